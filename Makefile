@@ -1,0 +1,64 @@
+# Everything is set up in .venv by the first target that needs it, and reused while it is current.
+#   make demo    segment drawn scenes with the embedded model, into demo/
+#   make test    run the whole test suite
+#   make check   lint, types and import layers
+#   make lock    pin the dependencies anew
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
+
+.PHONY: demo test check lint types layers format lock clean
+
+demo: $(READY)
+	@echo "== drawing four scenes of the embedded world into demo/scenes"
+	$(BIN)/maskclip emoji scenes --out demo/scenes --count 4
+	@echo "== labelling every pixel of them, with the embedded model and its 60 words"
+	$(BIN)/maskclip segment demo/scenes/JPEGImages --vocabulary emoji --model emoji --out demo
+	@echo "== look at demo/*_overlay.png; demo/*_labels.png are the labels. Next, try:"
+	@echo "   $(BIN)/maskclip segment demo/scenes/JPEGImages -c dog -c car -c grass -c sky --model emoji"
+	@echo "   $(BIN)/maskclip eval emoji"
+	@echo "   $(BIN)/maskclip segment YOUR_PHOTO.jpg -c dog -c 'red car' -c grass   # downloads CLIP"
+
+test: $(READY)
+	@echo "== running the test suite"
+	$(BIN)/python -m pytest
+
+check: lint types layers
+
+lint: $(READY)
+	@echo "== ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	@echo "== mypy"
+	$(BIN)/mypy
+
+layers: $(READY)
+	@echo "== import-linter"
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): pyproject.toml requirements.txt requirements-uv.txt
+	@echo "== setting up $(VENV): Python, then the pinned packages (torch is large: a few minutes)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	$(UV) pip install --require-hashes -r requirements.txt
+	$(UV) pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The locks name no index, so that any mirror serves; hashes say what is accepted.
+LOCK := --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
+lock: $(READY)
+	$(UV) pip compile $(LOCK) --upgrade --extra dev pyproject.toml --output-file requirements.txt
+	echo uv | $(UV) pip compile $(LOCK) --upgrade - --output-file requirements-uv.txt
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,64 @@
+"""`maskclip models` and `maskclip vocabularies`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def models() -> None:
+    """List the models, their weights, and which of them are on this machine (marked *).
+
+    **Examples**
+
+    `maskclip models`
+
+    `maskclip segment photo.jpg -c dog --model RN50:openai`
+    """
+    from maskclip.cli.show import console, table
+    from maskclip.clip.download import cached_path
+    from maskclip.clip.weights import ALIASES, EMBEDDED, architectures, tags
+
+    other_names = {name: alias for alias, name in ALIASES.items()}
+    rows = [
+        (name, f"embedded, ready offline; also called {other_names[name]}")
+        if name in other_names
+        else (name, "embedded, ready offline")
+        for name in EMBEDDED
+    ]
+    for architecture in architectures():
+        known = [f"{tag}*" if cached_path(architecture, tag) else tag for tag in tags(architecture)]
+        rows.append((architecture, " ".join(known) or "none published: give --weights FILE"))
+    console().print(table("model", "weights (use as MODEL:TAG; * is on this machine)", rows=rows))
+
+
+def vocabularies(
+    name: Annotated[str | None, typer.Argument(help="Show the classes of this set.")] = None,
+) -> None:
+    """List the built-in class sets, or the classes of one.
+
+    **Examples**
+
+    `maskclip vocabularies`
+
+    `maskclip vocabularies voc21`
+    """
+    from maskclip.cli.show import console, table
+    from maskclip.core.vocabulary import Vocabulary, builtin_names, describe
+
+    if name is None:
+        rows = [
+            (known, str(len(Vocabulary.builtin(known))), describe(known))
+            for known in builtin_names()
+        ]
+        console().print(table("vocabulary", "classes", "what it is", rows=rows, right=("classes",)))
+        return
+    vocabulary = Vocabulary.builtin(name)
+    rows = [
+        (str(label), entry, "" if prompts == (entry,) else ", ".join(prompts))
+        for label, (entry, prompts) in enumerate(
+            zip(vocabulary.names, vocabulary.prompts, strict=True)
+        )
+    ]
+    console().print(table("label", "class", "prompted as", rows=rows, right=("label",)))

@@ -1,0 +1,118 @@
+"""Options that several verbs share, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskclip.core.errors import MaskCLIPError
+
+if TYPE_CHECKING:
+    from maskclip.core.vocabulary import Background, Vocabulary
+
+_MODEL, _REFINE, _MACHINE = "Model", "Refinement and resolution", "Machine"
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), or a weights file.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="A local weights file for --model NAME[:TAG], or `random`.", rich_help_panel=_MODEL
+    ),
+]
+MethodName = Annotated[
+    str, typer.Option("--method", help="`clean` or `published`.", rich_help_panel=_MODEL)
+]
+Templates = Annotated[
+    str,
+    typer.Option(
+        help="Prompt ensemble: `published` (85), `open_clip` (80) or `plain` (1).",
+        rich_help_panel=_MODEL,
+    ),
+]
+KeySmoothing = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Smooth positions whose best probability is under T (paper: 1.0).",
+        rich_help_panel=_REFINE,
+    ),
+]
+PromptDenoising = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Drop classes whose best probability in the image is under T (paper: 0.5).",
+        rich_help_panel=_REFINE,
+    ),
+]
+ShortSide = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="Short side the network sees; 0 keeps the image's size. Default: the model's own.",
+        rich_help_panel=_REFINE,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX", help="Side of sliding windows; none by default.", rich_help_panel=_REFINE
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(metavar="PX", help="Step of the windows; half a window.", rich_help_panel=_REFINE),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.", rich_help_panel=_MACHINE),
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="`auto`, `float32`, `bfloat16` or `float16`.", rich_help_panel=_MACHINE),
+]
+
+
+def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:
+    """Return the vocabulary of `-c`, `--classes` or `--vocabulary`, exactly one of which is given.
+
+    Raises:
+        MaskCLIPError: none or several are given, or the classes cannot be used.
+    """
+    from maskclip.cli.show import warning_line
+    from maskclip.core.vocabulary import Vocabulary
+
+    given = [bool(names), file is not None, builtin is not None]
+    if sum(given) != 1:
+        what = "no classes" if not any(given) else "several sources of classes"
+        raise MaskCLIPError(
+            f"{what}: give -c NAME (as often as you like), --classes FILE, or --vocabulary NAME"
+        )
+    if file is not None:
+        return Vocabulary.from_file(file)
+    if builtin is not None:
+        return Vocabulary.builtin(builtin)
+    for name in names:
+        if "," in name and "=" not in name:
+            warning_line(f"{name!r} is one class; for several, repeat -c: -c dog -c cat")
+    return Vocabulary.parse(names)
+
+
+def read_background(text: str | None) -> Background | None:
+    """Read `--background`: `none`, a threshold, or words between commas."""
+    if text is None or text.strip().lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return [word.strip() for word in text.split(",")]

@@ -1,0 +1,142 @@
+"""`maskclip segment`: label every pixel of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.core.errors import MaskCLIPError
+
+if TYPE_CHECKING:
+    from maskclip.tasks.batch import FileResult
+
+_SHOWN = 12  # classes listed per image; the files hold them all
+
+
+def segment(
+    images: Annotated[
+        list[str], typer.Argument(help="Images, folders or glob patterns.", metavar="IMAGE")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            "-c",
+            metavar="NAME",
+            help='A class: "dog", or "person=man,woman,child" with synonyms. Repeat it.',
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Classes: text, one a line, or TOML.")
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A built-in class set: see `maskclip vocabularies`."),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="`none`, a threshold such as 0.3 on the best score, or words: `sky,wall,road`."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where files go.")] = Path("segmented"),
+    save: Annotated[
+        str, typer.Option(metavar="KINDS", help="Of overlay, labels, scores, json.")
+    ] = "overlay,labels",
+    max_pixels: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse larger images (about 179 million).")
+    ] = None,
+    model: opt.ModelName = "ViT-B-16:openai",
+    weights: opt.Weights = None,
+    method: opt.MethodName = "clean",
+    templates: opt.Templates = "published",
+    key_smoothing: opt.KeySmoothing = None,
+    prompt_denoising: opt.PromptDenoising = None,
+    short_side: opt.ShortSide = None,
+    window: opt.Window = None,
+    stride: opt.Stride = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+) -> None:
+    """Label every pixel of images with the words you give.
+
+    Writes NAME_overlay.png (to look at) and NAME_labels.png (a palette image of class indices) per
+    image, and prints how much of each image every class covers.
+
+    **Examples**
+
+    `maskclip segment photo.jpg -c dog -c "red car" -c grass`
+
+    `maskclip segment photos/ --vocabulary voc21 --out labels --save labels,json`
+
+    `maskclip segment photo.jpg -c dog -c grass --key-smoothing 1 --prompt-denoising 0.5`
+    """
+    from maskclip.cli.show import error_line, track, warning_line
+    from maskclip.data.images import MAX_PIXELS, find_images
+    from maskclip.tasks.batch import check_writable, read_kinds, segment_files
+    from maskclip.tasks.segment import Options, load
+
+    words = opt.read_vocabulary(names or [], classes, vocabulary)
+    words = words.with_background(opt.read_background(background))
+    kinds = read_kinds(save)
+    options = Options(
+        key_smoothing=key_smoothing,
+        prompt_denoising=prompt_denoising,
+        short_side=short_side,
+        window=window,
+        stride=stride,
+    )
+    if max_pixels is not None and max_pixels < 1:
+        raise MaskCLIPError(f"--max-pixels is a number of pixels from 1, got {max_pixels}")
+    paths = find_images(images)
+    check_writable(out)
+    segmenter = load(
+        model,
+        weights=weights,
+        method=method,
+        device=device,
+        precision=precision,
+        templates=templates,
+    )
+    segmenter.text_rows(words)
+    results = segment_files(
+        segmenter,
+        paths,
+        words,
+        out=out,
+        kinds=kinds,
+        options=options,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    failed = 0
+    for result in track(results, what="segmenting", total=len(paths)):
+        if result.error is not None:
+            error_line(result.error)
+            failed += 1
+        else:
+            _show(result)
+    if failed:
+        warning_line(f"{failed} of {len(paths)} images failed; the others are done")
+        raise typer.Exit(1)
+
+
+def _show(result: FileResult) -> None:
+    from maskclip.cli.show import console, table
+
+    classes = result.summary["classes"]
+    rows = [
+        (found["name"], f"{found['coverage']:.1%}", f"{found['score']:.2f}")
+        for found in classes[:_SHOWN]
+    ]
+    if len(classes) > _SHOWN:
+        rest = sum(found["coverage"] for found in classes[_SHOWN:])
+        rows.append((f"+ {len(classes) - _SHOWN} more", f"{rest:.1%}", ""))
+    screen = console()
+    size = f"{result.summary['width']}x{result.summary['height']}"
+    screen.print(f"{result.source} ({size})", style="bold", markup=False, soft_wrap=True)
+    screen.print(table("class", "coverage", "score", rows=rows, right=("coverage", "score")))
+    for path in result.written:
+        screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""What all verbs print with: tables, progress, one-line errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Item = TypeVar("Item")
+
+_PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
+
+
+def console(*, errors: bool = False) -> Console:
+    """Return a console on standard output or standard error."""
+    stream = sys.stderr if errors else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
+
+
+def error_line(message: str) -> None:
+    """Print one line that begins with `error:` on standard error."""
+    _line("error", "red", message)
+
+
+def warning_line(message: str) -> None:
+    """Print one line that begins with `warning:` on standard error."""
+    _line("warning", "yellow", message)
+
+
+def _line(kind: str, style: str, message: str) -> None:
+    text = " ".join(message.split())
+    console(errors=True).print(f"[{style}]{kind}:[/] {escape(text)}", soft_wrap=True)
+
+
+def table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> Table:
+    """Return a table; columns named in `right` are aligned right."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*map(escape, row))
+    return grid
+
+
+def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
+    """Pass items on, with a progress bar on standard error where that is a terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console(errors=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        yield from bar.track(items, total=total, description=what)

@@ -1,0 +1,202 @@
+"""Reading CLIP weight files without trusting them, and fitting them to an architecture.
+
+No pickled code is ever run: `.safetensors`, `torch.load(weights_only=True)`, and for OpenAI's
+TorchScript archives `torch.jit.load`, of which only the state_dict is read.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskclip.core.errors import MaskCLIPError
+
+StateDict = dict[str, Tensor]
+
+# Scalars that OpenAI's archives carry beside their weights.
+_OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+_EMBEDDED_FORMAT = "maskclip-embedded-1"
+
+
+class WeightsError(MaskCLIPError):
+    """Weights cannot be found, read, or fitted to their architecture."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: the state_dict in open_clip's (which is OpenAI's) key layout, float32.
+        quick_gelu: whether the file is an OpenAI archive, whose networks use QuickGELU.
+        metadata: the string pairs of a safetensors header; empty for other files.
+    """
+
+    state: StateDict
+    quick_gelu: bool
+    metadata: Mapping[str, str]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a weights file: `.safetensors`, an open_clip `.pt` / `.bin`, or an OpenAI `.pt` archive.
+
+    Raises:
+        WeightsError: the file is missing, is not a weights file, or needs pickled code to load.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    metadata: Mapping[str, str] = {}
+    quick_gelu = False
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    elif _is_torchscript(path):
+        state, quick_gelu = _read_torchscript(path), True
+    else:
+        state = _read_pickle(path)
+    if metadata.get("format") == _EMBEDDED_FORMAT:
+        state = _expand_token_table(state, metadata)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    for key in _OPENAI_CONSTANTS:
+        quick_gelu = state.pop(key, None) is not None or quick_gelu
+    return Checkpoint({k: v.float() for k, v in state.items()}, quick_gelu, metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> StateDict:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are not new
+            archive: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return dict(archive.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: not a readable TorchScript archive ({reason})") from error
+
+
+def _read_pickle(path: Path) -> StateDict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: not a weights file, or one that would have to run code to load; expected "
+            "tensors only: save its state_dict as .safetensors and give that"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or ["it ends early"])[0]
+        raise WeightsError(f"{path}: not a readable weights file ({reason})") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(
+            f"{path}: expected a state_dict (names to tensors) or one under that key"
+        )
+    return content
+
+
+def _expand_token_table(state: StateDict, metadata: Mapping[str, str]) -> StateDict:
+    """Put the few token rows that an embedded model knows into a full table of zeros."""
+    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
+    size = json.loads(metadata["config"])["text_cfg"].get("vocab_size", 49408)
+    table = rows.new_zeros((size, rows.shape[1]))
+    table[ids] = rows
+    return {**state, "token_embedding.weight": table}
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state_dict into a model, strictly.
+
+    Raises:
+        WeightsError: tensors are missing, extra, or of another shape; the message names them.
+    """
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    # open_clip writes the logit scale as a scalar or as one value, depending on its release.
+    given = {
+        key: value.reshape(expected[key]) if key == "logit_scale" and key in expected else value
+        for key, value in state.items()
+    }
+    missing = [key for key in expected if key not in given]
+    extra = [key for key in given if key not in expected]
+    wrong = [
+        f"{key} {tuple(given[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in given and tuple(given[key].shape) != shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("extra", extra), ("of another shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise WeightsError(f"{source} does not fit the architecture: {', '.join(problems)}")
+    model.load_state_dict(given)
+
+
+def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return open_clip's `vision_cfg` as the shapes of a state_dict (`visual.*` keys) tell it.
+
+    Heads are taken to be 64 wide, as shapes do not tell.
+
+    Raises:
+        KeyError: the keys are not those of a ModifiedResNet or a VisionTransformer.
+    """
+    if "visual.layer1.0.conv1.weight" in state:
+        stages = tuple(
+            len({key.split(".")[2] for key in state if key.startswith(f"visual.layer{stage}.")})
+            for stage in (1, 2, 3, 4)
+        )
+        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+        width = state["visual.layer1.0.conv1.weight"].shape[0]
+        return {"layers": stages, "width": width, "image_size": side * 32}
+    patch = state["visual.conv1.weight"].shape[-1]
+    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "layers": _count_blocks(state, "visual.transformer.resblocks."),
+        "width": state["visual.conv1.weight"].shape[0],
+        "patch_size": patch,
+        "image_size": side * patch,
+    }
+
+
+def text_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return open_clip's `text_cfg` as the shapes of a state_dict tell it; heads are 64 wide.
+
+    Raises:
+        KeyError: the text tower is not CLIP's own.
+    """
+    vocab_size, width = state["token_embedding.weight"].shape
+    return {
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": vocab_size,
+        "width": width,
+        "heads": max(1, width // 64),
+        "layers": _count_blocks(state, "transformer.resblocks."),
+    }
+
+
+def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})

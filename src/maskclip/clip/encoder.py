@@ -1,0 +1,99 @@
+"""DenseCLIP: images of any size in, one CLIP feature per grid position out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskclip.clip.towers import build_tower
+from maskclip.core.method import CLEAN, Method
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What an encoder returns, for every family.
+
+    Attributes:
+        features: (B, D, h, w), raw; cosine similarity normalises them.
+        keys: (B, C, h, w), raw; None unless asked for.
+        covered: the (height, width) in input pixels that the grid spans; larger than the input
+            where padding was added, so that every cell keeps its true place.
+    """
+
+    features: Tensor
+    keys: Tensor | None
+    covered: tuple[int, int]
+
+
+class DenseCLIP(nn.Module):
+    """An open_clip image tower, read densely by one method.
+
+    It takes the tower over: a method's activation and LayerNorm epsilon are set in place.
+
+    Args:
+        visual: `model.visual` of an open_clip model.
+        method: the arithmetic.
+        mean, std: the model's own RGB statistics for pixels in [0, 1], used where the method
+            does not bring its own.
+
+    Raises:
+        UnsupportedTowerError: the tower is neither a ModifiedResNet nor a class-token ViT.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        *,
+        method: Method = CLEAN,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.visual = visual
+        self.method = method
+        self.tower = build_tower(visual, method)
+        for name, values in (("mean", method.mean or mean), ("std", method.std or std)):
+            buffer = torch.tensor(values).view(1, 3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    @property
+    def cell(self) -> int:
+        """Pixels between two grid positions: the patch of a ViT, 32 for ResNets."""
+        return self.tower.cell
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> Dense:
+        """Encode a batch of images, densely.
+
+        Args:
+            images: (B, 3, H, W) RGB; uint8, or floating point in [0, 1]; any H and W from 1 px.
+            keys: also return the keys, which key smoothing needs.
+
+        Raises:
+            ValueError: the batch has another shape or dtype.
+        """
+        features, key_map = self.tower.dense(self._normalise(images), keys=keys)
+        height, width = images.shape[-2:]
+        if self.method.stretch:
+            covered = (height, width)
+        else:
+            covered = (features.shape[2] * self.cell, features.shape[3] * self.cell)
+        return Dense(features, key_map, covered)
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Return CLIP's ordinary image embeddings (B, D); ResNets need their native input size."""
+        return self.tower.pooled(self._normalise(images))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        elif not images.is_floating_point():
+            raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
+        weight = next(self.visual.parameters())
+        return ((images.float() - self.mean) / self.std).to(weight.dtype)

@@ -1,0 +1,153 @@
+"""Words -> unit text rows: prompt ensembles, and a cache on disk so that words are encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from maskclip.clip.weights import CLIPModel
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import atomic_path
+
+TEMPLATE_SETS = ("published", "open_clip", "plain")
+
+_BATCH = 256  # prompts a forward of the text tower; bounds memory for vocabularies of any size
+
+
+class PromptError(MaskCLIPError):
+    """A name cannot be put into a prompt."""
+
+
+@cache
+def templates(name: str) -> tuple[str, ...]:
+    """Return a set of prompt templates, each with one `{}`.
+
+    `published`: the authors' 85; `open_clip`: its 80 for ImageNet; `plain`: "a photo of a {}.".
+
+    Raises:
+        PromptError: no set has that name.
+    """
+    if name == "open_clip":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    if name not in TEMPLATE_SETS:
+        raise PromptError(f"unknown templates {name!r}: expected one of {', '.join(TEMPLATE_SETS)}")
+    text = resources.files(__package__).joinpath("templates.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(text)[name])
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached text rows; it may not exist yet."""
+    return platformdirs.user_cache_path("maskclip") / "text"
+
+
+def text_rows(
+    clip: CLIPModel, names: Sequence[str], *, template_set: str, folder: Path | None = None
+) -> Tensor:
+    """Return one unit row per name, from the cache where they were made before.
+
+    Args:
+        clip: the model; its text tower runs only for words that are not cached.
+        names: P names, as they stand in prompts.
+        template_set: which templates to average over.
+        folder: where rows are cached; `cache_folder()` by default.
+
+    Returns:
+        (P, D) float32, on the CPU.
+
+    Raises:
+        PromptError: a name does not fit into the model's context.
+    """
+    path = (folder or cache_folder()) / f"{_key(clip, names, template_set)}.safetensors"
+    try:
+        return load_file(path)["rows"]
+    except (OSError, SafetensorError, KeyError):
+        pass  # never made, or not readable: made (again) below
+    rows = encode_names(clip, names, templates(template_set))
+    try:
+        with atomic_path(path) as temporary:
+            save_file({"rows": rows}, temporary)
+    except OSError:
+        pass  # a cache that cannot be written costs time, not results
+    return rows
+
+
+def _key(clip: CLIPModel, names: Sequence[str], template_set: str) -> str:
+    content = [clip.name, clip.fingerprint, templates(template_set), list(names)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+@torch.inference_mode()
+def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Run the text tower: per name normalise each template's row, average, normalise.
+
+    Returns:
+        (P, D) float32, unit rows, on the CPU.
+
+    Raises:
+        PromptError: a name does not fit into the model's context.
+    """
+    prompts = [template.format(name) for name in names for template in templates]
+    check_lengths(clip, names, templates)
+    model: Any = clip.model
+    device = next(model.parameters()).device
+    rows = torch.cat(
+        [
+            F.normalize(
+                model.encode_text(clip.tokenizer(prompts[start : start + _BATCH]).to(device)),
+                dim=-1,
+            )
+            for start in range(0, len(prompts), _BATCH)
+        ]
+    ).float()
+    means = rows.view(len(names), len(templates), -1).mean(dim=1)
+    return F.normalize(means, dim=-1).cpu()
+
+
+def check_lengths(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse names that CLIP's tokenizer would silently cut.
+
+    Raises:
+        PromptError: names the first name that is too long, and the limit.
+    """
+    tokenizer: Any = clip.tokenizer
+    encode = _token_counter(tokenizer)
+    limit = tokenizer.context_length
+    frame = max(encode(template.format("")) for template in templates)
+    for name in names:
+        used = encode(name) + frame + 2  # start and end of text
+        if used > limit:
+            shown = name if len(name) <= 40 else f"{name[:40]}..."
+            raise PromptError(
+                f"the name {shown!r} takes {used} tokens with its prompt, and {clip.name} reads "
+                f"{limit}: shorten it"
+            )
+
+
+def unknown_words(clip: CLIPModel, names: Sequence[str]) -> list[str]:
+    """Return the names with a word that an embedded model never saw; [] for open-world models."""
+    if clip.known_tokens is None:
+        return []
+    tokenizer: Any = clip.tokenizer
+    return [name for name in names if not clip.known_tokens.issuperset(tokenizer.encode(name))]
+
+
+def _token_counter(tokenizer: Any) -> Callable[[str], int]:
+    if hasattr(tokenizer, "encode"):
+        return lambda text: len(tokenizer.encode(text))
+    # open_clip's wrapper of transformers' tokenizers counts the special tokens in.
+    return lambda text: len(tokenizer.tokenizer(text)["input_ids"]) - 2

@@ -1,0 +1,1 @@
+"""Values and pure functions on arrays and tensors; no networks, no printing."""

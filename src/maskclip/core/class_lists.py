@@ -1,0 +1,187 @@
+"""Reading lists of classes as people write them: a line, a text file, a TOML file.
+
+Gives plain strings, numbers and tuples; what makes them a vocabulary is decided in
+`maskclip.core.vocabulary`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.palettes import Colour, voc_colours
+
+TOML_KEYS = ("classes", "description", "colours", "palette", "background")
+
+
+class VocabularyError(MaskCLIPError):
+    """Classes that cannot be used; the message says which and why, in one line."""
+
+
+def fold(name: object) -> str:
+    """Return `name` with white space stripped at its ends and folded to single spaces within.
+
+    Raises:
+        VocabularyError: it is no string, is empty, or has a control character.
+    """
+    if not isinstance(name, str):
+        raise VocabularyError(f"expected a class name in quotes, got {name!r}")
+    folded = " ".join(name.split())
+    if not folded:
+        raise VocabularyError("an empty class name: every class needs a word")
+    if not folded.isprintable() and any(ord(character) < 32 for character in folded):
+        raise VocabularyError(f"a control character in the class name {folded!r}")
+    return folded
+
+
+def parse_line(line: str) -> tuple[str, tuple[str, ...]]:
+    """Split `dog` or `person=man,woman,child` into a name and what is put into prompts.
+
+    Raises:
+        VocabularyError: an empty name or synonym; quotes the line.
+    """
+    name, equals, words = fold(line).partition("=")
+    if not equals:
+        return fold(name), (fold(name),)
+    try:
+        return fold(name), tuple(dict.fromkeys(fold(word) for word in words.split(",")))
+    except VocabularyError:
+        raise VocabularyError(
+            f"a name is missing in {line.strip()!r}: write it as 'person=man,woman,child'"
+        ) from None
+
+
+def parse_colour(value: object) -> Colour:
+    """Read "#rrggbb" or three whole numbers in 0..255.
+
+    Raises:
+        VocabularyError: it is something else.
+    """
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        red, green, blue = bytes.fromhex(value[1:])
+        return red, green, blue
+    if isinstance(value, list | tuple) and len(value) == 3:
+        red, green, blue = value
+        if all(hasattr(part, "__index__") and 0 <= part <= 255 for part in value):
+            return int(red), int(green), int(blue)
+    raise VocabularyError(
+        f"expected a colour as '#rrggbb' or three whole numbers in 0..255, got {value!r}"
+    )
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VocabularyError: it is a folder or not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file of classes: {path}") from None
+    except IsADirectoryError:
+        raise VocabularyError(f"expected a file of classes, got a folder: {path}") from None
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise VocabularyError(f"{path} is not UTF-8 text (it has zero bytes): save it as UTF-8")
+    return text
+
+
+def text_classes(text: str) -> list[str]:
+    """Return the lines of `text` that are neither blank nor comments (`# ...`).
+
+    Raises:
+        VocabularyError: a line that `parse_line` refuses, or a name given twice; says which line.
+    """
+    first: dict[str, int] = {}
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            name, _ = parse_line(line)
+        except VocabularyError as error:
+            raise VocabularyError(f"line {number}: {error}") from None
+        if name in first:
+            raise VocabularyError(f"line {number}: class {name!r} is already on line {first[name]}")
+        first[name] = number
+        lines.append(line)
+    return lines
+
+
+def read_table(text: str) -> dict[str, Any]:
+    """Parse TOML and check its keys, and that `classes` is a list.
+
+    Raises:
+        VocabularyError: not TOML, an unknown key, no list `classes`, or both ways to give colours.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise VocabularyError(f"not valid TOML: {error}") from None
+    unknown = [key for key in table if key not in TOML_KEYS]
+    if unknown:
+        raise VocabularyError(f"unknown key {unknown[0]!r}: the keys are {', '.join(TOML_KEYS)}")
+    for key, kind, example in (
+        ("classes", list, 'classes = ["dog", "grass"]'),
+        ("colours", list, 'colours = ["#ff0000", "#00ff00"]'),
+        ("description", str, 'description = "what I look for"'),
+    ):
+        if not isinstance(table.get(key, kind()), kind):
+            raise VocabularyError(f"{key} should look like {example}, got {table[key]!r}")
+    if "classes" not in table:
+        raise VocabularyError('the list of classes is missing: classes = ["dog", "grass"]')
+    if "colours" in table and "palette" in table:
+        raise VocabularyError("both colours and palette are given: keep one of them")
+    return table
+
+
+def table_colours(table: Mapping[str, Any]) -> list[Colour] | None:
+    """Return the colours of a table that `read_table` read; None leaves the choice open.
+
+    Raises:
+        VocabularyError: a colour that is none, or an unknown palette.
+    """
+    if "colours" in table:
+        return [parse_colour(colour) for colour in table["colours"]]
+    match table.get("palette", "distinct"):
+        case "voc":
+            return list(voc_colours(len(table["classes"]) + 1)[1:])  # black is the background's
+        case "distinct":
+            return None
+        case other:
+            raise VocabularyError(f"unknown palette {other!r}: there are 'voc' and 'distinct'")
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the class sets that come with the package, sorted."""
+    files = (resources.files("maskclip.core") / "vocabularies").iterdir()
+    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".toml")))
+
+
+def builtin_text(name: str) -> str:
+    """Return the TOML text of the class set called `name`.
+
+    Raises:
+        VocabularyError: there is no such set; names the nearest ones and all of them.
+    """
+    known = builtin_names()
+    if name not in known:
+        near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise VocabularyError(
+            f"no built-in vocabulary {name!r}{hint} There are: {', '.join(known)}"
+        )
+    folder = resources.files("maskclip.core") / "vocabularies"
+    return (folder / f"{name}.toml").read_text(encoding="utf-8")

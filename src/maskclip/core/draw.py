@@ -1,0 +1,215 @@
+"""Drawing label maps: palette images, colours blended over the photo, a legend beside it.
+
+Pure functions on images and arrays; they do not know what a vocabulary is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from maskclip.core.palettes import Colour
+
+Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+LegendEntry = tuple[str, Colour, float]  # name, colour, fraction of the picture in 0..1
+
+MAX_LEGEND_ROWS = 24
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_PAPER: Colour = (255, 255, 255)
+_INK: Colour = (32, 33, 36)
+_FAINT_INK: Colour = (112, 117, 122)
+_DISPLAY_SIDE = 256  # pictures smaller than this are enlarged to be seen beside a legend
+_LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
+
+
+def palette_image(labels: Labels, colours: Sequence[Colour]) -> Image.Image:
+    """Return `labels` (H, W) uint8 as a palette image (mode P) that shows class i in colour i.
+
+    Raises:
+        ValueError: labels of another type or shape.
+    """
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise ValueError(
+            f"a palette image holds labels (H, W) of uint8, got {labels.dtype} {labels.shape}"
+        )
+    image = Image.fromarray(np.ascontiguousarray(labels))
+    image.putpalette(np.asarray(colours[:256], dtype=np.uint8).tobytes())
+    return image
+
+
+def overlay(
+    image: Image.Image, labels: Labels, colours: Sequence[Colour], *, opacity: float = 0.55
+) -> Image.Image:
+    """Blend class colours over the photo and draw lines where regions meet.
+
+    Args:
+        image: RGB, W x H.
+        labels: (H, W), each an index into `colours`.
+        colours: one per class.
+        opacity: of the colours, from 0 (photo and lines alone) to 1.
+
+    Returns:
+        An RGB image of the same size.
+
+    Raises:
+        ValueError: the sizes differ, or the opacity is out of range.
+    """
+    if (image.height, image.width) != labels.shape:
+        raise ValueError(
+            f"the image is {image.width}x{image.height} but the labels are (H, W) = {labels.shape}"
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
+    if labels.dtype == np.uint8:
+        layer = palette_image(labels, colours).convert("RGB")  # five times as fast as indexing
+    else:
+        layer = Image.fromarray(np.asarray(colours, dtype=np.uint8)[labels])
+    return _draw_boundaries(Image.blend(image.convert("RGB"), layer, opacity), labels)
+
+
+def _draw_boundaries(image: Image.Image, labels: Labels) -> Image.Image:
+    """Draw a light line within a dark one: readable on any photo and between any two colours."""
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    thickness = round(math.sqrt(labels.size) / 1200)
+    light = _dilated(edges, min(4, thickness))  # one pixel wide on photos up to 600 x 600
+    dark = _dilated(light, max(1, min(4, thickness)))
+    image.paste((0, 0, 0), mask=Image.fromarray(dark * np.uint8(115)))
+    image.paste((255, 255, 255), mask=Image.fromarray(light * np.uint8(230)))
+    return image
+
+
+def _dilated(mask: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
+    """Grow what is true by `radius` pixels to all sides, as a square does."""
+    wide = mask.copy()
+    for shift in range(1, radius + 1):
+        wide[:, shift:] |= mask[:, :-shift]
+        wide[:, :-shift] |= mask[:, shift:]
+    grown = wide.copy()
+    for shift in range(1, radius + 1):
+        grown[shift:] |= wide[:-shift]
+        grown[:-shift] |= wide[shift:]
+    return grown
+
+
+def with_legend(image: Image.Image, entries: Sequence[LegendEntry]) -> Image.Image:
+    """Return the image with a legend below it, or to its right when it is tall.
+
+    At most `MAX_LEGEND_ROWS` entries are listed in the order given, then how many more there are.
+    Names that are too long end in an ellipsis; characters that Pillow's built-in font lacks show as
+    boxes. An image that is small should be enlarged before, by `display_factor`.
+    """
+    image = image.convert("RGB")
+    rows = [_Row(name, _percent(part), colour) for name, colour, part in entries]
+    if len(rows) > MAX_LEGEND_ROWS:
+        more = f"+ {len(rows) - MAX_LEGEND_ROWS} more"
+        rows = [*rows[:MAX_LEGEND_ROWS], _Row(more, "", None)]
+    if not rows:
+        return image
+    size = min(96, max(13, round(0.034 * math.sqrt(image.width * image.height))))
+    tall = image.height > 1.5 * image.width
+    panel = _panel(rows, size=size, width=None if tall else image.width, height=image.height)
+    canvas_size = (
+        (image.width + panel.width, max(image.height, panel.height))
+        if tall
+        else (max(image.width, panel.width), image.height + panel.height)
+    )
+    canvas = Image.new("RGB", canvas_size, _PAPER)
+    canvas.paste(image, (0, 0))
+    canvas.paste(panel, (image.width, 0) if tall else (0, image.height))
+    return canvas
+
+
+def display_factor(width: int, height: int) -> int:
+    """Return the whole factor that makes an image large enough to be shown with a legend."""
+    long, short = max(width, height), min(width, height)
+    return max(1, math.ceil(_DISPLAY_SIDE / long), min(_DISPLAY_SIDE // 8 // short, 1024 // long))
+
+
+def _percent(fraction: float) -> str:
+    return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    figure: str
+    colour: Colour | None
+
+
+def _panel(rows: list[_Row], *, size: int, width: int | None, height: int) -> Image.Image:
+    """Lay rows out in columns, filled one after the other, that fit a width or a height."""
+    font = _font(size)
+    rows = [
+        replace(row, name=_shortened(row.name, font, limit=_LONGEST_NAME * size)) for row in rows
+    ]
+    row_height = round(1.5 * size)
+    if width is None:
+        columns = _columns(rows, per_column=max(1, (height - size) // row_height))
+        widths = [_column_width(column, font, size) for column in columns]
+    else:  # as many columns as the width has room for
+        for per_column in range(1, len(rows) + 1):
+            columns = _columns(rows, per_column=per_column)
+            widths = [_column_width(column, font, size) for column in columns]
+            if sum(widths) + 2 * size * len(widths) <= width:
+                break
+    panel_size = (sum(widths) + 2 * size * len(widths), len(columns[0]) * row_height + size)
+    panel = Image.new("RGB", panel_size, _PAPER)
+    left = size
+    for column, column_width in zip(columns, widths, strict=True):
+        for index, row in enumerate(column):
+            middle = size // 2 + index * row_height + row_height // 2
+            _draw_row(ImageDraw.Draw(panel), row, font, (left, middle, column_width, size))
+        left += column_width + 2 * size
+    return panel
+
+
+def _columns(rows: list[_Row], *, per_column: int) -> list[list[_Row]]:
+    return [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
+
+
+def _column_width(rows: list[_Row], font: _Font, size: int) -> int:
+    """Swatch, name and figure side by side, with space between."""
+    names = max(font.getlength(row.name) for row in rows)
+    figures = max(font.getlength(row.figure) for row in rows)
+    return math.ceil(1.5 * size + names + size + figures)
+
+
+def _draw_row(
+    draw: ImageDraw.ImageDraw, row: _Row, font: _Font, place: tuple[int, int, int, int]
+) -> None:
+    left, middle, width, size = place
+    ink = _FAINT_INK
+    if row.colour is not None:
+        top = middle - size // 2
+        draw.rounded_rectangle(
+            (left, top, left + size, top + size), radius=size // 5, fill=row.colour
+        )
+        ink = _INK
+    draw.text((left + round(1.5 * size), middle), row.name, fill=ink, font=font, anchor="lm")
+    draw.text((left + width, middle), row.figure, fill=_FAINT_INK, font=font, anchor="rm")
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size=size)
+
+
+def _shortened(name: str, font: _Font, *, limit: int) -> str:
+    # A name from elsewhere may hold half a surrogate pair, which no font can draw.
+    name = name.encode("utf-8", "replace").decode("utf-8")
+    if font.getlength(name[:200]) <= limit and len(name) <= 200:
+        return name
+    kept = name[:200]
+    while kept and font.getlength(kept + "…") > limit:
+        kept = kept[:-1]
+    return kept.rstrip() + "…"

@@ -1,0 +1,158 @@
+"""From dense features and text rows to one map per class on the grid, and its refinement.
+
+Pure functions on tensors. B images, P prompts, K classes, D channels, h x w positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip.core.method import Method
+
+TEMPERATURE = 100.0
+"""CLIP's trained logit scale: probabilities are softmax(100 x cosine)."""
+
+DROPPED = -100.0
+"""The cosine given to a class that prompt denoising drops."""
+
+
+def similarity(features: Tensor, rows: Tensor, *, normalise: bool = True) -> Tensor:
+    """Compare every position's feature with every text row.
+
+    Args:
+        features: (B, D, h, w).
+        rows: (P, D), unit length.
+        normalise: cosine (CLIP); False takes the plain inner product (students of MaskCLIP+).
+
+    Returns:
+        (B, P, h, w) float32, in [-1, 1] when normalised.
+    """
+    features = features.float()
+    if normalise:
+        features = F.normalize(features, dim=1)
+    return F.conv2d(features, rows.float()[:, :, None, None])
+
+
+def pool_synonyms(maps: Tensor, prompt_class: tuple[int, ...]) -> Tensor:
+    """Give each class the best of its prompts at every position.
+
+    Args:
+        maps: (B, P, h, w).
+        prompt_class: the class of each prompt: ascending, every class of [0, K) at least once.
+
+    Returns:
+        (B, K, h, w); `maps` itself when every class has one prompt.
+    """
+    counts = [prompt_class.count(index) for index in range(prompt_class[-1] + 1)]
+    if len(counts) == len(prompt_class):
+        return maps
+    return torch.stack([part.amax(dim=1) for part in torch.split(maps, counts, dim=1)], dim=1)
+
+
+def probabilities(maps: Tensor) -> Tensor:
+    """Return softmax(100 x cosine) over the classes; (B, K, h, w)."""
+    return (TEMPERATURE * maps).softmax(dim=1)
+
+
+def denoise_prompts(maps: Tensor, threshold: float, *, keep_best: bool) -> Tensor:
+    """Drop the classes that are nowhere in an image (paper, section 3.2; reference fact H2).
+
+    A class whose largest probability over the positions lies under `threshold` gets the cosine
+    -100 everywhere in that image.
+
+    Args:
+        maps: (B, K, h, w) cosines.
+        threshold: in [0, 1].
+        keep_best: keep the best class of an image where every class would be dropped.
+
+    Returns:
+        (B, K, h, w) cosines; the argument is not changed.
+    """
+    best = probabilities(maps).amax(dim=(2, 3))  # B x K
+    dropped = best < threshold
+    if keep_best:
+        winner = F.one_hot(best.argmax(dim=1), best.shape[1]).bool()
+        dropped = dropped & ~(dropped.all(dim=1, keepdim=True) & winner)
+    return maps.masked_fill(dropped[:, :, None, None], DROPPED)
+
+
+def smooth_keys(maps: Tensor, keys: Tensor, threshold: float, *, method: Method) -> Tensor:
+    """Let unsure positions borrow from positions with similar keys (paper, section 3.2; H3).
+
+    With P the probabilities (hw x K) and N the normalised keys (hw x C), positions whose best
+    probability lies under `threshold` become N (N^T P): the hw x hw affinity is never built.
+    A method with `smoothed_probabilities` divides by the row sum N (N^T 1); negative affinities
+    may push a value under zero, which is cut, and a position whose affinities do not sum to
+    something positive stays as it was.
+
+    Args:
+        maps: (B, K, h, w) cosines.
+        keys: (B, C, h, w).
+        threshold: in [0, 1]; 1 smooths nearly every position.
+        method: `normalise_keys` and `smoothed_probabilities` are read.
+
+    Returns:
+        (B, K, h, w): probabilities, or unscaled sums of them for the published method.
+    """
+    probs = probabilities(maps)
+    flat = probs.flatten(2).transpose(1, 2)  # B x hw x K
+    over = 2 if method.normalise_keys == "channels" else 1
+    unit = F.normalize(keys.float().flatten(2).transpose(1, 2), dim=over)  # B x hw x C
+    smoothed = unit @ (unit.transpose(1, 2) @ flat)
+    unsure = flat.amax(dim=2, keepdim=True) < threshold
+    if method.smoothed_probabilities:
+        weight = unit @ unit.sum(dim=1).unsqueeze(2)  # B x hw x 1
+        # Unit keys give a position its own weight of 1: less in total means others outvoted it.
+        reliable = weight > 1e-3
+        smoothed = (smoothed / weight.where(reliable, weight.new_ones(()))).clamp_min(0)
+        smoothed = smoothed / smoothed.sum(dim=2, keepdim=True).clamp_min(1e-12)
+        unsure = unsure & reliable
+    result = torch.where(unsure, smoothed, flat)
+    return result.transpose(1, 2).reshape(probs.shape)
+
+
+def refine(
+    maps: Tensor,
+    keys: Tensor | None,
+    *,
+    method: Method,
+    prompt_denoising: float | None = None,
+    key_smoothing: float | None = None,
+) -> Tensor:
+    """Apply prompt denoising, then key smoothing, and return what will be enlarged.
+
+    Args:
+        maps: (B, K, h, w) cosines.
+        keys: (B, C, h, w), or None where `key_smoothing` is None.
+        method: the arithmetic.
+        prompt_denoising, key_smoothing: thresholds in [0, 1]; None switches a step off.
+
+    Returns:
+        (B, K, h, w) float32. Clean: probabilities. Published: cosines, or after key smoothing
+        probabilities where a position was sure and sums of them where it was not.
+
+    Raises:
+        ValueError: key smoothing without keys.
+    """
+    if prompt_denoising is not None:
+        maps = denoise_prompts(maps, prompt_denoising, keep_best=method.keep_best_class)
+    if key_smoothing is not None:
+        if keys is None:
+            raise ValueError("key smoothing needs the encoder's keys: encode with keys=True")
+        return smooth_keys(maps, keys, key_smoothing, method=method)
+    return probabilities(maps) if method.upsample == "probabilities" else maps
+
+
+def add_threshold_background(maps: Tensor, threshold: float) -> Tensor:
+    """Prepend a background map of the constant `threshold`: it wins where all others are lower.
+
+    Args:
+        maps: (B, K, h, w) in the unit of `threshold` (clean: probabilities).
+        threshold: the value under which a position is background.
+
+    Returns:
+        (B, K + 1, h, w).
+    """
+    return F.pad(maps, (0, 0, 0, 0, 1, 0), value=threshold)

@@ -1,0 +1,169 @@
+"""The one result type: a class and a score for every pixel, and the words they stand for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskclip.core import draw
+from maskclip.core.files import atomic_path
+from maskclip.core.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What was found in one image. H and W are the image's own height and width.
+
+    Attributes:
+        labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary.
+        scores: (H, W) float32, the value with which each pixel's class won. Probabilities in
+            [0, 1], except from the published method, whose maps are cosines or, with key smoothing,
+            unnormalised sums.
+        vocabulary: the classes.
+        image: the RGB photo, when it should be kept for `overlay`.
+
+    Raises:
+        ValueError: shapes, types or values that do not fit together.
+    """
+
+    labels: draw.Labels
+    scores: npt.NDArray[np.float32]
+    vocabulary: Vocabulary
+    image: Image.Image | None = None
+
+    def __post_init__(self) -> None:
+        labels, scores, count = self.labels, self.scores, len(self.vocabulary)
+        if labels.ndim != 2 or labels.size == 0:
+            raise ValueError(f"labels must be (H, W) with at least one pixel, got {labels.shape}")
+        if labels.dtype not in (self.vocabulary.label_dtype, np.uint16):
+            wanted = np.dtype(self.vocabulary.label_dtype).name
+            raise ValueError(f"labels of {count} classes must be {wanted}, got {labels.dtype}")
+        if int(labels.max()) >= count:
+            raise ValueError(
+                f"labels must be below {count}, the number of classes, got {labels.max()}"
+            )
+        if scores.shape != labels.shape or scores.dtype != np.float32:
+            raise ValueError(
+                f"scores must be float32 of the labels' shape {labels.shape}, "
+                f"got {scores.dtype} {scores.shape}"
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError("scores must be finite, got NaN or infinity")
+        if self.image is not None:
+            self._check_size(self.image)
+
+    def _check_size(self, image: Image.Image) -> None:
+        height, width = self.labels.shape
+        if image.size != (width, height):
+            raise ValueError(
+                f"expected the segmented image of {width}x{height} pixels, "
+                f"got one of {image.width}x{image.height}"
+            )
+
+    def coverage(self) -> dict[str, float]:
+        """Return the fraction of pixels of each class that appears, largest first (sum: 1)."""
+        names = self.vocabulary.names
+        return {names[label]: pixels / self.labels.size for label, pixels in self._pixels()}
+
+    def _pixels(self) -> list[tuple[int, int]]:
+        """(label, number of pixels) of each class that appears, most common first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.vocabulary))
+        order = np.argsort(-counts, kind="stable")
+        return [(int(label), int(counts[label])) for label in order if counts[label]]
+
+    def overlay(
+        self, image: Image.Image | None = None, *, opacity: float = 0.55, legend: bool = True
+    ) -> Image.Image:
+        """Return the photo with class colours blended over it, RGB.
+
+        With a legend the picture grows by a panel of names and percentages, and a tiny photo is
+        enlarged by a whole factor; without one it keeps its size.
+
+        Args:
+            image: the photo; needed unless the segmentation keeps it.
+            opacity: of the colours, 0 to 1.
+            legend: whether to add names and percentages.
+
+        Raises:
+            ValueError: no photo, one of another size, or an opacity out of range.
+        """
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("the segmentation keeps no image: pass it, overlay(image)")
+        self._check_size(image)
+        labels, colours = self.labels, self.vocabulary.colours
+        if not legend:
+            return draw.overlay(image, labels, colours, opacity=opacity)
+        factor = draw.display_factor(*image.size)
+        if factor > 1:
+            image = image.resize(
+                (image.width * factor, image.height * factor), Image.Resampling.BOX
+            )
+            labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
+        blended = draw.overlay(image, labels, colours, opacity=opacity)
+        names, total = self.vocabulary.names, self.labels.size
+        return draw.with_legend(
+            blended, [(names[i], colours[i], pixels / total) for i, pixels in self._pixels()]
+        )
+
+    def label_image(self) -> Image.Image:
+        """Return the labels as an image whose pixel values are class indices.
+
+        A palette image (mode P) in the vocabulary's colours for uint8 labels, 16-bit greyscale
+        (mode I;16) for uint16.
+        """
+        if self.labels.dtype == np.uint8:
+            return draw.palette_image(self.labels, self.vocabulary.colours)
+        return Image.fromarray(self.labels)
+
+    def score_image(self) -> Image.Image:
+        """Return the scores as 8-bit greyscale: round(255 x score), clipped to 0..255."""
+        return Image.fromarray((255 * self.scores.clip(0, 1)).round().astype(np.uint8))
+
+    def save_png(self, path: str | os.PathLike[str]) -> None:
+        """Write `label_image` as PNG; the file appears whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        _save_png(self.label_image(), path)
+
+    def save_scores(self, path: str | os.PathLike[str]) -> None:
+        """Write `score_image` as PNG; the file appears whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        _save_png(self.score_image(), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Summarise for JSON: size, the vocabulary's names, and the classes found, largest first.
+
+        Each class found has its name, label, coverage (fraction of pixels) and mean score.
+        """
+        height, width = self.labels.shape
+        sums = np.bincount(self.labels.ravel(), weights=self.scores.ravel())
+        return {
+            "width": width,
+            "height": height,
+            "classes": [
+                {
+                    "name": self.vocabulary.names[label],
+                    "label": label,
+                    "coverage": pixels / self.labels.size,
+                    "score": float(sums[label] / pixels),
+                }
+                for label, pixels in self._pixels()
+            ],
+            "vocabulary": list(self.vocabulary.names),
+        }
+
+
+def _save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")

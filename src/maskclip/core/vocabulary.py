@@ -1,0 +1,281 @@
+"""The words of a job: ordered classes, what each is called in prompts, its colour, the background.
+
+A vocabulary is made from a list (`Vocabulary.parse`), a text or TOML file (`Vocabulary.from_file`)
+or a name (`Vocabulary.builtin`). It knows nothing about models: how words become prompts and
+prompts become vectors is not decided here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskclip.core.class_lists import (
+    VocabularyError,
+    builtin_names,
+    builtin_text,
+    fold,
+    parse_colour,
+    parse_line,
+    read_table,
+    read_text,
+    table_colours,
+    text_classes,
+)
+from maskclip.core.palettes import BLACK, Colour, distinct_colours
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORE",
+    "MAX_CLASSES",
+    "Background",
+    "Vocabulary",
+    "VocabularyError",
+    "builtin_names",
+    "describe",
+]
+
+BACKGROUND = "background"
+IGNORE = 255  # "no label here" in 8-bit label maps, whose classes are 0..254
+MAX_CLASSES = 65_535
+
+Background = float | Sequence[str]  # a threshold on the best score, or words
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ordered classes. Equal vocabularies are equal and hash equal.
+
+    Attributes:
+        names: one name per class, in label order; white space in names and prompts is folded.
+        prompts: per class the names put into prompts: `(name,)`, or its synonyms. Only a background
+            by threshold has none.
+        colours: one (red, green, blue) in 0..255 per class.
+        threshold: None, or the score in (-1, 1) below which class 0, the background, wins a pixel
+            from every other class.
+
+    Raises:
+        VocabularyError: no classes or too many, an empty or duplicate name, missing prompts,
+            colours that are too few, too many or out of range, an impossible threshold.
+    """
+
+    names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    colours: tuple[Colour, ...]
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the only moment at which a frozen value may be tidied
+        set_field(self, "names", tuple(map(fold, _listed(self.names))))
+        set_field(self, "prompts", tuple(tuple(map(fold, _listed(p))) for p in self.prompts))
+        set_field(self, "colours", tuple(map(parse_colour, self.colours)))
+        self._check_names()
+        self._check_prompts()
+        if len(self.colours) != len(self.names):
+            raise VocabularyError(
+                f"expected one colour per class, got {len(self.colours)} colours "
+                f"for {len(self.names)} classes"
+            )
+
+    def _check_names(self) -> None:
+        if not self.names:
+            raise VocabularyError("no classes: name at least one, such as 'dog'")
+        if len(self.names) > MAX_CLASSES:
+            raise VocabularyError(
+                f"{len(self.names):,} classes: at most {MAX_CLASSES:,} are possible"
+            )
+        seen: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            if name in seen:
+                raise VocabularyError(
+                    f"class {name!r} is named twice (classes {seen[name]} and {index}): "
+                    "names must differ"
+                )
+            seen[name] = index
+
+    def _check_prompts(self) -> None:
+        if len(self.prompts) != len(self.names):
+            raise VocabularyError(
+                f"expected the prompts of {len(self.names)} classes, got {len(self.prompts)}"
+            )
+        prompted = range(len(self.names))
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", _threshold(self.threshold))
+            if self.prompts[0] or len(self.names) == 1:
+                raise VocabularyError(
+                    "a background by threshold is class 0, has no prompts, "
+                    "and needs at least one other class"
+                )
+            prompted = range(1, len(self.names))
+        for index in prompted:
+            if not self.prompts[index]:
+                raise VocabularyError(
+                    f"class {self.names[index]!r} has no names to put into prompts"
+                )
+
+    @classmethod
+    def parse(cls, lines: Iterable[str], *, colours: Sequence[Colour] | None = None) -> Vocabulary:
+        """Make a vocabulary from lines such as `dog` or `person=man,woman,child`.
+
+        The second form prompts man, woman and child (not person) and calls what it finds person.
+        White space is folded; without `colours` the classes get `distinct_colours`.
+
+        Raises:
+            VocabularyError: a line without a name or with an empty synonym, or what the class says.
+        """
+        classes = [parse_line(line) for line in _listed(lines)]
+        names = tuple(name for name, _ in classes)
+        if colours is None:
+            colours = distinct_colours(min(len(names), MAX_CLASSES))
+        if len(names) > MAX_CLASSES:
+            colours = ()  # the class count is the error to report
+        return cls(names, tuple(prompts for _, prompts in classes), tuple(colours))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Vocabulary:
+        """Read a vocabulary from TOML (suffix `.toml`) or text with a class a line.
+
+        A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
+        (a list of lines as `parse` takes them) and may have `description`, `colours` (a list of
+        "#rrggbb" or [red, green, blue]), `palette` ("voc" or "distinct") and `background` (a list
+        of words, or a number: the threshold).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            VocabularyError: the file cannot be used; names the file and, in text, the line.
+        """
+        path = Path(path)
+        return _from_text(read_text(path), path, toml=path.suffix.lower() == ".toml")
+
+    @classmethod
+    def builtin(cls, name: str) -> Vocabulary:
+        """Return the class set called `name`, one of `builtin_names()`.
+
+        Raises:
+            VocabularyError: there is no such set; names the nearest ones and all of them.
+        """
+        return _from_text(builtin_text(name), f"the built-in vocabulary {name}", toml=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Vocabulary:
+        """Make the vocabulary that `to_dict` described.
+
+        Raises:
+            VocabularyError: a key is missing, unknown or holds something else.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise VocabularyError(f"not the description of a vocabulary: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the vocabulary with lists, strings and numbers, ready for JSON."""
+        return {
+            "names": list(self.names),
+            "prompts": [list(words) for words in self.prompts],
+            "colours": [list(colour) for colour in self.colours],
+            "threshold": self.threshold,
+        }
+
+    def with_background(self, rule: Background | None) -> Vocabulary:
+        """Return the vocabulary with a black class "background" at index 0.
+
+        Args:
+            rule: None changes nothing. A number in (-1, 1) gives the background every pixel whose
+                best score is below it. Words make one class that is prompted with all of them. A
+                rule that the vocabulary already has is replaced.
+
+        Raises:
+            VocabularyError: an impossible threshold, no words, an empty word, a word that is
+                already a class or a prompt of one, or another class called background.
+        """
+        if rule is None:
+            return self
+        start = 1 if self.has_background else 0
+        names, prompts = self.names[start:], self.prompts[start:]
+        if BACKGROUND in names:
+            raise VocabularyError("a class is called 'background' already: remove or rename it")
+        threshold, words = _background_rule(rule)
+        taken = {*names, *(prompt for group in prompts for prompt in group)}
+        for word in words:
+            if word in taken:
+                raise VocabularyError(f"the background word {word!r} is also one of the classes")
+        return replace(
+            self,
+            names=(BACKGROUND, *names),
+            prompts=(words, *prompts),
+            colours=(self.colours[0] if start else BLACK, *self.colours[start:]),
+            threshold=threshold,
+        )
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is the background, by threshold or by name."""
+        return self.threshold is not None or self.names[0] == BACKGROUND
+
+    @property
+    def flat_prompts(self) -> tuple[str, ...]:
+        """All names that go into prompts, class after class."""
+        return tuple(prompt for words in self.prompts for prompt in words)
+
+    @property
+    def prompt_class(self) -> tuple[int, ...]:
+        """The class index of each of `flat_prompts`, ascending."""
+        return tuple(index for index, words in enumerate(self.prompts) for _ in words)
+
+    @property
+    def label_dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The type of label maps: uint8 up to 255 classes (255 stays free for `IGNORE`)."""
+        return np.uint8 if len(self.names) <= IGNORE else np.uint16
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def describe(name: str) -> str:
+    """Return one line about the built-in class set `name`.
+
+    Raises:
+        VocabularyError: there is no such set; names the nearest ones and all of them.
+    """
+    return str(read_table(builtin_text(name)).get("description", ""))
+
+
+def _from_text(text: str, source: object, *, toml: bool) -> Vocabulary:
+    try:
+        if not toml:
+            return Vocabulary.parse(text_classes(text))
+        table = read_table(text)
+        vocabulary = Vocabulary.parse(table["classes"], colours=table_colours(table))
+        return vocabulary.with_background(table.get("background"))
+    except VocabularyError as error:
+        raise VocabularyError(f"{source}: {error}") from None
+
+
+def _listed(values: Iterable[str]) -> Iterable[str]:
+    """Refuse one string where several are meant: its letters would become the classes."""
+    if isinstance(values, str):
+        raise VocabularyError(f"expected a list of names, got one string: {values!r}")
+    return values
+
+
+def _background_rule(rule: Background) -> tuple[float | None, tuple[str, ...]]:
+    """Return (threshold, words), one of which is empty."""
+    if isinstance(rule, int | float):
+        return _threshold(rule), ()
+    words = tuple(dict.fromkeys(map(fold, _listed(rule))))
+    if not words:
+        raise VocabularyError("the background has no words: give some, or a threshold")
+    return None, words
+
+
+def _threshold(value: float) -> float:
+    if isinstance(value, bool) or not math.isfinite(value) or not -1 < value < 1:
+        raise VocabularyError(f"expected a background threshold between -1 and 1, got {value!r}")
+    return float(value)

@@ -1,0 +1,274 @@
+"""Images from disk or memory, safely: whatever comes in, an upright 8-bit RGB image goes out.
+
+Pillow's global settings are neither changed nor needed; several threads may load at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskclip.core.errors import MaskCLIPError
+
+MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: half a gigabyte as RGB
+
+# Photos and drawings people have. Left out: formats that start other programs (EPS), that have no
+# signature (TGA), or that only name a type without a decoder.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO")
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".png", ".apng", ".webp", ".avif",
+    ".gif", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
+))
+# fmt: on
+
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+
+class ImageError(MaskCLIPError):
+    """An image that cannot be used; the message says which and why, in one line."""
+
+
+def load_image(
+    source: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Return an image as RGB, 8 bits a channel, upright (EXIF orientation applied).
+
+    Transparency is laid on white; of an animation comes the first frame. 16-bit greys are divided
+    by 257. Greys of 32 bits or floats are taken as 0..255 if they fit and as 0..65535 if they fit
+    that (floats also as 0..1); anything else is stretched between its least and greatest value.
+
+    Args:
+        source: a path, a Pillow image (left as it is), or a uint8 array (H, W), (H, W, 3) RGB or
+            (H, W, 4) RGBA.
+        max_pixels: refuse larger images, before decoding them.
+
+    Raises:
+        ImageError: missing, empty, damaged, cut short, too large, or no image.
+    """
+    if isinstance(source, Image.Image):
+        return _finished(source, "the given image", max_pixels)
+    if isinstance(source, np.ndarray):
+        return _finished(_from_array(source), "the given array", max_pixels)
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(
+            f"expected a path, a Pillow image or a uint8 array, got {type(source).__name__}"
+        )
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            return _finished(_identified(file, path), str(path), max_pixels)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: a folder, not an image") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _identified(file: IO[bytes], path: Path) -> Image.Image:
+    """Read the header of an image file.
+
+    What `Image.open` does less its pixel limit, which is a global that holds for all threads and
+    would have to be changed to let a larger image in. The limit here is checked by the caller.
+    """
+    Image.init()  # loads the decoders; does nothing the second time
+    start = file.read(16)
+    if not start:
+        raise ImageError(f"{path}: an empty file")
+    for name in _FORMATS:
+        if name not in Image.OPEN:
+            continue
+        opener, accepts = Image.OPEN[name]
+        verdict = accepts is None or accepts(start)
+        if not verdict or isinstance(verdict, str):  # a text says which library is not installed
+            continue
+        file.seek(0)
+        try:
+            return opener(file, "")
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{path}: {_one_line(error)}") from None
+        except Exception:  # a decoder that meets something else than it hoped for raises anything
+            continue
+    raise ImageError(f"{path}: not an image that can be read, or damaged at its start")
+
+
+def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageError(
+            f"{where}: {image.width}x{image.height} = {pixels:,} pixels, over the limit of "
+            f"{max_pixels:,} (raise it with --max-pixels, in Python max_pixels=)"
+        )
+    if pixels == 0:
+        raise ImageError(f"{where}: has no pixels ({image.width}x{image.height})")
+    try:
+        image.load()
+        upright = _upright(_to_rgb(image), image)
+    except Exception as error:  # decoders raise anything on damaged data
+        raise ImageError(f"{where}: damaged or cut short ({_one_line(error)})") from None
+    upright.info = {}  # an orientation that stayed would be applied again by the next reader
+    return upright
+
+
+def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(original.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF beside sound pixels is common; the pixels count
+        return rgb
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return a new RGB image, whatever the mode."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, picture).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _eight_bits(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
+    """Scale greys of more than 8 bits to 0..255 by the rule `load_image` documents."""
+    grey: npt.NDArray[np.floating[Any]] = values.astype(np.float32)
+    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if mode.startswith("I;16"):
+        grey = grey / 257
+    elif low < 0 or high > 65_535:
+        grey = (grey - low) * (255 / max(high - low, 1e-6))
+    elif high > 255:
+        grey = grey / 257
+    elif mode == "F" and high <= 1:
+        grey = grey * 255
+    return grey.round().astype(np.uint8)
+
+
+def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
+    grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype != np.uint8 or not (grey or colour):
+        raise ImageError(
+            "expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
+            f"got {array.dtype} {array.shape}"
+        )
+    if array.size == 0:
+        raise ImageError(f"the given array has no pixels: {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def find_images(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the image files that paths, folders and patterns name, in order, each once.
+
+    A folder gives the images in it and below, sorted; hidden files and folders are left out. A
+    pattern (`*`, `?`, `[...]`, `**`) gives its matches, sorted; a path that exists is never taken
+    for a pattern. A file named outright is returned even if it is missing or looks like no image,
+    so that loading it says what is wrong with it.
+
+    Raises:
+        ImageError: a folder without images, or that cannot be read; a pattern without a match.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        path = Path(source)
+        if not str(source):
+            raise ImageError("an empty path: name an image, a folder or a pattern")
+        if path.is_dir():
+            paths = sorted(_images_below(path))
+            if not paths:
+                raise ImageError(f"{path}: no images in this folder")
+        elif not path.exists() and glob.has_magic(str(source)):
+            matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 (takes absolute ones)
+            paths = [match for match in sorted(map(Path, matches)) if _is_image(match)]
+            if not paths:
+                raise ImageError(f"{source}: no image matches this pattern")
+        else:
+            paths = [path]
+        for image in paths:
+            found.setdefault(str(image.absolute()), image)
+    return list(found.values())
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(parent, name)
+            if not name.startswith(".") and _is_image(path):
+                yield path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+
+
+def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return a name for the outputs of each image, all different, in the order of `paths`.
+
+    It is the file's name without suffix. Where that would be the same for two, whatever the case of
+    letters, it is told apart by the suffix (`x_jpg`, `x_png`), else by as many parent folders as it
+    takes (`a_x`, `b_x`), else by a number.
+    """
+    files = [Path(path) for path in paths]
+    stems = [path.stem for path in files]
+    groups: dict[str, list[int]] = {}
+    for index, stem in enumerate(stems):
+        groups.setdefault(stem.casefold(), []).append(index)
+    for indices in groups.values():
+        if len(indices) > 1:
+            for index, stem in zip(indices, _told_apart([files[i] for i in indices]), strict=True):
+                stems[index] = stem
+    return _numbered(stems, first=[group[0] for group in groups.values() if len(group) == 1])
+
+
+def _told_apart(files: list[Path]) -> list[str]:
+    """Return longer names for files of one stem: different ones, if their paths differ."""
+    suffixed = [f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem for path in files]
+    parents = [path.parent.resolve().parts[1:] for path in files]
+    for depth in range(max(map(len, parents)) + 1):
+        for names in ([path.stem for path in files], suffixed):
+            heads = [parts[len(parts) - depth :] if depth else () for parts in parents]
+            joined = ["_".join((*head, name)) for head, name in zip(heads, names, strict=True)]
+            if len({name.casefold() for name in joined}) == len(joined):
+                return joined
+    return suffixed
+
+
+def _numbered(stems: list[str], *, first: Sequence[int]) -> list[str]:
+    """Add `_2`, `_3` ... to names that are taken; those at `first` choose before the others."""
+    result, taken = list(stems), set()
+    for index in (*first, *(i for i in range(len(stems)) if i not in set(first))):
+        name, number = stems[index], 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stems[index]}_{number}"
+        taken.add(name.casefold())
+        result[index] = name
+    return result

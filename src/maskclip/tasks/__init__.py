@@ -1,0 +1,1 @@
+"""Whole jobs, callable from Python: no command line, no printing."""

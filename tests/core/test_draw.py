@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip.core.draw import display_factor, overlay, palette_image, with_legend
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def halves(height=40, width=60, dtype=np.uint8):
+    labels = np.zeros((height, width), dtype)
+    labels[:, width // 2 :] = 1
+    return labels
+
+
+class TestOverlay:
+    def test_mixes_photo_and_colour_by_opacity(self):
+        photo = Image.new("RGB", (60, 40), (100, 100, 100))
+        picture = np.asarray(overlay(photo, halves(), [RED, BLUE], opacity=0.5))
+        assert picture[20, 5].tolist() == [150, 50, 50]
+        assert picture[20, 55].tolist() == [50, 50, 150]
+
+    @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
+    def test_boundaries_show_on_any_photo(self, colour):
+        photo = Image.new("RGB", (60, 40), colour)
+        row = np.asarray(overlay(photo, halves(), [colour, colour]).convert("L"))[20].astype(int)
+        border = row[25:35]
+        assert border.max() - border.min() > 80
+        assert set(row[:25]) == {colour[0]}
+
+    def test_one_region_has_no_boundary(self):
+        photo = Image.new("RGB", (60, 40), (10, 20, 30))
+        picture = overlay(photo, np.zeros((40, 60), np.uint8), [RED], opacity=0)
+        assert picture.tobytes() == photo.tobytes()
+
+    def test_lines_grow_with_the_picture(self):
+        def width_of_line(side):
+            photo = Image.new("L", (side, side)).convert("RGB")
+            picture = overlay(photo, halves(side, side), [(0, 0, 0)] * 2)
+            return int((np.asarray(picture.convert("L"))[side // 2] > 128).sum())
+
+        assert width_of_line(400) == 1
+        assert width_of_line(2400) == 5
+
+    def test_16_bit_labels_look_the_same(self):
+        photo = Image.new("RGB", (60, 40), (100, 100, 100))
+        small = overlay(photo, halves(), [RED, BLUE])
+        assert small.tobytes() == overlay(photo, halves(dtype=np.uint16), [RED, BLUE]).tobytes()
+
+    def test_the_photo_is_left_alone(self):
+        photo = Image.new("RGB", (60, 40), (100, 100, 100))
+        overlay(photo, halves(), [RED, BLUE], opacity=0)
+        assert photo.getcolors() == [(2400, (100, 100, 100))]
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="image is 60x41"):
+            overlay(Image.new("RGB", (60, 41)), halves(), [RED, BLUE])
+        with pytest.raises(ValueError, match="opacity between 0 and 1, got 2"):
+            overlay(Image.new("RGB", (60, 40)), halves(), [RED, BLUE], opacity=2)
+
+
+class TestLegend:
+    def test_goes_below_or_beside(self):
+        entries = [("dog", RED, 0.75), ("cat", BLUE, 0.25)]
+        wide = with_legend(Image.new("RGB", (400, 300)), entries)
+        assert wide.width == 400
+        assert 300 < wide.height < 400
+        tall = with_legend(Image.new("RGB", (200, 700)), entries)
+        assert tall.height == 700
+        assert 200 < tall.width < 500
+
+    def test_shows_the_swatches_and_keeps_the_picture(self):
+        photo = Image.new("RGB", (400, 300), (9, 9, 9))
+        picture = with_legend(photo, [("dog", RED, 0.75), ("cat", BLUE, 0.25)])
+        assert picture.crop((0, 0, 400, 300)).tobytes() == photo.tobytes()
+        colours = {colour for _, colour in picture.crop((0, 300, *picture.size)).getcolors(9999)}
+        assert {RED, BLUE} <= colours
+
+    def test_lists_24_classes_and_counts_the_rest(self):
+        entries = [(f"class {i}", (i, 2 * i, 255 - i), 0.01) for i in range(100)]
+        picture = with_legend(Image.new("RGB", (500, 375)), entries)
+        panel = picture.crop((0, 375, *picture.size))
+        colours = {colour for _, colour in panel.getcolors(99999)}
+        listed = [i for i, (_, colour, _) in enumerate(entries) if colour in colours]
+        assert set(range(24)) <= set(listed)
+        assert panel.height < 400
+        exactly = with_legend(Image.new("RGB", (500, 375)), entries[:24])
+        assert (
+            exactly.tobytes() != with_legend(Image.new("RGB", (500, 375)), entries[:25]).tobytes()
+        )
+
+    def test_long_names_do_not_widen_it_without_end(self):
+        photo = Image.new("RGB", (400, 300))
+        long = with_legend(photo, [("long name " * 1000, RED, 1.0)])
+        assert long.size == with_legend(photo, [("long name " * 10, RED, 1.0)]).size
+        assert long.width == 400
+
+    @pytest.mark.parametrize(
+        "name", ["собака", "狗狗", "كلب", "🐶👩‍🚀", "e\u0301", "\ud800", "a\u202eb", "…"]
+    )
+    def test_any_script_can_be_named(self, name):
+        assert with_legend(Image.new("RGB", (300, 300)), [(name, RED, 1.0)]).height > 300
+
+    def test_nothing_to_list(self):
+        assert with_legend(Image.new("RGB", (30, 20)), []).size == (30, 20)
+
+    def test_a_trace_of_a_class_is_not_shown_as_none(self):
+        photo = Image.new("RGB", (300, 300))
+        trace = with_legend(photo, [("dog", RED, 1e-6)])
+        assert trace.tobytes() != with_legend(photo, [("dog", RED, 0.0)]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [((1, 1), 256), ((100, 80), 3), ((256, 200), 1), ((4096, 64), 1), ((300, 1), 3)],
+)
+def test_tiny_images_are_shown_enlarged(size, factor):
+    assert display_factor(*size) == factor
+
+
+class TestPaletteImage:
+    def test_pixels_are_labels(self):
+        image = palette_image(halves(), [RED, BLUE])
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), halves())
+        assert image.convert("RGB").getpixel((59, 0)) == BLUE
+
+    def test_views_that_are_not_contiguous(self):
+        labels = halves().T
+        assert np.array_equal(np.asarray(palette_image(labels, [RED, BLUE])), labels)
+
+    def test_other_labels_are_refused(self):
+        with pytest.raises(ValueError, match="got uint16"):
+            palette_image(halves(dtype=np.uint16), [RED, BLUE])

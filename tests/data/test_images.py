@@ -1,0 +1,412 @@
+import os
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from maskclip.data.images import ImageError, find_images, load_image, output_stems
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def gradient(width=40, height=30):
+    """A colour image none of whose mirrored or turned copies is equal to it."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 6, y * 8, (x + y) * 3], axis=2).astype(np.uint8)
+
+
+def png_header(width, height):
+    """A well-formed PNG that claims a size and has no pixels."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def colour_at(image, x=0, y=0):
+    assert image.mode == "RGB"
+    return image.getpixel((x, y))
+
+
+class TestKinds:
+    def test_rgb_is_unchanged(self, tmp_path):
+        path = tmp_path / "photo.png"
+        Image.fromarray(gradient()).save(path)
+        assert np.array_equal(np.asarray(load_image(path)), gradient())
+        assert np.array_equal(np.asarray(load_image(str(path))), gradient())
+
+    @pytest.mark.parametrize("name", ["Фото 狗 ü.png", "a [1].png", "#%&'.png"])
+    def test_unusual_paths(self, tmp_path, name):
+        Image.fromarray(gradient()).save(tmp_path / name)
+        assert load_image(tmp_path / name).size == (40, 30)
+
+    def test_a_wrong_suffix_does_not_matter(self, tmp_path):
+        Image.fromarray(gradient()).save(tmp_path / "really.jpg", format="PNG")
+        assert np.array_equal(np.asarray(load_image(tmp_path / "really.jpg")), gradient())
+
+    @pytest.mark.parametrize("size", [(1, 1), (4096, 64), (64, 4096)])
+    def test_odd_sizes(self, tmp_path, size):
+        Image.new("RGB", size, RED).save(tmp_path / "odd.png")
+        assert load_image(tmp_path / "odd.png").size == size
+
+    def test_cmyk(self, tmp_path):
+        Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+        red, green, blue = colour_at(load_image(tmp_path / "print.jpg"))
+        assert red > 240
+        assert max(green, blue) < 15
+
+    @pytest.mark.parametrize(("mode", "value"), [("L", 77), ("1", 1)])
+    def test_grey_and_black_and_white(self, tmp_path, mode, value):
+        Image.new(mode, (8, 8), value).save(tmp_path / "grey.png")
+        level = 77 if mode == "L" else 255
+        assert colour_at(load_image(tmp_path / "grey.png")) == (level,) * 3
+
+    def test_16_bit_grey_png(self, tmp_path):
+        values = np.array([[0, 257, 128 * 257, 65_535]], np.uint16)
+        Image.fromarray(values).save(tmp_path / "deep.png")
+        assert np.asarray(load_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+    @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
+    def test_a_dark_16_bit_image_stays_dark(self, mode):
+        assert colour_at(load_image(Image.new(mode, (2, 2), 200))) == (1, 1, 1)
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            (np.array([[0, 7, 255]], np.int32), [0, 7, 255]),
+            (np.array([[0, 257, 65_535]], np.int32), [0, 1, 255]),
+            (np.array([[-10, 0, 10]], np.int32), [0, 128, 255]),
+            (np.array([[0, 70_000]], np.int32), [0, 255]),
+            (np.array([[-5, -5]], np.int32), [0, 0]),
+            (np.array([[0.0, 0.2, 1.0]], np.float32), [0, 51, 255]),
+            (np.array([[0.0, 51.0, 255.0]], np.float32), [0, 51, 255]),
+            (np.array([[0.0, 25_700.0]], np.float32), [0, 100]),
+            (np.array([[-1.0, 1.0]], np.float32), [0, 255]),
+            (np.array([[np.nan, 1.0]], np.float32), [0, 255]),
+        ],
+    )
+    def test_deep_greys_follow_the_documented_rule(self, tmp_path, values, expected):
+        Image.fromarray(values).save(tmp_path / "deep.tif")
+        assert np.asarray(load_image(tmp_path / "deep.tif"))[0, :, 1].tolist() == expected
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_transparency_is_laid_on_white(self, tmp_path, mode):
+        image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+        image.putpixel((1, 0), (0, 0, 0, 255))
+        image.convert(mode).save(tmp_path / "glass.png")
+        loaded = load_image(tmp_path / "glass.png")
+        assert colour_at(loaded) == WHITE
+        assert colour_at(loaded, 1) == (0, 0, 0)
+
+    def test_half_transparent_red(self, tmp_path):
+        Image.new("RGBA", (2, 2), (255, 0, 0, 128)).save(tmp_path / "glass.webp", lossless=True)
+        assert colour_at(load_image(tmp_path / "glass.webp")) == (255, 127, 127)
+
+    def test_a_palette_with_transparency(self, tmp_path):
+        image = Image.new("P", (2, 1))
+        image.putpalette([0, 255, 0, 255, 0, 0])
+        image.putpixel((1, 0), 1)
+        image.save(tmp_path / "palette.png", transparency=0)
+        loaded = load_image(tmp_path / "palette.png")
+        assert colour_at(loaded) == WHITE
+        assert colour_at(loaded, 1) == RED
+
+    def test_transparent_colour_keys_and_palette_with_alpha_channel(self, tmp_path):
+        Image.new("RGB", (2, 1), RED).save(tmp_path / "key.png", transparency=RED)
+        assert colour_at(load_image(tmp_path / "key.png")) == WHITE
+        Image.new("L", (2, 1), 9).save(tmp_path / "grey.png", transparency=9)
+        assert colour_at(load_image(tmp_path / "grey.png")) == WHITE
+        pa = Image.new("RGBA", (2, 1), (255, 0, 0, 0)).convert("PA")
+        assert colour_at(load_image(pa)) == WHITE
+
+    @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+    def test_the_first_frame_of_an_animation(self, tmp_path, suffix):
+        frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+        extra = {"lossless": True} if suffix == "webp" else {}
+        path = tmp_path / f"moving.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], **extra)
+        assert colour_at(load_image(path)) == RED
+
+    @pytest.mark.parametrize("suffix", ["bmp", "ppm", "tif", "jp2", "ico", "avif", "jpg"])
+    def test_other_formats(self, tmp_path, suffix):
+        Image.new("RGB", (16, 16), (200, 40, 60)).save(tmp_path / f"photo.{suffix}")
+        loaded = np.asarray(load_image(tmp_path / f"photo.{suffix}")).astype(int)
+        assert np.abs(loaded - (200, 40, 60)).max() < 12
+
+
+# The orientation tag says where the stored first row and column lie in the upright picture.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 3),
+}
+
+
+class TestOrientation:
+    def save(self, path, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = np.ascontiguousarray(STORED.get(orientation, STORED[1])(gradient()))
+        Image.fromarray(stored).save(path, exif=exif, quality=100, subsampling=0)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_every_orientation_is_turned_upright(self, tmp_path, orientation, suffix):
+        path = tmp_path / f"turned.{suffix}"
+        self.save(path, orientation)
+        loaded = np.asarray(load_image(path)).astype(int)
+        assert loaded.shape == gradient().shape
+        assert np.abs(loaded - gradient()).mean() < 2
+
+    def test_it_is_turned_only_once(self, tmp_path):
+        self.save(tmp_path / "turned.jpg", 6)
+        once = load_image(tmp_path / "turned.jpg")
+        assert load_image(once).tobytes() == once.tobytes()
+
+    def test_an_impossible_orientation_is_ignored(self, tmp_path):
+        self.save(tmp_path / "turned.jpg", 99)
+        assert load_image(tmp_path / "turned.jpg").size == (40, 30)
+
+    def test_broken_exif_does_not_cost_the_picture(self, tmp_path):
+        path = tmp_path / "broken.jpg"
+        Image.fromarray(gradient()).save(path, exif=b"Exif\x00\x00XX*\x00garbage")
+        assert load_image(path).size == (40, 30)
+
+
+class TestMemory:
+    def test_a_pillow_image_is_copied(self):
+        image = Image.new("RGB", (3, 2), RED)
+        loaded = load_image(image)
+        loaded.putpixel((0, 0), (1, 2, 3))
+        assert colour_at(image) == RED
+
+    @pytest.mark.parametrize(("shape", "expected"), [((2, 3), (9, 9, 9)), ((2, 3, 3), (9, 9, 9))])
+    def test_arrays(self, shape, expected):
+        loaded = load_image(np.full(shape, 9, np.uint8))
+        assert loaded.size == (3, 2)
+        assert colour_at(loaded) == expected
+
+    def test_an_array_with_alpha_is_laid_on_white(self):
+        assert colour_at(load_image(np.zeros((2, 2, 4), np.uint8))) == WHITE
+
+    def test_views_that_are_not_contiguous(self):
+        flipped = gradient()[:, ::-1]
+        assert np.array_equal(np.asarray(load_image(flipped)), flipped)
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.zeros((2, 2, 3), np.float32),
+            np.zeros((3, 20, 20), np.uint8),
+            np.zeros((2,), np.uint8),
+            np.zeros((1, 2, 2, 3), np.uint8),
+        ],
+    )
+    def test_other_arrays_are_refused(self, array):
+        with pytest.raises(ImageError, match="expected a uint8 array") as caught:
+            load_image(array)
+        assert str(array.shape) in str(caught.value)
+
+    def test_nothing_and_other_things_are_refused(self):
+        with pytest.raises(ImageError, match="no pixels"):
+            load_image(np.zeros((0, 4, 3), np.uint8))
+        with pytest.raises(ImageError, match="got int"):
+            load_image(5)
+
+    def test_the_limit_holds_in_memory_too(self):
+        with pytest.raises(ImageError, match="over the limit of 5"):
+            load_image(np.zeros((2, 3), np.uint8), max_pixels=5)
+
+
+class TestWhatGoesWrong:
+    def check(self, path, message):
+        with pytest.raises(ImageError, match=message) as caught:
+            load_image(path)
+        text = str(caught.value)
+        assert text.startswith(f"{path}: ")
+        assert "\n" not in text
+
+    def test_missing(self, tmp_path):
+        self.check(tmp_path / "nowhere.jpg", "no such file")
+
+    def test_folder(self, tmp_path):
+        self.check(tmp_path, "a folder, not an image")
+
+    def test_below_a_file(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        self.check(tmp_path / "file" / "photo.jpg", "cannot be read")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_forbidden(self, tmp_path):
+        path = tmp_path / "secret.png"
+        Image.new("RGB", (2, 2)).save(path)
+        path.chmod(0)
+        self.check(path, "cannot be read")
+
+    def test_empty(self, tmp_path):
+        (tmp_path / "empty.jpg").write_bytes(b"")
+        self.check(tmp_path / "empty.jpg", "empty file")
+
+    @pytest.mark.parametrize(
+        "content", [b"hello, I am text\n" * 40, b"\x00" * 500, b"<svg/>", b"x"]
+    )
+    def test_not_an_image(self, tmp_path, content):
+        (tmp_path / "text.jpg").write_bytes(content)
+        self.check(tmp_path / "text.jpg", "not an image")
+
+    def test_formats_that_start_programs_are_not_opened(self, tmp_path):
+        Image.new("RGB", (4, 4)).save(tmp_path / "drawing.eps")
+        self.check(tmp_path / "drawing.eps", "not an image")
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tif", "ppm"])
+    @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+    def test_cut_short(self, tmp_path, suffix, kept):
+        path = tmp_path / f"cut.{suffix}"
+        noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content))])
+        self.check(path, "damaged")
+
+    @pytest.mark.parametrize("missing", [2, 10])
+    def test_a_jpeg_without_its_last_bytes(self, tmp_path, missing):
+        path = tmp_path / "cut.jpg"
+        Image.fromarray(gradient(400, 300)).save(path)
+        path.write_bytes(path.read_bytes()[:-missing])
+        self.check(path, "damaged or cut short")
+
+    def test_garbage_after_a_good_start(self, tmp_path):
+        for start in (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\x00", b"BM"):
+            path = tmp_path / "garbage"
+            path.write_bytes(start + bytes(range(256)) * 4)
+            self.check(path, "not an image that can be read, or damaged|damaged or cut short")
+
+
+class TestPixelLimit:
+    def test_a_bomb_is_refused_by_its_header(self, tmp_path):
+        path = tmp_path / "bomb.png"
+        path.write_bytes(png_header(50_000, 50_000))
+        with pytest.raises(ImageError, match=r"50000x50000 = 2,500,000,000 pixels.*--max-pixels"):
+            load_image(path)
+
+    def test_the_limit_can_be_raised_above_that_of_pillow(self, tmp_path, monkeypatch):
+        path = tmp_path / "large.png"
+        Image.new("RGB", (100, 100), RED).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert load_image(path).size == (100, 100)
+            with pytest.raises(ImageError, match=r"10,000 pixels, over the limit of 9,999"):
+                load_image(path, max_pixels=9_999)
+        assert load_image(path, max_pixels=10_000).size == (100, 100)
+
+    def test_global_settings_stay_while_threads_load(self, tmp_path):
+        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, len(warnings.filters)
+        path = tmp_path / "photo.png"
+        Image.fromarray(gradient()).save(path)
+        sizes = []
+        threads = [
+            threading.Thread(target=lambda: sizes.append(load_image(path).size)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sizes == [(40, 30)] * 8
+        after = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, len(warnings.filters)
+        assert after == before
+
+
+class TestFindImages:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for name in ("b.jpg", "a.PNG", "sub/deep/c.webp", ".hidden.jpg", ".cache/d.jpg", "n.txt"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    def names(self, folder, sources):
+        return [path.relative_to(folder).as_posix() for path in find_images(sources)]
+
+    def test_a_folder_gives_its_images_sorted_without_hidden_ones(self, folder):
+        assert self.names(folder, [folder]) == ["a.PNG", "b.jpg", "sub/deep/c.webp"]
+
+    def test_files_keep_their_order_and_come_once(self, folder):
+        sources = [folder / "b.jpg", str(folder / "a.PNG"), folder, folder / "b.jpg"]
+        assert self.names(folder, sources) == ["b.jpg", "a.PNG", "sub/deep/c.webp"]
+
+    def test_patterns(self, folder):
+        assert self.names(folder, [f"{folder}/*"]) == ["a.PNG", "b.jpg"]
+        assert self.names(folder, [f"{folder}/?.jpg"]) == ["b.jpg"]
+        assert self.names(folder, [f"{folder}/**/*.webp"]) == ["sub/deep/c.webp"]
+
+    def test_relative_patterns(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        assert find_images(["*.jpg", "./b.jpg"]) == [Path("b.jpg")]
+
+    def test_a_path_that_exists_is_no_pattern(self, folder):
+        (folder / "b[1].jpg").touch()
+        (folder / "b1.jpg").touch()
+        assert self.names(folder, [folder / "b[1].jpg"]) == ["b[1].jpg"]
+        (folder / "album [2024]").mkdir()
+        (folder / "album [2024]" / "x.png").touch()
+        assert self.names(folder, [folder / "album [2024]"]) == ["album [2024]/x.png"]
+
+    def test_a_missing_file_is_left_to_the_loader(self, folder):
+        assert self.names(folder, [folder / "nowhere.jpg", folder / "n.txt"]) == [
+            "nowhere.jpg",
+            "n.txt",
+        ]
+
+    def test_a_folder_or_pattern_without_images_is_an_error(self, folder):
+        (folder / "empty").mkdir()
+        with pytest.raises(ImageError, match="empty: no images in this folder"):
+            find_images([folder / "empty"])
+        with pytest.raises(ImageError, match=r"\*\.bmp: no image matches this pattern"):
+            find_images([f"{folder}/*.bmp"])
+        with pytest.raises(ImageError, match="an empty path"):
+            find_images([""])
+
+
+class TestOutputStems:
+    @pytest.mark.parametrize(
+        ("paths", "stems"),
+        [
+            (["a/x.jpg", "b/y.png"], ["x", "y"]),
+            (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
+            (["a/x.jpg", "b/x.jpg"], ["a_x", "b_x"]),
+            (["a/x.jpg", "b/x.jpg", "b/x.png"], ["a_x_jpg", "b_x_jpg", "b_x_png"]),
+            (["r/a/x.jpg", "s/a/x.jpg"], ["r_a_x", "s_a_x"]),
+            (["x.JPG", "X.jpg"], ["x_JPG", "X_jpg_2"]),
+            (["x.jpg", "x.jpg"], ["x_jpg", "x_jpg_2"]),
+            (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
+            (["archive.tar.jpg", "noöne"], ["archive.tar", "noöne"]),
+            ([], []),
+        ],
+    )
+    def test_names(self, paths, stems):
+        assert output_stems(paths) == stems
+
+    def test_always_different_whatever_the_case(self):
+        folders = ["", "a", "b", "a/b", "A"]
+        names = ["x.jpg", "X.jpg", "x.png", "x_jpg.gif", "a_x.jpg", "x_jpg_2.png", "x"]
+        paths = [Path(folder, name) for folder in folders for name in names]
+        stems = output_stems(paths)
+        assert len({stem.casefold() for stem in stems}) == len(paths)
+        assert stems == output_stems(paths)
