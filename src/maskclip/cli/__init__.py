@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", MaskCLIPWarning)
         warnings.showwarning = show_warning  # type: ignore[assignment]  # fewer names, same call
         try:
-            app(args=list(sys.argv[1:] if arguments is None else arguments))
+            app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="maskclip")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except KeyboardInterrupt:

@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="The embedded world: drawn scenes with exact masks, to try everything offline.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @app.callback()
 def _main() -> None:
-    """The embedded world: drawn scenes with exact masks, to try everything offline."""
+    """The embedded world: drawn scenes with exact masks, to try everything offline.
+
+    **Example**
+
+    `maskclip emoji scenes --out scenes --count 8`
+    """
 
 
 @app.command()

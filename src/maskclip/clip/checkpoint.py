@@ -111,7 +111,9 @@ def _read_pickle(path: Path) -> StateDict:
         raise WeightsError(f"{path}: not a readable weights file ({reason})") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise WeightsError(
             f"{path}: expected a state_dict (names to tensors) or one under that key"
         )

@@ -32,7 +32,7 @@ class PromptError(MaskCLIPError):
 
 
 @cache
-def templates(name: str) -> tuple[str, ...]:
+def template_set(name: str) -> tuple[str, ...]:
     """Return a set of prompt templates, each with one `{}`.
 
     `published`: the authors' 85; `open_clip`: its 80 for ImageNet; `plain`: "a photo of a {}.".
@@ -56,14 +56,14 @@ def cache_folder() -> Path:
 
 
 def text_rows(
-    clip: CLIPModel, names: Sequence[str], *, template_set: str, folder: Path | None = None
+    clip: CLIPModel, names: Sequence[str], *, templates: str, folder: Path | None = None
 ) -> Tensor:
     """Return one unit row per name, from the cache where they were made before.
 
     Args:
         clip: the model; its text tower runs only for words that are not cached.
         names: P names, as they stand in prompts.
-        template_set: which templates to average over.
+        templates: which `template_set` to average over.
         folder: where rows are cached; `cache_folder()` by default.
 
     Returns:
@@ -72,12 +72,12 @@ def text_rows(
     Raises:
         PromptError: a name does not fit into the model's context.
     """
-    path = (folder or cache_folder()) / f"{_key(clip, names, template_set)}.safetensors"
+    path = (folder or cache_folder()) / f"{_key(clip, names, templates)}.safetensors"
     try:
         return load_file(path)["rows"]
     except (OSError, SafetensorError, KeyError):
         pass  # never made, or not readable: made (again) below
-    rows = encode_names(clip, names, templates(template_set))
+    rows = encode_names(clip, names, template_set(templates))
     try:
         with atomic_path(path) as temporary:
             save_file({"rows": rows}, temporary)
@@ -86,8 +86,8 @@ def text_rows(
     return rows
 
 
-def _key(clip: CLIPModel, names: Sequence[str], template_set: str) -> str:
-    content = [clip.name, clip.fingerprint, templates(template_set), list(names)]
+def _key(clip: CLIPModel, names: Sequence[str], templates: str) -> str:
+    content = [clip.name, clip.fingerprint, template_set(templates), list(names)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
@@ -101,21 +101,18 @@ def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]
     Raises:
         PromptError: a name does not fit into the model's context.
     """
-    prompts = [template.format(name) for name in names for template in templates]
     check_lengths(clip, names, templates)
     model: Any = clip.model
     device = next(model.parameters()).device
-    rows = torch.cat(
-        [
-            F.normalize(
-                model.encode_text(clip.tokenizer(prompts[start : start + _BATCH]).to(device)),
-                dim=-1,
-            )
-            for start in range(0, len(prompts), _BATCH)
-        ]
-    ).float()
-    means = rows.view(len(names), len(templates), -1).mean(dim=1)
-    return F.normalize(means, dim=-1).cpu()
+    at_once = max(1, _BATCH // len(templates))
+    rows = []
+    for start in range(0, len(names), at_once):
+        some = names[start : start + at_once]
+        prompts = [template.format(name) for name in some for template in templates]
+        each = F.normalize(model.encode_text(clip.tokenizer(prompts).to(device)), dim=-1)
+        mean = each.float().view(len(some), len(templates), -1).mean(dim=1)
+        rows.append(F.normalize(mean, dim=-1).cpu())
+    return torch.cat(rows)
 
 
 def check_lengths(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> None:

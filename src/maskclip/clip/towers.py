@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
-from maskclip.core.resize import pad_bottom_right
+from maskclip.core.windows import pad_bottom_right
 
 SUPPORTED = (
     "ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64) and VisionTransformer with class-token "
@@ -48,11 +48,15 @@ def build_tower(visual: nn.Module, method: Method) -> Tower:
     Raises:
         UnsupportedTowerError: the tower is of another family.
     """
-    _apply_method(visual, method)
-    if hasattr(visual, "attnpool") and hasattr(visual, "layer4") and visual.attnpool is not None:
-        return ResNetTower(visual, method)
-    if _is_class_token_vit(visual):
-        return ViTTower(visual, method)
+    family: type[ResNetTower] | type[ViTTower] | None = None
+    if getattr(visual, "attnpool", None) is not None and hasattr(visual, "layer4"):
+        family = ResNetTower
+    elif _is_class_token_vit(visual):
+        family = ViTTower
+    if family is not None:
+        tower = family(visual, method)
+        _apply_method(visual, method)
+        return tower
     raise UnsupportedTowerError(
         f"{type(visual).__name__} has no dense reading here: expected {SUPPORTED}"
     )
@@ -62,9 +66,14 @@ def _is_class_token_vit(visual: Any) -> bool:
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if blocks is None or not hasattr(visual, "class_embedding"):
         return False
-    plain = hasattr(blocks[-1].attn, "in_proj_weight") and (
-        getattr(blocks[-1].attn, "head_scale", None) is None
-        and isinstance(getattr(blocks[-1].attn, "ln_inner", nn.Identity()), nn.Identity)
+    last = blocks[-1]
+    extras = (
+        getattr(last.attn, "head_scale", None),
+        getattr(last.attn, "ln_inner", None),
+        getattr(last, "ln_attn", None),
+    )
+    plain = hasattr(last.attn, "in_proj_weight") and all(
+        extra is None or isinstance(extra, nn.Identity) for extra in extras
     )
     pooled = visual.attn_pool is None and visual.pool_type == "tok"
     return bool(plain and pooled and visual.proj is not None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,6 +30,7 @@ from maskclip.clip.checkpoint import (
 )
 from maskclip.clip.download import locate
 from maskclip.clip.towers import SUPPORTED, UnsupportedTowerError
+from maskclip.core.errors import MaskCLIPWarning
 
 EMBEDDED = ("emoji-rn", "emoji-vit")
 ALIASES = {"emoji": "emoji-rn"}
@@ -104,9 +106,7 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
             model = _build(config)
     else:
         path = locate(architecture, tag) if weights is None else Path(weights)
-        checkpoint = read_checkpoint(path)
-        model = _build({**config, "quick_gelu": config["quick_gelu"] or checkpoint.quick_gelu})
-        fit(model, checkpoint.state, source=str(path))
+        model = _fitted(config, read_checkpoint(path), path, None if tag else architecture)
     return CLIPModel(
         name=f"{architecture}:{tag if weights is None else Path(weights).name}",
         model=model,
@@ -130,7 +130,8 @@ def tags(architecture: str) -> list[str]:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
+    # The repr has what the weights do not tell: activations, epsilons.
+    digest = hashlib.sha256(repr(model).encode())
     for key, value in model.state_dict().items():
         flat = value.detach().flatten()
         sample = flat[:: max(1, flat.numel() // 1024)].float().contiguous()
@@ -147,9 +148,9 @@ def _raw_config(architecture: str) -> dict[str, Any]:
 def _architecture(architecture: str) -> dict[str, Any]:
     """Return a supported architecture's configuration."""
     if architecture not in open_clip.list_models():
-        known = [*EMBEDDED, *ALIASES, *architectures()]
-        near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
+        known = {name.casefold(): name for name in (*EMBEDDED, *ALIASES, *architectures())}
+        near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
         raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
     config = _raw_config(architecture)
     if not _has_dense_reading(config):
@@ -247,17 +248,38 @@ def _from_file_alone(path: Path) -> CLIPModel:
             f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
             "if it is one, name its architecture: --model NAME --weights FILE"
         ) from error
-    config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+    found: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
     for architecture in architectures():
         known = _raw_config(architecture)
-        if _same_shapes(known, config):
-            config = known
-            break
-    quick = checkpoint.quick_gelu or config.get("quick_gelu", False)
+        if _same_shapes(known, found):
+            model = _fitted(known, checkpoint, path, architecture)
+            return CLIPModel(name=path.stem, model=model, tokenizer=_tokenizer(architecture))
+    tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+    model = _fitted(found, checkpoint, path, None)
+    return CLIPModel(name=path.stem, model=model, tokenizer=tokenizer)
+
+
+def _fitted(
+    config: dict[str, Any], checkpoint: Checkpoint, path: Path, architecture: str | None
+) -> nn.Module:
+    """Build a model and load a checkpoint into it.
+
+    A plain state_dict does not say whether it was trained with QuickGELU, and a file without a tag
+    does not either: where an `architecture` was published both ways, that is worth a warning.
+    """
+    quick = bool(checkpoint.quick_gelu or config.get("quick_gelu"))
+    if architecture is not None and not quick:
+        published = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags(architecture)]
+        if any(pretrained.get("quick_gelu") for pretrained in published):
+            warnings.warn(
+                f"{path} does not say which activation it was trained with: taken as GELU. For "
+                f"OpenAI's weights say --model {architecture}:openai --weights {path}",
+                MaskCLIPWarning,
+                stacklevel=2,
+            )
     model = _build({**config, "quick_gelu": quick})
     fit(model, checkpoint.state, source=str(path))
-    tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-    return CLIPModel(name=path.stem, model=model, tokenizer=tokenizer)
+    return model
 
 
 def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # a device without values, `meta`, fails here too
     except (RuntimeError, AssertionError) as error:
         raise MaskCLIPError(
             f"device {name!r} is not to be had here: expected auto, cpu, cuda, cuda:N or mps "

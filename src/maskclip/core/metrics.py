@@ -15,7 +15,7 @@ from maskclip.core.vocabulary import IGNORE
 Figures = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: torchmetrics rebuilds what compute() returns
 class Scores:
     """Figures of a data set, as fractions; per class NaN where they are 0 / 0.
 

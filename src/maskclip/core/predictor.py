@@ -11,6 +11,7 @@ from PIL import Image
 
 from maskclip.core.metrics import ConfusionMatrix, Scores
 from maskclip.core.segmentation import Segmentation
+from maskclip.core.vocabulary import IGNORE
 
 Predictor = Callable[[Image.Image], Segmentation]
 """Labels an image at its own size."""
@@ -19,15 +20,18 @@ Sample = tuple[Image.Image, npt.NDArray[np.integer]]
 """An image and its true labels (H, W)."""
 
 
-def score(predict: Predictor, samples: Iterable[Sample], *, classes: int) -> Scores:
+def score(
+    predict: Predictor, samples: Iterable[Sample], *, classes: int, ignore: int = IGNORE
+) -> Scores:
     """Predict every sample and compare it with its truth; memory does not grow with their number.
 
     Args:
         predict: image -> segmentation.
-        samples: images with their true labels; 255 is ignored.
+        samples: images with their true labels.
         classes: the number of classes.
+        ignore: the label of pixels that do not count.
     """
-    metric = ConfusionMatrix(classes)
+    metric = ConfusionMatrix(classes, ignore=ignore)
     for image, truth in samples:
         found = predict(image)
         metric.update(

@@ -45,7 +45,7 @@ def pool_synonyms(maps: Tensor, prompt_class: tuple[int, ...]) -> Tensor:
     Returns:
         (B, K, h, w); `maps` itself when every class has one prompt.
     """
-    counts = [prompt_class.count(index) for index in range(prompt_class[-1] + 1)]
+    counts = torch.bincount(torch.tensor(prompt_class)).tolist()
     if len(counts) == len(prompt_class):
         return maps
     return torch.stack([part.amax(dim=1) for part in torch.split(maps, counts, dim=1)], dim=1)

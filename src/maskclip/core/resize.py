@@ -1,68 +1,56 @@
 """Upsampling and argmax without K full-size maps, for whole images and for sliding windows.
 
-Bilinear interpolation is separable and linear, so an axis is described once, by `Taps`: for every
-output position the few input positions it reads and their weights. Two resizes in a row compose
-into one. Labels are made in bands of rows: K maps exist only for the band at hand.
+Bilinear interpolation is separable: per axis, every output position reads two input positions.
+After one resize an output pixel lies in a cell between four grid points, its values are convex
+combinations of the corners', and a class whose best corner lies under another's worst corner
+cannot win anywhere in the cell: only the cell's candidates are interpolated. Overlapping windows,
+and two resizes in a row, mix more than four points: their K maps are made in bands of rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-BAND_BYTES = 16 * 2**20
-"""Memory for one band of interpolated maps; a few times this is the peak."""
+from maskclip.core.windows import Window
 
-
-Window = tuple[range, range]
-"""The rows and the columns of the network's input that one forward sees."""
+BAND_BYTES = 4 * 2**20
+"""Memory for one band of interpolated values; the peak is about five times this."""
 
 
 @dataclass(frozen=True)
 class Taps:
-    """A linear map along one axis: out[i] = sum over t of weight[i, t] * in[index[i, t]].
+    """Bilinear interpolation along one axis: out = (1 - weight) * in[low] + weight * in[high].
 
     Attributes:
-        index: (n, t) int64.
-        weight: (n, t) float32; rows sum to one.
+        low, high: (n,) int64, ascending; high is low + 1, or low at the last input position.
+        weight: (n,) float32 in [0, 1].
+        inputs: the number of input positions.
     """
 
-    index: Tensor
+    low: Tensor
+    high: Tensor
     weight: Tensor
+    inputs: int
 
     def __len__(self) -> int:
-        return self.index.shape[0]
+        return self.low.shape[0]
 
-    def __getitem__(self, rows: slice) -> Taps:
-        return Taps(self.index[rows], self.weight[rows])
-
-    def to(self, device: torch.device) -> Taps:
-        """Return the same taps on a device."""
-        return Taps(self.index.to(device), self.weight.to(device))
-
-    def apply(self, maps: Tensor, *, dim: int) -> Tensor:
-        """Map axis `dim` of `maps` from the input length to `len(self)`."""
-        shape = [1] * maps.ndim
-        shape[dim] = len(self)
-        out = maps.index_select(dim, self.index[:, 0]) * self.weight[:, 0].view(shape)
-        for t in range(1, self.index.shape[1]):
-            out.addcmul_(maps.index_select(dim, self.index[:, t]), self.weight[:, t].view(shape))
-        return out
-
-    def after(self, first: Taps) -> Taps:
-        """Return the one map that does `first`, then this one."""
-        index = first.index[self.index].flatten(1)
-        weight = (first.weight[self.index] * self.weight.unsqueeze(2)).flatten(1)
-        return Taps(index, weight)
+    def matrix(self) -> Tensor:
+        """Return the same map as a dense matrix (n, inputs)."""
+        full = torch.zeros(len(self), self.inputs)
+        rows = torch.arange(len(self))
+        full[rows, self.low] = 1 - self.weight
+        full[rows, self.high] += self.weight
+        return full
 
 
 def bilinear_taps(inputs: int, outputs: range, *, scale: float, start: float = 0.0) -> Taps:
-    """Return the taps of bilinear interpolation with pixel centres aligned (align_corners=False).
+    """Return bilinear interpolation with pixel centres aligned (align_corners=False).
 
     Args:
         inputs: number of input positions; the border is repeated outside.
@@ -73,9 +61,7 @@ def bilinear_taps(inputs: int, outputs: range, *, scale: float, start: float = 0
     centres = torch.arange(outputs.start, outputs.stop, dtype=torch.float64) + 0.5
     source = (centres * scale - start - 0.5).clamp(0, inputs - 1)
     low = source.long()
-    high = (low + 1).clamp_max(inputs - 1)
-    weight = (source - low).float()
-    return Taps(torch.stack([low, high], dim=1), torch.stack([1 - weight, weight], dim=1))
+    return Taps(low, (low + 1).clamp_max(inputs - 1), (source - low).float(), inputs)
 
 
 @dataclass(frozen=True)
@@ -84,92 +70,26 @@ class Tile:
 
     Attributes:
         maps: (K, h, w) float32 on the grid.
-        rows, columns: taps from the grid to the output pixels that the tile covers.
+        rows, columns: per axis the resizes from the grid to the output pixels it covers, one or
+            two of them.
         top, left: the first output row and column it covers.
     """
 
     maps: Tensor
-    rows: Taps
-    columns: Taps
+    rows: tuple[Taps, ...]
+    columns: tuple[Taps, ...]
     top: int = 0
     left: int = 0
 
     @property
     def bottom(self) -> int:
         """The output row after the last one it covers."""
-        return self.top + len(self.rows)
+        return self.top + len(self.rows[-1])
 
     @property
     def right(self) -> int:
         """The output column after the last one it covers."""
-        return self.left + len(self.columns)
-
-
-def label(tiles: Sequence[Tile], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Enlarge the tiles' maps, average them where tiles overlap, and take the best class.
-
-    Args:
-        tiles: together they cover every output pixel.
-        size: (H, W) of the output.
-
-    Returns:
-        labels (H, W) int32, ties to the lower class; scores (H, W) float32, the winner's value.
-    """
-    height, width = size
-    classes = tiles[0].maps.shape[0]
-    device = tiles[0].maps.device
-    rows_per_band = max(1, BAND_BYTES // (4 * classes * width))
-    labels = torch.empty(size, dtype=torch.int32, device=device)
-    scores = torch.empty(size, dtype=torch.float32, device=device)
-    for top in range(0, height, rows_per_band):
-        bottom = min(top + rows_per_band, height)
-        band = _band(tiles, top, bottom, width)
-        best, winner = band.max(dim=0)
-        labels[top:bottom], scores[top:bottom] = winner.to(torch.int32), best
-    return labels, scores
-
-
-def _band(tiles: Sequence[Tile], top: int, bottom: int, width: int) -> Tensor:
-    """Return the averaged maps of output rows [top, bottom): (K, bottom - top, width)."""
-    if len(tiles) == 1:
-        return _enlarge(tiles[0], top, bottom)
-    maps = tiles[0].maps
-    total = maps.new_zeros((maps.shape[0], bottom - top, width))
-    count = maps.new_zeros((1, bottom - top, width))
-    for tile in tiles:
-        first, last = max(top, tile.top), min(bottom, tile.bottom)
-        if first < last:
-            place = (slice(None), slice(first - top, last - top), slice(tile.left, tile.right))
-            total[place] += _enlarge(tile, first, last)
-            count[place] += 1
-    return total.div_(count)
-
-
-def _enlarge(tile: Tile, top: int, bottom: int) -> Tensor:
-    rows = tile.rows[top - tile.top : bottom - tile.top]
-    return tile.columns.apply(rows.apply(tile.maps, dim=1), dim=2)
-
-
-def fit_within(size: tuple[int, int], *, short: int, long: int) -> tuple[int, int]:
-    """Return the (H, W) that fits an image into a short and a long side, keeping its shape.
-
-    The factor is the smaller of long / longest side and short / shortest side, and sizes are
-    int(x * factor + 0.5), as the published test pipeline does (reference fact S3); at least 1.
-    """
-    factor = min(long / max(size), short / min(size))
-    height, width = (max(1, int(side * factor + 0.5)) for side in size)
-    return height, width
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Return where windows begin along an axis so that they cover it; the last one is moved back.
-
-    An axis no longer than the window gets one start, 0.
-    """
-    if length <= window:
-        return [0]
-    count = -(-(length - window) // stride) + 1
-    return [min(i * stride, length - window) for i in range(count)]
+        return self.left + len(self.columns[-1])
 
 
 def place(
@@ -192,7 +112,7 @@ def place(
         resizes: 1, from grid to output; 2, by way of the window's own pixels.
     """
     axes = [
-        _axis_taps(
+        _axis(
             maps.shape[axis + 1],
             window[axis],
             per_pixel=maps.shape[axis + 1] / covered[axis],
@@ -202,13 +122,13 @@ def place(
         for axis in (0, 1)
     ]
     (rows, top), (columns, left) = axes
-    return Tile(maps, rows.to(maps.device), columns.to(maps.device), top, left)
+    return Tile(maps, rows, columns, top, left)
 
 
-def _axis_taps(
+def _axis(
     inputs: int, window: range, *, per_pixel: float, ratio: float, resizes: int
-) -> tuple[Taps, int]:
-    """Return one axis' taps and the first output position they fill.
+) -> tuple[tuple[Taps, ...], int]:
+    """Return one axis' resizes and the first output position they fill.
 
     `per_pixel` is grid positions per input pixel, `ratio` input pixels per output pixel.
     """
@@ -216,25 +136,102 @@ def _axis_taps(
     filled = range(first, last)
     if resizes == 1:
         scale, start = ratio * per_pixel, window.start * per_pixel
-        return bilinear_taps(inputs, filled, scale=scale, start=start), first
+        return (bilinear_taps(inputs, filled, scale=scale, start=start),), first
     to_window = bilinear_taps(inputs, range(len(window)), scale=per_pixel)
     to_output = bilinear_taps(len(window), filled, scale=ratio, start=window.start)
-    return to_output.after(to_window), first
+    return (to_window, to_output), first
 
 
-def windows(size: tuple[int, int], *, window: int | None, stride: int | None) -> list[Window]:
-    """Cut an image of `size` (H, W) into windows; without `window` it is one."""
-    if window is None:
-        return [(range(size[0]), range(size[1]))]
-    step = stride or max(1, window // 2)
-    rows, columns = (
-        [range(start, min(start + window, length)) for start in window_starts(length, window, step)]
-        for length in size
-    )
-    return [(r, c) for r in rows for c in columns]
+def label(tiles: Sequence[Tile], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Enlarge the tiles' maps, average them where tiles overlap, and take the best class.
+
+    Args:
+        tiles: together they cover every output pixel.
+        size: (H, W) of the output.
+
+    Returns:
+        labels (H, W) int32, ties to the lower class; scores (H, W) float32, the winner's value.
+    """
+    device = tiles[0].maps.device
+    labels = torch.empty(size, dtype=torch.int32, device=device)
+    scores = torch.empty(size, dtype=torch.float32, device=device)
+    by_cells = len(tiles) == 1 and len(tiles[0].rows) == 1
+    parts = _by_cells(tiles[0]) if by_cells else _by_bands(tiles, size)
+    for rows, winner, best in parts:
+        labels[rows], scores[rows] = winner.to(torch.int32), best
+    return labels, scores
 
 
-def pad_bottom_right(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Zero-pad (B, C, H, W) at the bottom and the right to `size`."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, size[1] - width, 0, size[0] - height))
+Part = tuple[slice, Tensor, Tensor]
+"""Some output rows, the winning class of their pixels, and its value."""
+
+
+def _by_cells(tile: Tile) -> Iterator[Part]:
+    """Label the rows of grid cells one by one, interpolating only the classes that can win."""
+    maps = tile.maps
+    (rows,), (columns,) = tile.rows, tile.columns
+    width = len(columns)
+    cell, across = columns.low.to(maps.device), columns.weight.to(maps.device)
+    beside = torch.arange(1, maps.shape[2] + 1, device=maps.device).clamp_max(maps.shape[2] - 1)
+    starts = torch.searchsorted(rows.low, torch.arange(rows.inputs + 1)).tolist()
+    for row in range(rows.inputs):
+        first, last = starts[row], starts[row + 1]
+        if first == last:
+            continue
+        above, below = maps[:, row], maps[:, min(row + 1, rows.inputs - 1)]  # K x w
+        classes = _candidates(above, below, beside)  # n x w
+        left = above.gather(0, classes), below.gather(0, classes)
+        right = above[:, beside].gather(0, classes), below[:, beside].gather(0, classes)
+        step = max(1, BAND_BYTES // (4 * classes.shape[0] * width))
+        for start in range(first, last, step):
+            part = slice(start, min(start + step, last))
+            down = rows.weight[part].to(maps.device)[:, None, None]
+            values = torch.lerp(
+                torch.lerp(*left, down)[:, :, cell], torch.lerp(*right, down)[:, :, cell], across
+            )  # rows x n x W
+            best, winner = values.max(dim=1)
+            yield part, classes[:, cell].gather(0, winner), best
+
+
+def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
+    """Return the classes that can win in each cell of a row, ascending: (n, w) int64.
+
+    A class stays when its best corner reaches the best of all worst corners. Cells with fewer
+    than n such classes are filled up with others, which lose.
+    """
+    low, high = torch.minimum(above, below), torch.maximum(above, below)
+    high = torch.maximum(high, high[:, beside])
+    worst = torch.minimum(low, low[:, beside]).amax(dim=0)
+    count = int((high >= worst).sum(dim=0).max())
+    return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
+
+
+def _by_bands(tiles: Sequence[Tile], size: tuple[int, int]) -> Iterator[Part]:
+    """Label bands of rows from all their classes' values."""
+    height, width = size
+    device = tiles[0].maps.device
+    # An axis as one matrix: two resizes compose, and a product is faster than gathering.
+    axes = [
+        (_composed(tile.rows).to(device), _composed(tile.columns).T.to(device)) for tile in tiles
+    ]
+    step = max(1, BAND_BYTES // (4 * tiles[0].maps.shape[0] * width))
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        total = tiles[0].maps.new_zeros((tiles[0].maps.shape[0], bottom - top, width))
+        count = total.new_zeros((1, bottom - top, width))
+        for tile, (rows, columns) in zip(tiles, axes, strict=True):
+            first, last = max(top, tile.top), min(bottom, tile.bottom)
+            if first < last:
+                place = (slice(None), slice(first - top, last - top), slice(tile.left, tile.right))
+                total[place] += rows[first - tile.top : last - tile.top] @ tile.maps @ columns
+                count[place] += 1
+        best, winner = total.div_(count).max(dim=0)
+        yield slice(top, bottom), winner, best
+
+
+def _composed(resizes: tuple[Taps, ...]) -> Tensor:
+    """Return the one matrix (outputs, inputs) of resizes done in order."""
+    matrix = resizes[0].matrix()
+    for taps in resizes[1:]:
+        matrix = taps.matrix() @ matrix
+    return matrix

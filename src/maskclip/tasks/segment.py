@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.clip.prompts import text_rows, unknown_words
+from maskclip.clip.prompts import template_set, text_rows, unknown_words
 from maskclip.clip.weights import DEFAULT_MODEL, CLIPModel, load_clip
 from maskclip.core import refine, resize
 from maskclip.core.device import choose_device, choose_precision
@@ -24,6 +24,7 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Method, get_method
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.core.windows import cut, fit_within
 from maskclip.data.images import load_image
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -141,6 +142,7 @@ class Segmenter:
         self.method = method
         self.device = device
         self.templates = templates
+        template_set(templates)  # an unknown name is refused now, not at the first image
         self.precision = choose_precision(precision, device)
         clip.model.to(device)
         visual = clip.model.visual
@@ -163,7 +165,7 @@ class Segmenter:
     @overload
     def segment(
         self,
-        images: list[ImageSource],
+        images: list[ImageSource] | tuple[ImageSource, ...],
         classes: Classes,
         *,
         background: Background | None = None,
@@ -172,7 +174,7 @@ class Segmenter:
 
     def segment(
         self,
-        images: ImageSource | list[ImageSource],
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
         classes: Classes,
         *,
         background: Background | None = None,
@@ -196,10 +198,10 @@ class Segmenter:
         """
         vocabulary = as_vocabulary(classes).with_background(background)
         checked = Options(**options)
-        single = not isinstance(images, list)
-        photos = [load_image(image) for image in (images if isinstance(images, list) else [images])]
-        results = self._segment_photos(photos, vocabulary, checked)
-        return results[0] if single else results
+        if isinstance(images, list | tuple):
+            photos = [load_image(image) for image in images]
+            return self._segment_photos(photos, vocabulary, checked)
+        return self._segment_photos([load_image(images)], vocabulary, checked)[0]
 
     @torch.inference_mode()
     def _segment_photos(
@@ -210,7 +212,7 @@ class Segmenter:
         short = self.clip.short_side if options.short_side is None else options.short_side
         results: dict[int, Segmentation] = {}
         for size, members in _by_network_size(photos, short).items():
-            windows = resize.windows(size, window=options.window, stride=options.stride)
+            windows = cut(size, window=options.window, stride=options.stride)
             batch = max(1, _BATCH // len(windows))
             for start in range(0, len(members), batch):
                 group = members[start : start + batch]
@@ -244,6 +246,7 @@ class Segmenter:
         """
         if vocabulary not in self._rows:
             names = vocabulary.flat_prompts
+            rows = text_rows(self.clip, names, templates=self.templates)
             unknown = unknown_words(self.clip, names)
             if unknown:
                 warnings.warn(
@@ -252,7 +255,6 @@ class Segmenter:
                     MaskCLIPWarning,
                     stacklevel=2,
                 )
-            rows = text_rows(self.clip, names, template_set=self.templates)
             self._rows[vocabulary] = rows.to(self.device)
         return self._rows[vocabulary]
 
@@ -305,7 +307,7 @@ def _by_network_size(
     for index, photo in enumerate(photos):
         size = (photo.height, photo.width)
         if short_side:
-            size = resize.fit_within(size, short=short_side, long=LONG_SIDE_RATIO * short_side)
+            size = fit_within(size, short=short_side, long=LONG_SIDE_RATIO * short_side)
         groups.setdefault(size, []).append(index)
     return groups
 

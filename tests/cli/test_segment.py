@@ -1,0 +1,235 @@
+"""`maskclip segment` as a user runs it, on real files and the embedded model."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip.cli import main
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.emoji.scenes import draw_scene
+from maskclip.tasks.segment import Segmenter
+
+EMOJI = ("--model", "emoji", "--templates", "plain", "--short-side", "64")
+WORDS = ("-c", "dog", "-c", "grass")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Write a drawn scene and return its path."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(draw_scene(7, size=(48, 64)).image).save(path)
+    return path
+
+
+def segment(*arguments):
+    return main(["segment", *map(str, arguments)])
+
+
+def assert_one_line(captured, *parts):
+    """A user mistake is one line on standard error, without a traceback."""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_writes_what_is_asked_for_and_prints_coverage(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    save = "overlay,labels,scores,json"
+    assert segment(photo, *WORDS, *EMOJI, "--out", out, "--save", save) == 0
+    names = {"photo_overlay.png", "photo_labels.png", "photo_scores.png", "photo.json"}
+    assert {path.name for path in out.iterdir()} == names
+    labels = Image.open(out / "photo_labels.png")
+    assert (labels.mode, labels.size) == ("P", (64, 48))
+    assert set(np.unique(labels)) <= {0, 1}
+    summary = json.loads((out / "photo.json").read_text())
+    shares = {entry["name"]: entry["coverage"] for entry in summary["classes"]}
+    assert sum(shares.values()) == pytest.approx(1)
+    for label, name in enumerate(("dog", "grass")):
+        assert shares.get(name, 0) == pytest.approx((np.asarray(labels) == label).mean())
+    printed = capsys.readouterr().out
+    for name, share in shares.items():
+        assert f"{name}" in printed
+        assert f"{share:.1%}" in printed
+
+
+def test_the_labels_are_mostly_right_on_a_scene(tmp_path):
+    scene = draw_scene(3, size=256, objects=["car"], grounds=["grass"])
+    Image.fromarray(scene.image).save(tmp_path / "car.png")
+    words = ("-c", "car", "-c", "grass", "-c", "sky", "-c", "dog")
+    out = ("--out", tmp_path)
+    assert segment(tmp_path / "car.png", *words, "--model", "emoji", *out) == 0
+    labels = np.asarray(Image.open(tmp_path / "car_labels.png"))
+    names = Vocabulary.builtin("emoji").names
+    assert (labels[scene.labels == names.index("car")] == 0).mean() > 0.5
+    assert (labels[scene.labels == names.index("grass")] == 1).mean() > 0.9
+
+
+ODD = {
+    "cmyk.jpg": lambda rgb: rgb.convert("CMYK"),
+    "grey.png": lambda rgb: rgb.convert("L"),
+    "deep.png": lambda rgb: Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257),
+    "palette.png": lambda rgb: rgb.convert("P"),
+    "rgba.png": lambda rgb: rgb.convert("RGBA"),
+    "ünï côde 照片.png": lambda rgb: rgb,
+    "one.png": lambda rgb: rgb.resize((1, 1)),
+    "strip.png": lambda rgb: rgb.resize((4096, 64)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_unusual_images_work(name, photo, tmp_path):
+    image = ODD[name](Image.open(photo).convert("RGB"))
+    path = tmp_path / "odd" / name
+    path.parent.mkdir()
+    image.save(path)
+    assert segment(path, *WORDS, *EMOJI, "--out", tmp_path / "out") == 0
+    labels = Image.open(tmp_path / "out" / f"{path.stem}_labels.png")
+    assert labels.size == image.size
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_of_an_animation_comes_the_first_frame(suffix, photo, tmp_path):
+    first = Image.open(photo).convert("RGB")
+    frames = [first, first.transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
+    moving = tmp_path / f"moving{suffix}"
+    first.save(moving, save_all=True, append_images=frames[1:], lossless=True)
+    assert segment(moving, *WORDS, *EMOJI, "--out", tmp_path / "out") == 0
+
+
+def test_a_rotated_photo_comes_out_upright(photo, tmp_path):
+    image = Image.open(photo).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "rotated.jpg", exif=exif)
+    assert segment(tmp_path / "rotated.jpg", *WORDS, *EMOJI, "--out", tmp_path) == 0
+    assert Image.open(tmp_path / "rotated_labels.png").size == (image.height, image.width)
+
+
+def _bad_image(kind, folder, photo):
+    path = folder / f"{kind}.jpg"
+    if kind == "text":
+        path.write_text("no image at all")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "cut":
+        Image.open(photo).convert("RGB").resize((400, 400)).save(path)
+        path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "cut"])
+def test_a_bad_image_costs_one_line_and_the_others_are_done(kind, photo, tmp_path, capsys):
+    bad = _bad_image(kind, tmp_path, photo)
+    assert segment(bad, photo, *WORDS, *EMOJI, "--out", tmp_path / "out") == 1
+    error, summary = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith(f"error: {bad}")
+    assert summary == "warning: 1 of 2 images failed; the others are done"
+    assert (tmp_path / "out" / "photo_labels.png").exists()
+
+
+def test_an_image_over_the_pixel_limit_is_refused_and_the_limit_can_be_raised(
+    photo, tmp_path, capsys
+):
+    common = (photo, *WORDS, *EMOJI, "--out", tmp_path / "out", "--max-pixels")
+    assert segment(*common, 3071) == 1
+    assert "--max-pixels" in capsys.readouterr().err
+    assert segment(*common, 3072) == 0
+
+
+LONG = " ".join(["word"] * 100)
+MISTAKES = {
+    "no classes": ((), "no classes"),
+    "an empty name": (("-c", ""), "name"),
+    "a duplicate": (("-c", "dog", "-c", "dog"), "'dog' is named twice"),
+    "too long for CLIP": ((*EMOJI, "-c", LONG), "tokens"),
+    "two sources": (("-c", "dog", "--vocabulary", "voc20"), "several sources"),
+    "unknown vocabulary": (("--vocabulary", "voc22"), "voc21"),
+    "missing class file": (("--classes", "none.txt"), "none.txt"),
+    "unknown model": ((*WORDS, "--model", "ViT-B-17"), "ViT-B-16"),
+    "unknown tag": ((*WORDS, "--model", "RN50:opanai"), "openai"),
+    "unknown method": ((*WORDS, "--model", "emoji", "--method", "cleen"), "clean"),
+    "unknown kind": ((*WORDS, "--save", "masks"), "labels"),
+    "missing weights": ((*WORDS, "--model", "RN50", "--weights", "no.pt"), "no.pt"),
+    "unknown device": ((*WORDS, "--model", "emoji", "--device", "tpu9"), "cuda"),
+    "bad threshold": ((*WORDS, "--model", "emoji", "--key-smoothing", "2"), "[0, 1]"),
+    "stride alone": ((*WORDS, "--model", "emoji", "--stride", "8"), "window"),
+    "bad background": ((*WORDS, "--background", "7"), "threshold"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, photo, tmp_path, capsys):
+    arguments, part = MISTAKES[mistake]
+    assert segment(photo, *arguments, "--out", tmp_path / "out") == 2
+    assert_one_line(capsys.readouterr(), part)
+
+
+def test_more_classes_than_labels_can_hold(photo, tmp_path, capsys):
+    file = tmp_path / "many.txt"
+    file.write_text("\n".join(f"class {index}" for index in range(65_536)))
+    assert segment(photo, "--classes", file, *EMOJI) == 2
+    assert_one_line(capsys.readouterr(), "65,535")
+
+
+def test_a_folder_without_images_and_a_pattern_without_matches(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", tmp_path / "*.jpg"):
+        assert segment(source, *WORDS, *EMOJI) == 2
+        assert_one_line(capsys.readouterr(), str(source))
+
+
+def test_an_output_folder_that_cannot_be_made(photo, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert segment(photo, *WORDS, *EMOJI, "--out", tmp_path / "file") == 2
+    assert_one_line(capsys.readouterr(), "file", "output folder")
+
+
+def test_an_interruption_leaves_no_half_written_file(photo, tmp_path, monkeypatch):
+    other = tmp_path / "second.png"
+    other.write_bytes(photo.read_bytes())
+    whole = Segmenter.segment
+    calls = []
+
+    def interrupted(self, image, *arguments, **options):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, image, *arguments, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", interrupted)
+    out = tmp_path / "out"
+    assert segment(photo, other, *WORDS, *EMOJI, "--out", out) == 130
+    assert {path.name for path in out.iterdir()} == {"photo_overlay.png", "photo_labels.png"}
+
+
+def test_words_that_an_embedded_model_never_saw_are_named(photo, tmp_path, capsys):
+    assert segment(photo, "-c", "dog", "-c", "zeppelin", *EMOJI, "--out", tmp_path) == 0
+    warning = capsys.readouterr().err
+    assert "zeppelin" in warning
+    assert "dog" not in warning
+
+
+def test_a_comma_outside_synonyms_is_pointed_out(photo, tmp_path, capsys):
+    assert segment(photo, "-c", "dog,grass", *EMOJI, "--out", tmp_path) == 0
+    assert "repeat -c" in capsys.readouterr().err
+
+
+def test_background_by_threshold_and_by_words(photo, tmp_path):
+    for rule in ("0.999999", "sand,water"):
+        out = tmp_path / rule
+        save = ("--out", out, "--save", "json")
+        assert segment(photo, *WORDS, *EMOJI, "--background", rule, *save) == 0
+        assert json.loads((out / "photo.json").read_text())["vocabulary"][0] == "background"
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes(photo.read_bytes())
+    out = tmp_path / "out"
+    assert segment(tmp_path / "a", tmp_path / "b", *WORDS, *EMOJI, "--out", out) == 0
+    assert len(list(out.iterdir())) == 4

@@ -1,0 +1,302 @@
+import pytest
+import torch
+
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.core.method import CLEAN, IMAGENET_MEAN, IMAGENET_STD, PUBLISHED
+
+MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
+FAMILIES = ["vit", "resnet"]
+METHODS = [CLEAN, PUBLISHED]
+CHANNELS = {"vit": 32, "resnet": 256}  # of the keys
+CELLS = {"vit": 8, "resnet": 32}
+
+
+@pytest.fixture(scope="module")
+def encoders(make_clip):
+    return {
+        (family, method): DenseCLIP(
+            make_clip(family).visual, method=method, mean=MEAN, std=STD
+        ).eval()
+        for family in FAMILIES
+        for method in METHODS
+    }
+
+
+def random_images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def grid_of(family, method, height, width):
+    def along(length):
+        if family == "vit":
+            return -(-length // 8)
+        if method is CLEAN:
+            return -(-length // 32)
+        length = (max(length, 32) + 1) // 2  # the stem's stride, then four pools that floor
+        return length // 16
+
+    return along(height), along(width)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "size", [(1, 1), (31, 1), (1, 40), (32, 32), (33, 64), (75, 53), (513, 97), (4096, 64)]
+)
+def test_any_size_gives_its_grid(family, method, size, encoders):
+    encoder = encoders[family, method]
+    if family == "vit" and size == (4096, 64):
+        size = (1024, 64)  # attention over 4096 tokens takes too long for a test
+    with torch.inference_mode():
+        dense = encoder.encode(random_images(1, 3, *size), keys=True)
+    grid = grid_of(family, method, *size)
+    assert dense.features.shape == (1, 16, *grid)
+    assert dense.keys.shape == (1, CHANNELS[family], *grid)
+    cell = CELLS[family]
+    assert encoder.cell == cell
+    assert dense.covered == (size if method is PUBLISHED else (cell * grid[0], cell * grid[1]))
+    assert dense.features.isfinite().all()
+    assert dense.keys.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bytes_and_fractions_are_the_same_image(family, method, encoders):
+    encoder = encoders[family, method]
+    pixels = (255 * random_images(2, 3, 40, 70)).to(torch.uint8)
+    with torch.inference_mode():
+        found = encoder.encode(pixels).features
+        for dtype in (torch.float32, torch.float64):
+            again = encoder.encode(pixels.to(dtype) / 255).features
+            torch.testing.assert_close(found, again)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("method", "mean", "std"), [(CLEAN, MEAN, STD), (PUBLISHED, IMAGENET_MEAN, IMAGENET_STD)]
+)
+def test_images_are_normalised_once_and_padded_with_zeros(family, method, mean, std, encoders):
+    encoder, seen = encoders[family, method], []
+    hook = encoder.visual.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = random_images(1, 3, 20, 30)
+    with torch.inference_mode():
+        encoder.encode(images)
+    hook.remove()
+    expected = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(seen[0][:, :, :20, :30], expected)
+    assert not seen[0][:, :, 20:].any()
+    assert not seen[0][:, :, :, 30:].any()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_of_a_batch_do_not_meet(family, method, encoders):
+    images = random_images(3, 3, 40, 24)
+    with torch.inference_mode():
+        together = encoders[family, method].encode(images, keys=True)
+        alone = encoders[family, method].encode(images[1:2], keys=True)
+    torch.testing.assert_close(together.features[1:2], alone.features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.keys[1:2], alone.keys, rtol=1e-4, atol=1e-5)
+
+
+class TestLastBlock:
+    """What the last ViT block computes, and what it must not."""
+
+    @pytest.fixture
+    def forbidden(self, make_clip, monkeypatch):
+        """An encoder whose last block fails when it attends, or when its MLP runs."""
+
+        def build(method, *names):
+            encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD).eval()
+            last = encoder.visual.transformer.resblocks[-1]
+
+            def refuse(*_, **__):
+                raise AssertionError("computed, and not needed")
+
+            for name in names:
+                monkeypatch.setattr(getattr(last, name), "forward", refuse)
+            monkeypatch.setattr(last, "forward", refuse)
+            return encoder
+
+        return build
+
+    @pytest.mark.parametrize("keys", [False, True])
+    def test_clean_needs_no_attention_and_no_mlp(self, forbidden, keys):
+        encoder = forbidden(CLEAN, "attn", "mlp", "ln_2")
+        with torch.inference_mode():
+            dense = encoder.encode(random_images(1, 3, 32, 32), keys=keys)
+        assert (dense.keys is not None) == keys
+
+    @pytest.mark.parametrize("keys", [False, True])
+    def test_published_needs_no_attention(self, forbidden, keys):
+        with torch.inference_mode():
+            forbidden(PUBLISHED, "attn").encode(random_images(1, 3, 32, 32), keys=keys)
+
+    @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+    @pytest.mark.parametrize("keys", [False, True])
+    def test_queries_count_for_nothing_and_keys_only_where_asked(self, make_clip, method, keys):
+        encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD).eval()
+        attention = encoder.visual.transformer.resblocks[-1].attn
+        unused = slice(0, 32) if keys else slice(0, 64)
+        with torch.inference_mode():
+            attention.in_proj_weight[unused] = float("nan")
+            attention.in_proj_bias[unused] = float("nan")
+            dense = encoder.encode(random_images(1, 3, 32, 32), keys=keys)
+        assert dense.features.isfinite().all()
+        assert dense.keys is None or dense.keys.isfinite().all()
+
+    def test_takes_few_operations(self, make_clip):
+        """The matrix products of the last block: value and output, and one more for keys."""
+        encoder = DenseCLIP(make_clip("vit", layers=1).visual, mean=MEAN, std=STD).eval()
+        from torch.utils.flop_counter import FlopCounterMode
+
+        def flops(*, keys):
+            with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+                encoder.encode(random_images(1, 3, 32, 32), keys=keys)
+            return counter.get_total_flops()
+
+        product = 2 * 16 * 32 * 32  # 16 patches, 32 channels to 32
+        patches, projection = 2 * 16 * 3 * 64 * 32, 2 * 16 * 32 * 16
+        assert flops(keys=False) == patches + 2 * product + projection
+        assert flops(keys=True) == flops(keys=False) + product
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_keys_do_not_change_the_features(family, method, encoders):
+    images = random_images(1, 3, 40, 64)
+    with torch.inference_mode():
+        without = encoders[family, method].encode(images)
+        beside = encoders[family, method].encode(images, keys=True)
+    assert without.keys is None
+    torch.testing.assert_close(without.features, beside.features)
+
+
+def test_vit_features_follow_the_formula(make_clip):
+    """Clean: ln_post(out_proj(v_proj(ln_1 x))) projected; keys: k_proj(ln_1 x)."""
+    visual = make_clip("vit").visual
+    encoder = DenseCLIP(visual, mean=MEAN, std=STD).eval()
+    images, entering = random_images(1, 3, 32, 32), []
+    last = visual.transformer.resblocks[-1]
+    hook = last.ln_1.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    with torch.inference_mode():
+        dense = encoder.encode(images, keys=True)
+        hook.remove()
+        normed = last.ln_1(entering[0][:, -16:])
+        _, key, value = (normed @ last.attn.in_proj_weight.T + last.attn.in_proj_bias).chunk(3, -1)
+        features = visual.ln_post(last.attn.out_proj(value)) @ visual.proj
+    torch.testing.assert_close(dense.features.flatten(2).mT, features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dense.keys.flatten(2).mT, key, rtol=1e-4, atol=1e-5)
+
+
+def test_a_whole_attention_on_one_position_is_the_dense_reading(make_clip):
+    """With one token, attention passes its value on: pooling and dense reading agree."""
+    visual = make_clip("resnet", image_size=32).visual
+    with torch.no_grad():
+        visual.attnpool.positional_embedding.zero_()
+    encoder = DenseCLIP(visual, mean=MEAN, std=STD).eval()
+    images = random_images(2, 3, 32, 32)
+    with torch.inference_mode():
+        dense = encoder.encode(images).features
+        torch.testing.assert_close(dense[:, :, 0, 0], encoder.pool(images), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_scale_scales_the_value(make_clip):
+    """The last block's branch is scaled before ln_post, as in the ordinary forward."""
+    visual = make_clip("vit", layers=1, ls_init_value=0.5).visual
+    encoder = DenseCLIP(visual, mean=MEAN, std=STD).eval()
+    images = random_images(1, 3, 32, 32)
+    with torch.inference_mode():
+        scaled = encoder.encode(images).features
+        block = visual.transformer.resblocks[0]
+        block.attn.out_proj.weight.mul_(0.5)
+        block.attn.out_proj.bias.mul_(0.5)
+        block.ls_1 = torch.nn.Identity()
+        torch.testing.assert_close(encoder.encode(images).features, scaled)
+
+
+class TestPositions:
+    def first_tokens(self, encoder, size):
+        """Return what the position table added to the patches, and the class token's share."""
+        added = []
+        visual = encoder.visual
+        hook = visual.ln_pre.register_forward_pre_hook(lambda _, inputs: added.append(inputs[0]))
+        with torch.inference_mode():
+            visual.conv1.weight.zero_()
+            encoder.encode(random_images(1, 3, *size))
+        hook.remove()
+        return added[0][0]
+
+    @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+    def test_the_native_grid_takes_the_table_as_it_is(self, make_clip, method):
+        encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD)
+        found = self.first_tokens(encoder, (32, 32))
+        torch.testing.assert_close(found[1:], encoder.visual.positional_embedding[1:].detach())
+
+    @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+    def test_another_grid_resizes_it(self, make_clip, method):
+        encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD)
+        table = encoder.visual.positional_embedding.detach()
+        maps = table[1:].view(1, 4, 4, 32).permute(0, 3, 1, 2)
+        maps = torch.nn.functional.interpolate(maps, size=(3, 7), mode="bicubic")
+        found = self.first_tokens(encoder, (20, 50))
+        torch.testing.assert_close(found[1:], maps[0].flatten(1).T)
+
+    def test_as_many_tokens_in_another_shape(self, make_clip):
+        """2 x 8 positions for a 4 x 4 table: published reads it in raster order, clean does not."""
+        raw = make_clip("vit").visual.positional_embedding[1:].detach()
+        for method, same in ((PUBLISHED, True), (CLEAN, False)):
+            encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD)
+            found = self.first_tokens(encoder, (16, 64))[1:]
+            assert torch.allclose(found, raw) == same
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shifting_by_a_cell_shifts_clean_features(make_clip, family):
+    """Away from the border, and without positions, the same content has the same feature."""
+    visual = make_clip(family, **({"layers": 1} if family == "vit" else {})).visual
+    if family == "vit":
+        with torch.no_grad():
+            visual.positional_embedding.zero_()
+    encoder = DenseCLIP(visual, mean=MEAN, std=STD).eval()
+    cell = encoder.cell
+    scene = random_images(1, 3, 9 * cell, 10 * cell)
+    with torch.inference_mode():
+        left = encoder.encode(scene[:, :, :, : 9 * cell]).features
+        right = encoder.encode(scene[:, :, :, cell:]).features
+    margin = slice(3, 6)
+    torch.testing.assert_close(
+        left[:, :, margin, 4:7], right[:, :, margin, 3:6], rtol=1e-3, atol=1e-3
+    )
+    assert left.std() > 0.01
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lower_precision_stays_near(make_clip, family, precision):
+    images = random_images(1, 3, 40, 64)
+    encoder = DenseCLIP(make_clip(family).visual, mean=MEAN, std=STD).eval()
+    with torch.inference_mode():
+        exact = encoder.encode(images, keys=True).features
+        encoder.visual.to(precision)
+        dense = encoder.encode(images, keys=True)
+    cosine = torch.cosine_similarity(dense.features.float(), exact, dim=1)
+    assert cosine.min() > 0.95
+
+
+@pytest.mark.parametrize("run", ["encode", "pool"])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 32, 32), r"\(B, 3, H, W\), got \(3, 32, 32\)"),
+        (torch.zeros(1, 1, 32, 32), r"got \(1, 1, 32, 32\)"),
+        (torch.zeros(1, 32, 32, 3), r"got \(1, 32, 32, 3\)"),
+        (torch.zeros(0, 3, 32, 32), "got"),
+        (torch.zeros(1, 3, 0, 32), "got"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), r"torch\.int64"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.bool), r"torch\.bool"),
+    ],
+)
+def test_other_shapes_and_types_are_refused(encoders, run, images, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(encoders["vit", CLEAN], run)(images)

@@ -1,0 +1,112 @@
+"""The contract with open_clip: same modules, same embeddings, and which families are taken."""
+
+import pytest
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.towers import UnsupportedTowerError, build_tower
+from maskclip.clip.weights import _raw_config, architectures, load_clip
+from maskclip.core.method import CLEAN, PUBLISHED
+
+MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
+VARIANTS = {
+    "resnet": ("resnet", {}),
+    "resnet, deeper": ("resnet", {"layers": (2, 1, 2, 1), "image_size": 96}),
+    "vit": ("vit", {}),
+    "QuickGELU": ("vit", {"quick_gelu": True}),
+    "layer scale": ("vit", {"ls_init_value": 0.3}),
+    "no ln_pre": ("vit", {"no_ln_pre": True}),
+    "ln_post after pooling": ("vit", {"final_ln_after_pool": True}),
+    "patch dropout": ("vit", {"patch_dropout": 0.5}),
+    "fixed positions": ("vit", {"pos_embed_type": "sin_cos_2d"}),
+    "odd heads": ("vit", {"width": 44, "head_width": 11, "mlp_ratio": 4.3637}),
+    "other epsilon": ("vit", {"norm_kwargs": {"eps": 1e-3}}),
+    "qk norm": ("vit", {"qk_norm": True}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pooled_embeddings_are_open_clips(variant, dtype, make_clip):
+    family, vision = VARIANTS[variant]
+    clip = make_clip(family, **vision)
+    side = vision.get("image_size", 64 if family == "resnet" else 32)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (3, 3, side, side), generator=generator, dtype=torch.uint8)
+    scaled = images.float() / 255
+    encoder = DenseCLIP(clip.visual, method=CLEAN, mean=MEAN, std=STD).eval()
+    statistics = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = statistics
+    with torch.inference_mode():
+        expected = clip.encode_image((scaled - mean) / std)
+        found = encoder.pool(images if dtype == torch.uint8 else scaled)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+@pytest.mark.parametrize("name", architectures())
+def test_every_listed_architecture_is_taken(name, method):
+    config = _raw_config(name)
+    with torch.device("meta"):
+        visual = _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]))
+    cell = 32 if isinstance(config["vision_cfg"]["layers"], list) else visual.patch_size[0]
+    assert build_tower(visual, method).cell == cell
+
+
+def test_the_two_original_families_are_listed():
+    original = {"RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"}
+    original |= {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"}
+    original |= {"ViT-H-14", "ViT-g-14", "ViT-bigG-14"}
+    assert original <= set(architectures())
+
+
+@pytest.mark.parametrize(
+    "name", ["ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "ViT-L-14-CLIPA", "EVA02-B-16"]
+)
+def test_other_families_are_refused_by_name(name):
+    assert name not in architectures()
+    with pytest.raises(UnsupportedTowerError, match=rf"{name} .*ModifiedResNet .*RN50.*ViT-B/32"):
+        load_clip(name, weights="random")
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"attentional_pool": True, "attn_pooler_heads": 2},
+        {"attentional_pool": "parallel", "attn_pooler_heads": 2},
+        {"pool_type": "avg"},
+        {"pool_type": "none"},
+        {"scale_heads": True},
+        {"scale_attn_inner": True},
+    ],
+    ids=str,
+)
+def test_other_towers_are_refused_by_their_modules(vision, make_clip):
+    visual = make_clip("vit", **vision).visual
+    with pytest.raises(UnsupportedTowerError, match=r"ModifiedResNet .* VisionTransformer"):
+        DenseCLIP(visual, mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize("visual", [torch.nn.Identity(), torch.nn.Sequential(torch.nn.ReLU())])
+def test_what_is_no_tower_is_refused(visual):
+    with pytest.raises(UnsupportedTowerError, match=type(visual).__name__):
+        build_tower(visual, CLEAN)
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_a_refused_or_clean_tower_keeps_its_settings(family, make_clip):
+    visual = make_clip(family, quick_gelu=True).visual
+    before = [str(module) for module in visual.modules()]
+    build_tower(visual, CLEAN)
+    assert [str(module) for module in visual.modules()] == before
+
+
+def test_the_published_method_takes_exact_gelu_and_its_own_epsilon(make_clip):
+    visual = make_clip("vit", quick_gelu=True).visual
+    build_tower(visual, PUBLISHED)
+    norms = [module for module in visual.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
+    kinds = {type(block.mlp.gelu) for block in visual.transformer.resblocks}
+    assert kinds == {torch.nn.GELU}

@@ -1,0 +1,138 @@
+"""Shared ground: no network, no caches outside the test's folder, and tiny random CLIPs."""
+
+import socket
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+VIT = {"width": 32, "layers": 2, "head_width": 16, "patch_size": 8, "image_size": 32}
+RESNET = {"width": 8, "layers": (1, 1, 1, 1), "image_size": 64}
+EMBED_DIM = 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny networks run faster on one thread, and the same on every machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory, monkeypatch):
+    """Point every cache at an empty folder, and let nothing but this machine be reached."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("HF_HOME", str(home / "hub"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setenv(name, str(home / "hub"))
+        if "huggingface_hub.constants" in sys.modules:  # it has read its environment already
+            constants = sys.modules["huggingface_hub.constants"]
+            monkeypatch.setattr(constants, name, str(home / "hub"), raising=False)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    real_connect, real_lookup = socket.socket.connect, socket.getaddrinfo
+
+    def connect(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests must not reach {address}")
+        return real_connect(self, address)
+
+    def lookup(host, *args, **kwargs):
+        if host not in (None, "", "127.0.0.1", "::1", "localhost", b"localhost"):
+            raise socket.gaierror(f"tests must not look up {host}")
+        return real_lookup(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return home
+
+
+def randomise(model, seed=0):
+    """Give every layer something to do: fresh BatchNorms and layer scales are the identity or 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(like, low, high):
+        return torch.rand(like.shape, generator=generator) * (high - low) + low
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+                module.weight.copy_(uniform(module.weight, 0.5, 1.5))
+                module.bias.copy_(uniform(module.bias, -0.3, 0.3))
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.copy_(uniform(module.running_mean, -0.3, 0.3))
+                module.running_var.copy_(uniform(module.running_var, 0.5, 1.5))
+            if isinstance(module, nn.Linear | nn.MultiheadAttention):
+                for name, bias in module.named_parameters(recurse=False):
+                    if name.endswith("bias"):
+                        bias.copy_(uniform(bias, -0.3, 0.3))
+    return model
+
+
+@torch.inference_mode()
+def centre(resnet):
+    """Give the features mean 0 and variance 1: else one direction, and one class, leads all."""
+    x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    for stage in (resnet.stem, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
+        x = stage(x)
+    pool = resnet.attnpool
+    features = pool.c_proj(pool.v_proj(x.flatten(2).mT))
+    spread = features.std()
+    pool.c_proj.weight /= spread
+    pool.c_proj.bias.copy_((pool.c_proj.bias - features.mean(dim=(0, 1))) / spread)
+
+
+@pytest.fixture(scope="session")
+def make_clip():
+    """`make_clip(family, **vision)`: a tiny random CLIP of open_clip's, in eval mode."""
+    import open_clip
+
+    def make(family="vit", *, quick_gelu=False, seed=0, text=TEXT, **vision):
+        base = {"vit": VIT, "resnet": RESNET}[family]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = open_clip.CLIP(EMBED_DIM, {**base, **vision}, dict(text), quick_gelu=quick_gelu)
+        model = randomise(model, seed).eval()
+        if family == "resnet":
+            centre(model.visual)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    import open_clip
+
+    return open_clip.SimpleTokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_model(make_clip, tokenizer):
+    """`make_model(family, **fields)`: the same as a `CLIPModel`, ready to segment."""
+    from maskclip.clip.weights import CLIPModel
+
+    def make(family="vit", *, seed=0, name="tiny", short_side=32, **fields):
+        clip = make_clip(family, seed=seed)
+        return CLIPModel(
+            name=name, model=clip, tokenizer=tokenizer, short_side=short_side, **fields
+        )
+
+    return make
+
+
+@pytest.fixture
+def picture():
+    """`picture(h, w)`: smooth random colours, (h, w, 3) uint8."""
+    import numpy as np
+
+    def draw(height, width, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(1, 3, 5, 5, generator=generator)
+        fine = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+        return (fine[0].clamp(0, 1) * 255).permute(1, 2, 0).numpy().astype(np.uint8)
+
+    return draw

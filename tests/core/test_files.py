@@ -1,0 +1,58 @@
+import os
+import stat
+import sys
+
+import pytest
+
+from maskclip.core.files import atomic_path
+
+
+def test_content_appears_under_the_name_asked_for(tmp_path):
+    target = tmp_path / "new" / "folders" / "grüße.png"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"whole")
+        assert temporary.suffix == ".png"
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == [target.name]  # noqa: PTH208 - names are what counts
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [b"old", None])
+def test_a_failure_leaves_everything_as_it_was(tmp_path, failure, before):
+    target = tmp_path / "a.txt"
+    if before is not None:
+        target.write_bytes(before)
+    with pytest.raises(failure), atomic_path(target) as temporary:  # noqa: PT012 - one manager
+        temporary.write_bytes(b"half")
+        raise failure
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == (
+        [] if before is None else [before]
+    )
+
+
+def test_an_existing_file_is_replaced(tmp_path):
+    target = tmp_path / "a.txt"
+    for text in ("first, longer", "second"):
+        with atomic_path(target) as temporary:
+            temporary.write_text(text)
+    assert target.read_text() == "second"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_results_have_the_permissions_of_ordinary_files(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("x")
+    finally:
+        now = os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+    assert now == mask
+
+
+def test_a_file_in_the_way_of_a_folder_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"), atomic_path(tmp_path / "file" / "a.txt"):
+        pytest.fail("the block must not run")

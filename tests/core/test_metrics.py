@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from maskclip.core.metrics import ConfusionMatrix
+
+# Rows: truth, columns: prediction; 255 and 9 are no classes.
+TRUTH = torch.tensor([[0, 0, 1, 1], [2, 2, 255, 9]])
+FOUND = torch.tensor([[0, 1, 1, 1], [2, 9, 0, 1]])
+
+
+def measured(pairs, classes):
+    metric = ConfusionMatrix(classes)
+    for found, truth in pairs:
+        metric.update(found, truth)
+    return metric.compute()
+
+
+def test_hand_computed_figures():
+    scores = measured([(FOUND, TRUTH)], 4)
+    # 255 drops its pixel; truth 9 leaves its prediction of 1 in the union; prediction 9 leaves
+    # its truth 2; class 3 is nowhere.
+    np.testing.assert_allclose(scores.iou, [1 / 2, 2 / 4, 1 / 2, np.nan])
+    np.testing.assert_allclose(scores.accuracy, [1 / 2, 1, 1 / 2, np.nan])
+    np.testing.assert_allclose(scores.precision, [1, 2 / 4, 1, np.nan])
+    assert scores.pixel_accuracy == pytest.approx(4 / 6)
+    assert scores.miou == pytest.approx(1 / 2)
+
+
+def test_counts_add_up_over_images():
+    whole = ConfusionMatrix(3)
+    whole.update(FOUND, TRUTH)
+    parts = ConfusionMatrix(3)
+    for row in (0, 1):
+        parts.update(FOUND[row], TRUTH[row])
+    assert torch.equal(parts.confusion, whole.confusion)
+    parts.reset()
+    assert parts.confusion.sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_any_integer_type_counts_alike(dtype):
+    metric, reference = ConfusionMatrix(3), ConfusionMatrix(3)
+    metric.update(FOUND.to(dtype), TRUTH.to(dtype))
+    reference.update(FOUND, TRUTH)
+    assert torch.equal(metric.confusion, reference.confusion)
+
+
+def test_counts_survive_more_pixels_than_float32_can_count():
+    metric = ConfusionMatrix(1)
+    metric.confusion += torch.tensor([[2**24, 0], [0, 0]])
+    metric.update(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    assert metric.confusion[0, 0] == 2**24 + 1
+
+
+@pytest.mark.parametrize("truth", [torch.full((2, 2), 255), torch.empty((0, 0), dtype=torch.int64)])
+def test_nothing_labelled_gives_nan_not_an_error(truth):
+    scores = measured([(torch.zeros_like(truth), truth)], 2)
+    assert np.isnan(scores.iou).all()
+    assert np.isnan(scores.miou)
+    assert np.isnan(scores.pixel_accuracy)
+
+
+def test_another_value_may_be_the_ignored_one():
+    metric = ConfusionMatrix(300, ignore=-1)
+    metric.update(torch.tensor([255, 7]), torch.tensor([255, -1]))
+    assert metric.confusion[255, 255] == 1
+    assert metric.confusion.sum() == 1
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match=r"\(2, 4\).*\(4, 2\)"):
+        ConfusionMatrix(3).update(FOUND.T, TRUTH)

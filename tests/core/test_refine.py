@@ -1,0 +1,241 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.refine import (
+    DROPPED,
+    add_threshold_background,
+    denoise_prompts,
+    pool_synonyms,
+    probabilities,
+    refine,
+    similarity,
+    smooth_keys,
+)
+
+NINE_TO_ONE = math.log(9) / 100  # a cosine ahead by this has the probability 0.9 of two classes
+
+
+def random_maps(batch=2, classes=4, height=3, width=5, seed=0, spread=0.02):
+    generator = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(batch, classes, height, width, generator=generator)
+
+
+def random_keys(channels=6, batch=2, height=3, width=5, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, channels, height, width, generator=generator)
+
+
+class TestSimilarity:
+    def test_is_the_cosine_with_each_row(self):
+        features = torch.tensor([[3.0, 0], [4.0, -2]]).view(1, 2, 1, 2)  # columns (3, 4), (0, -2)
+        rows = torch.tensor([[1.0, 0], [0, 1]])
+        expected = torch.tensor([[0.6, 0], [0.8, -1]]).view(1, 2, 1, 2)
+        torch.testing.assert_close(similarity(features, rows), expected)
+
+    def test_can_leave_lengths_as_they_are(self):
+        features = torch.tensor([3.0, 4]).view(1, 2, 1, 1)
+        found = similarity(features, torch.tensor([[0.6, 0.8]]), normalise=False)
+        assert found.item() == pytest.approx(5)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_is_float32_and_finite_even_without_a_direction(self, dtype):
+        found = similarity(torch.zeros(1, 2, 1, 1, dtype=dtype), torch.eye(2))
+        assert found.dtype == torch.float32
+        assert found.flatten().tolist() == [0, 0]
+
+
+class TestPoolSynonyms:
+    def test_takes_the_best_prompt_of_each_class(self):
+        maps = torch.tensor([[1.0, 5], [3, 2], [0, 0], [9, -1], [4, 8]]).view(1, 5, 1, 2)
+        pooled = pool_synonyms(maps, (0, 0, 1, 2, 2))
+        assert pooled.flatten(2)[0].tolist() == [[3, 5], [0, 0], [9, 8]]
+
+    def test_one_prompt_a_class_changes_nothing(self):
+        maps = random_maps()
+        assert pool_synonyms(maps, (0, 1, 2, 3)) is maps
+
+
+class TestDenoise:
+    # Image 0: class 0 reaches 0.9 on the left, and class 1 does so on the right.
+    # Image 1: class 0 has 0.9 everywhere, class 1 0.1.
+    MAPS = torch.tensor(
+        [[[[NINE_TO_ONE, 0.0]], [[0.0, NINE_TO_ONE]]], [[[NINE_TO_ONE] * 2], [[0.0, 0.0]]]]
+    )
+
+    @pytest.mark.parametrize("keep_best", [True, False])
+    def test_drops_per_image(self, keep_best):
+        found = denoise_prompts(self.MAPS, 0.5, keep_best=keep_best)
+        assert torch.equal(found[0], self.MAPS[0])
+        assert torch.equal(found[1, 0], self.MAPS[1, 0])
+        assert (found[1, 1] == DROPPED).all()
+
+    def test_the_threshold_itself_survives(self):
+        maps = torch.zeros(1, 2, 1, 1)  # probabilities of exactly one half
+        assert torch.equal(denoise_prompts(maps, 0.5, keep_best=False), maps)
+        assert (denoise_prompts(maps, 0.5000001, keep_best=False) == DROPPED).all()
+
+    def test_all_dropped_or_the_best_kept(self):
+        maps = torch.tensor([0.01, 0.012, 0.011]).view(1, 3, 1, 1)
+        assert (denoise_prompts(maps, 0.9, keep_best=False) == DROPPED).all()
+        kept = denoise_prompts(maps, 0.9, keep_best=True)
+        assert (kept != DROPPED).flatten().tolist() == [False, True, False]
+        assert kept[0, 1].item() == maps[0, 1].item()
+
+    @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+    def test_does_not_change_its_argument(self, threshold):
+        maps = random_maps()
+        before = maps.clone()
+        denoise_prompts(maps, threshold, keep_best=True)
+        assert torch.equal(maps, before)
+
+    def test_a_threshold_of_zero_drops_nothing(self):
+        maps = random_maps()
+        assert torch.equal(denoise_prompts(maps, 0.0, keep_best=False), maps)
+
+
+def naive_smoothing(maps, keys, threshold, method):
+    """The formula with the hw x hw matrix written out."""
+    probs = (100 * maps).softmax(dim=1)
+    out = probs.clone()
+    for b in range(len(maps)):
+        p = probs[b].flatten(1).T.double()  # hw x K
+        k = keys[b].flatten(1).T.double()  # hw x C
+        k = k / k.norm(dim=1 if method.normalise_keys == "channels" else 0, keepdim=True)
+        weight = k @ k.T
+        mixed = weight @ p
+        unsure = p.max(dim=1).values < threshold
+        if method.smoothed_probabilities:
+            total = weight.sum(dim=1, keepdim=True)
+            mixed = (mixed / total).clamp_min(0)
+            mixed = mixed / mixed.sum(dim=1, keepdim=True)
+            unsure &= total[:, 0] > 1e-3
+        p = torch.where(unsure[:, None], mixed, p)
+        out[b] = p.T.reshape(out[b].shape).float()
+    return out
+
+
+class TestSmoothKeys:
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    @pytest.mark.parametrize("threshold", [0.0, 0.4, 1.0])
+    @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 1)])
+    def test_equals_the_naive_formula(self, method, threshold, size):
+        maps = random_maps(height=size[0], width=size[1])
+        # A common direction makes the row sums large against their rounding.
+        keys = random_keys(height=size[0], width=size[1]) + 1
+        found = smooth_keys(maps, keys, threshold, method=method)
+        expected = naive_smoothing(maps, keys, threshold, method)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+    def test_by_hand(self):
+        # Position 0 is unsure (0.5), 1 is sure (0.9); their unit keys have the cosine 0.6.
+        maps = torch.tensor([[0.0, NINE_TO_ONE], [0.0, 0.0]]).view(1, 2, 1, 2)
+        keys = torch.tensor([[2.0, 3.0], [0.0, 4.0]]).view(1, 2, 1, 2)
+        found = smooth_keys(maps, keys, 0.8, method=CLEAN).flatten(2)[0]
+        mixed = (0.5 + 0.6 * 0.9) / 1.6
+        torch.testing.assert_close(found, torch.tensor([[mixed, 0.9], [1 - mixed, 0.1]]))
+
+    def test_the_published_keys_are_normalised_over_positions(self):
+        maps = torch.tensor([[0.0, NINE_TO_ONE], [0.0, 0.0]]).view(1, 2, 1, 2)
+        keys = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(1, 2, 1, 2)  # channels (3, 4), (0, 2)
+        found = smooth_keys(maps, keys, 0.8, method=PUBLISHED).flatten(2)[0]
+        # weight[0] = (0.6 0.6, 0.6 0.8); results are sums, not probabilities.
+        expected = [0.36 * 0.5 + 0.48 * 0.9, 0.36 * 0.5 + 0.48 * 0.1]
+        torch.testing.assert_close(found[:, 0], torch.tensor(expected))
+        torch.testing.assert_close(found[:, 1], torch.tensor([0.9, 0.1]))
+
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_sure_positions_become_plain_probabilities(self, method):
+        maps = random_maps()
+        found = smooth_keys(maps, random_keys(), 0.0, method=method)
+        torch.testing.assert_close(found, probabilities(maps))
+
+    ADVERSARIAL = {  # noqa: RUF012 - a table
+        "zeros": lambda k: torch.zeros_like(k),
+        "one zero": lambda k: torch.cat([torch.zeros_like(k[..., :1]), k[..., 1:]], dim=-1),
+        "opposite": lambda k: torch.cat([k[..., :2], -k[..., :2], k[..., 4:]], dim=-1),
+        "outvoted": lambda k: torch.cat([k[..., :1], -k[..., :1].expand(k[..., 1:].shape)], dim=-1),
+        "huge": lambda k: 1e30 * k,
+        "tiny": lambda k: 1e-30 * k,
+    }
+
+    @pytest.mark.parametrize("name", ADVERSARIAL)
+    @pytest.mark.parametrize("dropping", [None, 1.0])
+    def test_clean_results_are_probabilities_whatever_the_keys(self, name, dropping):
+        keys = self.ADVERSARIAL[name](random_keys())
+        found = refine(
+            random_maps(), keys, method=CLEAN, key_smoothing=1.0, prompt_denoising=dropping
+        )
+        assert found.isfinite().all()
+        assert (found >= 0).all()
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 3, 5))
+
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_memory_is_linear_in_positions(self, method):
+        side = 160  # 25,600 positions: their affinities would take 2.6 GB
+        largest = 0
+
+        class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                nonlocal largest
+                out = func(*args, **(kwargs or {}))
+                if isinstance(out, torch.Tensor):
+                    largest = max(largest, out.numel())
+                return out
+
+        maps = random_maps(batch=1, height=side, width=side)
+        keys = random_keys(channels=16, batch=1, height=side, width=side)
+        with Watch():
+            smooth_keys(maps, keys, 1.0, method=method)
+        assert largest == keys.numel()
+
+
+class TestRefine:
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    @pytest.mark.parametrize("smoothing", [None, 1.0])
+    def test_denoising_comes_before_smoothing(self, method, smoothing):
+        maps, keys = random_maps(), random_keys()
+        found = refine(maps, keys, method=method, prompt_denoising=0.6, key_smoothing=smoothing)
+        expected = denoise_prompts(maps, 0.6, keep_best=method.keep_best_class)
+        if smoothing is not None:
+            expected = smooth_keys(expected, keys, smoothing, method=method)
+        elif method is CLEAN:
+            expected = probabilities(expected)
+        assert torch.equal(found, expected)
+
+    def test_without_steps_clean_gives_probabilities_and_published_cosines(self):
+        maps = random_maps()
+        clean = refine(maps, None, method=CLEAN)
+        torch.testing.assert_close(clean, (100 * maps).softmax(dim=1))
+        assert torch.equal(refine(maps, None, method=PUBLISHED), maps)
+
+    def test_each_choice_of_a_method_counts_alone(self):
+        maps, keys = random_maps(), random_keys() + 1
+        mixed = replace(CLEAN, smoothed_probabilities=False)
+        found = smooth_keys(maps, keys, 1.0, method=mixed)
+        expected = naive_smoothing(maps, keys, 1.0, mixed)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert (found.sum(dim=1) - 1).abs().max() > 0.1
+
+    def test_images_of_a_batch_do_not_meet(self):
+        maps, keys = random_maps(), random_keys()
+        steps = {"prompt_denoising": 0.6, "key_smoothing": 1.0}
+        together = refine(maps, keys, method=CLEAN, **steps)
+        alone = [refine(maps[i : i + 1], keys[i : i + 1], method=CLEAN, **steps) for i in (0, 1)]
+        torch.testing.assert_close(together, torch.cat(alone))
+
+    def test_key_smoothing_needs_keys(self):
+        with pytest.raises(ValueError, match="keys=True"):
+            refine(random_maps(), None, method=CLEAN, key_smoothing=0.5)
+
+
+def test_threshold_background_wins_where_all_are_lower():
+    maps = torch.tensor([[0.6, 0.2, 0.5], [0.1, 0.4, 0.5]]).view(1, 2, 1, 3)
+    found = add_threshold_background(maps, 0.5)
+    assert found.shape == (1, 3, 1, 3)
+    assert F.one_hot(found.argmax(dim=1), 3).sum(dim=(0, 1, 2)).tolist() == [2, 1, 0]
+    assert torch.equal(found[:, 1:], maps)

@@ -1,0 +1,362 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import maskclip
+from maskclip.clip.prompts import PromptError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.tasks import segment as task
+from maskclip.tasks.segment import Options, Segmenter
+
+WORDS = ["dog", "red car", "grass", "sky"]
+FAMILIES = ["vit", "resnet"]
+
+
+@pytest.fixture(scope="module")
+def make_segmenter(make_model):
+    def make(family="vit", *, method=CLEAN, precision="float32", **fields):
+        return Segmenter(
+            make_model(family, **fields),
+            method=method,
+            device=torch.device("cpu"),
+            precision=precision,
+            templates="plain",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def segmenters(make_segmenter):
+    """One segmenter per family and method; their words are encoded once."""
+    return {
+        (family, method): make_segmenter(family, method=method)
+        for family in FAMILIES
+        for method in (CLEAN, PUBLISHED)
+    }
+
+
+@pytest.fixture(scope="module")
+def vit(segmenters):
+    return segmenters["vit", CLEAN]
+
+
+def same(found, expected, *, share=0.995):
+    """Equal up to what batching changes in the last digits."""
+    assert found.labels.shape == expected.labels.shape
+    assert (found.labels == expected.labels).mean() >= share
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+def naive(segmenter, picture, names, groups):
+    """Full-size maps of the clean method for an image at its own size; `groups`: class -> rows."""
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    dense = segmenter.encoder.encode(images)
+    rows = segmenter.text_rows(Vocabulary.parse(names))
+    cosine = F.conv2d(F.normalize(dense.features, dim=1), rows[:, :, None, None])
+    pooled = torch.stack([cosine[:, group].amax(dim=1) for group in groups], dim=1)
+    maps = (100 * pooled).softmax(dim=1)
+    full = F.interpolate(maps, size=dense.covered, mode="bilinear")
+    return full[0, :, : picture.shape[0], : picture.shape[1]]
+
+
+def agrees(found, maps):
+    best, winner = maps.max(dim=0)
+    np.testing.assert_allclose(found.scores, best.numpy(), rtol=1e-4, atol=1e-5)
+    two = maps.topk(2, dim=0).values
+    sure = (two[0] - two[1] > 1e-4).numpy()
+    assert sure.any()
+    assert (found.labels == winner.numpy())[sure].all()
+
+
+class TestInputs:
+    def test_one_image_gives_one_result_and_a_list_a_list(self, vit, picture):
+        image = picture(20, 30)
+        single = vit.segment(image, WORDS)
+        assert isinstance(single, maskclip.Segmentation)
+        (listed,) = vit.segment([image], WORDS)
+        assert np.array_equal(single.labels, listed.labels)
+        assert vit.segment([], WORDS) == []
+
+    def test_paths_pictures_and_arrays_are_alike(self, vit, picture, tmp_path):
+        image = picture(20, 30)
+        path = tmp_path / "bild ü.png"
+        Image.fromarray(image).save(path)
+        found = vit.segment([image, Image.fromarray(image), path, str(path)], WORDS)
+        for result in found:
+            assert result.labels.shape == (20, 30)
+            assert np.array_equal(result.labels, found[0].labels)
+            assert result.image.tobytes() == image.tobytes()
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_mixed_sizes_keep_their_order(self, segmenters, family, picture):
+        segmenter = segmenters[family, CLEAN]
+        sizes = [(20, 30), (48, 32), (20, 30), (31, 9), (48, 32), (40, 60)] + [(16, 24)] * 7
+        images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+        together = segmenter.segment(images, WORDS)
+        for image, found in zip(images, together, strict=True):
+            assert np.array_equal(np.asarray(found.image), image)
+            same(found, segmenter.segment(image, WORDS))
+
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("size", [(1, 1), (1, 300), (4096, 64), (33, 47)])
+    @pytest.mark.parametrize("options", [{}, {"key_smoothing": 1.0, "prompt_denoising": 0.5}])
+    def test_any_size_is_labelled_at_its_own(
+        self, segmenters, method, family, size, options, picture
+    ):
+        found = segmenters[family, method].segment(picture(*size), WORDS, **options)
+        assert found.labels.shape == found.scores.shape == size
+        assert (found.labels.dtype, found.scores.dtype) == (np.uint8, np.float32)
+        assert found.vocabulary.names == tuple(WORDS)
+        if method is CLEAN:
+            assert found.scores.min() >= 1 / len(WORDS) - 1e-5
+            assert found.scores.max() <= 1 + 1e-6
+
+    def test_a_large_picture_at_its_own_size(self, segmenters, picture):
+        found = segmenters["resnet", CLEAN].segment(picture(4096, 64), WORDS, short_side=0)
+        assert found.labels.shape == (4096, 64)
+
+    def test_missing_files_are_named(self, vit):
+        with pytest.raises(MaskCLIPError, match=r"nowhere\.png"):
+            vit.segment("nowhere.png", WORDS)
+
+
+class TestClasses:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_labels_are_the_argmax_of_enlarged_probabilities(self, segmenters, family, picture):
+        segmenter, image = segmenters[family, CLEAN], picture(75, 90)
+        maps = naive(segmenter, image, WORDS, [[0], [1], [2], [3]])
+        found = segmenter.segment(image, WORDS, short_side=0)
+        agrees(found, maps)
+        assert len(found.coverage()) > 1
+
+    def test_synonyms_are_one_class(self, vit, picture):
+        image = picture(75, 90)
+        names = ["man", "woman", "grass", "lawn", "meadow", "sky"]
+        maps = naive(vit, image, names, [[0, 1], [2, 3, 4], [5]])
+        found = vit.segment(
+            image, ["person=man,woman", "green=grass,lawn,meadow", "sky"], short_side=0
+        )
+        assert found.vocabulary.names == ("person", "green", "sky")
+        agrees(found, maps)
+
+    def test_the_background_may_be_words(self, vit, picture):
+        image = picture(75, 90)
+        maps = naive(vit, image, ["wall", "floor", *WORDS], [[0, 1], [2], [3], [4], [5]])
+        found = vit.segment(image, WORDS, background=["wall", "floor"], short_side=0)
+        assert found.vocabulary.names == ("background", *WORDS)
+        agrees(found, maps)
+
+    @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.45, 0.9999])
+    def test_the_background_may_be_a_threshold(self, vit, picture, threshold):
+        image = picture(75, 90)
+        maps = naive(vit, image, WORDS, [[0], [1], [2], [3]])
+        found = vit.segment(image, WORDS, background=threshold, short_side=0)
+        agrees(found, torch.cat([torch.full_like(maps[:1], threshold), maps]))
+        below = found.scores <= threshold
+        assert (found.labels[found.scores > threshold] != 0).all()
+        assert (found.labels[below] == 0).all()
+
+    def test_thresholds_and_synonyms_go_together(self, vit, picture):
+        image = picture(75, 90)
+        maps = naive(vit, image, ["man", "woman", "sky"], [[0, 1], [2]])
+        found = vit.segment(image, ["person=man,woman", "sky"], background=0.6, short_side=0)
+        agrees(found, torch.cat([torch.full_like(maps[:1], 0.6), maps]))
+
+    def test_one_class_is_everywhere(self, vit, picture):
+        found = vit.segment(picture(20, 30), ["dog"])
+        assert found.coverage() == {"dog": 1.0}
+        np.testing.assert_allclose(found.scores, 1, rtol=1e-6)
+
+    @pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16)])
+    def test_many_classes_get_wider_labels(self, vit, picture, count, dtype):
+        found = vit.segment(picture(20, 30), [f"thing {i}" for i in range(count)])
+        assert found.labels.dtype == dtype
+
+    def test_a_vocabulary_will_do(self, vit, picture):
+        vocabulary = Vocabulary.parse(WORDS)
+        found = vit.segment(picture(20, 30), vocabulary)
+        assert found.vocabulary == vocabulary
+
+    def test_words_are_encoded_once(self, make_segmenter, picture, monkeypatch):
+        segmenter = make_segmenter()
+        first = segmenter.segment(picture(20, 30), WORDS)
+
+        def refuse(*_, **__):
+            raise AssertionError("the text tower ran")
+
+        monkeypatch.setattr(segmenter.clip.model, "encode_text", refuse)
+        again = segmenter.segment(picture(20, 30), WORDS, key_smoothing=None)
+        assert np.array_equal(first.labels, again.labels)
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [
+            ([], "no classes"),
+            ("dog", "one string"),
+            (["dog", "dog"], "twice"),
+            (["dog", " "], "name"),
+        ],
+    )
+    def test_impossible_classes_are_refused(self, vit, picture, classes, message):
+        with pytest.raises(MaskCLIPError, match=message):
+            vit.segment(picture(4, 4), classes)
+
+    def test_names_beyond_the_context_are_refused(self, vit, picture):
+        with pytest.raises(PromptError, match="77"):
+            vit.segment(picture(4, 4), ["dog " * 80])
+
+    def test_words_never_trained_on_are_warned_about(self, make_segmenter, tokenizer, picture):
+        known = frozenset(tokenizer.encode("a photo of a dog."))
+        segmenter = make_segmenter(known_tokens=known)
+        with pytest.warns(MaskCLIPWarning, match="never saw: wolf"):
+            segmenter.segment(picture(4, 4), ["dog", "wolf"])
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"key_smoothing": -0.1}, r"key_smoothing .*-0\.1"),
+            ({"prompt_denoising": 1.5}, r"prompt_denoising .*1\.5"),
+            ({"key_smoothing": float("nan")}, "key_smoothing"),
+            ({"short_side": -1}, "short_side"),
+            ({"window": 0}, "window"),
+            ({"stride": 8}, "needs a window"),
+            ({"window": 8, "stride": 9}, "8 px, got 9"),
+            ({"window": 8, "stride": 0}, "stride"),
+        ],
+        ids=str,
+    )
+    def test_out_of_range_is_refused(self, vit, picture, options, message):
+        with pytest.raises(MaskCLIPError, match=message):
+            Options(**options)
+        with pytest.raises(MaskCLIPError, match=message):
+            vit.segment(picture(8, 8), WORDS, **options)
+
+    def test_unknown_options_are_an_error(self, vit, picture):
+        with pytest.raises(TypeError, match="smoothing"):
+            vit.segment(picture(8, 8), WORDS, smoothing=1)
+
+    @pytest.mark.parametrize(
+        ("size", "short_side", "seen"),
+        [
+            ((40, 80), None, (32, 64)),
+            ((40, 80), 0, (40, 80)),
+            ((40, 80), 16, (16, 32)),
+            ((20, 400), None, (6, 128)),  # the long side is at most four short sides
+        ],
+    )
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_the_network_sees_the_short_side_asked_for(
+        self, segmenters, method, size, short_side, seen, picture, monkeypatch
+    ):
+        encoder, shapes = segmenters["vit", method].encoder, []
+        encode = encoder.encode
+
+        def noting(images, **options):
+            shapes.append((tuple(images.shape), images.dtype))
+            return encode(images, **options)
+
+        monkeypatch.setattr(encoder, "encode", noting)
+        found = segmenters["vit", method].segment(picture(*size), WORDS, short_side=short_side)
+        assert shapes == [((1, 3, *seen), torch.uint8)]
+        assert found.labels.shape == size
+
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_a_window_over_the_image_is_the_whole_image(self, segmenters, method, picture):
+        segmenter, image = segmenters["vit", method], picture(40, 60)
+        whole = segmenter.segment(image, WORDS, short_side=0)
+        found = segmenter.segment(image, WORDS, short_side=0, window=60, stride=30)
+        same(found, whole, share=1)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_windows_are_averaged_where_they_overlap(self, segmenters, family, picture):
+        segmenter, image = segmenters[family, CLEAN], picture(64, 96)
+        total, count = torch.zeros(4, 64, 96), torch.zeros(64, 96)
+        for top in (0,):
+            for left in (0, 32):
+                part = np.ascontiguousarray(image[top : top + 64, left : left + 64])
+                area = (slice(top, top + 64), slice(left, left + 64))
+                total[:, *area] += naive(segmenter, part, WORDS, [[0], [1], [2], [3]])
+                count[area] += 1
+        found = segmenter.segment(image, WORDS, short_side=0, window=64, stride=32)
+        agrees(found, total / count)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_windows_of_many_images_stay_with_their_image(
+        self, segmenters, family, method, picture
+    ):
+        segmenter = segmenters[family, method]
+        images = [picture(40, 60, seed=i) for i in range(3)]
+        options = {"window": 24, "stride": 20, "key_smoothing": 0.9}
+        for image, found in zip(images, segmenter.segment(images, WORDS, **options), strict=True):
+            same(found, segmenter.segment(image, WORDS, **options))
+
+    def test_refinements_change_something(self, vit, picture):
+        image = picture(64, 96)
+        plain = vit.segment(image, WORDS).scores
+        for options in ({"key_smoothing": 1.0}, {"prompt_denoising": 0.9}):
+            assert np.abs(vit.segment(image, WORDS, **options).scores - plain).max() > 0.01
+
+    def test_keys_are_made_only_for_key_smoothing(self, make_segmenter, picture, monkeypatch):
+        segmenter, asked = make_segmenter(), []
+        encode = segmenter.encoder.encode
+
+        def noting(images, *, keys=False):
+            asked.append(keys)
+            return encode(images, keys=keys)
+
+        monkeypatch.setattr(segmenter.encoder, "encode", noting)
+        segmenter.segment(picture(8, 8), WORDS)
+        segmenter.segment(picture(8, 8), WORDS, key_smoothing=0.5)
+        assert asked == [False, True]
+
+
+class TestLoad:
+    @pytest.fixture
+    def local(self, make_model, monkeypatch):
+        monkeypatch.setattr(task, "load_clip", lambda name, weights=None: make_model(name=name))
+
+    def test_gives_a_segmenter(self, local, picture):
+        segmenter = maskclip.load("tiny", device="cpu", templates="plain", method="published")
+        assert isinstance(segmenter, maskclip.Segmenter)
+        assert segmenter.method is PUBLISHED
+        assert segmenter.segment(picture(8, 8), WORDS).labels.shape == (8, 8)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"device": "banana"}, "'banana'.*auto, cpu, cuda"),
+            ({"device": "cuda:99"}, "cuda:99"),
+            ({"device": ""}, "expected auto"),
+            ({"precision": "int8"}, "'int8'.*auto, float32, bfloat16, float16"),
+            ({"method": "paper"}, "clean, published"),
+        ],
+    )
+    def test_says_what_can_be_had(self, local, options, message):
+        with pytest.raises(MaskCLIPError, match=message) as error:
+            maskclip.load("tiny", **{"device": "cpu", **options})
+        assert "\n" not in str(error.value)
+
+    def test_refuses_unknown_templates_at_once(self, local):
+        with pytest.raises(MaskCLIPError, match="published, open_clip, plain"):
+            maskclip.load("tiny", device="cpu", templates="imagenet")
+
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_lower_precision_changes_little(
+        self, make_segmenter, segmenters, family, precision, picture
+    ):
+        image = picture(64, 96)
+        low = make_segmenter(family, precision=precision).segment(image, WORDS)
+        full = segmenters[family, CLEAN].segment(image, WORDS)
+        assert np.abs(low.scores - full.scores).mean() < 0.2
+        assert (low.labels == full.labels).mean() > 0.85

@@ -1,0 +1,208 @@
+"""Agreement with arrays of the authors' code, for every case found in the golden folder."""
+
+import json
+import os
+from functools import cache, reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from safetensors.torch import load_file
+
+from maskclip.clip.checkpoint import vision_config
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.core import refine, resize
+from maskclip.core.method import PUBLISHED
+from maskclip.core.metrics import ConfusionMatrix
+
+FOLDER = Path(
+    os.environ.get("MASKCLIP_GOLDEN")
+    or Path(__file__).resolve().parents[1].parent / "shared" / "golden"
+)
+REFINEMENTS = {
+    "none": {},
+    "pd": {"prompt_denoising": 0.5},
+    "ks": {"key_smoothing": 1.0},
+    "pdks": {"prompt_denoising": 0.5, "key_smoothing": 1.0},
+    "ks05": {"key_smoothing": 0.5},
+}
+TOLERANCE = 1e-4
+
+
+def cases(pattern, missing):
+    found = sorted(FOLDER.glob(pattern))
+    if found:
+        return [pytest.param(path, id=path.stem) for path in found]
+    reason = f"no {missing} under {FOLDER}: set MASKCLIP_GOLDEN to the golden folder"
+    return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
+
+
+@cache
+def weights_of(case):
+    """Return the published encoder and the text rows of a case named `<weights>_<H>x<W>`."""
+    name = case.stem.rpartition("_")[0]
+    state = load_file(FOLDER / "weights" / f"{name}_openai.safetensors")
+    last = state.get("visual.proj", state.get("visual.attnpool.c_proj.weight"))
+    embed_dim = last.shape[1] if "visual.proj" in state else last.shape[0]
+    visual = _build_vision_tower(embed_dim, CLIPVisionCfg(**vision_config(state)))
+    own = {key.removeprefix("visual."): value for key, value in state.items()}
+    outcome = visual.load_state_dict(own, strict=False)
+    assert not outcome.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in outcome.missing_keys)
+    # The method brings ImageNet's statistics; wrong ones here would show if it did not.
+    encoder = DenseCLIP(visual.eval(), method=PUBLISHED, mean=(0, 0, 0), std=(1, 1, 1))
+    text = load_file(FOLDER / "weights" / f"{name}_text.safetensors")
+    return encoder, text["text_embeddings"]
+
+
+def watch(visual, seen):
+    """Record what passes the tower's modules, under the golden arrays' names."""
+
+    def note(name, *, entry=False, change=lambda x: x):
+        def hook(_, inputs, output):
+            seen[name] = change(inputs[0] if entry else output).detach()
+
+        return hook
+
+    hooks = [visual.conv1.register_forward_hook(note("input", entry=True))]
+    if hasattr(visual, "layer1"):
+        for stage in (1, 2, 3, 4):
+            layer = getattr(visual, f"layer{stage}")
+            hooks.append(layer.register_forward_hook(note(f"stage{stage}")))
+        return hooks
+    tokens = note("patch_tokens", change=lambda x: x.flatten(2).transpose(1, 2))
+    hooks.append(visual.conv1.register_forward_hook(tokens))
+    hooks.append(visual.ln_pre.register_forward_hook(note("tokens_pos", entry=True)))
+    hooks.append(visual.ln_pre.register_forward_hook(note("tokens_ln_pre")))
+    value = "last_layer_v_before_ln_post"
+    hooks.append(visual.ln_post.register_forward_hook(note(value, entry=True)))
+    for index, block in enumerate(visual.transformer.resblocks[:-1]):
+        hooks.append(block.register_forward_hook(note(f"layer{index}_out")))
+    return hooks
+
+
+def enlarged(tile):
+    rows, columns = (
+        reduce(lambda first, then: then @ first, [taps.matrix() for taps in axis])
+        for axis in (tile.rows, tile.columns)
+    )
+    return (rows @ tile.maps @ columns.T)[None]
+
+
+@torch.inference_mode()
+def computed(case, arrays):
+    """Run the product on a case's picture: array name -> what it must equal."""
+    encoder, rows = weights_of(case)
+    images = torch.from_numpy(arrays["image_rgb_u8"]).permute(2, 0, 1)[None]
+    seen = tuple(images.shape[-2:])
+    ours = {}
+    hooks = watch(encoder.visual, ours)
+    dense = encoder.encode(images, keys=True)
+    for hook in hooks:
+        hook.remove()
+    ours["input"] = ours["input"][:, :, : seen[0], : seen[1]]
+    ours["feat"] = dense.features
+    ours["k"] = dense.keys.flatten(2).transpose(1, 2)
+    ours["logits"] = refine.similarity(dense.features, rows)
+    output = tuple(int(side) for side in arrays.get("ori_shape", seen))
+    window = (range(seen[0]), range(seen[1]))
+    for name, steps in REFINEMENTS.items():
+        maps = refine.refine(ours["logits"], dense.keys, method=PUBLISHED, **steps)
+        ours[f"refined_{name}"] = maps
+        place = {"covered": dense.covered, "seen": seen, "resizes": PUBLISHED.resizes}
+        tile = resize.place(maps[0], window, output=output, **place)
+        ours[f"final_{name}"] = enlarged(tile)
+        ours[f"pred_{name}"], _ = resize.label([tile], output)
+        if name == "none":
+            tile = resize.place(maps[0], window, output=seen, **place)
+            ours["encode_decode_none"] = enlarged(tile)
+    return {name: array.numpy() for name, array in ours.items()}
+
+
+def distance(ours, theirs):
+    assert ours.shape == theirs.shape
+    theirs = theirs.astype(np.float64)
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+def clear(final):
+    """Where the two best values differ by more than the tolerance, relative to the best."""
+    second, best = np.sort(final[0], axis=0)[-2:]
+    return best - second > TOLERANCE * np.abs(best)
+
+
+@pytest.mark.parametrize("case", cases("maskclip/*.npz", "dense cases"))
+def test_golden_dense(case):
+    with np.load(case) as file:
+        arrays = dict(file)
+    ours = computed(case, arrays)
+    far, compared = {}, 0
+    for name in sorted(set(arrays) & set(ours)):
+        if name.startswith("pred_"):
+            sure = clear(arrays[name.replace("pred_", "final_")])
+            wrong = int(((ours[name] != arrays[name]) & sure).sum())
+            if wrong:
+                far[name] = wrong
+        else:
+            theirs = arrays[name]
+            if name == "last_layer_v_before_ln_post":
+                theirs = theirs[:, 1:]  # the product leaves the class token out
+            error = distance(ours[name], theirs)
+            if not error <= TOLERANCE:
+                far[name] = float(error)
+        compared += 1
+    assert not far
+    assert compared >= 3
+
+
+def transformed(label, facts):
+    """Apply to a label what a data set's loader applies before evaluation sees it."""
+    label = label.copy()
+    if facts["reduce_zero_label"]:
+        label[label == 0] = 255
+        label = label - 1
+        label[label == 254] = 255
+    if facts["label_map"]:
+        original = label.copy()
+        for old, new in facts["label_map"].items():
+            label[original == int(old)] = new
+    return torch.from_numpy(label)
+
+
+def areas(metric):
+    counts = metric.confusion.numpy()
+    hit = counts.diagonal()[:-1]
+    called, true = counts.sum(axis=0)[:-1], counts.sum(axis=1)[:-1]
+    return np.stack([hit, true + called - hit, called, true])
+
+
+def miou_cases():
+    file = FOLDER / "eval" / "miou.json"
+    names = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [pytest.param(name, id=name) for name in names] or cases("eval/miou.json", "miou.json")
+
+
+@pytest.mark.parametrize("name", miou_cases())
+def test_golden_miou(name):
+    folder = FOLDER / "eval"
+    facts = json.loads((folder / "miou.json").read_text(encoding="utf-8"))[name]
+    exact = {"rtol": 1e-9, "atol": 0, "equal_nan": True}
+    with np.load(folder / "miou.npz") as file:
+        metric = ConfusionMatrix(facts["num_classes"])
+        for i in range(facts["n"]):
+            prediction = torch.from_numpy(file[f"{name}_pred{i}"])
+            label = transformed(file[f"{name}_label{i}"], facts)
+            alone = ConfusionMatrix(facts["num_classes"])
+            alone.update(prediction, label)
+            np.testing.assert_array_equal(areas(alone), file[f"{name}_areas{i}"])
+            metric.update(prediction, label)
+        scores = metric.compute()
+        np.testing.assert_array_equal(areas(metric), file[f"{name}_total"])
+        np.testing.assert_allclose(scores.iou, file[f"{name}_IoU"], **exact)
+        np.testing.assert_allclose(scores.accuracy, file[f"{name}_Acc"], **exact)
+        np.testing.assert_allclose(scores.precision, file[f"{name}_Prec"], **exact)
+        np.testing.assert_allclose(scores.pixel_accuracy, file[f"{name}_aAcc"], **exact)
+    np.testing.assert_allclose(scores.miou, facts["mIoU"], **exact)
+    assert round(100 * scores.miou, 2) == facts["mIoU_reported"]
