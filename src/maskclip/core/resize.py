@@ -19,7 +19,7 @@ from torch import Tensor
 from maskclip.core.windows import Window
 
 BAND_BYTES = 4 * 2**20
-"""Memory for one band of interpolated values; the peak is about five times this."""
+"""Memory for one band of rows of all classes' values; the peak is a few times this."""
 
 
 @dataclass(frozen=True)
@@ -170,27 +170,47 @@ def _by_cells(tile: Tile) -> Iterator[Part]:
     """Label the rows of grid cells one by one, interpolating only the classes that can win."""
     maps = tile.maps
     (rows,), (columns,) = tile.rows, tile.columns
-    width = len(columns)
     cell, across = columns.low.to(maps.device), columns.weight.to(maps.device)
     beside = torch.arange(1, maps.shape[2] + 1, device=maps.device).clamp_max(maps.shape[2] - 1)
     starts = torch.searchsorted(rows.low, torch.arange(rows.inputs + 1)).tolist()
     for row in range(rows.inputs):
-        first, last = starts[row], starts[row + 1]
-        if first == last:
+        part = slice(starts[row], starts[row + 1])
+        if part.start == part.stop:
             continue
         above, below = maps[:, row], maps[:, min(row + 1, rows.inputs - 1)]  # K x w
         classes = _candidates(above, below, beside)  # n x w
-        left = above.gather(0, classes), below.gather(0, classes)
-        right = above[:, beside].gather(0, classes), below[:, beside].gather(0, classes)
-        step = max(1, BAND_BYTES // (4 * classes.shape[0] * width))
-        for start in range(first, last, step):
-            part = slice(start, min(start + step, last))
-            down = rows.weight[part].to(maps.device)[:, None, None]
-            values = torch.lerp(
-                torch.lerp(*left, down)[:, :, cell], torch.lerp(*right, down)[:, :, cell], across
-            )  # rows x n x W
-            best, winner = values.max(dim=1)
-            yield part, classes[:, cell].gather(0, winner), best
+        top, bottom = (
+            torch.lerp(
+                edge.gather(0, classes).index_select(1, cell),
+                edge.index_select(1, beside).gather(0, classes).index_select(1, cell),
+                across,
+            )
+            for edge in (above, below)
+        )  # n x W
+        winner, best = _running_best(top, bottom, rows.weight[part].to(maps.device))
+        yield part, classes.index_select(1, cell).gather(0, winner), best
+
+
+def _running_best(top: Tensor, bottom: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best of n rows of values, and which it is, between a top and a bottom edge.
+
+    One class at a time, so that what is at work fits into a processor's cache.
+
+    Args:
+        top, bottom: (n, W).
+        down: (r,), how far down each output row lies between them.
+
+    Returns:
+        winner (r, W) int64, ties to the first; best (r, W).
+    """
+    weight = down[:, None]
+    best = torch.lerp(top[0], bottom[0], weight)
+    winner = torch.zeros_like(best, dtype=torch.int64)
+    for index in range(1, top.shape[0]):
+        values = torch.lerp(top[index], bottom[index], weight)
+        winner.masked_fill_(values > best, index)
+        torch.maximum(best, values, out=best)
+    return winner, best
 
 
 def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
@@ -200,8 +220,8 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     than n such classes are filled up with others, which lose.
     """
     low, high = torch.minimum(above, below), torch.maximum(above, below)
-    high = torch.maximum(high, high[:, beside])
-    worst = torch.minimum(low, low[:, beside]).amax(dim=0)
+    high = torch.maximum(high, high.index_select(1, beside))
+    worst = torch.minimum(low, low.index_select(1, beside)).amax(dim=0)
     count = int((high >= worst).sum(dim=0).max())
     return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
 
