@@ -10,7 +10,8 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.tasks import segment as task
-from maskclip.tasks.segment import Options, Segmenter
+from maskclip.tasks.options import Options
+from maskclip.tasks.segment import Segmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
 FAMILIES = ["vit", "resnet"]

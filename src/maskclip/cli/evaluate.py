@@ -46,7 +46,8 @@ def evaluate(
     from maskclip.cli.show import console, table, track
     from maskclip.tasks.batch import check_writable
     from maskclip.tasks.evaluate import evaluate_emoji, write_result
-    from maskclip.tasks.segment import Options, load
+    from maskclip.tasks.options import Options
+    from maskclip.tasks.segment import load
 
     if dataset not in DATASETS:
         raise MaskCLIPError(f"unknown data set {dataset!r}: expected {', '.join(DATASETS)}")

@@ -77,7 +77,8 @@ def segment(
     from maskclip.cli.show import error_line, track, warning_line
     from maskclip.data.images import MAX_PIXELS, find_images
     from maskclip.tasks.batch import check_writable, read_kinds, segment_files
-    from maskclip.tasks.segment import Options, load
+    from maskclip.tasks.options import Options
+    from maskclip.tasks.segment import load
 
     words = opt.read_vocabulary(names or [], classes, vocabulary)
     words = words.with_background(opt.read_background(background))

@@ -14,7 +14,8 @@ from maskclip.core.files import atomic_path
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image, output_stems
-from maskclip.tasks.segment import DEFAULT_OPTIONS, Options, Segmenter
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options
+from maskclip.tasks.segment import Segmenter
 
 KINDS = {
     "overlay": "_overlay.png",

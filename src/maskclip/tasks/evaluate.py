@@ -20,7 +20,8 @@ from maskclip.core.metrics import Scores
 from maskclip.core.predictor import score
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import EVALUATION_SEEDS, iter_scenes
-from maskclip.tasks.segment import DEFAULT_OPTIONS, Options, Segmenter
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options
+from maskclip.tasks.segment import Segmenter
 
 Progress = Callable[[range], Iterable[int]]
 """Passes scene seeds on, showing how far the job is."""
