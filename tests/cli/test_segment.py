@@ -154,7 +154,7 @@ MISTAKES = {
     "unknown method": ((*WORDS, "--model", "emoji", "--method", "cleen"), "clean"),
     "unknown kind": ((*WORDS, "--save", "masks"), "labels"),
     "missing weights": ((*WORDS, "--model", "RN50", "--weights", "no.pt"), "no.pt"),
-    "unknown device": ((*WORDS, "--model", "emoji", "--device", "tpu9"), "cuda"),
+    "unknown device": ((*WORDS, "--model", "emoji", "--device", "tpu9"), "doctor"),
     "bad threshold": ((*WORDS, "--model", "emoji", "--key-smoothing", "2"), "[0, 1]"),
     "stride alone": ((*WORDS, "--model", "emoji", "--stride", "8"), "window"),
     "bad background": ((*WORDS, "--background", "7"), "threshold"),
@@ -173,6 +173,12 @@ def test_more_classes_than_labels_can_hold(photo, tmp_path, capsys):
     file.write_text("\n".join(f"class {index}" for index in range(65_536)))
     assert segment(photo, "--classes", file, *EMOJI) == 2
     assert_one_line(capsys.readouterr(), "65,535")
+
+
+def test_a_missing_image_alone_is_found_out_before_a_model_is_fetched(tmp_path, capsys):
+    assert segment(tmp_path / "none.jpg", *WORDS, "--out", tmp_path / "out") == 2
+    assert_one_line(capsys.readouterr(), "none.jpg")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_images_and_a_pattern_without_matches(tmp_path, capsys):

@@ -66,6 +66,7 @@ def test_models_lists_embedded_and_open_clip_models_without_cutting(capsys):
         assert f"\n{name} " in f"\n{listed}"
     assert "laion2b_s34b_b88k" in listed
     assert "SigLIP" not in listed
+    assert all(line == line.rstrip() for line in listed.splitlines())
 
 
 def test_doctor_says_what_a_bug_report_needs(capsys):

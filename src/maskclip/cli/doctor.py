@@ -16,7 +16,7 @@ def doctor() -> None:
 
     `maskclip doctor`
     """
-    from maskclip.cli.show import console, table
+    from maskclip.cli.show import print_table
 
     rows = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -25,7 +25,7 @@ def doctor() -> None:
         *_caches(),
         *_weights(),
     ]
-    console().print(table("what", "found", rows=rows))
+    print_table("what", "found", rows=rows)
 
 
 def _devices() -> list[tuple[str, str]]:

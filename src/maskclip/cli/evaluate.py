@@ -43,7 +43,7 @@ def evaluate(
 
     `maskclip eval emoji --model emoji-vit --key-smoothing 1 --out runs/emoji-vit-ks`
     """
-    from maskclip.cli.show import console, table, track
+    from maskclip.cli.show import console, print_table, track
     from maskclip.tasks.batch import check_writable
     from maskclip.tasks.evaluate import evaluate_emoji, write_result
     from maskclip.tasks.options import Options
@@ -80,7 +80,7 @@ def evaluate(
         key=lambda pair: -pair[1],
     )
     rows = [(name, f"{iou:.1f}") for name, iou in ranked]
-    screen.print(table("class", "IoU %", rows=rows, right=("IoU %",)))
+    print_table("class", "IoU %", rows=rows, right=("IoU %",))
     screen.print(
         f"{result['model']} on {dataset} ({result['scenes']['count']} scenes, method "
         f"{result['method']}): mIoU {result['miou']:.2f} %, pixel accuracy "

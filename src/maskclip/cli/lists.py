@@ -16,7 +16,7 @@ def models() -> None:
 
     `maskclip segment photo.jpg -c dog --model RN50:openai`
     """
-    from maskclip.cli.show import console, table
+    from maskclip.cli.show import print_table
     from maskclip.clip.download import cached_path
     from maskclip.clip.weights import ALIASES, EMBEDDED, architectures, tags
 
@@ -30,7 +30,7 @@ def models() -> None:
     for architecture in architectures():
         known = [f"{tag}*" if cached_path(architecture, tag) else tag for tag in tags(architecture)]
         rows.append((architecture, " ".join(known) or "none published: give --weights FILE"))
-    console().print(table("model", "weights (use as MODEL:TAG; * is on this machine)", rows=rows))
+    print_table("model", "weights (use as MODEL:TAG; * is on this machine)", rows=rows)
 
 
 def vocabularies(
@@ -44,7 +44,7 @@ def vocabularies(
 
     `maskclip vocabularies voc21`
     """
-    from maskclip.cli.show import console, table
+    from maskclip.cli.show import print_table
     from maskclip.core.vocabulary import Vocabulary, builtin_names, describe
 
     if name is None:
@@ -52,7 +52,7 @@ def vocabularies(
             (known, str(len(Vocabulary.builtin(known))), describe(known))
             for known in builtin_names()
         ]
-        console().print(table("vocabulary", "classes", "what it is", rows=rows, right=("classes",)))
+        print_table("vocabulary", "classes", "what it is", rows=rows, right=("classes",))
         return
     vocabulary = Vocabulary.builtin(name)
     rows = [
@@ -61,4 +61,4 @@ def vocabularies(
             zip(vocabulary.names, vocabulary.prompts, strict=True)
         )
     ]
-    console().print(table("label", "class", "prompted as", rows=rows, right=("label",)))
+    print_table("label", "class", "prompted as", rows=rows, right=("label",))

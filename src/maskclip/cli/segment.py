@@ -26,7 +26,7 @@ def segment(
             "--class",
             "-c",
             metavar="NAME",
-            help='A class: "dog", or "person=man,woman,child" with synonyms. Repeat it.',
+            help='A class: "dog", or "person=man,woman", which prompts man and woman. Repeat it.',
         ),
     ] = None,
     classes: Annotated[
@@ -39,12 +39,13 @@ def segment(
     background: Annotated[
         str | None,
         typer.Option(
-            help="`none`, a threshold such as 0.3 on the best score, or words: `sky,wall,road`."
+            help="`none`, words such as `sky,wall,road`, or a threshold on the best probability "
+            "(only above 1 / number of classes does it do anything)."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where files go.")] = Path("segmented"),
     save: Annotated[
-        str, typer.Option(metavar="KINDS", help="Of overlay, labels, scores, json.")
+        str, typer.Option(metavar="KINDS", help="Which files: of overlay, labels, scores, json.")
     ] = "overlay,labels",
     max_pixels: Annotated[
         int | None, typer.Option(metavar="N", help="Refuse larger images (about 179 million).")
@@ -93,6 +94,8 @@ def segment(
     if max_pixels is not None and max_pixels < 1:
         raise MaskCLIPError(f"--max-pixels is a number of pixels from 1, got {max_pixels}")
     paths = find_images(images)
+    if not any(path.exists() for path in paths):
+        raise MaskCLIPError(f"{paths[0]}: no such file")  # before a model is fetched for nothing
     check_writable(out)
     segmenter = load(
         model,
@@ -120,12 +123,13 @@ def segment(
         else:
             _show(result)
     if failed:
-        warning_line(f"{failed} of {len(paths)} images failed; the others are done")
+        rest = "the others are done" if failed < len(paths) else "nothing was done"
+        warning_line(f"{failed} of {len(paths)} images failed; {rest}")
         raise typer.Exit(1)
 
 
 def _show(result: FileResult) -> None:
-    from maskclip.cli.show import console, table
+    from maskclip.cli.show import console, print_table
 
     classes = result.summary["classes"]
     rows = [
@@ -138,6 +142,6 @@ def _show(result: FileResult) -> None:
     screen = console()
     size = f"{result.summary['width']}x{result.summary['height']}"
     screen.print(f"{result.source} ({size})", style="bold", markup=False, soft_wrap=True)
-    screen.print(table("class", "coverage", "score", rows=rows, right=("coverage", "score")))
+    print_table("class", "coverage", "score", rows=rows, right=("coverage", "score"))
     for path in result.written:
         screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)

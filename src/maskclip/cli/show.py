@@ -44,14 +44,21 @@ def _line(kind: str, style: str, message: str) -> None:
     console(errors=True).print(f"[{style}]{kind}:[/] {escape(text)}", soft_wrap=True)
 
 
-def table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> Table:
-    """Return a table; columns named in `right` are aligned right."""
+def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table on standard output; columns named in `right` are aligned right."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(escape, row))
-    return grid
+    screen = console()
+    if screen.is_terminal:
+        screen.print(grid)
+        return
+    with screen.capture() as captured:
+        screen.print(grid)
+    for line in captured.get().splitlines():
+        screen.file.write(f"{line.rstrip()}\n")  # cells are padded, which a pipe has no use for
 
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:

@@ -28,8 +28,8 @@ def choose_device(name: str = "auto") -> torch.device:
         torch.ones(1, device=device).item()  # a device without values, `meta`, fails here too
     except (RuntimeError, AssertionError) as error:
         raise MaskCLIPError(
-            f"device {name!r} is not to be had here: expected auto, cpu, cuda, cuda:N or mps "
-            f"({str(error).splitlines()[0]})"
+            f"device {name!r} is not to be had here: expected auto, cpu, cuda, cuda:N or mps, "
+            "of those that `maskclip doctor` lists"
         ) from error
     return device
 

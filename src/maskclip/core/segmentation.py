@@ -65,6 +65,11 @@ class Segmentation:
                 f"got one of {image.width}x{image.height}"
             )
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        found = ", ".join(f"{name} {share:.1%}" for name, share in self.coverage().items())
+        return f"Segmentation({width}x{height}: {found})"
+
     def coverage(self) -> dict[str, float]:
         """Return the fraction of pixels of each class that appears, largest first (sum: 1)."""
         names = self.vocabulary.names

@@ -261,7 +261,9 @@ def _from_text(text: str, source: object, *, toml: bool) -> Vocabulary:
 def _listed(values: Iterable[str]) -> Iterable[str]:
     """Refuse one string where several are meant: its letters would become the classes."""
     if isinstance(values, str):
-        raise VocabularyError(f"expected a list of names, got one string: {values!r}")
+        raise VocabularyError(
+            f"expected a list of names, got one string: write [{values!r}], or one string a name"
+        )
     return values
 
 

@@ -52,7 +52,8 @@ def read_kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise MaskCLIPError(f"cannot save {text!r}: expected some of {','.join(KINDS)}")
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise MaskCLIPError(f"cannot save {what}: expected some of {','.join(KINDS)}")
     return kinds
 
 

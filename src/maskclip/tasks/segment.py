@@ -198,9 +198,10 @@ class Segmenter:
             if unknown:
                 warnings.warn(
                     f"{self.clip.name} was trained on the words of `--vocabulary emoji` alone and "
-                    f"never saw: {', '.join(unknown)}",
+                    f"never saw: {', '.join(unknown[:8])}"
+                    + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
                     MaskCLIPWarning,
-                    stacklevel=2,
+                    stacklevel=5,  # the caller of `segment`
                 )
             self._rows[vocabulary] = rows.to(self.device)
         return self._rows[vocabulary]
