@@ -300,3 +300,15 @@ def test_lower_precision_stays_near(make_clip, family, precision):
 def test_other_shapes_and_types_are_refused(encoders, run, images, message):
     with pytest.raises(ValueError, match=message):
         getattr(encoders["vit", CLEAN], run)(images)
+
+
+def test_attention_takes_no_path_that_holds_its_map(make_clip, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("this holds an N x N map for every head")
+
+    monkeypatch.setattr(torch, "_native_multi_head_attention", refuse)
+    visual = make_clip("vit").visual
+    with torch.inference_mode():
+        encoder = DenseCLIP(visual, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+        encoder.encode(torch.zeros(1, 3, 64, 64))
+        encoder.pool(torch.zeros(1, 3, 32, 32))
