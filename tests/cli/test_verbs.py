@@ -18,6 +18,8 @@ VERBS = [
     ("models",),
     ("vocabularies",),
     ("doctor",),
+    ("data",),
+    ("data", "convert"),
     ("emoji",),
     ("emoji", "scenes"),
 ]

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from maskclip.cli import data, emoji, evaluate, lists, segment
 from maskclip.cli import doctor as doctor_verb
-from maskclip.cli import emoji, evaluate, lists, segment
 
 app = typer.Typer(
     name="maskclip",
@@ -44,4 +44,5 @@ app.command("eval")(evaluate.evaluate)
 app.command("models")(lists.models)
 app.command("vocabularies")(lists.vocabularies)
 app.command("doctor")(doctor_verb.doctor)
+app.add_typer(data.app, name="data")
 app.add_typer(emoji.app, name="emoji")

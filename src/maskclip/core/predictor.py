@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,33 +11,47 @@ import torch
 from PIL import Image
 
 from maskclip.core.metrics import ConfusionMatrix, Scores
-from maskclip.core.segmentation import Segmentation
-from maskclip.core.vocabulary import IGNORE
 
-Predictor = Callable[[Image.Image], Segmentation]
-"""Labels an image at its own size."""
-
-Sample = tuple[Image.Image, npt.NDArray[np.integer]]
-"""An image and its true labels (H, W)."""
+Ids = npt.NDArray[np.integer]
 
 
-def score(
-    predict: Predictor, samples: Iterable[Sample], *, classes: int, ignore: int = IGNORE
-) -> Scores:
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image with its truth.
+
+    Attributes:
+        name: its id within the data set.
+        image: RGB, W x H.
+        labels: (H, W) class ids, or the ignored one.
+    """
+
+    name: str
+    image: Image.Image
+    labels: Ids
+
+
+Predictor = Callable[[str, Image.Image], Ids]
+"""Labels an image: (id, RGB image W x H) -> class ids (H, W)."""
+
+
+def score(predict: Predictor, samples: Iterable[Sample], *, classes: int, ignore: int) -> Scores:
     """Predict every sample and compare it with its truth; memory does not grow with their number.
 
     Args:
-        predict: image -> segmentation.
-        samples: images with their true labels.
+        predict: labels an image.
+        samples: images with their truth.
         classes: the number of classes.
         ignore: the label of pixels that do not count.
+
+    Raises:
+        ValueError: a prediction has another shape than its truth.
     """
     metric = ConfusionMatrix(classes, ignore=ignore)
-    for image, truth in samples:
-        found = predict(image)
+    for sample in samples:
+        prediction = predict(sample.name, sample.image)
         metric.update(
-            torch.from_numpy(found.labels.astype(np.int64)),
-            torch.from_numpy(truth.astype(np.int64)),
+            torch.from_numpy(prediction.astype(np.int64)),
+            torch.from_numpy(sample.labels.astype(np.int64)),
         )
     scores: Scores = metric.compute()
     return scores

@@ -43,6 +43,7 @@ __all__ = [
 
 BACKGROUND = "background"
 IGNORE = 255  # "no label here" in 8-bit label maps, whose classes are 0..254
+WIDE_IGNORE = 65_535  # the same in 16-bit label maps
 MAX_CLASSES = 65_535
 
 Background = float | Sequence[str]  # a threshold on the best score, or words
@@ -233,6 +234,21 @@ class Vocabulary:
     def label_dtype(self) -> type[np.uint8] | type[np.uint16]:
         """The type of label maps: uint8 up to 255 classes (255 stays free for `IGNORE`)."""
         return np.uint8 if len(self.names) <= IGNORE else np.uint16
+
+    @property
+    def ignore(self) -> int:
+        """The label of pixels that do not count, in label maps of `label_dtype`."""
+        return IGNORE if self.label_dtype is np.uint8 else WIDE_IGNORE
+
+    @property
+    def background_rule(self) -> str:
+        """What is background, in a few words."""
+        if self.threshold is not None:
+            return f"below {self.threshold:g}"
+        if not self.has_background:
+            return "none"
+        count = len(self.prompts[0])
+        return f"{count} words" if count > 1 else f"the word {self.prompts[0][0]!r}"
 
     def __len__(self) -> int:
         return len(self.names)

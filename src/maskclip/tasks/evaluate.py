@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 
 from maskclip.core.files import atomic_path
 from maskclip.core.metrics import Scores
-from maskclip.core.predictor import score
+from maskclip.core.predictor import Ids, Sample, score
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import EVALUATION_SEEDS, iter_scenes
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options
@@ -50,12 +49,15 @@ def evaluate_emoji(
     """
     vocabulary = Vocabulary.builtin("emoji")
     seeds = EVALUATION_SEEDS[:limit]
-    predict = partial(segmenter.segment, classes=vocabulary, **asdict(options))
+
+    def predict(_: str, image: Image.Image) -> Ids:
+        return segmenter.segment(image, vocabulary, **asdict(options)).labels
+
     samples = (
-        (Image.fromarray(scene.image), scene.labels)
-        for scene in iter_scenes(progress(seeds), size=size)
+        Sample(str(seed), Image.fromarray(scene.image), scene.labels)
+        for seed, scene in zip(seeds, iter_scenes(progress(seeds), size=size), strict=True)
     )
-    scores = score(predict, samples, classes=len(vocabulary))
+    scores = score(predict, samples, classes=len(vocabulary), ignore=vocabulary.ignore)
     return {
         "dataset": "emoji",
         **_figures(scores, vocabulary),

@@ -1,0 +1,412 @@
+"""The data sets of the field, in the folders that their users already have.
+
+A `Spec` says where the files of a data set lie below the folder of all data sets, and what their
+values mean; `open_dataset` finds them. Samples are read one at a time, from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.palettes import Colour, voc_colours
+from maskclip.core.predictor import Sample
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.images import IMAGE_SUFFIXES, load_image
+from maskclip.data.masks import LabelRule, MaskError, load_labels
+
+
+class DatasetError(MaskCLIPError):
+    """A data set that is not there, or not whole; the message says what is missing, in one line."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images and their masks: a folder of each, and the list of names that belong together.
+
+    Attributes:
+        images, masks: folders; masks lie in the same subfolders as their images.
+        image_suffix, mask_suffix: what follows a sample's name in its two files.
+        listing: text file with a name a line; without one every image of the folder belongs.
+        conversion: the `maskclip data convert` that makes the masks, where they are made.
+    """
+
+    images: str
+    masks: str
+    image_suffix: str = ".jpg"
+    mask_suffix: str = ".png"
+    listing: str | None = None
+    conversion: str | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """One or more parts, and how many samples they officially have."""
+
+    parts: tuple[Part, ...]
+    official: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is particular to one data set.
+
+    Attributes:
+        name: what users type; also the name of its vocabulary.
+        title: one line for people.
+        splits: by name.
+        reduce_zero: see `LabelRule`.
+        palette: the colours in which its masks also go around: Pascal VOC's, of which the last
+            means ignore, or those of its vocabulary.
+        unseen: ids of the classes that the zero-shot split holds back.
+        scale: (long, short) side of the published test size in px (reference fact S3).
+        windows_short: short side in px under the protocol of sliding windows.
+    """
+
+    name: str
+    title: str
+    splits: dict[str, Split]
+    reduce_zero: bool = False
+    palette: Literal["voc", "own"] | None = None
+    unseen: tuple[int, ...] = ()
+    scale: tuple[int, int] = (2048, 512)
+    windows_short: int = 336
+
+
+def _voc_splits() -> dict[str, Split]:
+    home = "VOCdevkit/VOC2012"
+    lists = f"{home}/ImageSets/Segmentation"
+    train = Part(f"{home}/JPEGImages", f"{home}/SegmentationClass", listing=f"{lists}/train.txt")
+    aug = Part(
+        f"{home}/JPEGImages",
+        f"{home}/SegmentationClassAug",
+        listing=f"{lists}/aug.txt",
+        conversion="voc-aug",
+    )
+    val = Part(f"{home}/JPEGImages", f"{home}/SegmentationClass", listing=f"{lists}/val.txt")
+    return {
+        "val": Split((val,), 1449),
+        "train": Split((train,), 1464),
+        "aug": Split((aug,), 9118),
+        "trainaug": Split((train, aug), 10582),
+    }
+
+
+def _context_splits() -> dict[str, Split]:
+    home = "VOCdevkit/VOC2010"
+    sizes = {"val": 5105, "train": 4998}
+    return {
+        split: Split(
+            (
+                Part(
+                    f"{home}/JPEGImages",
+                    f"{home}/SegmentationClassContext",
+                    listing=f"{home}/ImageSets/SegmentationContext/{split}.txt",
+                    conversion="context",
+                ),
+            ),
+            size,
+        )
+        for split, size in sizes.items()
+    }
+
+
+def _cocostuff_splits() -> dict[str, Split]:
+    sizes = {"val": 5000, "train": 118_287}
+    return {
+        split: Split(
+            (
+                Part(
+                    f"coco_stuff164k/images/{split}2017",
+                    f"coco_stuff164k/annotations/{split}2017",
+                    mask_suffix="_labelTrainIds.png",
+                    conversion="cocostuff",
+                ),
+            ),
+            size,
+        )
+        for split, size in sizes.items()
+    }
+
+
+def _cityscapes_splits() -> dict[str, Split]:
+    sizes = {"val": 500, "train": 2975}
+    return {
+        split: Split(
+            (
+                Part(
+                    f"cityscapes/leftImg8bit/{split}",
+                    f"cityscapes/gtFine/{split}",
+                    image_suffix="_leftImg8bit.png",
+                    mask_suffix="_gtFine_labelTrainIds.png",
+                    conversion="cityscapes",
+                ),
+            ),
+            size,
+        )
+        for split, size in sizes.items()
+    }
+
+
+def _ade_splits() -> dict[str, Split]:
+    home = "ade/ADEChallengeData2016"
+    folders = {"val": ("validation", 2000), "train": ("training", 20_210)}
+    return {
+        split: Split((Part(f"{home}/images/{folder}", f"{home}/annotations/{folder}"),), size)
+        for split, (folder, size) in folders.items()
+    }
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec(
+            "voc20",
+            "PASCAL VOC 2012, 20 classes; background pixels do not count",
+            _voc_splits(),
+            reduce_zero=True,
+            palette="voc",
+            unseen=(15, 16, 17, 18, 19),
+        ),
+        Spec(
+            "voc21",
+            "PASCAL VOC 2012, 20 classes and background",
+            _voc_splits(),
+            palette="voc",
+            unseen=(16, 17, 18, 19, 20),
+        ),
+        Spec(
+            "context59",
+            "Pascal Context, 59 classes; background pixels do not count",
+            _context_splits(),
+            reduce_zero=True,
+            unseen=(0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
+            scale=(520, 520),
+        ),
+        Spec(
+            "context60",
+            "Pascal Context, 59 classes and background",
+            _context_splits(),
+            unseen=(1, 7, 8, 15, 20, 25, 32, 34, 49, 55),
+            scale=(520, 520),
+        ),
+        Spec(
+            "cocostuff171",
+            "COCO-Stuff 164k, 171 classes",
+            _cocostuff_splits(),
+            unseen=(19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
+        ),
+        Spec(
+            "cityscapes19",
+            "Cityscapes, 19 classes of street scenes",
+            _cityscapes_splits(),
+            palette="own",
+            scale=(2048, 1024),
+            windows_short=560,
+        ),
+        Spec("ade150", "ADE20K, 150 classes", _ade_splits(), reduce_zero=True),
+    )
+}
+"""The data sets that are found by name; ids in `unseen` count as their vocabulary does."""
+
+
+class Item(NamedTuple):
+    """Where a sample's two files are, without holding two long paths for each of 100,000."""
+
+    name: str
+    folder: str
+    part: int
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Sequence[Sample]):
+    """The samples of a split, read when they are asked for.
+
+    Attributes:
+        name, split: what users type.
+        vocabulary: its classes.
+        rule: what mask values mean.
+        root: the folder of all data sets.
+        parts: where the files are.
+        items: the samples.
+        official: how many there officially are; None where nobody says.
+        unseen: ids of the classes that the zero-shot split holds back.
+    """
+
+    name: str
+    split: str
+    vocabulary: Vocabulary
+    rule: LabelRule
+    root: Path
+    parts: tuple[Part, ...]
+    items: tuple[Item, ...] = field(repr=False)
+    official: int | None = None
+    unseen: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        """Read a sample.
+
+        Raises:
+            MaskCLIPError: a file is missing or broken, sizes differ, or labels are out of range.
+        """
+        item = self.items[index]
+        image = load_image(self.image_path(item))
+        path = self.mask_path(item)
+        labels = load_labels(path, self.rule)
+        if labels.shape != (image.height, image.width):
+            raise MaskError(
+                f"{path}: the mask is {labels.shape[1]}x{labels.shape[0]} but its image "
+                f"{image.width}x{image.height}"
+            )
+        return Sample(item.name, image, labels)
+
+    def image_path(self, item: Item) -> Path:
+        """Return the image file of an item."""
+        part = self.parts[item.part]
+        return self.root / part.images / item.folder / f"{item.name}{part.image_suffix}"
+
+    def mask_path(self, item: Item) -> Path:
+        """Return the mask file of an item."""
+        part = self.parts[item.part]
+        return self.root / part.masks / item.folder / f"{item.name}{part.mask_suffix}"
+
+
+def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
+    """Find the samples of a data set by name.
+
+    Args:
+        name: of `SPECS`.
+        root: the folder that holds `VOCdevkit`, `coco_stuff164k` and so on.
+        split: of its splits.
+
+    Raises:
+        DatasetError: an unknown name or split; a folder, a list or all images are missing.
+    """
+    if name not in SPECS:
+        raise DatasetError(f"unknown data set {name!r}: expected one of {', '.join(SPECS)}")
+    spec = SPECS[name]
+    if split not in spec.splits:
+        raise DatasetError(f"{name} has no split {split!r}: expected {', '.join(spec.splits)}")
+    chosen = spec.splits[split]
+    vocabulary = Vocabulary.builtin(name)
+    items: list[Item] = []
+    for number, part in enumerate(chosen.parts):
+        _check_folders(part, root, name)
+        items += _listed(part, number, root) if part.listing else _found(part, number, root)
+    rule = LabelRule(
+        len(vocabulary),
+        vocabulary.ignore,
+        reduce_zero=spec.reduce_zero,
+        colours=_mask_colours(spec, vocabulary),
+    )
+    return Dataset(
+        name,
+        split,
+        vocabulary,
+        rule,
+        root,
+        chosen.parts,
+        tuple(items),
+        chosen.official,
+        spec.unseen,
+    )
+
+
+def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
+    """Make a data set of one's own images and masks, which are matched by name.
+
+    Masks hold the ids of the vocabulary, or its colours, in PNGs named as the images are.
+
+    Raises:
+        DatasetError: a folder is missing, or has no image; two images have the same name.
+    """
+    for folder, what in ((images, "images"), (masks, "masks")):
+        if not folder.is_dir():
+            raise DatasetError(f"no folder of {what}: {folder}")
+    files = sorted(
+        path.relative_to(images)
+        for path in images.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not files:
+        raise DatasetError(f"no images in {images}")
+    for one, other in pairwise(files):
+        if one.with_suffix("") == other.with_suffix(""):
+            raise DatasetError(f"{images}: {one} and {other} would share a mask: rename one")
+    suffixes = sorted({file.suffix for file in files})
+    return Dataset(
+        "folder",
+        "all",
+        vocabulary,
+        LabelRule.of(vocabulary),
+        Path(),
+        tuple(Part(str(images), str(masks), image_suffix=suffix) for suffix in suffixes),
+        tuple(
+            Item(file.with_suffix("").as_posix(), "", suffixes.index(file.suffix)) for file in files
+        ),
+    )
+
+
+def _check_folders(part: Part, root: Path, name: str) -> None:
+    images, masks = root / part.images, root / part.masks
+    if not images.is_dir():
+        raise DatasetError(
+            f"{name}: no folder {images}: --data is the folder that holds "
+            f"{part.images.partition('/')[0]}"
+        )
+    if not masks.is_dir():
+        raise DatasetError(f"{name}: no folder {masks}{_how_to_make(part, root)}")
+
+
+def _how_to_make(part: Part, root: Path) -> str:
+    if part.conversion is None:
+        return ""
+    return f": make its masks with `maskclip data convert {part.conversion} --data {root}`"
+
+
+def _listed(part: Part, number: int, root: Path) -> list[Item]:
+    """Return the samples of a list; that their files exist is seen when they are read."""
+    listing = root / str(part.listing)
+    try:
+        names = listing.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        raise DatasetError(f"no list of samples {listing}{_how_to_make(part, root)}") from None
+    if not names:
+        raise DatasetError(f"{listing}: an empty list of samples")
+    return [Item(name, "", number) for name in names]
+
+
+def _found(part: Part, number: int, root: Path) -> list[Item]:
+    """Return a sample for each image of a folder and its subfolders, by name."""
+    images = root / part.images
+    paths = sorted(images.rglob(f"*{part.image_suffix}"))
+    if not paths:
+        raise DatasetError(f"no images *{part.image_suffix} in {images}")
+    if not any((root / part.masks).rglob(f"*{part.mask_suffix}")):
+        where = root / part.masks
+        raise DatasetError(f"no masks *{part.mask_suffix} in {where}{_how_to_make(part, root)}")
+    return [
+        Item(
+            path.name.removesuffix(part.image_suffix),
+            path.parent.relative_to(images).as_posix(),
+            number,
+        )
+        for path in paths
+    ]
+
+
+def _mask_colours(spec: Spec, vocabulary: Vocabulary) -> tuple[Colour, ...]:
+    match spec.palette:
+        case "voc":
+            return voc_colours(256)
+        case "own":
+            return vocabulary.colours
+        case _:
+            return ()

@@ -1,0 +1,130 @@
+"""Label files: how a mask is coded, and what its values mean.
+
+A mask file holds one value a pixel: as a palette index, as a grey level (8 or 16 bits), or as the
+colour of that value in the data set's palette. A `LabelRule` turns values into class ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.palettes import Colour
+from maskclip.core.vocabulary import Vocabulary
+
+Ids = npt.NDArray[np.int32]
+
+_FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep every value as it was written
+
+
+class MaskError(MaskCLIPError):
+    """A mask that cannot be used; the message says which and why, in one line."""
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """What the values of a data set's masks mean.
+
+    Attributes:
+        classes: number of classes K; ids are 0..K-1.
+        ignore: the id of pixels that do not count.
+        reduce_zero: value 0 is ignored and 1..K are the ids 0..K-1: the published evaluation
+            reads so the data sets that label a background which it does not score.
+        colours: the colour of each value, for masks that are coded so; none where a data set's
+            masks never are.
+    """
+
+    classes: int
+    ignore: int
+    reduce_zero: bool = False
+    colours: tuple[Colour, ...] = ()
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> LabelRule:
+        """Return the rule for masks whose values are the ids of a vocabulary."""
+        return cls(len(vocabulary), vocabulary.ignore, colours=vocabulary.colours)
+
+    def ids(self, values: npt.NDArray[np.integer]) -> Ids:
+        """Turn file values (H, W) into class ids; values without a meaning stay out of range."""
+        ids = values.astype(np.int32)
+        if self.reduce_zero:
+            ids = np.where((ids == 0) | (ids == self.ignore), self.ignore, ids - 1)
+        return ids
+
+    def strange(self, ids: Ids) -> dict[int, int]:
+        """Return the ids that are neither a class nor ignored, with their numbers of pixels."""
+        wrong = ids[((ids < 0) | (ids >= self.classes)) & (ids != self.ignore)]
+        found, counts = np.unique(wrong, return_counts=True)
+        return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def load_labels(path: Path, rule: LabelRule) -> Ids:
+    """Read a mask as class ids (H, W).
+
+    Raises:
+        MaskError: missing, damaged, coded in an unknown way, or with ids out of range.
+    """
+    ids = read_ids(path, rule)
+    strange = rule.strange(ids)
+    if strange:
+        raise MaskError(
+            f"{path}: label {next(iter(strange))} is out of range: expected classes "
+            f"0..{rule.classes - 1}, or {rule.ignore} for pixels that do not count"
+        )
+    return ids
+
+
+def read_ids(path: Path, rule: LabelRule) -> Ids:
+    """Read a mask as ids (H, W), among which some may be out of range.
+
+    Raises:
+        MaskError: missing, damaged, or coded in an unknown way.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+    except FileNotFoundError:
+        raise MaskError(f"{path}: no such mask") from None
+    except Exception as error:  # decoders raise anything on damaged data
+        raise MaskError(
+            f"{path}: not a mask that can be read ({error}): expected a PNG of class ids"
+        ) from None
+    if image.mode in ("P", "1", "L", "I", "I;16", "I;16B", "I;16L"):
+        return rule.ids(np.asarray(image))
+    if image.mode in ("LA", "PA"):
+        return rule.ids(np.asarray(image)[..., 0])
+    if image.mode in ("RGB", "RGBA"):
+        return rule.ids(_values_of_colours(np.asarray(image)[..., :3], rule, path))
+    raise MaskError(
+        f"{path}: pixels of mode {image.mode} are no class ids: expected palette, grey or RGB"
+    )
+
+
+def _values_of_colours(
+    pixels: npt.NDArray[np.uint8], rule: LabelRule, path: Path
+) -> npt.NDArray[np.integer]:
+    """Read colours (H, W, 3) as the values they stand for; greys alone are the values themselves.
+
+    A picture of palette colours only is read by its palette, although some of them are grey.
+    """
+    packed = pixels.astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
+    codes, place = np.unique(packed, return_inverse=True)
+    table: dict[int, int] = {}
+    for value, (red, green, blue) in enumerate(rule.colours):
+        table.setdefault(red << 16 | green << 8 | blue, value)
+    unknown = [code for code in codes.tolist() if code not in table]
+    if not unknown:
+        values = np.array([table[code] for code in codes.tolist()], np.int32)
+        return values[place.reshape(packed.shape)]
+    if not any(code % 0x10101 for code in codes.tolist()):  # red, green and blue are equal
+        return packed & 0xFF
+    coloured = next((code for code in unknown if code % 0x10101), unknown[0])
+    raise MaskError(
+        f"{path}: the colour #{coloured:06x} is no class: expected class ids, or the colours of "
+        "the classes"
+    )

@@ -1,0 +1,271 @@
+"""Label files as data sets are distributed -> masks of the class ids that are trained and scored.
+
+What the values mean, and one file at a time; finding files is the job of `maskclip.tasks.convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskclip.core.draw import palette_image
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import atomic_path
+from maskclip.core.palettes import voc_colours
+
+IGNORE = 255  # in masks: pixels that do not count
+
+_NEVER = -1  # in tables: a value that no sound file holds
+_ID_MODES = ("L", "P", "I", "I;16", "I;16B")  # Pillow's images of one whole number a pixel
+
+# Ids in the 459 classes (labels.txt of Pascal Context, from 1) of the 59 that are evaluated, in
+# their order: the first is class 1 of Context-60. All others are its background, 0.
+# fmt: off
+CONTEXT_59 = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
+    115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
+    347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
+)
+# fmt: on
+
+# Among COCO's 182 ids (from 0), those of classes that were never annotated.
+COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+
+# Ids of Cityscapes' labels that are evaluated, in the order of their train ids.
+CITYSCAPES_19 = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+class LabelError(MaskCLIPError):
+    """A label file that cannot be used; the message says which and why, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """How the label files of one data set become masks; folders are below that of all data sets.
+
+    Attributes:
+        name: what users type.
+        title: what its files are called among people.
+        sources: folders of label files; the first that has some is taken.
+        patterns: of the files in it; the first that matches some is taken.
+        targets: folder of the masks, in the same subfolders as their sources.
+        table: (N,) int16; value in the source -> id in the mask 0..255, or -1 where a source
+            with that value is broken.
+        values: the values a source may hold, in words.
+        ending: what the names of sources end in, and what stands there in those of masks.
+        variable: the label map in a MATLAB file: the variable, then fields within.
+        coloured: masks are palette images in Pascal VOC's colours, not greyscale.
+        lists: files that say which images belong to which split.
+    """
+
+    name: str
+    title: str
+    sources: tuple[str, ...]
+    patterns: tuple[str, ...]
+    targets: str
+    table: npt.NDArray[np.int16]
+    values: str
+    ending: tuple[str, str] = ("", "")
+    variable: tuple[str, ...] = ()
+    coloured: bool = False
+    lists: tuple[str, ...] = ()
+
+    def target(self, file: str) -> str:
+        """Return the mask of a label file; both as paths within their folders, with `/`."""
+        path = PurePosixPath(file)
+        old, new = self.ending
+        return str(path.with_name(f"{path.stem.removesuffix(old)}{new}.png"))
+
+
+def _table(
+    ids: Mapping[int, int], *, size: int = 256, others: int = _NEVER
+) -> npt.NDArray[np.int16]:
+    table = np.full(size, others, np.int16)
+    table[list(ids)] = list(ids.values())
+    table.setflags(write=False)
+    return table
+
+
+def _coco_ids() -> dict[int, int]:
+    used = (value for value in range(182) if value not in COCO_UNUSED)
+    unused = dict.fromkeys((*COCO_UNUSED, 255), IGNORE)
+    return {value: index for index, value in enumerate(used)} | unused
+
+
+CONVERSIONS = {
+    conversion.name: conversion
+    for conversion in (
+        Conversion(
+            "voc-aug",
+            "SBD (Pascal VOC's augmented training set)",
+            sources=("VOCdevkit/VOCaug/dataset/cls",),
+            patterns=("*.mat",),
+            targets="VOCdevkit/VOC2012/SegmentationClassAug",
+            table=_table({value: value for value in (*range(21), 255)}),
+            values="0..20 and 255",
+            variable=("GTcls", "Segmentation"),
+            coloured=True,
+            lists=tuple(
+                f"VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt"
+                for name in ("trainaug", "aug")
+            ),
+        ),
+        Conversion(
+            "context",
+            "Pascal Context",
+            sources=("VOCdevkit/VOC2010/trainval",),
+            patterns=("*.mat", "*.png"),
+            targets="VOCdevkit/VOC2010/SegmentationClassContext",
+            table=_table(
+                {value: index for index, value in enumerate(CONTEXT_59, start=1)},
+                size=460,
+                others=0,
+            ),
+            values="0..459",
+            variable=("LabelMap",),
+            coloured=True,
+            lists=tuple(
+                f"VOCdevkit/VOC2010/ImageSets/SegmentationContext/{name}.txt"
+                for name in ("train", "val")
+            ),
+        ),
+        Conversion(
+            "cocostuff",
+            "COCO-Stuff 164k",
+            # The second is where those unpack them who follow mmsegmentation.
+            sources=("coco_stuff164k/stuffthingmaps", "coco_stuff164k/annotations"),
+            patterns=("*2017/*.png",),
+            targets="coco_stuff164k/annotations",
+            table=_table(_coco_ids()),
+            values="0..181 and 255",
+            ending=("", "_labelTrainIds"),
+        ),
+        Conversion(
+            "cityscapes",
+            "Cityscapes",
+            sources=("cityscapes/gtFine",),
+            # A star first: `**` does not enter folders that are links, such as a linked `train`.
+            patterns=("*/**/*_gtFine_labelIds.png",),
+            targets="cityscapes/gtFine",
+            table=_table({v: index for index, v in enumerate(CITYSCAPES_19)}, others=IGNORE),
+            values="0..255",
+            ending=("_labelIds", "_labelTrainIds"),
+        ),
+    )
+}
+"""The conversions by name."""
+
+
+def convert_file(source: Path, target: Path, conversion: Conversion) -> None:
+    """Write the mask of a label file: uint8 PNG of the same size, whole or not at all.
+
+    Raises:
+        LabelError: the source is missing, damaged, or no label map of this data set.
+        OSError: the target cannot be written.
+    """
+    values = read_mat(source, conversion.variable) if source.suffix == ".mat" else read_png(source)
+    try:
+        mask = convert_values(values, conversion)
+    except LabelError as error:
+        raise LabelError(f"{source}: {error}") from None
+    colours = voc_colours(256)  # all of them: 255, too, has its colour in VOC's own masks
+    image = palette_image(mask, colours) if conversion.coloured else Image.fromarray(mask)
+    with atomic_path(target) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def convert_values(values: npt.NDArray[Any], conversion: Conversion) -> npt.NDArray[np.uint8]:
+    """Return class ids (H, W) for the values (H, W) of a label file.
+
+    Raises:
+        LabelError: no whole numbers, another shape, or values that the data set does not have.
+    """
+    if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.integer):
+        raise LabelError(
+            f"expected one whole number a pixel, got {values.dtype} of shape {values.shape}"
+        )
+    table = conversion.table
+    outside = (values < 0) | (values >= len(table))
+    ids = table[np.where(outside, 0, values)]
+    strange = np.unique(values[outside | (ids == _NEVER)])
+    if strange.size:
+        more = f" and {strange.size - 1} more" if strange.size > 1 else ""
+        raise LabelError(
+            f"value {strange[0]}{more} out of range: labels of {conversion.title} are "
+            f"{conversion.values}"
+        )
+    return ids.astype(np.uint8)
+
+
+def read_png(path: Path) -> npt.NDArray[np.integer]:
+    """Read a PNG of one number a pixel: grey values of 8 or 16 bits, or palette indices (H, W).
+
+    Raises:
+        LabelError: missing, damaged, or a picture of several channels.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read ({_reason(error, path)})") from None
+    except Exception as error:  # decoders raise anything on damaged data
+        raise LabelError(f"{path}: damaged ({_reason(error, path)})") from None
+    if image.mode not in _ID_MODES:
+        raise LabelError(
+            f"{path}: expected class ids (8- or 16-bit grey, or palette), got mode {image.mode}"
+        )
+    return np.asarray(image)
+
+
+def read_mat(path: Path, variable: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Read an array from a MATLAB file (before version 7.3, as data sets have them).
+
+    Args:
+        path: the file.
+        variable: its name, then names of fields within.
+
+    Raises:
+        LabelError: missing, damaged, or without that variable.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    name, *fields = variable
+    try:
+        with path.open("rb") as file:  # by its name, scipy would look for others if it is missing
+            content = loadmat(file, variable_names=[name])
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read ({_reason(error, path)})") from None
+    except Exception as error:  # scipy raises anything on damaged data
+        raise LabelError(f"{path}: not a sound MATLAB file ({_reason(error, path)})") from None
+    try:
+        value = content[name]
+        for field in fields:
+            value = value[field][0, 0]  # a struct is a 1 x 1 array of structs
+    except (KeyError, ValueError, IndexError):
+        raise LabelError(f"{path}: expected the variable {'.'.join(variable)}, not in it") from None
+    return np.asarray(value)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """What went wrong, in one line and without the path, which the message has already."""
+    text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return " ".join(text.replace(f" {str(path)!r}", "").split())
+
+
+def voc_lists(
+    *, train: Iterable[str], val: Iterable[str], sbd: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return the image lists of the augmented training set, sorted.
+
+    `aug` are SBD's images in neither of VOC's sets, and have their masks from SBD alone; `trainaug`
+    are these and VOC's own training images: of the whole data sets 9,118 and 10,582.
+    """
+    train, val = set(train), set(val)
+    aug = set(sbd) - train - val
+    return {"trainaug": sorted((train | aug) - val), "aug": sorted(aug)}

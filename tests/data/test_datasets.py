@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.datasets import SPECS, DatasetError, open_dataset, open_folder
+from maskclip.data.masks import MaskError
+
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def make(root, name, split, *, names=("a", "b"), value=1, size=(6, 4)):
+    """Write a small data set in the layout of `name`."""
+    for part in SPECS[name].splits[split].parts:
+        for stem in names:
+            for folder, suffix, picture in (
+                (part.images, part.image_suffix, Image.new("RGB", size)),
+                (part.masks, part.mask_suffix, Image.new("L", size, value)),
+            ):
+                path = root / folder / f"{stem}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+        if part.listing:
+            (root / part.listing).parent.mkdir(parents=True, exist_ok=True)
+            (root / part.listing).write_text("\n".join(names) + "\n")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_split_of_every_layout_is_read(tmp_path, name):
+    spec = SPECS[name]
+    for split in spec.splits:
+        make(tmp_path, name, split)
+        dataset = open_dataset(name, tmp_path, split=split)
+        assert len(dataset) == 2 * len(spec.splits[split].parts)
+        sample = dataset[0]
+        assert sample.name == "a"
+        assert sample.image.size == (6, 4)
+        assert np.unique(sample.labels) == (0 if spec.reduce_zero else 1)
+        assert len(dataset.vocabulary) == int("".join(filter(str.isdigit, name)))
+        assert all(0 <= unseen < len(dataset.vocabulary) for unseen in dataset.unseen)
+
+
+def test_zero_shot_splits_with_and_without_background_are_the_same_classes():
+    for without, having in (("voc20", "voc21"), ("context59", "context60")):
+        assert [i + 1 for i in SPECS[without].unseen] == list(SPECS[having].unseen)
+
+
+def test_images_in_subfolders_find_their_masks(tmp_path):
+    make(tmp_path, "cityscapes19", "val", names=("ulm/ulm_01", "bonn/bonn_02"), value=18)
+    dataset = open_dataset("cityscapes19", tmp_path)
+    assert [dataset[i].name for i in range(2)] == ["bonn_02", "ulm_01"]
+
+
+def test_missing_pieces_are_named(tmp_path):
+    with pytest.raises(DatasetError, match="--data is the folder that holds VOCdevkit"):
+        open_dataset("voc20", tmp_path)
+    with pytest.raises(DatasetError, match="unknown data set 'voc': expected one of voc20"):
+        open_dataset("voc", tmp_path)
+    make(tmp_path, "cocostuff171", "val")
+    with pytest.raises(DatasetError, match="has no split 'test': expected val, train"):
+        open_dataset("cocostuff171", tmp_path, split="test")
+    for mask in (tmp_path / "coco_stuff164k/annotations/val2017").iterdir():
+        mask.unlink()
+    with pytest.raises(DatasetError, match="maskclip data convert cocostuff --data"):
+        open_dataset("cocostuff171", tmp_path)
+
+
+def test_a_mask_of_another_size_or_out_of_range_is_an_error(tmp_path):
+    make(tmp_path, "voc21", "val", value=21)
+    with pytest.raises(MaskError, match="label 21 is out of range"):
+        open_dataset("voc21", tmp_path)[0]
+    Image.new("L", (3, 3)).save(tmp_path / "VOCdevkit/VOC2012/SegmentationClass/a.png")
+    with pytest.raises(MaskError, match="the mask is 3x3 but its image 6x4"):
+        open_dataset("voc21", tmp_path)[0]
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    words = Vocabulary.parse(["dog", "grass"])
+    for path in ("images/x/one.jpg", "images/two.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 5)).save(tmp_path / path)
+    for path in ("masks/x/one.png", "masks/two.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 5), words.colours[1]).save(tmp_path / path)
+    dataset = open_folder(tmp_path / "images", tmp_path / "masks", words)
+    assert [dataset[i].name for i in range(2)] == ["two", "x/one"]
+    assert (dataset[1].labels == 1).all()
+    with pytest.raises(DatasetError, match="no folder of masks"):
+        open_folder(tmp_path / "images", tmp_path / "none", words)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no images in"):
+        open_folder(tmp_path / "empty", tmp_path / "masks", words)
+    Image.new("RGB", (5, 5)).save(tmp_path / "images" / "two.jpg")
+    with pytest.raises(DatasetError, match=r"two.jpg and two.png would share a mask"):
+        open_folder(tmp_path / "images", tmp_path / "masks", words)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pairs under {REAL}")
+def test_real_pairs_of_voc_are_read():
+    for split in ("val", "trainaug"):
+        dataset = open_dataset("voc20", REAL, split=split)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            assert sample.labels.shape == (sample.image.height, sample.image.width)
+            assert (sample.labels[sample.labels != 255] < 20).all()

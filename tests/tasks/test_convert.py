@@ -1,0 +1,342 @@
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from scipy.io import savemat
+from typer.testing import CliRunner
+
+from maskclip.cli.convert import convert
+from maskclip.core.errors import MaskCLIPError
+from maskclip.tasks import convert as task
+from maskclip.tasks.convert import complete_lists, convert_files, plan_conversion, usable_cpus
+
+REAL = Path(
+    os.environ.get("MASKCLIP_REAL_DATA")
+    or Path(__file__).resolve().parents[2].parent / "shared" / "data"
+)
+COCO_SOURCE = "coco_stuff164k/stuffthingmaps"
+COCO_MASKS = "coco_stuff164k/annotations"
+VOC_LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
+
+
+def save_labels(path, seed=0):
+    """Write random raw labels of COCO."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.random.default_rng(seed).integers(0, 10, (6, 8), dtype=np.uint8)
+    Image.fromarray(labels).save(path)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write five label files in COCO's layout and return the root."""
+    for seed in range(4):
+        save_labels(tmp_path / COCO_SOURCE / "train2017" / f"{seed:012}.png", seed)
+    save_labels(tmp_path / COCO_SOURCE / "val2017" / "000000000139.png", 9)
+    return tmp_path
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Write VOC's lists and four of SBD's files, one of them of a validation image."""
+    for name in ("both", "s1", "s2", "v1"):
+        path = tmp_path / "VOCdevkit" / "VOCaug" / "dataset" / "cls" / f"{name}.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        savemat(path, {"GTcls": {"Segmentation": np.full((2, 3), 5, np.uint8)}})
+    folder = tmp_path / VOC_LISTS
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("t1\nboth\n")
+    (folder / "val.txt").write_text("v1\nv2\n")
+    return tmp_path
+
+
+def run(root, name="cocostuff", *, source=None, **options):
+    return list(convert_files(plan_conversion(name, root, source=source), **options))
+
+
+def masks(root, folder=COCO_MASKS):
+    """Relative path -> content of every file below a folder."""
+    return {
+        path.relative_to(root / folder).as_posix(): path.read_bytes()
+        for path in (root / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+class TestFinding:
+    def test_every_file_has_a_mask_of_its_own(self, coco):
+        results = run(coco)
+        assert [result.error for result in results] == [None] * 5
+        assert sorted(masks(coco)) == [
+            *(f"train2017/{seed:012}_labelTrainIds.png" for seed in range(4)),
+            "val2017/000000000139_labelTrainIds.png",
+        ]
+        assert all(result.target.exists() for result in results)
+
+    def test_raw_labels_may_lie_among_the_masks(self, tmp_path):
+        for name in ("000000000001.png", "000000000002.png"):
+            save_labels(tmp_path / COCO_MASKS / "train2017" / name)
+        (tmp_path / COCO_MASKS / "train2017" / ".writing-x.png").write_bytes(b"half")
+        assert len(run(tmp_path)) == 2
+        again = run(tmp_path)
+        assert [result.skipped for result in again] == [True, True]
+        assert len(masks(tmp_path)) == 2 + 2 + 1
+
+    def test_another_source(self, coco, tmp_path_factory):
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        (coco / COCO_SOURCE).rename(elsewhere / "maps")
+        assert len(run(coco, source=elsewhere / "maps")) == 5
+        assert len(masks(coco)) == 5
+
+    def test_cityscapes_masks_lie_beside_their_sources(self, tmp_path):
+        folder = tmp_path / "cityscapes" / "gtFine" / "val" / "ulm"
+        folder.mkdir(parents=True)
+        Image.new("L", (4, 2), 26).save(folder / "ulm_0_gtFine_labelIds.png")
+        Image.new("RGB", (4, 2)).save(folder / "ulm_0_gtFine_color.png")
+        (result,) = run(tmp_path, "cityscapes")
+        assert result.target == folder / "ulm_0_gtFine_labelTrainIds.png"
+        assert np.asarray(Image.open(result.target)).tolist() == [[13] * 4] * 2
+        (result,) = run(tmp_path, "cityscapes")
+        assert result.skipped
+
+    def test_a_linked_folder_is_entered(self, tmp_path, tmp_path_factory):
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        (elsewhere / "ulm").mkdir()
+        Image.new("L", (4, 2), 26).save(elsewhere / "ulm" / "ulm_0_gtFine_labelIds.png")
+        (tmp_path / "cityscapes" / "gtFine").mkdir(parents=True)
+        (tmp_path / "cityscapes" / "gtFine" / "val").symlink_to(elsewhere)
+        assert len(run(tmp_path, "cityscapes")) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "parts"),
+        [
+            ("voc-aug", ["VOCdevkit/VOCaug/dataset/cls/*.mat", "holds VOCdevkit"]),
+            ("context", ["VOC2010/trainval/*.mat or", "VOC2010/trainval/*.png", "holds VOCdevkit"]),
+            ("cocostuff", ["coco_stuff164k/stuffthingmaps/*2017", "holds coco_stuff164k"]),
+            ("cityscapes", ["cityscapes/gtFine/", "labelIds.png", "holds cityscapes"]),
+        ],
+    )
+    def test_a_missing_folder_is_told_with_the_layout(self, tmp_path, name, parts):
+        with pytest.raises(MaskCLIPError) as caught:
+            plan_conversion(name, tmp_path)
+        assert all(part in str(caught.value) for part in (str(tmp_path), *parts))
+
+    def test_a_source_without_label_files_is_told(self, coco):
+        with pytest.raises(MaskCLIPError, match=r"stuffthingmaps/\*\.mat or "):
+            plan_conversion("context", coco, source=coco / COCO_SOURCE)
+
+    def test_an_unknown_name_is_told_with_the_known_ones(self, tmp_path):
+        with pytest.raises(MaskCLIPError, match="'coco': expected voc-aug, context, cocostuff"):
+            plan_conversion("coco", tmp_path)
+
+    def test_masks_never_replace_their_sources(self, tmp_path):
+        folder = tmp_path / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
+        save_labels(folder / "2008_000002.png")
+        with pytest.raises(MaskCLIPError, match="would replace the label files"):
+            plan_conversion("context", tmp_path, source=folder)
+
+
+class TestResuming:
+    def test_what_is_there_is_left_alone(self, coco):
+        first = run(coco)
+        kept, lost = first[0].target, first[3].target
+        lost.unlink()
+        os.utime(kept, (1, 1))
+        again = {result.target: result.skipped for result in run(coco)}
+        assert again == {result.target: result.target != lost for result in first}
+        assert kept.stat().st_mtime == 1
+        assert lost.exists()
+
+    def test_overwriting_makes_all_again(self, coco):
+        first = run(coco)
+        right = masks(coco)
+        first[0].target.write_bytes(b"another")
+        assert not any(result.skipped for result in run(coco, overwrite=True))
+        assert masks(coco) == right
+
+    def test_a_half_written_file_does_not_count(self, coco):
+        torn = coco / COCO_MASKS / "train2017" / ".writing-abc.png"
+        torn.parent.mkdir(parents=True)
+        torn.write_bytes(b"\x89PNG half of a mask")
+        assert [result.skipped for result in run(coco)] == [False] * 5
+
+
+class TestWorkers:
+    def test_two_give_the_same_bytes_as_one(self, coco, tmp_path_factory):
+        assert len(run(coco, workers=2)) == 5
+        (coco / COCO_MASKS).rename(coco / "of two")
+        run(coco)
+        assert masks(coco, "of two") == masks(coco)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_broken_file_is_one_line_and_the_others_go_on(self, coco, workers):
+        folder = coco / COCO_SOURCE / "train2017"
+        (folder / "000000000000.png").write_bytes(b"no image")
+        Image.new("RGB", (4, 4)).save(folder / "000000000001.png")
+        Image.new("L", (4, 4), 182).save(folder / "000000000002.png")
+        results = {result.source.name: result for result in run(coco, workers=workers)}
+        errors = {name: result.error for name, result in results.items() if result.error}
+        assert sorted(errors) == [f"{seed:012}.png" for seed in range(3)]
+        assert all(error.startswith(str(folder / name)) for name, error in errors.items())
+        assert "mode RGB" in errors["000000000001.png"]
+        assert "value 182" in errors["000000000002.png"]
+        assert len(masks(coco)) == 2
+        save_labels(folder / "000000000000.png")
+        assert sum(result.error is None for result in run(coco)) == 3
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_folder_that_cannot_be_written_ends_the_job(self, coco, workers):
+        (coco / COCO_MASKS).write_text("in the way")
+        with pytest.raises(MaskCLIPError, match="annotations: masks cannot be written"):
+            run(coco, workers=workers)
+
+    def test_files_in_flight_are_few(self, coco, monkeypatch):
+        submitted = []
+
+        class Pool:
+            def __init__(self, *args, **options): ...
+
+            def submit(self, work, *args):
+                submitted.append(args)
+                return SimpleNamespace(result=lambda: work(*args))
+
+            def shutdown(self, **options): ...
+
+        monkeypatch.setattr(task, "ProcessPoolExecutor", Pool)
+        monkeypatch.setattr(task, "_AHEAD", 1)
+        taken = 0
+        for _ in convert_files(plan_conversion("cocostuff", coco), workers=2):
+            taken += 1
+            assert len(submitted) - taken <= 2
+        assert taken == len(submitted) == 5
+
+    def test_a_process_that_dies_is_told(self, coco, monkeypatch):
+        monkeypatch.setattr(task, "_start_worker", sys.exit)
+        with pytest.raises(MaskCLIPError, match=r"a process died.*fewer --workers than 2"):
+            run(coco, workers=2)
+
+    def test_there_is_a_cpu(self):
+        assert usable_cpus() >= 1
+
+
+class TestLists:
+    def test_those_of_voc_are_made(self, voc):
+        plan = plan_conversion("voc-aug", voc)
+        assert all(result.error is None for result in convert_files(plan))
+        lists = complete_lists(plan)
+        assert {path.name for path in lists.written} == {"trainaug.txt", "aug.txt"}
+        assert (voc / VOC_LISTS / "trainaug.txt").read_text() == "both\ns1\ns2\nt1\n"
+        names = (voc / VOC_LISTS / "aug.txt").read_text().split()
+        assert names == ["s1", "s2"]
+        for name in names:  # as mmsegmentation pairs them
+            path = voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug" / f"{name}.png"
+            assert np.asarray(Image.open(path)).tolist() == [[5] * 3] * 2
+        (note,) = lists.notes
+        assert "4 images, the whole data sets 10,582" in note
+
+    def test_of_the_whole_data_sets_nothing_is_noted(self, voc, monkeypatch):
+        monkeypatch.setattr(task, "_TRAINAUG_SIZE", 4)
+        assert complete_lists(plan_conversion("voc-aug", voc)).notes == ()
+
+    def test_lists_that_are_there_are_kept(self, voc):
+        (voc / VOC_LISTS / "aug.txt").write_text("mine\n")
+        lists = complete_lists(plan_conversion("voc-aug", voc))
+        assert [path.name for path in lists.written] == ["trainaug.txt"]
+        assert (voc / VOC_LISTS / "aug.txt").read_text() == "mine\n"
+        again = complete_lists(plan_conversion("voc-aug", voc))
+        assert (again.written, again.notes) == ((), ())
+
+    def test_without_the_lists_of_voc_none_are_made(self, voc):
+        (voc / VOC_LISTS / "val.txt").unlink()
+        lists = complete_lists(plan_conversion("voc-aug", voc))
+        assert lists.written == ()
+        assert "need VOC 2012's train.txt and val.txt" in lists.notes[0]
+        assert not (voc / VOC_LISTS / "trainaug.txt").exists()
+
+    def test_those_of_context_are_only_missed(self, tmp_path):
+        folder = tmp_path / "VOCdevkit" / "VOC2010"
+        (folder / "trainval").mkdir(parents=True)
+        savemat(folder / "trainval" / "a.mat", {"LabelMap": np.array([[2, 3]], np.uint16)})
+        (result,) = run(tmp_path, "context")
+        assert np.asarray(Image.open(result.target)).tolist() == [[1, 0]]
+        plan = plan_conversion("context", tmp_path)
+        assert "train.txt and val.txt missing" in complete_lists(plan).notes[0]
+        lists = folder / "ImageSets" / "SegmentationContext"
+        lists.mkdir(parents=True)
+        for name in ("train", "val"):
+            (lists / f"{name}.txt").write_text("a\n")
+        assert complete_lists(plan).notes == ()
+
+
+@pytest.mark.skipif(
+    not (REAL / COCO_SOURCE).is_dir(),
+    reason=f"no {COCO_SOURCE} under {REAL}: set MASKCLIP_REAL_DATA to a folder of data sets",
+)
+def test_real_labels_of_coco_keep_their_pixel_counts(tmp_path):
+    results = run(tmp_path, source=REAL / COCO_SOURCE)
+    assert results
+    unused = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
+    for result in results:
+        assert result.error is None
+        raw, mask = (np.asarray(Image.open(path)) for path in (result.source, result.target))
+        assert mask.shape == raw.shape
+        values, counts = np.unique(raw, return_counts=True)
+        assert not set(unused) & set(values.tolist())
+        # An id moves down by the number of unused ids before it.
+        expected = {
+            255 if value == 255 else value - sum(gap < value for gap in unused): count
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True)
+        }
+        ids, counts = np.unique(mask, return_counts=True)
+        assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == expected
+        assert all(label <= 170 or label == 255 for label in expected)
+
+
+class TestCommand:
+    @pytest.fixture
+    def command(self):
+        app = typer.Typer()
+        app.command()(convert)
+
+        def call(*arguments):
+            return CliRunner().invoke(app, [*map(str, arguments), "--workers", "1"])
+
+        return call
+
+    def test_says_what_was_done_and_goes_on(self, coco, command):
+        (coco / COCO_SOURCE / "val2017" / "000000000139.png").write_bytes(b"no image")
+        outcome = command("cocostuff", "--data", coco)
+        assert outcome.exit_code == 1
+        assert "4 converted, 0 there already" in outcome.stdout
+        lines = outcome.stderr.splitlines()
+        assert lines[0].startswith("error: ")
+        assert "000000000139.png" in lines[0]
+        assert lines[1:] == ["warning: 1 of 5 files failed"]
+        save_labels(coco / COCO_SOURCE / "val2017" / "000000000139.png")
+        outcome = command("cocostuff", "--data", coco)
+        assert outcome.exit_code == 0
+        assert "1 converted, 4 there already" in outcome.stdout
+        outcome = command("cocostuff", "--data", coco, "--overwrite")
+        assert "5 converted, 0 there already" in outcome.stdout
+
+    def test_lists_wait_until_every_file_is_converted(self, voc, command):
+        broken = voc / "VOCdevkit" / "VOCaug" / "dataset" / "cls" / "s1.mat"
+        sound = broken.read_bytes()
+        broken.write_bytes(b"torn")
+        outcome = command("voc-aug", "--data", voc)
+        assert outcome.exit_code == 1
+        assert "lists wait" in outcome.stderr
+        assert not (voc / VOC_LISTS / "aug.txt").exists()
+        broken.write_bytes(sound)
+        outcome = command("voc-aug", "--data", voc)
+        assert outcome.exit_code == 0
+        assert "trainaug.txt" in outcome.stdout
+        assert (voc / VOC_LISTS / "aug.txt").read_text() == "s1\ns2\n"
+
+    def test_a_missing_folder_is_an_error_a_user_can_mend(self, tmp_path, command):
+        outcome = command("cityscapes", "--data", tmp_path)
+        assert isinstance(outcome.exception, MaskCLIPError)
