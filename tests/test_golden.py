@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from maskclip.clip.checkpoint import vision_config
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refine, resize
-from maskclip.core.method import PUBLISHED
+from maskclip.core.method import BASELINE, PUBLISHED
 from maskclip.core.metrics import ConfusionMatrix
 
 FOLDER = Path(
@@ -155,6 +155,39 @@ def test_golden_dense(case):
         compared += 1
     assert not far
     assert compared >= 3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", cases("maskclip/*.npz", "maskclip/*.npz"))
+def test_golden_baseline(case):
+    """Ordinary attention, read densely: of a ViT its last map, of a ResNet the attention pool's."""
+    encoder, rows = weights_of(case)
+    baseline = DenseCLIP(encoder.visual, method=BASELINE, mean=(0, 0, 0), std=(1, 1, 1))
+    with np.load(case) as file:
+        wanted = {name: file[name] for name in file.files}
+    seen = {}
+    hooks = watch(baseline.visual, seen)
+    if hasattr(baseline.visual, "ln_post"):
+        keep = baseline.visual.ln_post.register_forward_hook(
+            lambda _, inputs, output: seen.update(x_map=output)
+        )
+        hooks.append(keep)
+    images = torch.from_numpy(wanted["image_rgb_u8"]).permute(2, 0, 1)[None]
+    dense = baseline.encode(images)
+    for hook in hooks:
+        hook.remove()
+    checked = 0
+    if "x_map" in wanted and "x_map" in seen:
+        theirs = wanted["x_map"]
+        ours = seen["x_map"].transpose(1, 2).reshape(theirs.shape).numpy()
+        assert distance(ours, theirs) < TOLERANCE
+        checked += 1
+    if "logits_attn_pooling_8heads" in wanted:
+        ours = refine.similarity(dense.features, rows).numpy()
+        assert distance(ours, wanted["logits_attn_pooling_8heads"]) < TOLERANCE
+        checked += 1
+    if not checked:
+        pytest.skip("the case has no array of ordinary attention")
 
 
 def transformed(label, facts):

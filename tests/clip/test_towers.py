@@ -7,7 +7,8 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.towers import UnsupportedTowerError, build_tower
 from maskclip.clip.weights import _raw_config, architectures, load_clip
-from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import BASELINE, CLEAN, PUBLISHED
 
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
 VARIANTS = {
@@ -110,3 +111,22 @@ def test_the_published_method_takes_exact_gelu_and_its_own_epsilon(make_clip):
     assert {norm.eps for norm in norms} == {1e-6}
     kinds = {type(block.mlp.gelu) for block in visual.transformer.resblocks}
     assert kinds == {torch.nn.GELU}
+
+
+def test_key_smoothing_of_a_baseline_resnet_is_refused(make_clip):
+    encoder = DenseCLIP(make_clip("resnet").visual, method=BASELINE, mean=MEAN, std=STD).eval()
+    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    assert encoder.encode(images).features.shape[2:] == (2, 3)
+    with pytest.raises(MaskCLIPError, match="no key smoothing"):
+        encoder.encode(images, keys=True)
+
+
+def test_baseline_positions_of_one_colour_are_alike(make_clip):
+    """Attention over equal positions gives each of them the value that plain reading gives."""
+    clip = make_clip("resnet")
+    images = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)  # one position: no borders differ
+    found = [
+        DenseCLIP(clip.visual, method=method, mean=MEAN, std=STD).eval().encode(images).features
+        for method in (BASELINE, PUBLISHED)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -3,11 +3,12 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import CLEAN, PUBLISHED, Method, get_method
+from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Method, get_method
 
 
 @pytest.mark.parametrize(
-    ("wanted", "method"), [("clean", CLEAN), ("published", PUBLISHED), (PUBLISHED, PUBLISHED)]
+    ("wanted", "method"),
+    [("clean", CLEAN), ("published", PUBLISHED), ("baseline", BASELINE), (PUBLISHED, PUBLISHED)],
 )
 def test_methods_by_name(wanted, method):
     assert get_method(wanted) is method
@@ -20,7 +21,7 @@ def test_a_method_of_ones_own_passes():
 
 @pytest.mark.parametrize("name", ["", "Clean", "paper"])
 def test_unknown_names_list_the_known(name):
-    with pytest.raises(MaskCLIPError, match="clean, published"):
+    with pytest.raises(MaskCLIPError, match="clean, published, baseline"):
         get_method(name)
 
 

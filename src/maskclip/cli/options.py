@@ -30,7 +30,12 @@ Weights = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str, typer.Option("--method", help="`clean` or `published`.", rich_help_panel=_MODEL)
+    str,
+    typer.Option(
+        "--method",
+        help="`clean`, `published`, or `baseline` (ordinary attention).",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Templates = Annotated[
     str,

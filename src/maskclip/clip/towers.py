@@ -106,6 +106,13 @@ class ResNetTower:
             size = (max(height, self.cell), max(width, self.cell))
         x = self._stages(pad_bottom_right(images, size))
         pool = self.visual.attnpool
+        if self.method.attention == "mixed":
+            if keys:
+                raise MaskCLIPError(
+                    "a ResNet read by the baseline method has no key smoothing: drop it, or use "
+                    "the clean or published method"
+                )
+            return _attend(pool, x), None
         features = _pointwise(pool.c_proj, _pointwise(pool.v_proj, x))
         return features, _pointwise(pool.k_proj, x) if keys else None
 
@@ -141,11 +148,14 @@ class ViTTower:
         last = blocks[-1]
         patches = x[:, 1:]
         normed = last.ln_1(patches)
-        value = last.attn.out_proj(_in_projection(last.attn, normed, part=2))
-        value = last.ls_1(value)
-        if self.method.value_residual:
-            value = value + patches
-            value = value + last.ls_2(last.mlp(last.ln_2(value)))
+        if self.method.attention == "mixed":
+            value = _run(last, x)[:, 1:]
+        else:
+            value = last.attn.out_proj(_in_projection(last.attn, normed, part=2))
+            value = last.ls_1(value)
+            if self.method.value_residual:
+                value = value + patches
+                value = value + last.ls_2(last.mlp(last.ln_2(value)))
         features = self.visual.ln_post(value) @ self.visual.proj
         key = None
         if keys:
@@ -186,6 +196,21 @@ class ViTTower:
         maps = table[1:].float().view(1, *native, -1).permute(0, 3, 1, 2)
         maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:1].float(), maps.flatten(2)[0].T])
+
+
+def _attend(pool: Any, x: Tensor) -> Tensor:
+    """Apply an attention pool to every position of a map (B, C, h, w), not only to the mean.
+
+    Positions and their mean attend to each other without position embedding (reference fact R4).
+    """
+    positions = x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)  # B x 1 + hw x C
+    query, key, value = (
+        part(tokens).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+        for part in (pool.q_proj, pool.k_proj, pool.v_proj)
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return _to_map(pool.c_proj(mixed[:, 1:]), (x.shape[2], x.shape[3]))
 
 
 def _run(block: Any, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Every difference between the authors' code and this project's default is one fie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from maskclip.core.errors import MaskCLIPError
@@ -28,6 +28,8 @@ class Method:
         position_resize: when a ViT's position table is resized. `"grid"`: when the grid differs.
             `"count"`: when the number of tokens differs, so that a 7x28 grid reads a 14x14 table
             in raster order.
+        attention: what the last attention gives each position: its own `"value"`, as MaskCLIP reads
+            CLIP, or the `"mixed"` values of all positions, as CLIP itself does.
         value_residual: whether the last ViT block's value path keeps the residual and the MLP.
         project_keys: whether the keys of the last ViT block pass its output projection.
         pad_to_cells: whether a ResNet's input is padded to whole cells; otherwise its pools drop
@@ -47,6 +49,7 @@ class Method:
 
     CLEAN: ClassVar[Method]
     PUBLISHED: ClassVar[Method]
+    BASELINE: ClassVar[Method]
 
     name: str
     activation: Literal["model", "gelu"]
@@ -54,6 +57,7 @@ class Method:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     position_resize: Literal["grid", "count"]
+    attention: Literal["value", "mixed"]
     value_residual: bool
     project_keys: bool
     pad_to_cells: bool
@@ -73,6 +77,7 @@ CLEAN = Method(
     mean=None,
     std=None,
     position_resize="grid",
+    attention="value",
     value_residual=False,
     project_keys=False,
     pad_to_cells=True,
@@ -93,6 +98,7 @@ PUBLISHED = Method(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     position_resize="count",
+    attention="value",
     value_residual=True,
     project_keys=True,
     pad_to_cells=False,
@@ -106,9 +112,12 @@ PUBLISHED = Method(
 )
 """What the authors' released code computes; the published figures came from it."""
 
-Method.CLEAN, Method.PUBLISHED = CLEAN, PUBLISHED
+BASELINE = replace(PUBLISHED, name="baseline", attention="mixed")
+"""The paper's comparison row: CLIP's ordinary attention, read densely (reference fact R4)."""
 
-METHODS = {method.name: method for method in (CLEAN, PUBLISHED)}
+Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE
+
+METHODS = {method.name: method for method in (CLEAN, PUBLISHED, BASELINE)}
 
 
 def get_method(method: str | Method) -> Method:

@@ -51,7 +51,7 @@ def load(
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
             model (`emoji`), or a weights file.
         weights: a local file for the architecture `name`, or `"random"`.
-        method: `"clean"`, `"published"`, or a `Method` of your own.
+        method: `"clean"`, `"published"`, `"baseline"`, or a `Method` of your own.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
         templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
