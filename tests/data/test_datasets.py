@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import SPECS, DatasetError, open_dataset, open_folder
+from maskclip.data.datasets import DatasetError, open_dataset, open_folder
 from maskclip.data.masks import MaskError
+from maskclip.data.specs import SPECS
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -12,8 +12,41 @@ from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
     from maskclip.core.vocabulary import Background, Vocabulary
+    from maskclip.data.datasets import Dataset
 
-_MODEL, _REFINE, _MACHINE = "Model", "Refinement and resolution", "Machine"
+_DATA, _MODEL, _REFINE, _MACHINE = "Data", "Model", "Refinement and resolution", "Machine"
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ROOT",
+        help="The folder that holds VOCdevkit, coco_stuff164k, cityscapes or ade.",
+        rich_help_panel=_DATA,
+    ),
+]
+Split = Annotated[
+    str, typer.Option(help="val, train; voc also aug, trainaug.", rich_help_panel=_DATA)
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="With `folder`: your images.", rich_help_panel=_DATA),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="With `folder`: PNGs of class ids, named as the images.",
+        rich_help_panel=_DATA,
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With `folder`: classes in the order of their ids; text, one a line, or TOML.",
+        rich_help_panel=_DATA,
+    ),
+]
 
 ModelName = Annotated[
     str,
@@ -86,6 +119,38 @@ Precision = Annotated[
     str,
     typer.Option(help="`auto`, `float32`, `bfloat16` or `float16`.", rich_help_panel=_MACHINE),
 ]
+
+
+def open_data(
+    name: str,
+    *,
+    data: Path | None,
+    split: str,
+    images: Path | None,
+    masks: Path | None,
+    classes: Path | None,
+) -> Dataset:
+    """Open a data set by name, or one's own as `folder`.
+
+    Raises:
+        MaskCLIPError: an option is missing or belongs elsewhere, or the data set is not there.
+    """
+    from maskclip.core.vocabulary import Vocabulary
+    from maskclip.data.datasets import open_dataset, open_folder
+    from maskclip.data.specs import SPECS
+
+    if name == "folder":
+        if images is None or masks is None or classes is None:
+            raise MaskCLIPError("folder needs --images DIR, --masks DIR and --classes FILE")
+        return open_folder(images, masks, Vocabulary.from_file(classes))
+    if images or masks or classes:
+        raise MaskCLIPError(f"--images, --masks and --classes belong to `folder`, not to {name}")
+    if data is None and name in SPECS:
+        raise MaskCLIPError(
+            f"{name} needs --data ROOT, the folder that holds "
+            f"{SPECS[name].splits['val'].parts[0].images.partition('/')[0]}"
+        )
+    return open_dataset(name, data or Path(), split=split)
 
 
 def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:

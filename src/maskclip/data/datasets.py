@@ -1,7 +1,7 @@
 """The data sets of the field, in the folders that their users already have.
 
-A `Spec` says where the files of a data set lie below the folder of all data sets, and what their
-values mean; `open_dataset` finds them. Samples are read one at a time, from any thread.
+`open_dataset` finds the files that a `Spec` describes; `open_folder` those of one's own data.
+Samples are read one at a time, from any thread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
@@ -18,200 +18,11 @@ from maskclip.core.predictor import Sample
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import IMAGE_SUFFIXES, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
+from maskclip.data.specs import SPECS, Part, Spec
 
 
 class DatasetError(MaskCLIPError):
     """A data set that is not there, or not whole; the message says what is missing, in one line."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images and their masks: a folder of each, and the list of names that belong together.
-
-    Attributes:
-        images, masks: folders; masks lie in the same subfolders as their images.
-        image_suffix, mask_suffix: what follows a sample's name in its two files.
-        listing: text file with a name a line; without one every image of the folder belongs.
-        conversion: the `maskclip data convert` that makes the masks, where they are made.
-    """
-
-    images: str
-    masks: str
-    image_suffix: str = ".jpg"
-    mask_suffix: str = ".png"
-    listing: str | None = None
-    conversion: str | None = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """One or more parts, and how many samples they officially have."""
-
-    parts: tuple[Part, ...]
-    official: int
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All that is particular to one data set.
-
-    Attributes:
-        name: what users type; also the name of its vocabulary.
-        title: one line for people.
-        splits: by name.
-        reduce_zero: see `LabelRule`.
-        palette: the colours in which its masks also go around: Pascal VOC's, of which the last
-            means ignore, or those of its vocabulary.
-        unseen: ids of the classes that the zero-shot split holds back.
-        scale: (long, short) side of the published test size in px (reference fact S3).
-        windows_short: short side in px under the protocol of sliding windows.
-    """
-
-    name: str
-    title: str
-    splits: dict[str, Split]
-    reduce_zero: bool = False
-    palette: Literal["voc", "own"] | None = None
-    unseen: tuple[int, ...] = ()
-    scale: tuple[int, int] = (2048, 512)
-    windows_short: int = 336
-
-
-def _voc_splits() -> dict[str, Split]:
-    home = "VOCdevkit/VOC2012"
-    lists = f"{home}/ImageSets/Segmentation"
-    train = Part(f"{home}/JPEGImages", f"{home}/SegmentationClass", listing=f"{lists}/train.txt")
-    aug = Part(
-        f"{home}/JPEGImages",
-        f"{home}/SegmentationClassAug",
-        listing=f"{lists}/aug.txt",
-        conversion="voc-aug",
-    )
-    val = Part(f"{home}/JPEGImages", f"{home}/SegmentationClass", listing=f"{lists}/val.txt")
-    return {
-        "val": Split((val,), 1449),
-        "train": Split((train,), 1464),
-        "aug": Split((aug,), 9118),
-        "trainaug": Split((train, aug), 10582),
-    }
-
-
-def _context_splits() -> dict[str, Split]:
-    home = "VOCdevkit/VOC2010"
-    sizes = {"val": 5105, "train": 4998}
-    return {
-        split: Split(
-            (
-                Part(
-                    f"{home}/JPEGImages",
-                    f"{home}/SegmentationClassContext",
-                    listing=f"{home}/ImageSets/SegmentationContext/{split}.txt",
-                    conversion="context",
-                ),
-            ),
-            size,
-        )
-        for split, size in sizes.items()
-    }
-
-
-def _cocostuff_splits() -> dict[str, Split]:
-    sizes = {"val": 5000, "train": 118_287}
-    return {
-        split: Split(
-            (
-                Part(
-                    f"coco_stuff164k/images/{split}2017",
-                    f"coco_stuff164k/annotations/{split}2017",
-                    mask_suffix="_labelTrainIds.png",
-                    conversion="cocostuff",
-                ),
-            ),
-            size,
-        )
-        for split, size in sizes.items()
-    }
-
-
-def _cityscapes_splits() -> dict[str, Split]:
-    sizes = {"val": 500, "train": 2975}
-    return {
-        split: Split(
-            (
-                Part(
-                    f"cityscapes/leftImg8bit/{split}",
-                    f"cityscapes/gtFine/{split}",
-                    image_suffix="_leftImg8bit.png",
-                    mask_suffix="_gtFine_labelTrainIds.png",
-                    conversion="cityscapes",
-                ),
-            ),
-            size,
-        )
-        for split, size in sizes.items()
-    }
-
-
-def _ade_splits() -> dict[str, Split]:
-    home = "ade/ADEChallengeData2016"
-    folders = {"val": ("validation", 2000), "train": ("training", 20_210)}
-    return {
-        split: Split((Part(f"{home}/images/{folder}", f"{home}/annotations/{folder}"),), size)
-        for split, (folder, size) in folders.items()
-    }
-
-
-SPECS = {
-    spec.name: spec
-    for spec in (
-        Spec(
-            "voc20",
-            "PASCAL VOC 2012, 20 classes; background pixels do not count",
-            _voc_splits(),
-            reduce_zero=True,
-            palette="voc",
-            unseen=(15, 16, 17, 18, 19),
-        ),
-        Spec(
-            "voc21",
-            "PASCAL VOC 2012, 20 classes and background",
-            _voc_splits(),
-            palette="voc",
-            unseen=(16, 17, 18, 19, 20),
-        ),
-        Spec(
-            "context59",
-            "Pascal Context, 59 classes; background pixels do not count",
-            _context_splits(),
-            reduce_zero=True,
-            unseen=(0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
-            scale=(520, 520),
-        ),
-        Spec(
-            "context60",
-            "Pascal Context, 59 classes and background",
-            _context_splits(),
-            unseen=(1, 7, 8, 15, 20, 25, 32, 34, 49, 55),
-            scale=(520, 520),
-        ),
-        Spec(
-            "cocostuff171",
-            "COCO-Stuff 164k, 171 classes",
-            _cocostuff_splits(),
-            unseen=(19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
-        ),
-        Spec(
-            "cityscapes19",
-            "Cityscapes, 19 classes of street scenes",
-            _cityscapes_splits(),
-            palette="own",
-            scale=(2048, 1024),
-            windows_short=560,
-        ),
-        Spec("ade150", "ADE20K, 150 classes", _ade_splits(), reduce_zero=True),
-    )
-}
-"""The data sets that are found by name; ids in `unseen` count as their vocabulary does."""
 
 
 class Item(NamedTuple):
@@ -235,6 +46,8 @@ class Dataset(Sequence[Sample]):
         items: the samples.
         official: how many there officially are; None where nobody says.
         unseen: ids of the classes that the zero-shot split holds back.
+        scale: (long, short) side of the published test size in px.
+        windows_short: short side in px under the protocol of sliding windows.
     """
 
     name: str
@@ -246,6 +59,8 @@ class Dataset(Sequence[Sample]):
     items: tuple[Item, ...] = field(repr=False)
     official: int | None = None
     unseen: tuple[int, ...] = ()
+    scale: tuple[int, int] = (2048, 512)
+    windows_short: int = 336
 
     def __len__(self) -> int:
         return len(self.items)
@@ -316,6 +131,8 @@ def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
         tuple(items),
         chosen.official,
         spec.unseen,
+        spec.scale,
+        spec.windows_short,
     )
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
+from maskclip.core.ahead import map_ahead
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.data.prepare import CONVERSIONS, Conversion, LabelError, convert_file, voc_lists
@@ -172,8 +173,7 @@ def convert_files(plan: Plan, *, workers: int = 1, overwrite: bool = False) -> I
 
 
 def _in_turn(plan: Plan, files: Sequence[str]) -> Iterator[Converted]:
-    for file in files:
-        yield _convert(plan.conversion.name, plan.folder / file, plan.target(file))
+    return map(partial(_convert, plan.conversion.name), _pairs(plan, files))
 
 
 def _in_processes(plan: Plan, files: Sequence[str], workers: int) -> Iterator[Converted]:
@@ -182,17 +182,13 @@ def _in_processes(plan: Plan, files: Sequence[str], workers: int) -> Iterator[Co
         mp_context=get_context("spawn"),
         initializer=_start_worker,
     )
-    running: deque[Future[Converted]] = deque()
-    try:
-        for file in files:
-            if len(running) == _AHEAD * workers:
-                yield running.popleft().result()
-            source, target = plan.folder / file, plan.target(file)
-            running.append(pool.submit(_convert, plan.conversion.name, source, target))
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    convert = partial(_convert, plan.conversion.name)
+    return map_ahead(pool, convert, _pairs(plan, files), ahead=_AHEAD * workers)
+
+
+def _pairs(plan: Plan, files: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield each label file with its mask."""
+    return ((plan.folder / file, plan.target(file)) for file in files)
 
 
 def _start_worker() -> None:
@@ -208,7 +204,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _convert(name: str, source: Path, target: Path) -> Converted:
+def _convert(name: str, files: tuple[Path, Path]) -> Converted:
+    source, target = files
     try:
         convert_file(source, target, CONVERSIONS[name])
     except LabelError as error:
