@@ -38,8 +38,7 @@ def full_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def pruned(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """What maskclip does."""
     whole = (range(size[0]), range(size[1]))
-    tile = resize.place(maps, whole, covered=size, seen=size, output=size, resizes=1)
-    return resize.label([tile], size)[0]
+    return resize.label(maps[None], resize.Geometry([whole], size, size, size, resizes=1))[0]
 
 
 WAYS = {"full maps": full_maps, "pruned": pruned}

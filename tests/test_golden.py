@@ -2,7 +2,8 @@
 
 import json
 import os
-from functools import cache, reduce
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,9 @@ def watch(visual, seen):
     return hooks
 
 
-def enlarged(tile):
-    rows, columns = (
-        reduce(lambda first, then: then @ first, [taps.matrix() for taps in axis])
-        for axis in (tile.rows, tile.columns)
-    )
-    return (rows @ tile.maps @ columns.T)[None]
+def enlarged(maps, geometry):
+    (tile,) = resize.lay_out(maps, geometry)
+    return (tile.rows @ tile.maps @ tile.columns.T)[None]
 
 
 @torch.inference_mode()
@@ -111,13 +109,11 @@ def computed(case, arrays):
     for name, steps in REFINEMENTS.items():
         maps = refine.refine(ours["logits"], dense.keys, method=PUBLISHED, **steps)
         ours[f"refined_{name}"] = maps
-        place = {"covered": dense.covered, "seen": seen, "resizes": PUBLISHED.resizes}
-        tile = resize.place(maps[0], window, output=output, **place)
-        ours[f"final_{name}"] = enlarged(tile)
-        ours[f"pred_{name}"], _ = resize.label([tile], output)
+        geometry = resize.Geometry([window], dense.covered, seen, output, PUBLISHED.resizes)
+        ours[f"final_{name}"] = enlarged(maps, geometry)
+        ours[f"pred_{name}"], _ = resize.label(maps, geometry)
         if name == "none":
-            tile = resize.place(maps[0], window, output=seen, **place)
-            ours["encode_decode_none"] = enlarged(tile)
+            ours["encode_decode_none"] = enlarged(maps, replace(geometry, output=seen))
     return {name: array.numpy() for name, array in ours.items()}
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,98 +66,153 @@ def bilinear_taps(inputs: int, outputs: range, *, scale: float, start: float = 0
 
 
 @dataclass(frozen=True)
-class Tile:
-    """Maps of one window (or of the whole image) and where they lie in the output.
+class Geometry:
+    """Where grid maps lie in the labels made of them.
 
     Attributes:
-        maps: (K, h, w) float32 on the grid.
-        rows, columns: per axis the resizes from the grid to the output pixels it covers, one or
-            two of them.
-        top, left: the first output row and column it covers.
+        windows: what the network saw of its input: every window of `core.windows.cut`.
+        covered: (height, width) of input pixels that a window's grid spans; more than the window
+            where padding was added.
+        seen: (height, width) of the network's whole input.
+        output: (H, W) of the labels.
+        resizes: 1, from each grid to the output, where overlaps are averaged; 2, from each grid to
+            its window's own pixels, where overlaps are averaged, and from these to the output.
+    """
+
+    windows: Sequence[Window]
+    covered: tuple[int, int]
+    seen: tuple[int, int]
+    output: tuple[int, int]
+    resizes: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one window adds to the output: rows @ maps @ columns.T, from (top, left) on.
+
+    Averaging where windows overlap is in the weights, so the output is the plain sum of all tiles.
+
+    Attributes:
+        maps: (K, h, w) float32.
+        rows, columns: (n, h) and (m, w).
+        top, left: the first output row and column.
     """
 
     maps: Tensor
-    rows: tuple[Taps, ...]
-    columns: tuple[Taps, ...]
-    top: int = 0
-    left: int = 0
+    rows: Tensor
+    columns: Tensor
+    top: int
+    left: int
 
     @property
     def bottom(self) -> int:
-        """The output row after the last one it covers."""
-        return self.top + len(self.rows[-1])
+        """The output row after the last one."""
+        return self.top + self.rows.shape[0]
 
     @property
     def right(self) -> int:
-        """The output column after the last one it covers."""
-        return self.left + len(self.columns[-1])
+        """The output column after the last one."""
+        return self.left + self.columns.shape[0]
 
 
-def place(
-    maps: Tensor,
-    window: Window,
-    *,
-    covered: tuple[int, int],
-    seen: tuple[int, int],
-    output: tuple[int, int],
-    resizes: int,
-) -> Tile:
-    """Return the tile that a window's maps fill: the output pixels whose centres lie in it.
+def lay_out(maps: Tensor, geometry: Geometry) -> list[Tile]:
+    """Return the tile of each window.
 
     Args:
-        maps: (K, h, w) on the window's grid.
-        window: the rows and columns of the network's input that it saw.
-        covered: input pixels that the grid spans; more than the window where padding was added.
-        seen: (height, width) of the network's whole input.
-        output: (H, W) of the labels.
-        resizes: 1, from grid to output; 2, by way of the window's own pixels.
+        maps: (n, K, h, w), those of n windows.
+        geometry: where they lie.
     """
-    axes = [
-        _axis(
-            maps.shape[axis + 1],
-            window[axis],
-            per_pixel=maps.shape[axis + 1] / covered[axis],
-            ratio=seen[axis] / output[axis],
-            resizes=resizes,
+    rows, columns = (
+        _spans(
+            [window[axis] for window in geometry.windows],
+            maps.shape[axis + 2],
+            per_pixel=maps.shape[axis + 2] / geometry.covered[axis],
+            seen=geometry.seen[axis],
+            output=geometry.output[axis],
+            resizes=geometry.resizes,
         )
         for axis in (0, 1)
+    )
+    return [
+        Tile(
+            of_window,
+            rows[window[0]].weights.to(maps.device),
+            columns[window[1]].weights.to(maps.device),
+            rows[window[0]].first,
+            columns[window[1]].first,
+        )
+        for of_window, window in zip(maps, geometry.windows, strict=True)
     ]
-    (rows, top), (columns, left) = axes
-    return Tile(maps, rows, columns, top, left)
 
 
-def _axis(
-    inputs: int, window: range, *, per_pixel: float, ratio: float, resizes: int
-) -> tuple[tuple[Taps, ...], int]:
-    """Return one axis' resizes and the first output position they fill.
+class _Span(NamedTuple):
+    """The positions from `first` on that a window's grid adds to, with its weights (n, inputs)."""
 
-    `per_pixel` is grid positions per input pixel, `ratio` input pixels per output pixel.
+    first: int
+    weights: Tensor
+
+
+def _spans(
+    windows: Sequence[range],
+    inputs: int,
+    *,
+    per_pixel: float,
+    seen: int,
+    output: int,
+    resizes: int,
+) -> dict[range, _Span]:
+    """Return what the grids of windows add to an axis of the output.
+
+    `per_pixel` is grid positions per input pixel. Windows are a product of rows and columns, so
+    the number of windows over a pixel is one too, and each axis can be averaged on its own.
     """
-    first, last = (math.ceil(edge / ratio - 0.5) for edge in (window.start, window.stop))
-    filled = range(first, last)
-    if resizes == 1:
+    positions = output if resizes == 1 else seen
+    spans = {}
+    count = torch.zeros(positions)
+    for window in dict.fromkeys(windows):
+        ratio = seen / positions
+        # The positions whose centres lie in the window.
+        first, last = (math.ceil(edge / ratio - 0.5) for edge in (window.start, window.stop))
         scale, start = ratio * per_pixel, window.start * per_pixel
-        return (bilinear_taps(inputs, filled, scale=scale, start=start),), first
-    to_window = bilinear_taps(inputs, range(len(window)), scale=per_pixel)
-    to_output = bilinear_taps(len(window), filled, scale=ratio, start=window.start)
-    return (to_window, to_output), first
+        taps = bilinear_taps(inputs, range(first, last), scale=scale, start=start)
+        spans[window] = _Span(first, taps.matrix())
+        count[first:last] += 1
+    averaged = {
+        window: _Span(first, weights / count[first : first + len(weights), None])
+        for window, (first, weights) in spans.items()
+    }
+    if resizes == 1:
+        return averaged
+    taps = bilinear_taps(seen, range(output), scale=seen / output)
+    return {window: _resized(span, taps) for window, span in averaged.items()}
 
 
-def label(tiles: Sequence[Tile], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Enlarge the tiles' maps, average them where tiles overlap, and take the best class.
+def _resized(span: _Span, taps: Taps) -> _Span:
+    """Follow a span by another resize of its axis."""
+    first, weights = span
+    full = weights.new_zeros(taps.inputs, weights.shape[1])
+    full[first : first + len(weights)] = weights
+    # Taps ascend: those before `start` end above the span, those from `stop` on begin below it.
+    start = int((taps.high < first).sum())
+    stop = int((taps.low < first + len(weights)).sum())
+    down = taps.weight[start:stop, None]
+    return _Span(start, torch.lerp(full[taps.low[start:stop]], full[taps.high[start:stop]], down))
+
+
+def label(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Enlarge maps to the output, average them where windows overlap, and take the best class.
 
     Args:
-        tiles: together they cover every output pixel.
-        size: (H, W) of the output.
+        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
+        geometry: where they lie.
 
     Returns:
         labels (H, W) int32, ties to the lower class; scores (H, W) float32, the winner's value.
     """
-    device = tiles[0].maps.device
-    labels = torch.empty(size, dtype=torch.int32, device=device)
-    scores = torch.empty(size, dtype=torch.float32, device=device)
-    by_cells = len(tiles) == 1 and len(tiles[0].rows) == 1
-    parts = _by_cells(tiles[0]) if by_cells else _by_bands(tiles, size)
+    labels = torch.empty(geometry.output, dtype=torch.int32, device=maps.device)
+    scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
+    by_cells = len(maps) == 1 and geometry.resizes == 1
+    parts = _by_cells(maps[0], geometry) if by_cells else _by_bands(maps, geometry)
     for rows, winner, best in parts:
         labels[rows], scores[rows] = winner.to(torch.int32), best
     return labels, scores
@@ -166,10 +222,19 @@ Part = tuple[slice, Tensor, Tensor]
 """Some output rows, the winning class of their pixels, and its value."""
 
 
-def _by_cells(tile: Tile) -> Iterator[Part]:
+def _by_cells(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
     """Label the rows of grid cells one by one, interpolating only the classes that can win."""
-    maps = tile.maps
-    (rows,), (columns,) = tile.rows, tile.columns
+    rows, columns = (
+        bilinear_taps(
+            maps.shape[axis + 1],
+            range(geometry.output[axis]),
+            scale=geometry.seen[axis]
+            / geometry.output[axis]
+            * maps.shape[axis + 1]
+            / geometry.covered[axis],
+        )
+        for axis in (0, 1)
+    )
     cell, across = columns.low.to(maps.device), columns.weight.to(maps.device)
     beside = torch.arange(1, maps.shape[2] + 1, device=maps.device).clamp_max(maps.shape[2] - 1)
     starts = torch.searchsorted(rows.low, torch.arange(rows.inputs + 1)).tolist()
@@ -226,32 +291,19 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
 
 
-def _by_bands(tiles: Sequence[Tile], size: tuple[int, int]) -> Iterator[Part]:
+def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
     """Label bands of rows from all their classes' values."""
-    height, width = size
-    device = tiles[0].maps.device
-    # An axis as one matrix: two resizes compose, and a product is faster than gathering.
-    axes = [
-        (_composed(tile.rows).to(device), _composed(tile.columns).T.to(device)) for tile in tiles
-    ]
-    step = max(1, BAND_BYTES // (4 * tiles[0].maps.shape[0] * width))
+    height, width = geometry.output
+    tiles = lay_out(maps, geometry)
+    step = max(1, BAND_BYTES // (4 * maps.shape[1] * width))
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        total = tiles[0].maps.new_zeros((tiles[0].maps.shape[0], bottom - top, width))
-        count = total.new_zeros((1, bottom - top, width))
-        for tile, (rows, columns) in zip(tiles, axes, strict=True):
+        total = maps.new_zeros((maps.shape[1], bottom - top, width))
+        for tile in tiles:
             first, last = max(top, tile.top), min(bottom, tile.bottom)
             if first < last:
+                rows = tile.rows[first - tile.top : last - tile.top]
                 place = (slice(None), slice(first - top, last - top), slice(tile.left, tile.right))
-                total[place] += rows[first - tile.top : last - tile.top] @ tile.maps @ columns
-                count[place] += 1
-        best, winner = total.div_(count).max(dim=0)
+                total[place] += rows @ tile.maps @ tile.columns.T
+        best, winner = total.max(dim=0)
         yield slice(top, bottom), winner, best
-
-
-def _composed(resizes: tuple[Taps, ...]) -> Tensor:
-    """Return the one matrix (outputs, inputs) of resizes done in order."""
-    matrix = resizes[0].matrix()
-    for taps in resizes[1:]:
-        matrix = taps.matrix() @ matrix
-    return matrix

@@ -14,8 +14,9 @@ class Options:
 
     Attributes:
         key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
-        short_side: images are resized so that their short side is this many px, and their long
-            side at most four times it; None is the model's working size, 0 the image's own size.
+        short_side: images are resized so that their short side is this many px, if their long side
+            allows it; None is the model's working size, 0 the image's own size.
+        long_side: the most px their long side may get; None is four times the short side.
         window, stride: side and step of sliding windows in px of the resized image; no window is
             the whole image at once, no stride is half a window.
 
@@ -26,6 +27,7 @@ class Options:
     key_smoothing: float | None = None
     prompt_denoising: float | None = None
     short_side: int | None = None
+    long_side: int | None = None
     window: int | None = None
     stride: int | None = None
 
@@ -36,6 +38,11 @@ class Options:
                 raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {value}")
         if self.short_side is not None and self.short_side < 0:
             raise MaskCLIPError(f"short_side is a number of pixels or 0, got {self.short_side}")
+        if self.long_side is not None:
+            if not self.short_side:
+                raise MaskCLIPError("long_side needs a short_side")
+            if self.long_side < 1:
+                raise MaskCLIPError(f"long_side is a number of pixels from 1, got {self.long_side}")
         if self.window is not None and self.window < 1:
             raise MaskCLIPError(f"window is a number of pixels from 1, got {self.window}")
         if self.stride is not None:
@@ -57,5 +64,6 @@ class OptionValues(TypedDict, total=False):
     key_smoothing: float | None
     prompt_denoising: float | None
     short_side: int | None
+    long_side: int | None
     window: int | None
     stride: int | None

@@ -135,7 +135,7 @@ class Segmenter:
             background: None; a threshold in (-1, 1) under which a pixel is background (clean:
                 of the best probability; published: of the best map value); or words that are.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
-                `window`, `stride`.
+                `long_side`, `window`, `stride`.
 
         Returns:
             A `Segmentation` at the image's own size, or a list of them for a list.
@@ -156,9 +156,8 @@ class Segmenter:
     ) -> list[Segmentation]:
         """Segment photos in batches of those that the network sees at the same size."""
         rows = self.text_rows(vocabulary)
-        short = self.clip.short_side if options.short_side is None else options.short_side
         results: dict[int, Segmentation] = {}
-        for size, members in _by_network_size(photos, short).items():
+        for size, members in self._by_network_size(photos, options).items():
             windows = cut(size, window=options.window, stride=options.stride)
             batch = max(1, _BATCH // len(windows))
             for start in range(0, len(members), batch):
@@ -171,19 +170,26 @@ class Segmenter:
                 maps = maps.reshape(len(windows), len(group), *maps.shape[1:])
                 for position, index in enumerate(group):
                     photo = photos[index]
-                    tiles = [
-                        resize.place(
-                            maps[w, position],
-                            window,
-                            covered=covered,
-                            seen=size,
-                            output=(photo.height, photo.width),
-                            resizes=self.method.resizes,
-                        )
-                        for w, window in enumerate(windows)
-                    ]
-                    results[index] = _labelled(tiles, photo, vocabulary)
+                    geometry = resize.Geometry(
+                        windows, covered, size, (photo.height, photo.width), self.method.resizes
+                    )
+                    labels, scores = resize.label(maps[:, position], geometry)
+                    results[index] = _segmentation(labels, scores, photo, vocabulary)
         return [results[index] for index in range(len(photos))]
+
+    def _by_network_size(
+        self, photos: list[Image.Image], options: Options
+    ) -> dict[tuple[int, int], list[int]]:
+        """Group the photos' indices by the (h, w) at which the network sees them."""
+        short = self.clip.short_side if options.short_side is None else options.short_side
+        long = LONG_SIDE_RATIO * short if options.long_side is None else options.long_side
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, photo in enumerate(photos):
+            size = (photo.height, photo.width)
+            if short:
+                size = fit_within(size, short=short, long=long)
+            groups.setdefault(size, []).append(index)
+        return groups
 
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
@@ -247,21 +253,9 @@ def as_vocabulary(classes: Classes) -> Vocabulary:
     return Vocabulary.parse(classes)
 
 
-def _by_network_size(
-    photos: list[Image.Image], short_side: int
-) -> dict[tuple[int, int], list[int]]:
-    """Group the photos' indices by the (h, w) at which the network sees them."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, photo in enumerate(photos):
-        size = (photo.height, photo.width)
-        if short_side:
-            size = fit_within(size, short=short_side, long=LONG_SIDE_RATIO * short_side)
-        groups.setdefault(size, []).append(index)
-    return groups
-
-
-def _labelled(tiles: list[resize.Tile], photo: Image.Image, vocabulary: Vocabulary) -> Segmentation:
-    labels, scores = resize.label(tiles, (photo.height, photo.width))
+def _segmentation(
+    labels: Tensor, scores: Tensor, photo: Image.Image, vocabulary: Vocabulary
+) -> Segmentation:
     indices = labels.cpu().numpy()
     narrow = vocabulary.label_dtype is np.uint8
     return Segmentation(
