@@ -71,3 +71,36 @@ def test_another_value_may_be_the_ignored_one():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\(2, 4\).*\(4, 2\)"):
         ConfusionMatrix(3).update(FOUND.T, TRUTH)
+
+
+def test_frequency_weighted_iou_by_hand():
+    scores = measured([(FOUND, TRUTH)], 4)
+    # Truth: two pixels of class 0, two of 1, two of 2; a label of 9 has no class to weigh.
+    assert scores.frequency_weighted_iou == pytest.approx((2 * 0.5 + 2 * 0.5 + 2 * 0.5) / 6)
+    uneven = measured([(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]))], 3)
+    assert uneven.frequency_weighted_iou == pytest.approx(0.75 * 0.75 + 0.25 * 0)
+
+
+def test_seen_unseen_and_harmonic_by_hand():
+    truth = torch.tensor([0, 0, 1, 1, 2, 2])
+    found = torch.tensor([0, 0, 1, 0, 2, 1])
+    scores = measured([(found, truth)], 4)
+    np.testing.assert_allclose(scores.iou, [2 / 3, 1 / 3, 1 / 2, np.nan])
+    seen, unseen, harmonic = scores.zero_shot([2, 3])  # 3 is nowhere and does not count
+    assert (seen, unseen) == (pytest.approx(1 / 2), pytest.approx(1 / 2))
+    assert harmonic == pytest.approx(1 / 2)
+    seen, unseen, harmonic = scores.zero_shot([1])
+    assert harmonic == pytest.approx(2 * seen * unseen / (seen + unseen))
+    assert np.isnan(scores.zero_shot([]).unseen)
+    assert np.isnan(scores.zero_shot([]).harmonic)
+
+
+def test_a_harmonic_mean_of_nothing_found_is_zero():
+    scores = measured([(torch.tensor([1, 0]), torch.tensor([0, 1]))], 2)
+    assert scores.zero_shot([1]) == (0, 0, 0)
+
+
+def test_a_class_that_is_predicted_but_absent_counts_as_zero():
+    scores = measured([(torch.tensor([0, 1]), torch.tensor([0, 0]))], 3)
+    np.testing.assert_allclose(scores.iou, [1 / 2, 0, np.nan])
+    assert scores.miou == pytest.approx(1 / 4)
