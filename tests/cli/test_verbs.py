@@ -20,6 +20,7 @@ VERBS = [
     ("doctor",),
     ("data",),
     ("data", "convert"),
+    ("data", "check"),
     ("emoji",),
     ("emoji", "scenes"),
 ]

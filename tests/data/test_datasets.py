@@ -48,6 +48,11 @@ def test_zero_shot_splits_with_and_without_background_are_the_same_classes():
         assert [i + 1 for i in SPECS[without].unseen] == list(SPECS[having].unseen)
 
 
+def test_hidden_files_of_archives_are_no_images(tmp_path):
+    make(tmp_path, "ade150", "val", names=("a", ".a"))
+    assert open_dataset("ade150", tmp_path).names == ["a"]
+
+
 def test_images_in_subfolders_find_their_masks(tmp_path):
     make(tmp_path, "cityscapes19", "val", names=("ulm/ulm_01", "bonn/bonn_02"), value=18)
     dataset = open_dataset("cityscapes19", tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from maskclip.data.images import ImageError, find_images, load_image, output_stems
+from maskclip.data.images import ImageError, find_images, image_size, load_image, output_stems
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -20,15 +20,15 @@ def gradient(width=40, height=30):
     return np.stack([x * 6, y * 8, (x + y) * 3], axis=2).astype(np.uint8)
 
 
+def png_chunk(kind, data):
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
 def png_header(width, height):
     """A well-formed PNG that claims a size and has no pixels."""
-
-    def chunk(kind, data):
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
 
 
 def colour_at(image, x=0, y=0):
@@ -184,6 +184,78 @@ class TestOrientation:
         path = tmp_path / "broken.jpg"
         Image.fromarray(gradient()).save(path, exif=b"Exif\x00\x00XX*\x00garbage")
         assert load_image(path).size == (40, 30)
+
+
+class TestSize:
+    """`image_size` says what `load_image` would give, and decodes nothing for that."""
+
+    @pytest.fixture
+    def no_pixels(self, monkeypatch):
+        def load(self):
+            raise AssertionError("decoded")
+
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+    @pytest.mark.parametrize("orientation", [*range(1, 9), 99])
+    def test_it_is_that_of_the_upright_image(self, tmp_path, orientation, suffix, no_pixels):
+        TestOrientation().save(tmp_path / f"turned.{suffix}", orientation)
+        assert image_size(tmp_path / f"turned.{suffix}") == (40, 30)
+
+    @pytest.mark.parametrize("suffix", ["gif", "bmp", "ppm", "jp2", "avif", "ico"])
+    def test_other_formats(self, tmp_path, suffix):
+        path = tmp_path / f"it.{suffix}"
+        Image.fromarray(gradient()).save(path)
+        assert image_size(path) == load_image(path).size
+
+    @pytest.mark.parametrize("kind", ["EXIF", "XMP"])
+    def test_an_orientation_behind_the_pixels_of_a_png(self, tmp_path, kind):
+        xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        late = {
+            "EXIF": png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")),
+            "XMP": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        }[kind]
+        path = tmp_path / "turned.png"
+        Image.fromarray(gradient()).save(path)
+        end = png_chunk(b"IEND", b"")
+        path.write_bytes(path.read_bytes().removesuffix(end) + late + end)
+        assert image_size(path) == load_image(path).size == (30, 40)
+
+    def test_another_text_behind_the_pixels_costs_no_decoding(self, tmp_path, no_pixels):
+        path = tmp_path / "dated.png"
+        Image.fromarray(gradient()).save(path)
+        end = png_chunk(b"IEND", b"")
+        date = png_chunk(b"tEXt", b"date:create\x002020-02-02")
+        path.write_bytes(path.read_bytes().removesuffix(end) + date + end)
+        assert image_size(path) == (40, 30)
+
+    def test_a_png_cut_within_its_chunks(self, tmp_path):
+        path = tmp_path / "cut.png"
+        Image.fromarray(gradient()).save(path)
+        path.write_bytes(path.read_bytes()[:-30])
+        assert image_size(path) == (40, 30)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no such file"),
+            (b"", "an empty file"),
+            (b"text", "not an image that can be read, or damaged at its start"),
+            (png_header(50_000, 50_000), "over the limit of"),
+        ],
+        ids=["missing", "empty", "text", "too large"],
+    )
+    def test_the_errors_are_those_of_loading(self, tmp_path, content, message):
+        path = tmp_path / "bad.png"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ImageError, match=message) as of_size:
+            image_size(path)
+        with pytest.raises(ImageError) as of_loading:
+            load_image(path)
+        assert str(of_size.value) == str(of_loading.value)
 
 
 class TestMemory:

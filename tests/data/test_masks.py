@@ -72,3 +72,9 @@ def test_a_lossy_or_missing_mask_is_refused(tmp_path):
 def test_strange_ids_are_counted():
     ids = LabelRule(3, 255).ids(np.array([[0, 7, 7], [255, 2, 9]]))
     assert LabelRule(3, 255).strange(ids) == {7: 2, 9: 1}
+
+
+def test_reduce_zero_does_not_ignore_a_value_beyond_the_ignored_one(tmp_path):
+    Image.fromarray(np.array([[1, 256]], np.uint16)).save(tmp_path / "mask.png")
+    with pytest.raises(MaskError, match="label 256 is out of range"):
+        load_labels(tmp_path / "mask.png", LabelRule(20, 255, reduce_zero=True))

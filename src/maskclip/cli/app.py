@@ -41,6 +41,7 @@ def _main(
 
 app.command("segment")(segment.segment)
 app.command("eval")(evaluate.evaluate)
+app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)
 app.command("vocabularies")(lists.vocabularies)
 app.command("doctor")(doctor_verb.doctor)

@@ -3,54 +3,142 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskclip.cli import options as opt
 from maskclip.core.errors import MaskCLIPError
+from maskclip.data.specs import SPECS
 
-DATASETS = ("emoji",)
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from maskclip.core.predictor import Sample, Samples
+    from maskclip.recipes import Row
+    from maskclip.tasks.evaluate import Evaluation, Run
+    from maskclip.tasks.predictors import MeasuredPredictor
+    from maskclip.tasks.processes import Processes
+
+_DATASETS = (*SPECS, "emoji", "folder")
+_ALL = "all"
 
 
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help=f"One of: {', '.join(DATASETS)}.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write result.json there.")
+    dataset: Annotated[
+        str | None, typer.Argument(help=f"One of: {', '.join(_DATASETS)}. A recipe brings its own.")
     ] = None,
+    data: opt.Data = None,
+    split: opt.Split = "val",
+    images: opt.Images = None,
+    masks: opt.Masks = None,
+    classes: opt.Classes = None,
+    size: Annotated[
+        int, typer.Option(metavar="PX", min=1, help="Side of the scenes of `emoji`.")
+    ] = 256,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The first N images only.")
     ] = None,
-    model: opt.ModelName = "emoji",
+    corruption: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:SEVERITY",
+            help="Corrupt the images, such as speckle_noise:1; `all` is a sweep of 8 kinds at "
+            "severities 1 to 5, and goes on where a stopped one left off.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="S", min=0, help="Of the corruption's random numbers.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write result.json and pictures there.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A published row: see `maskclip recipes`."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Score label PNGs named by image id, instead of a model."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="As `maskclip segment` takes it; ViT-B-16:openai, for `emoji` emoji.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     weights: opt.Weights = None,
-    method: opt.MethodName = "clean",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="`clean` (default), `published`, or `baseline` (ordinary attention).",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="`published` (whole image, two resizes; default), `windows` (224 px, stride 112) "
+            "or `segment` (as that command does; default of emoji and folder).",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     templates: opt.Templates = "published",
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Another rule for a data set with background: words, or a threshold.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
     device: opt.Device = "auto",
-    precision: opt.Precision = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="`float32`, `bfloat16`, `float16` or `auto`.", rich_help_panel="Machine"),
+    ] = "float32",
 ) -> None:
-    """Score a model: mean IoU and pixel accuracy over a data set, all classes as candidates.
+    """Score a model, a published recipe or a folder of predictions on a data set.
 
-    `emoji` needs no data: 300 drawn scenes that the embedded models never saw.
+    Prints IoU and accuracy of each class, mean IoU, pixel accuracy and frequency-weighted IoU, with
+    the published figure beside them where there is one. `--out` adds result.json, the confusion
+    matrix, a chart of IoU, and the best and worst images. `emoji` needs no data: 300 drawn scenes
+    that the embedded models never saw. Under `torchrun` the images are shared out.
 
     **Examples**
 
-    `maskclip eval emoji`
+    `maskclip eval voc20 --data ~/data --model RN50 --method published`
 
-    `maskclip eval emoji --model emoji-vit --key-smoothing 1 --out runs/emoji-vit-ks`
+    `maskclip eval --recipe context59-vitb16 --data ~/data --key-smoothing 1 --prompt-denoising 0.5`
+
+    `maskclip eval cocostuff171 --data ~/data --model ViT-B-16 --protocol windows --out runs/b16`
+
+    `maskclip eval voc21 --data ~/data --predictions my_labels/`
+
+    `maskclip eval folder --images photos --masks masks --classes classes.txt --model ViT-L-14`
+
+    `maskclip eval emoji --corruption all --out runs/sweep`
+
+    `torchrun --nproc-per-node 2 -m maskclip eval emoji`
     """
-    from maskclip.cli.show import console, print_table, track
+    from maskclip.data.corruptions import Corruption
+    from maskclip.emoji.dataset import EmojiScenes
+    from maskclip.recipes import get_recipe
     from maskclip.tasks.batch import check_writable
-    from maskclip.tasks.evaluate import evaluate_emoji, write_result
+    from maskclip.tasks.evaluate import Run
     from maskclip.tasks.options import Options
-    from maskclip.tasks.segment import load
+    from maskclip.tasks.processes import join_processes
 
-    if dataset not in DATASETS:
-        raise MaskCLIPError(f"unknown data set {dataset!r}: expected {', '.join(DATASETS)}")
+    row = None if recipe is None else get_recipe(recipe)
+    name = _dataset(dataset, row)
+    _check_sources(
+        model, recipe, predictions, others=[weights, method, protocol, background, corruption]
+    )
     options = Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
@@ -58,35 +146,165 @@ def evaluate(
         window=window,
         stride=stride,
     )
+    wanted = None if corruption in (None, _ALL) else Corruption.parse(str(corruption))
+    if row is not None and corruption is None:
+        wanted = row.corruption
+    if corruption == _ALL and out is None:
+        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
+    samples: Samples = (
+        EmojiScenes(size=size)
+        if name == "emoji"
+        else opt.open_data(
+            name, data=data, split=split, images=images, masks=masks, classes=classes
+        )
+    )
     if out is not None:
         check_writable(out)
-    segmenter = load(
-        model,
-        weights=weights,
-        method=method,
-        device=device,
-        precision=precision,
-        templates=templates,
+    evaluation = None
+    if predictions is None:
+        evaluation = _evaluation(
+            row,
+            name,
+            split=samples.split,
+            model=model,
+            weights=weights,
+            method=method,
+            protocol=protocol,
+            templates=templates,
+            options=options,
+            background=opt.read_background(background),
+            precision=precision,
+        )
+    with join_processes() as processes:
+        predictor = _predictor(evaluation, predictions, samples, device)
+        run = Run(corruption=wanted, seed=seed, limit=limit)
+        if processes.first:
+            _warn_of_size(samples)
+        if corruption == _ALL:
+            assert out is not None
+            _sweep(predictor, samples, run, out, processes)
+        else:
+            _single(evaluation, predictor, samples, run, out, processes)
+
+
+def _dataset(dataset: str | None, row: Row | None) -> str:
+    if row is None:
+        if dataset not in _DATASETS:
+            what = "no data set given" if dataset is None else f"unknown data set {dataset!r}"
+            raise MaskCLIPError(f"{what}: expected one of {', '.join(_DATASETS)}, or --recipe NAME")
+        return dataset
+    if dataset not in (None, row.evaluation.dataset):
+        raise MaskCLIPError(f"the recipe {row.name} is of {row.evaluation.dataset}, not {dataset}")
+    return row.evaluation.dataset
+
+
+def _check_sources(
+    model: str | None, recipe: str | None, predictions: Path | None, *, others: list[str | None]
+) -> None:
+    if sum(source is not None for source in (model, recipe, predictions)) > 1:
+        raise MaskCLIPError("give one of --model, --recipe and --predictions")
+    if predictions is not None and any(other is not None for other in others):
+        raise MaskCLIPError(
+            "--predictions are scored as they are: leave out --weights, --method, --protocol, "
+            "--background and --corruption"
+        )
+
+
+def _evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
+    """Return what is measured: the recipe's settings or the defaults, under those given."""
+    from dataclasses import replace
+
+    from maskclip.clip.weights import DEFAULT_MODEL
+    from maskclip.tasks.evaluate import Evaluation
+
+    own = dataset in ("emoji", "folder")
+    base = Evaluation(
+        dataset=dataset,
+        model="emoji" if dataset == "emoji" else DEFAULT_MODEL,
+        protocol="segment" if own else "published",
     )
-    result = evaluate_emoji(
-        segmenter,
-        limit=limit,
-        options=options,
-        progress=lambda seeds: track(seeds, what="scenes", total=len(seeds)),
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return replace(base if row is None else row.evaluation, **chosen)
+
+
+def _predictor(
+    evaluation: Evaluation | None, predictions: Path | None, samples: Samples, device: str
+) -> MeasuredPredictor:
+    from maskclip.tasks.evaluate import load_predictor
+    from maskclip.tasks.predictors import PredictedFolder
+
+    if evaluation is not None:
+        return load_predictor(evaluation, samples, device=device)
+    assert predictions is not None
+    folder = PredictedFolder(predictions, samples.vocabulary)
+    folder.check(samples)
+    return folder
+
+
+def _warn_of_size(samples: Samples) -> None:
+    from maskclip.cli.show import warning_line
+
+    if samples.official not in (None, len(samples)):
+        warning_line(
+            f"{len(samples):,} images, where {samples.name} {samples.split} officially has "
+            f"{samples.official:,}: see `maskclip data check`"
+        )
+
+
+def _single(
+    evaluation: Evaluation | None,
+    predictor: MeasuredPredictor,
+    samples: Samples,
+    run: Run,
+    out: Path | None,
+    processes: Processes,
+) -> None:
+    from maskclip.cli.results import show_result
+    from maskclip.cli.show import console
+    from maskclip.recipes import published_row
+    from maskclip.tasks import evaluate as task
+    from maskclip.tasks.report import write_report
+
+    report = task.evaluate(
+        predictor, samples, run, processes=processes, progress=_progress(processes)
     )
-    screen = console()
-    ranked = sorted(
-        ((name, iou) for name, iou in result["iou"].items() if iou is not None),
-        key=lambda pair: -pair[1],
-    )
-    rows = [(name, f"{iou:.1f}") for name, iou in ranked]
-    print_table("class", "IoU %", rows=rows, right=("IoU %",))
-    screen.print(
-        f"{result['model']} on {dataset} ({result['scenes']['count']} scenes, method "
-        f"{result['method']}): mIoU {result['miou']:.2f} %, pixel accuracy "
-        f"{result['pixel_accuracy']:.2f} %",
-        style="bold",
-        soft_wrap=True,
-    )
+    if not processes.first:
+        return
+    row = None if evaluation is None else published_row(evaluation, run.corruption)
+    published = None if row is None else {"miou": row.miou, "source": row.source}
+    result = {**report.to_dict(), "published": published}
+    show_result(result)
     if out is not None:
-        screen.print(f"-> {write_result(result, out)}", style="dim", soft_wrap=True)
+        for path in write_report(report, result, out):
+            console().print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+
+
+def _sweep(
+    predictor: MeasuredPredictor, samples: Samples, run: Run, out: Path, processes: Processes
+) -> None:
+    from maskclip.cli.results import figure, show_sweep
+    from maskclip.cli.show import console
+    from maskclip.tasks.sweep import measure_cells, write_sweep
+
+    screen, cells = console(), {}
+    measured = measure_cells(
+        predictor, samples, run, out, processes=processes, progress=_progress(processes)
+    )
+    for cell in measured:
+        cells[cell.name] = cell.result
+        if processes.first:
+            note = " (kept)" if cell.kept else ""
+            screen.print(f"{cell.name}: mIoU {figure(cell.result['miou'])} %{note}", soft_wrap=True)
+    if processes.first:
+        show_sweep(cells)
+        for path in write_sweep(cells, out):
+            screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+
+
+def _progress(processes: Processes) -> Any:
+    from maskclip.cli.show import track
+
+    def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
+        return track(samples, what="images", total=total) if processes.first else samples
+
+    return pass_on

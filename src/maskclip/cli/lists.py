@@ -1,4 +1,4 @@
-"""`maskclip models` and `maskclip vocabularies`: what there is to choose from."""
+"""`maskclip models`, `vocabularies` and `recipes`: what there is to choose from."""
 
 from __future__ import annotations
 
@@ -62,3 +62,33 @@ def vocabularies(
         )
     ]
     print_table("label", "class", "prompted as", rows=rows, right=("label",))
+
+
+def recipes() -> None:
+    """List the published rows that can be run, with their figures (mIoU in %).
+
+    KS+PD is with `--key-smoothing 1 --prompt-denoising 0.5`, baseline with `--method baseline`.
+
+    **Examples**
+
+    `maskclip recipes`
+
+    `maskclip eval --recipe voc20-rn50 --data ~/data`
+    """
+    from dataclasses import replace
+
+    from maskclip.cli.show import print_table
+    from maskclip.recipes import KS_PD, RECIPES, published_row
+
+    rows = []
+    for name, row in RECIPES.items():
+        variants = (
+            row.evaluation,
+            replace(row.evaluation, options=KS_PD),
+            replace(row.evaluation, method="baseline"),
+        )
+        found = [published_row(variant, row.corruption) for variant in variants]
+        figures = ["" if one is None else f"{one.miou:.1f}" for one in found]
+        rows.append((name, row.evaluation.dataset, row.evaluation.model, *figures))
+    figures = ["published", "KS+PD", "baseline"]
+    print_table("recipe", "data set", "model", *figures, rows=rows, right=figures)

@@ -21,7 +21,7 @@ LegendEntry = tuple[str, Colour, float]  # name, colour, fraction of the picture
 
 MAX_LEGEND_ROWS = 24
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (32, 33, 36)
@@ -148,9 +148,9 @@ class _Row:
 
 def _panel(rows: list[_Row], *, size: int, width: int | None, height: int) -> Image.Image:
     """Lay rows out in columns, filled one after the other, that fit a width or a height."""
-    font = _font(size)
+    font = sized_font(size)
     rows = [
-        replace(row, name=_shortened(row.name, font, limit=_LONGEST_NAME * size)) for row in rows
+        replace(row, name=shortened(row.name, font, limit=_LONGEST_NAME * size)) for row in rows
     ]
     row_height = round(1.5 * size)
     if width is None:
@@ -177,7 +177,7 @@ def _columns(rows: list[_Row], *, per_column: int) -> list[list[_Row]]:
     return [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
 
 
-def _column_width(rows: list[_Row], font: _Font, size: int) -> int:
+def _column_width(rows: list[_Row], font: Font, size: int) -> int:
     """Swatch, name and figure side by side, with space between."""
     names = max(font.getlength(row.name) for row in rows)
     figures = max(font.getlength(row.figure) for row in rows)
@@ -185,7 +185,7 @@ def _column_width(rows: list[_Row], font: _Font, size: int) -> int:
 
 
 def _draw_row(
-    draw: ImageDraw.ImageDraw, row: _Row, font: _Font, place: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw, row: _Row, font: Font, place: tuple[int, int, int, int]
 ) -> None:
     left, middle, width, size = place
     ink = _FAINT_INK
@@ -200,11 +200,13 @@ def _draw_row(
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> _Font:
+def sized_font(size: int) -> Font:
+    """Return Pillow's built-in font, `size` pixels high."""
     return ImageFont.load_default(size=size)
 
 
-def _shortened(name: str, font: _Font, *, limit: int) -> str:
+def shortened(name: str, font: Font, *, limit: int) -> str:
+    """Return the name, ended early by an ellipsis where it is wider than `limit` pixels."""
     # A name from elsewhere may hold half a surrogate pair, which no font can draw.
     name = name.encode("utf-8", "replace").decode("utf-8")
     if font.getlength(name[:200]) <= limit and len(name) <= 200:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from maskclip.core.metrics import ConfusionMatrix, Scores
+from maskclip.core.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.integer]
 
@@ -28,6 +31,48 @@ class Sample:
     name: str
     image: Image.Image
     labels: Ids
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples(Sequence[Sample], ABC):
+    """A split of a data set; its samples are read when they are asked for, from any thread.
+
+    Attributes:
+        name, split: what users type.
+        vocabulary: its classes.
+        official: how many samples there officially are; None where nobody says.
+        unseen: ids of the classes that the zero-shot split holds back.
+        scale: (long, short) side of the published test size in px (reference fact S3).
+        windows_short: short side in px under the protocol of sliding windows.
+    """
+
+    name: str
+    split: str
+    vocabulary: Vocabulary
+    official: int | None = None
+    unseen: tuple[int, ...] = ()
+    scale: tuple[int, int] = (2048, 512)
+    windows_short: int = 336
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The ids of the samples, in order."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        """Read a sample.
+
+        Raises:
+            MaskCLIPError: its files cannot be used.
+        """
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def facts(self) -> dict[str, Any]:
+        """Return which samples these are, ready for JSON."""
+        return {"dataset": self.name, "split": self.split, "official_images": self.official}
 
 
 Predictor = Callable[[str, Image.Image], Ids]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
-from maskclip.core.predictor import Sample
+from maskclip.core.predictor import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import IMAGE_SUFFIXES, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
@@ -33,34 +33,26 @@ class Item(NamedTuple):
     part: int
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset(Sequence[Sample]):
-    """The samples of a split, read when they are asked for.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(Samples):
+    """Samples in files.
 
     Attributes:
-        name, split: what users type.
-        vocabulary: its classes.
         rule: what mask values mean.
         root: the folder of all data sets.
         parts: where the files are.
         items: the samples.
-        official: how many there officially are; None where nobody says.
-        unseen: ids of the classes that the zero-shot split holds back.
-        scale: (long, short) side of the published test size in px.
-        windows_short: short side in px under the protocol of sliding windows.
     """
 
-    name: str
-    split: str
-    vocabulary: Vocabulary
     rule: LabelRule
     root: Path
     parts: tuple[Part, ...]
     items: tuple[Item, ...] = field(repr=False)
-    official: int | None = None
-    unseen: tuple[int, ...] = ()
-    scale: tuple[int, int] = (2048, 512)
-    windows_short: int = 336
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The ids of the samples, in order."""
+        return [item.name for item in self.items]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -122,17 +114,17 @@ def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
         colours=_mask_colours(spec, vocabulary),
     )
     return Dataset(
-        name,
-        split,
-        vocabulary,
-        rule,
-        root,
-        chosen.parts,
-        tuple(items),
-        chosen.official,
-        spec.unseen,
-        spec.scale,
-        spec.windows_short,
+        name=name,
+        split=split,
+        vocabulary=vocabulary,
+        official=chosen.official,
+        unseen=spec.unseen,
+        scale=spec.scale,
+        windows_short=spec.windows_short,
+        rule=rule,
+        root=root,
+        parts=chosen.parts,
+        items=tuple(items),
     )
 
 
@@ -150,7 +142,7 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
     files = sorted(
         path.relative_to(images)
         for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
     )
     if not files:
         raise DatasetError(f"no images in {images}")
@@ -159,13 +151,13 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
             raise DatasetError(f"{images}: {one} and {other} would share a mask: rename one")
     suffixes = sorted({file.suffix for file in files})
     return Dataset(
-        "folder",
-        "all",
-        vocabulary,
-        LabelRule.of(vocabulary),
-        Path(),
-        tuple(Part(str(images), str(masks), image_suffix=suffix) for suffix in suffixes),
-        tuple(
+        name="folder",
+        split="all",
+        vocabulary=vocabulary,
+        rule=LabelRule.of(vocabulary),
+        root=Path(),
+        parts=tuple(Part(str(images), str(masks), image_suffix=suffix) for suffix in suffixes),
+        items=tuple(
             Item(file.with_suffix("").as_posix(), "", suffixes.index(file.suffix)) for file in files
         ),
     )
@@ -179,13 +171,14 @@ def _check_folders(part: Part, root: Path, name: str) -> None:
             f"{part.images.partition('/')[0]}"
         )
     if not masks.is_dir():
-        raise DatasetError(f"{name}: no folder {masks}{_how_to_make(part, root)}")
+        raise DatasetError(f"{name}: no folder {masks}{how_to_make(part, root)}")
 
 
-def _how_to_make(part: Part, root: Path) -> str:
+def how_to_make(part: Part, root: Path) -> str:
+    """Return what an error says of masks that a conversion makes: how; nothing of others."""
     if part.conversion is None:
         return ""
-    return f": make its masks with `maskclip data convert {part.conversion} --data {root}`"
+    return f": make the masks with `maskclip data convert {part.conversion} --data {root}`"
 
 
 def _listed(part: Part, number: int, root: Path) -> list[Item]:
@@ -194,7 +187,7 @@ def _listed(part: Part, number: int, root: Path) -> list[Item]:
     try:
         names = listing.read_text(encoding="utf-8").split()
     except FileNotFoundError:
-        raise DatasetError(f"no list of samples {listing}{_how_to_make(part, root)}") from None
+        raise DatasetError(f"no list of samples {listing}{how_to_make(part, root)}") from None
     if not names:
         raise DatasetError(f"{listing}: an empty list of samples")
     return [Item(name, "", number) for name in names]
@@ -203,12 +196,13 @@ def _listed(part: Part, number: int, root: Path) -> list[Item]:
 def _found(part: Part, number: int, root: Path) -> list[Item]:
     """Return a sample for each image of a folder and its subfolders, by name."""
     images = root / part.images
-    paths = sorted(images.rglob(f"*{part.image_suffix}"))
+    # Hidden files are what macOS adds to archives.
+    paths = sorted(p for p in images.rglob(f"*{part.image_suffix}") if p.name[0] != ".")
     if not paths:
         raise DatasetError(f"no images *{part.image_suffix} in {images}")
     if not any((root / part.masks).rglob(f"*{part.mask_suffix}")):
         where = root / part.masks
-        raise DatasetError(f"no masks *{part.mask_suffix} in {where}{_how_to_make(part, root)}")
+        raise DatasetError(f"no masks *{part.mask_suffix} in {where}{how_to_make(part, root)}")
     return [
         Item(
             path.name.removesuffix(part.image_suffix),

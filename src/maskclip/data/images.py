@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import glob
 import os
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +41,9 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _ORIENTATION_TAG = 0x0112
+_TURNING_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # PNG: may turn the picture
 
 
 class ImageError(MaskCLIPError):
@@ -74,9 +78,35 @@ def load_image(
             f"expected a path, a Pillow image or a uint8 array, got {type(source).__name__}"
         )
     path = Path(source)
+    with _reading(path) as file:
+        return _finished(_identified(file, path), str(path), max_pixels)
+
+
+def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return the (width, height) of what `load_image` makes of a file, from its header.
+
+    No pixels are decoded, so damage among them goes unnoticed. The exception is a PNG with EXIF or
+    XMP behind its pixels, whose orientation is known only then.
+
+    Raises:
+        ImageError: missing, empty, damaged at its start, too large, or no image.
+    """
+    with _reading(path) as file:
+        image = _identified(file, path)
+        _check_pixels(image, str(path), max_pixels)
+        if image.format == "PNG" and _turns_late(file):
+            return _finished(image, str(path), max_pixels).size
+        # The size of a TIFF comes turned already.
+        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+        return (image.height, image.width) if sideways else image.size
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file; what stops that is told as an `ImageError`."""
     try:
         with path.open("rb") as file:
-            return _finished(_identified(file, path), str(path), max_pixels)
+            yield file
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -112,7 +142,22 @@ def _identified(file: IO[bytes], path: Path) -> Image.Image:
     raise ImageError(f"{path}: not an image that can be read, or damaged at its start")
 
 
-def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
+def _turns_late(file: IO[bytes]) -> bool:
+    """Tell whether a PNG may hold an orientation behind its pixels; leave the file where it is."""
+    place, pixels_seen = file.tell(), False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        start = file.read(min(length, 22))
+        if pixels_seen and (kind == b"eXIf" or start.startswith(_TURNING_TEXTS)):
+            break
+        pixels_seen |= kind == b"IDAT"
+        file.seek(length - len(start) + 4, os.SEEK_CUR)
+    file.seek(place)
+    return len(head) == 8
+
+
+def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise ImageError(
@@ -121,21 +166,28 @@ def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
         )
     if pixels == 0:
         raise ImageError(f"{where}: has no pixels ({image.width}x{image.height})")
+
+
+def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
+    _check_pixels(image, where, max_pixels)
     try:
         image.load()
-        upright = _upright(_to_rgb(image), image)
+        turn = _turn(image)  # after the pixels, behind which a PNG may hold it
+        rgb = _to_rgb(image)
+        upright = rgb if turn is None else rgb.transpose(turn)
     except Exception as error:  # decoders raise anything on damaged data
         raise ImageError(f"{where}: damaged or cut short ({_one_line(error)})") from None
     upright.info = {}  # an orientation that stayed would be applied again by the next reader
     return upright
 
 
-def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what sets an image upright by the EXIF data read so far; None where nothing must."""
     try:
-        turn = _UPRIGHT.get(original.getexif().get(_ORIENTATION_TAG, 1))
+        # Called on the base class: the method of PNGs would decode their pixels.
+        return _UPRIGHT.get(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF beside sound pixels is common; the pixels count
-        return rgb
-    return rgb if turn is None else rgb.transpose(turn)
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -53,8 +53,14 @@ class LabelRule:
         """Turn file values (H, W) into class ids; values without a meaning stay out of range."""
         ids = values.astype(np.int32)
         if self.reduce_zero:
-            ids = np.where((ids == 0) | (ids == self.ignore), self.ignore, ids - 1)
+            # Values beyond the ignored one stay: one less, the first of them would be ignored too.
+            reduced = np.where(ids > self.ignore, ids, ids - 1)
+            ids = np.where((ids == 0) | (ids == self.ignore), self.ignore, reduced)
         return ids
+
+    def value(self, strange: int) -> int:
+        """Return the file value that became an id without a meaning."""
+        return strange + 1 if self.reduce_zero and strange < self.ignore else strange
 
     def strange(self, ids: Ids) -> dict[int, int]:
         """Return the ids that are neither a class nor ignored, with their numbers of pixels."""

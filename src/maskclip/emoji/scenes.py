@@ -96,6 +96,11 @@ def iter_scenes(seeds: Iterable[int], *, size: int | tuple[int, int] = 256) -> I
         yield draw_scene(seed, size=size)
 
 
+def scene_name(seed: int) -> str:
+    """Return what the scene of a seed is called, in files and in reports."""
+    return f"scene_{seed:06d}"
+
+
 def write_scenes(
     out: Path, *, count: int, seed: int = 0, size: int | tuple[int, int] = 256
 ) -> Iterator[Path]:
@@ -111,7 +116,7 @@ def write_scenes(
     captions = {}
     for number in range(seed, seed + count):
         scene = draw_scene(number, size=size)
-        name = f"scene_{number:06d}"
+        name = scene_name(number)
         image = out / "JPEGImages" / f"{name}.jpg"
         with atomic_path(image) as temporary:
             Image.fromarray(scene.image).save(temporary, quality=95, subsampling=0)

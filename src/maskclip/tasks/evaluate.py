@@ -1,97 +1,275 @@
-"""How good a model is on the embedded world: scenes never trained on, all classes as candidates."""
+"""How good is it: any predictor, on any data set, by a protocol, also under corruption."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from maskclip.core.files import atomic_path
-from maskclip.core.metrics import Scores
-from maskclip.core.predictor import Ids, Sample, score
-from maskclip.core.vocabulary import Vocabulary
-from maskclip.emoji.scenes import EVALUATION_SEEDS, iter_scenes
-from maskclip.tasks.options import DEFAULT_OPTIONS, Options
-from maskclip.tasks.segment import Segmenter
+from maskclip.core.ahead import map_ahead
+from maskclip.core.contact_sheet import Example, shrunk
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import get_method
+from maskclip.core.metrics import Figures, Scores
+from maskclip.core.predictor import Ids, Sample, Samples, score
+from maskclip.core.vocabulary import Background
+from maskclip.data.corruptions import Corruption, corrupt
+from maskclip.tasks.options import Options
+from maskclip.tasks.predictors import MeasuredPredictor, ZeroShot
+from maskclip.tasks.processes import Processes
+from maskclip.tasks.protocols import check_protocol, method_under, options_under
+from maskclip.tasks.segment import load
 
-Progress = Callable[[range], Iterable[int]]
-"""Passes scene seeds on, showing how far the job is."""
+Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
+"""Passes so many samples on, showing how far the job is."""
+
+EXAMPLES = 6
+"""Best and worst images kept, of each."""
+
+_EXAMPLE_SIDE = 320  # px: enough to be seen, little to be kept and sent between processes
+_READERS = 2  # threads that read, decode and corrupt while the network works
+_AHEAD = 4  # samples read before they are asked for
 
 
-def evaluate_emoji(
-    segmenter: Segmenter,
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that decides the figures of a model on a data set; which machine runs it does not.
+
+    Attributes:
+        dataset, split: what is measured on.
+        model: as `maskclip.load` takes it.
+        weights: a local file, or `"random"`; None is the model's own.
+        method: `"clean"`, `"published"` or `"baseline"`.
+        protocol: of `tasks.protocols.PROTOCOLS`.
+        templates: prompt templates.
+        options: refinement; sizes and windows too where the protocol leaves them open.
+        background: replaces the background rule of a vocabulary that has one.
+        precision: of the image tower.
+    """
+
+    dataset: str
+    split: str = "val"
+    model: str
+    weights: str | None = None
+    method: str = "clean"
+    protocol: str = "published"
+    templates: str = "published"
+    options: Options = field(default_factory=Options)
+    background: Background | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        get_method(self.method)
+        check_protocol(self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Which images one measurement sees.
+
+    Attributes:
+        corruption: done to every image; None leaves them as they are.
+        seed: of the corruption's random numbers.
+        limit: the first so many images only.
+    """
+
+    corruption: Corruption | None = None
+    seed: int = 0
+    limit: int | None = None
+
+    def count(self, samples: Samples) -> int:
+        """Return the number of images of a data set that are seen."""
+        return len(samples) if self.limit is None else min(self.limit, len(samples))
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The figures of one measurement.
+
+    Attributes:
+        samples: the data set.
+        scores: the figures.
+        facts: what is needed to repeat it, ready for JSON.
+        best, worst: some images, best first and worst first.
+    """
+
+    samples: Samples
+    scores: Scores
+    facts: dict[str, Any]
+    best: list[Example] = field(repr=False)
+    worst: list[Example] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `result.json` holds: figures in percent, None where there is nothing."""
+        scores, names = self.scores, self.samples.vocabulary.names
+        zero_shot = scores.zero_shot(self.samples.unseen)._asdict()
+        return {
+            "miou": percent(scores.miou),
+            "pixel_accuracy": percent(scores.pixel_accuracy),
+            "frequency_weighted_iou": percent(scores.frequency_weighted_iou),
+            "zero_shot": {part: percent(value) for part, value in zero_shot.items()}
+            if self.samples.unseen
+            else None,
+            "iou": _by_name(names, scores.iou),
+            "accuracy": _by_name(names, scores.accuracy),
+            **self.facts,
+        }
+
+
+def percent(fraction: float) -> float | None:
+    """Return a fraction in percent, None for NaN, which JSON does not know."""
+    return None if math.isnan(fraction) else 100 * float(fraction)
+
+
+def _by_name(names: tuple[str, ...], figures: Figures) -> dict[str, float | None]:
+    return dict(zip(names, map(percent, figures.tolist()), strict=True))
+
+
+def load_predictor(
+    evaluation: Evaluation, samples: Samples, *, device: str = "auto"
+) -> MeasuredPredictor:
+    """Load the model of an evaluation and give it the data set's classes.
+
+    Raises:
+        MaskCLIPError: the model cannot be had, or an option cannot be used.
+    """
+    options = options_under(evaluation.protocol, evaluation.options, samples)
+    vocabulary = samples.vocabulary
+    if evaluation.background is not None:
+        if not vocabulary.has_background:
+            raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
+        vocabulary = vocabulary.with_background(evaluation.background)
+    segmenter = load(
+        evaluation.model,
+        weights=evaluation.weights,
+        method=method_under(evaluation.protocol, get_method(evaluation.method)),
+        device=device,
+        precision=evaluation.precision,
+        templates=evaluation.templates,
+    )
+    segmenter.text_rows(vocabulary)  # names that do not fit are refused before any image is read
+    return ZeroShot(segmenter, vocabulary, options, evaluation.protocol)
+
+
+def evaluate(
+    predictor: MeasuredPredictor,
+    samples: Samples,
+    run: Run,
     *,
-    limit: int | None = None,
-    size: int = 256,
-    options: Options = DEFAULT_OPTIONS,
-    progress: Progress = iter,
-) -> dict[str, Any]:
-    """Score a segmenter on the held-out scenes of the embedded world.
+    processes: Processes | None = None,
+    progress: Progress = lambda samples, _: samples,
+) -> Report:
+    """Measure a predictor; with several processes, each does its share and all get the figures.
 
     Args:
-        segmenter: the model to score.
-        limit: use the first so many scenes only.
-        size: side of the scenes in px.
-        options: how images are cut and maps refined.
-        progress: sees every seed pass.
+        predictor: labels images.
+        samples: the data set.
+        run: which images it sees.
+        processes: which of several processes this is.
+        progress: sees every sample of this process pass.
 
-    Returns:
-        What `result.json` holds: `miou`, `pixel_accuracy` and `iou` by class name in percent
-        (None for classes in neither truth nor prediction), and what is needed to repeat it.
+    Raises:
+        MaskCLIPError: a sample cannot be used. Nothing is reported of the others then.
     """
-    vocabulary = Vocabulary.builtin("emoji")
-    seeds = EVALUATION_SEEDS[:limit]
-
-    def predict(_: str, image: Image.Image) -> Ids:
-        return segmenter.segment(image, vocabulary, **asdict(options)).labels
-
-    samples = (
-        Sample(str(seed), Image.fromarray(scene.image), scene.labels)
-        for seed, scene in zip(seeds, iter_scenes(progress(seeds), size=size), strict=True)
+    processes = processes or Processes()
+    share = range(processes.rank, run.count(samples), processes.world)
+    kept = _Extremes()
+    scores = score(
+        predictor,
+        progress(_read(samples, share, run), len(share)),
+        classes=len(samples.vocabulary),
+        ignore=samples.vocabulary.ignore,
+        watch=kept.watch,
     )
-    scores = score(predict, samples, classes=len(vocabulary), ignore=vocabulary.ignore)
+    best, worst = kept.of_all(processes)
+    return Report(samples, scores, describe(predictor, samples, run), best, worst)
+
+
+def describe(predictor: MeasuredPredictor, samples: Samples, run: Run) -> dict[str, Any]:
+    """Return what is needed to repeat a measurement, ready for JSON."""
     return {
-        "dataset": "emoji",
-        **_figures(scores, vocabulary),
-        "scenes": {"first_seed": seeds.start, "count": len(seeds), "size": size},
-        "model": segmenter.clip.name,
-        "weights": segmenter.clip.fingerprint,
-        "method": segmenter.method.name,
-        "templates": segmenter.templates,
-        "precision": str(segmenter.precision).removeprefix("torch."),
-        "options": asdict(options),
+        **samples.facts(),
+        "images": run.count(samples),
+        "corruption": None if run.corruption is None else str(run.corruption),
+        "seed": run.seed,
+        **predictor.facts(),
         "versions": {name: version(name) for name in ("maskclip", "torch", "open_clip_torch")},
     }
 
 
-def _figures(scores: Scores, vocabulary: Vocabulary) -> dict[str, Any]:
-    return {
-        "miou": _percent(scores.miou),
-        "pixel_accuracy": _percent(scores.pixel_accuracy),
-        "iou": dict(zip(vocabulary.names, map(_percent, scores.iou), strict=True)),
-    }
+def headline(facts: Mapping[str, Any]) -> str:
+    """Return one line that says what was measured, and on what."""
+    what = facts.get("model") or facts["predictions"]
+    images, official = facts["images"], facts["official_images"]
+    whole = official in (None, images)
+    count = f"{images:,} images" if whole else f"{images:,} of {official:,} images"
+    where = f"{facts['dataset']} {facts['split']}, {count}"
+    under = "" if facts["corruption"] is None else f" under {facts['corruption']}"
+    return f"{what} on {where}{under}"
 
 
-def _percent(fraction: float | npt.NDArray[np.float64]) -> float | None:
-    value = 100 * float(fraction)
-    return None if math.isnan(value) else value
+def _read(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:
+    """Read samples in threads, a few ahead of the network."""
+    executor = ThreadPoolExecutor(_READERS)
+    return map_ahead(executor, partial(_sample, samples, run), indices, ahead=_AHEAD)
 
 
-def write_result(result: dict[str, Any], out: Path) -> Path:
-    """Write `result.json` into a folder, whole or not at all; return its path.
+def _sample(samples: Samples, run: Run, index: int) -> Sample:
+    sample = samples[index]
+    if run.corruption is None:
+        return sample
+    image = corrupt(sample.image, run.corruption, seed=run.seed, name=sample.name)
+    return Sample(sample.name, image, sample.labels)
 
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path = out / "result.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return path
+
+class _Extremes:
+    """The best and the worst images seen, small."""
+
+    def __init__(self) -> None:
+        self.best: list[Example] = []
+        self.worst: list[Example] = []
+
+    def watch(self, sample: Sample, prediction: Ids, alone: Scores) -> None:
+        """Keep a sample if it is among the best or the worst; one without labels is neither."""
+        example = Example(
+            sample.name, alone.miou, sample.image, sample.labels, np.asarray(prediction)
+        )
+        if not math.isnan(example.miou) and (
+            _enters(example, self.best, _best_first) or _enters(example, self.worst, _worst_first)
+        ):
+            self.add(shrunk(example, _EXAMPLE_SIDE))
+
+    def add(self, example: Example) -> None:
+        """Put an example where it belongs, if anywhere."""
+        self.best = sorted([*self.best, example], key=_best_first)[:EXAMPLES]
+        self.worst = sorted([*self.worst, example], key=_worst_first)[:EXAMPLES]
+
+    def of_all(self, processes: Processes) -> tuple[list[Example], list[Example]]:
+        """Return the best and the worst images of all processes; none is both."""
+        total = _Extremes()
+        for best, worst in processes.gather((self.best, self.worst)):
+            for example in {example.name: example for example in (*best, *worst)}.values():
+                total.add(example)
+        best_names = {example.name for example in total.best}
+        return total.best, [one for one in total.worst if one.name not in best_names]
+
+
+# Names settle ties, so that the order in which images were seen does not matter.
+def _best_first(example: Example) -> tuple[float, str]:
+    return -example.miou, example.name
+
+
+def _worst_first(example: Example) -> tuple[float, str]:
+    return example.miou, example.name
+
+
+def _enters(
+    example: Example, kept: list[Example], rank: Callable[[Example], tuple[float, str]]
+) -> bool:
+    return len(kept) < EXAMPLES or rank(example) < rank(kept[-1])

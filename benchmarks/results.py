@@ -1,0 +1,228 @@
+"""The findings of the paper, looked for in the embedded world: `python benchmarks/results.py`.
+
+Measures, one section after the other, and writes the tables of docs/results.md and its pictures.
+Every figure is kept in a file of its own below `--out`, so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+
+from maskclip.core.charts import line_chart
+from maskclip.core.confusion_chart import confusion_chart
+from maskclip.core.contact_sheet import contact_sheet
+from maskclip.core.files import atomic_path, write_json
+from maskclip.core.predictor import Samples
+from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from maskclip.emoji.concepts import LOOK_ALIKES, colours_of, concept_scenes
+from maskclip.emoji.dataset import EmojiScenes
+from maskclip.emoji.sprites import HELD_OUT_PAIRS
+from maskclip.tasks.evaluate import Evaluation, Report, Run, describe, evaluate, load_predictor
+from maskclip.tasks.options import Options
+from maskclip.tasks.processes import Processes
+from maskclip.tasks.report import earlier_result
+from maskclip.tasks.sweep import CLEAN, cell_name, measure_cells, write_sweep
+
+MODELS = ("emoji-rn", "emoji-vit")
+REFINEMENTS = {
+    "none": Options(),
+    "KS": Options(key_smoothing=1.0),
+    "PD": Options(prompt_denoising=0.5),
+    "KS+PD": Options(key_smoothing=1.0, prompt_denoising=0.5),
+}
+SIZES = {f"{factor}x": 256 * factor for factor in (1, 2, 3, 4)}
+FEW = 60  # scenes of a cell where there are many cells, or large ones
+EACH = 25  # scenes of a concept
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
+PICTURES = DOCUMENT.parent / "results"
+
+Table = list[list[str]]
+
+
+def emoji(model: str, **settings: Any) -> Evaluation:
+    """An evaluation on the embedded world, as `maskclip eval emoji` does it."""
+    return Evaluation(dataset="emoji", protocol="segment", model=model, **settings)
+
+
+def measure(
+    evaluation: Evaluation, samples: Samples, path: Path, *, limit: int | None = None
+) -> tuple[dict[str, Any], Report | None]:
+    """Measure, or take what an earlier run left; the report is there only when measured now."""
+    predictor, run = load_predictor(evaluation, samples, device="cpu"), Run(limit=limit)
+    kept = earlier_result(path, describe(predictor, samples, run))
+    if kept is not None:
+        return kept, None
+    report = evaluate(predictor, samples, run)
+    write_json(report.to_dict(), path)
+    rich.print(f"{path.stem}: mIoU {percent(report.to_dict()['miou'])}")
+    return report.to_dict(), report
+
+
+def refinement(out: Path) -> Table:
+    """Model x method x refinement, and the baseline that reads CLIP's ordinary attention."""
+    rows = [["model", "method", *REFINEMENTS]]
+    for model in MODELS:
+        for method in ("clean", "published", "baseline"):
+            row = [model, method]
+            for name, options in REFINEMENTS.items():
+                if method == "baseline" and name != "none":
+                    row.append("")
+                    continue
+                evaluation = emoji(model, method=method, options=options)
+                path = out / f"{model}_{method}_{name}.json"
+                row.append(percent(measure(evaluation, EmojiScenes(), path)[0]["miou"]))
+            rows.append(row)
+    return rows
+
+
+def resolution(out: Path) -> Table:
+    """The same scenes, enlarged before the network sees them."""
+    rows = [["model", "method", *(f"{name} ({size} px)" for name, size in SIZES.items())]]
+    lines = {}
+    for model in MODELS:
+        for method in ("clean", "published"):
+            figures = []
+            for size in SIZES.values():
+                evaluation = emoji(model, method=method, options=Options(short_side=size))
+                path = out / f"{model}_{method}_{size}.json"
+                found, _ = measure(evaluation, EmojiScenes(), path, limit=FEW)
+                figures.append(found["miou"])
+            rows.append([model, method, *map(percent, figures)])
+            lines[f"{model}, {method}"] = list(zip(SIZES.values(), figures, strict=True))
+    line_chart(
+        lines,
+        PICTURES / "resolution.png",
+        title=f"The same {FEW} scenes of 256 px at other working sizes",
+        x_label="short side that the network sees, px",
+        y_label="mIoU, %",
+    )
+    return rows
+
+
+def corruption(out: Path) -> Table:
+    """Eight corruptions at five severities."""
+    rows = [["model", "corruption", CLEAN, *map(str, SEVERITIES), "mean / clean"]]
+    for model in MODELS:
+        samples = EmojiScenes()
+        predictor = load_predictor(emoji(model), samples, device="cpu")
+        cells = {}
+        for cell in measure_cells(
+            predictor,
+            samples,
+            Run(limit=FEW),
+            out / model,
+            processes=Processes(),
+            progress=lambda some, _: some,
+        ):
+            cells[cell.name] = cell.result
+            rich.print(f"{model} {cell.name}: mIoU {percent(cell.result['miou'])}")
+        chart, _ = write_sweep(cells, out / model)
+        with atomic_path(PICTURES / f"severity-{model}.png") as temporary:
+            temporary.write_bytes(chart.read_bytes())
+        clean = cells[CLEAN]["miou"]
+        for kind in CORRUPTIONS:
+            line = [cells[cell_name(Corruption(kind, step))]["miou"] for step in SEVERITIES]
+            share = f"{np.mean(line) / clean:.2f}"
+            rows.append([model, kind, percent(clean), *map(percent, line), share])
+    return rows
+
+
+def look_alikes(out: Path) -> Table:
+    """Things that look much the same, the group alone (with the textures) as candidates."""
+    rows = [
+        ["group", *(f"{model} IoU" for model in MODELS), *(f"{model} mean" for model in MODELS)]
+    ]
+    for group in LOOK_ALIKES:
+        found = [concepts(group, model, out) for model in MODELS]
+        parts = [", ".join(percent(one["iou"][name]) for name in group) for one in found]
+        means = [percent(float(np.mean([one["iou"][name] for name in group]))) for one in found]
+        rows.append([", ".join(group), *parts, *means])
+    return rows
+
+
+def novel_pairs(out: Path) -> Table:
+    """Pairs of a colour and a thing that no training caption names, among that thing's colours."""
+    rows = [["pair never trained", *(f"{m} {what}" for m in MODELS for what in ("pair", "others"))]]
+    totals = []
+    for colour, thing in HELD_OUT_PAIRS:
+        row, figures = [f"{colour} {thing}"], []
+        for model in MODELS:
+            found = concepts(colours_of(thing), model, out)["iou"]
+            others = [found[name] for name in colours_of(thing) if name != f"{colour} {thing}"]
+            figures += [found[f"{colour} {thing}"], float(np.mean(others))]
+        rows.append([*row, *map(percent, figures)])
+        totals.append(figures)
+    rows.append(["mean", *map(percent, np.mean(totals, axis=0).tolist())])
+    return rows
+
+
+def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
+    """Measure scenes of these concepts, and draw what was mistaken for what."""
+    samples = concept_scenes(names, each=EACH)
+    name = "-".join(names).replace(" ", "_")
+    found, report = measure(emoji(model), samples, out / f"{model}_{name}.json")
+    if report is not None:
+        title = f"{model}: {', '.join(names)}"
+        vocabulary = samples.vocabulary
+        path = PICTURES / f"confusion-{model}-{name}.png"
+        confusion_chart(report.scores.confusion, vocabulary.names, path, title=title)
+        contact_sheet(
+            report.best[:3],
+            report.worst[:3],
+            PICTURES / f"scenes-{model}-{name}.png",
+            names=vocabulary.names,
+            colours=vocabulary.colours,
+            ignore=vocabulary.ignore,
+            title=title,
+        )
+    return found
+
+
+SECTIONS: dict[str, Callable[[Path], Table]] = {
+    "refinement": refinement,
+    "look-alikes": look_alikes,
+    "novel-pairs": novel_pairs,
+    "corruption": corruption,
+    "resolution": resolution,
+}
+
+
+def percent(figure: float | None) -> str:
+    """A figure with one decimal, as the paper has it."""
+    return "n/a" if figure is None else f"{figure:.1f}"
+
+
+def write_table(section: str, table: Table) -> None:
+    """Put a table between its two marks in the document."""
+    head, *body = ("| " + " | ".join(row) + " |" for row in table)
+    lines = "\n".join([head, "|" + "---|" * len(table[0]), *body])
+    begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    text = DOCUMENT.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{DOCUMENT} has no marks {begin} and {end}")
+    text = pattern.sub(lambda _: f"{begin}\n{lines}\n{end}", text)
+    with atomic_path(DOCUMENT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure, and write docs/results.md's tables.")
+    parser.add_argument("--out", type=Path, default=Path("runs/results"), help="figures are kept")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    for section in options.sections or SECTIONS:
+        write_table(section, SECTIONS[section](options.out / section))
+        rich.print(f"{section}: done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What can be measured: a CLIP that reads words, or a folder of anyone's predictions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.predictor import Ids, Samples
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.masks import LabelRule, read_ids
+from maskclip.tasks.options import Options
+from maskclip.tasks.segment import Segmenter
+
+_ENDINGS = (".png", "_labels.png")  # the second is what `maskclip segment` writes
+
+
+class MeasuredPredictor(Protocol):
+    """A predictor that can say what it is."""
+
+    def __call__(self, name: str, image: Image.Image, /) -> Ids:
+        """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is needed to repeat its predictions, ready for JSON."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """A CLIP that is given a data set's classes as words."""
+
+    segmenter: Segmenter
+    vocabulary: Vocabulary
+    options: Options
+    protocol: str
+
+    def __call__(self, name: str, image: Image.Image, /) -> Ids:
+        """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
+        return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+
+    def facts(self) -> dict[str, Any]:
+        """Return the model, its arithmetic, its words and how it looks at images."""
+        segmenter = self.segmenter
+        return {
+            "model": segmenter.clip.name,
+            "weights": segmenter.clip.fingerprint,
+            "protocol": self.protocol,
+            "method": segmenter.method.name,
+            "arithmetic": asdict(segmenter.method),
+            "templates": segmenter.templates,
+            "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
+            "background": self.vocabulary.background_rule,
+            "options": asdict(self.options),
+            "precision": str(segmenter.precision).removeprefix("torch."),
+            "device": segmenter.device.type,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedFolder:
+    """Label PNGs named by image id, whose values (or colours) are those of a vocabulary."""
+
+    folder: Path
+    vocabulary: Vocabulary
+
+    def __call__(self, name: str, image: Image.Image, /) -> Ids:
+        """Read the prediction of an image; pixels without one hold the ignored label, and miss.
+
+        Raises:
+            MaskCLIPError: missing, damaged, of another size, or no class ids.
+        """
+        path = self.path(name)
+        rule = LabelRule.of(self.vocabulary)
+        ids = read_ids(path, rule)
+        if ids.shape != (image.height, image.width):
+            raise MaskCLIPError(
+                f"{path}: the prediction is {ids.shape[1]}x{ids.shape[0]} but its image "
+                f"{image.width}x{image.height}"
+            )
+        strange = rule.strange(ids)
+        if strange:
+            raise MaskCLIPError(
+                f"{path}: {next(iter(strange))} is no class: expected 0..{rule.classes - 1}, or "
+                f"{rule.ignore} where nothing is predicted"
+            )
+        return ids
+
+    def path(self, name: str) -> Path:
+        """Return the file of an image's prediction.
+
+        Raises:
+            MaskCLIPError: there is none.
+        """
+        for ending in _ENDINGS:
+            path = self.folder / f"{name}{ending}"
+            if path.is_file():
+                return path
+        raise MaskCLIPError(f"no prediction {self.folder / name}{_ENDINGS[0]}")
+
+    def check(self, samples: Samples) -> None:
+        """Make sure that every sample has a file, before any is scored.
+
+        Raises:
+            MaskCLIPError: the folder or a file is missing.
+        """
+        if not self.folder.is_dir():
+            raise MaskCLIPError(f"no folder of predictions: {self.folder}")
+        missing = [name for name in samples.names if not self._has(name)]
+        if missing:
+            raise MaskCLIPError(
+                f"{self.folder}: {len(missing):,} of {len(samples):,} predictions are missing, "
+                f"the first {missing[0]}{_ENDINGS[0]}"
+            )
+
+    def _has(self, name: str) -> bool:
+        return any((self.folder / f"{name}{ending}").is_file() for ending in _ENDINGS)
+
+    def facts(self) -> dict[str, Any]:
+        """Return where the predictions are."""
+        return {"predictions": str(self.folder), "protocol": None}

@@ -1,0 +1,113 @@
+"""All corruptions at all severities: a result file each, and from where an earlier run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskclip.core.charts import severity_chart
+from maskclip.core.files import write_json
+from maskclip.core.predictor import Samples
+from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, sweep
+from maskclip.tasks.evaluate import Progress, Run, describe, evaluate, headline
+from maskclip.tasks.predictors import MeasuredPredictor
+from maskclip.tasks.processes import Processes
+from maskclip.tasks.report import earlier_result
+
+CLEAN = "clean"
+
+
+class Cell(NamedTuple):
+    """One of the measurements.
+
+    `result` is what its file holds; `kept` is whether an earlier run had made it.
+    """
+
+    name: str
+    result: dict[str, Any]
+    kept: bool
+
+
+def cell_name(corruption: Corruption | None) -> str:
+    """Return what a cell and its file are called."""
+    return CLEAN if corruption is None else f"{corruption.name}_{corruption.severity}"
+
+
+def measure_cells(
+    predictor: MeasuredPredictor,
+    samples: Samples,
+    run: Run,
+    out: Path,
+    *,
+    processes: Processes,
+    progress: Progress,
+) -> Iterator[Cell]:
+    """Measure the clean images and the 40 corruptions; results that are there are kept.
+
+    Args:
+        predictor: labels images.
+        samples: the data set.
+        run: which images each cell sees; its corruption is set here.
+        out: the folder of the results.
+        processes: which of several processes this is.
+        progress: sees every sample pass.
+
+    Raises:
+        MaskCLIPError: a sample cannot be used, or a result there is of another measurement.
+    """
+    runs = [replace(run, corruption=corruption) for corruption in (None, *sweep())]
+    # The first process looks, for all: another one could find a file that was written meanwhile.
+    files = [out / f"{cell_name(one.corruption)}.json" for one in runs]
+    kept = processes.agree(
+        [
+            earlier_result(file, describe(predictor, samples, one))
+            for file, one in zip(files, runs, strict=True)
+        ]
+        if processes.first
+        else None
+    )
+    for one, file, result in zip(runs, files, kept, strict=True):
+        name = cell_name(one.corruption)
+        if result is not None:
+            yield Cell(name, result, kept=True)
+            continue
+        report = evaluate(predictor, samples, one, processes=processes, progress=progress)
+        result = report.to_dict()
+        if processes.first:
+            write_json(result, file)
+        yield Cell(name, result, kept=False)
+
+
+def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:
+    """Write the table of mIoU (`sweep.json`) and its picture; return their paths.
+
+    Args:
+        cells: the result of each cell, by name.
+        out: the folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    miou = {name: cell["miou"] for name, cell in cells.items()}
+    table = {
+        "clean": miou[CLEAN],
+        "corrupted": {
+            kind: [miou[cell_name(Corruption(kind, severity))] for severity in SEVERITIES]
+            for kind in CORRUPTIONS
+        },
+    }
+    chart, figures = out / "severity.png", out / "sweep.json"
+    severity_chart(
+        {kind: [_fraction(value) for value in row] for kind, row in table["corrupted"].items()},
+        _fraction(table["clean"]),
+        chart,
+        title=headline(cells[CLEAN]),
+    )
+    write_json(table, figures)
+    return [chart, figures]
+
+
+def _fraction(percent: float | None) -> float:
+    return float("nan") if percent is None else percent / 100
