@@ -16,6 +16,7 @@ VERBS = [
     ("segment",),
     ("eval",),
     ("models",),
+    ("recipes",),
     ("vocabularies",),
     ("doctor",),
     ("data",),
@@ -92,21 +93,3 @@ def test_scenes_are_a_data_set_in_the_layout_of_voc(tmp_path, capsys):
         mask = Image.open(tmp_path / "SegmentationClass" / f"{name}.png")
         assert mask.mode == "P"
         assert np.asarray(mask).max() < len(classes)
-
-
-def test_eval_writes_figures_that_can_be_repeated(tmp_path, capsys):
-    common = ["eval", "emoji", "--limit", "2", "--short-side", "96", "--templates", "plain"]
-    assert main([*common, "--out", str(tmp_path / "a")]) == 0
-    assert "mIoU" in capsys.readouterr().out
-    assert main([*common, "--out", str(tmp_path / "b")]) == 0
-    first, second = (json.loads((tmp_path / run / "result.json").read_text()) for run in "ab")
-    assert first == second
-    assert 0 < first["miou"] <= 100
-    present = [value for value in first["iou"].values() if value is not None]
-    assert len(first["iou"]) == len(Vocabulary.builtin("emoji"))
-    assert first["miou"] == pytest.approx(np.mean(present))
-
-
-def test_eval_of_an_unknown_data_set_names_the_known_ones(capsys):
-    assert main(["eval", "voc99"]) == 2
-    assert "emoji" in capsys.readouterr().err

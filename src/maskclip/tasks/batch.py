@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.files import atomic_path
+from maskclip.core.files import atomic_path, write_json
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image, output_stems
@@ -110,15 +109,14 @@ def segment_files(
 
 
 def _write(found: Segmentation, kind: str, path: Path) -> Path:
-    if kind == "labels":
-        found.save_png(path)
-    elif kind == "scores":
-        found.save_scores(path)
-    else:
-        with atomic_path(path) as temporary:
-            if kind == "overlay":
+    match kind:
+        case "labels":
+            found.save_png(path)
+        case "scores":
+            found.save_scores(path)
+        case "json":
+            write_json(found.to_dict(), path)
+        case _:
+            with atomic_path(path) as temporary:
                 found.overlay().save(temporary)
-            else:
-                text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False)
-                temporary.write_text(text + "\n", encoding="utf-8")
     return path

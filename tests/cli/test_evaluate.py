@@ -1,0 +1,137 @@
+"""`maskclip eval`: what it refuses, and what it leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip.cli import main
+from maskclip.core.vocabulary import Vocabulary
+
+QUICK = ["--size", "64", "--limit", "1", "--templates", "plain"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Own photos, masks and predictions, of which one pixel in four is wrong."""
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    truth = np.array([[0, 0], [1, 1]], np.uint8)
+    found = np.array([[0, 0], [1, 0]], np.uint8)
+    for kind, ids in {"images": truth, "masks": truth, "found": found}.items():
+        (tmp_path / kind).mkdir()
+        Image.fromarray(ids).save(tmp_path / kind / "one.png")
+    return tmp_path
+
+
+def folder(own):
+    return [
+        *("eval", "folder", "--images", str(own / "images"), "--masks", str(own / "masks")),
+        *("--classes", str(own / "classes.txt")),
+    ]
+
+
+def test_own_images_and_anyones_predictions(own, capsys):
+    out = own / "out"
+    assert main([*folder(own), "--predictions", str(own / "found"), "--out", str(out)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["iou"] == pytest.approx({"dog": 100 * 2 / 3, "cat": 50})
+    assert result["predictions"] == str(own / "found")
+    assert result["published"] is None
+    assert sorted(path.name for path in out.iterdir()) == [
+        "confusion.png",
+        "images.png",
+        "iou.png",
+        "result.json",
+    ]
+    printed = capsys.readouterr().out
+    assert "mIoU 58.33 %" in printed
+    assert "officially" not in printed
+
+
+def test_own_images_and_a_model(own, capsys):
+    assert main([*folder(own), "--model", "emoji", "--templates", "plain"]) == 0
+    assert "protocol segment · method clean · templates plain · background none" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no data set given: expected one of voc20, "),
+        (["voc99"], "unknown data set 'voc99'"),
+        (["voc20"], "voc20 needs --data ROOT, the folder that holds VOCdevkit"),
+        (["voc20", "--data", "nowhere"], "voc20: no folder nowhere"),
+        (["voc20", "--data", ".", "--split", "test"], "voc20 has no split 'test'"),
+        (["folder"], "folder needs --images DIR, --masks DIR and --classes FILE"),
+        (["voc20", "--data", ".", "--images", "x"], "belong to `folder`"),
+        (["--recipe", "voc20"], "unknown recipe 'voc20'"),
+        (["voc21", "--recipe", "voc20-rn50"], "the recipe voc20-rn50 is of voc20, not voc21"),
+        (["emoji", "--recipe", "voc20-rn50", "--model", "RN50"], "the recipe voc20-rn50 is of"),
+        (["--recipe", "voc20-rn50", "--model", "RN50"], "give one of --model, --recipe and"),
+        (["emoji", "--predictions", "x", "--method", "clean"], "--predictions are scored as they"),
+        (["emoji", "--predictions", "nowhere"], "no folder of predictions: nowhere"),
+        (["emoji", "--method", "x"], "unknown method 'x'"),
+        (["emoji", "--protocol", "x"], "unknown protocol 'x'"),
+        (["emoji", "--protocol", "windows", "--window", "64"], "leave window out"),
+        (["emoji", "--corruption", "fog:1"], "no corruption 'fog'"),
+        (["emoji", "--corruption", "spatter"], "expected a corruption as NAME:SEVERITY"),
+        (["emoji", "--corruption", "all"], "--corruption all needs --out DIR"),
+        (["emoji", "--background", "0.5"], "emoji has no background class"),
+        (["emoji", "--model", "nothing"], "unknown model 'nothing'"),
+        (["emoji", "--stride", "9"], "stride needs a window"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_clear_line(arguments, message, capsys):
+    assert main(["eval", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert message in line
+
+
+def test_an_unwritable_folder_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["eval", "emoji", *QUICK, "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, capsys):
+    command = ["eval", "emoji", *QUICK, "--corruption", "all", "--out", str(tmp_path)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("(kept)") for line in lines) == 0
+    assert any(line.startswith("speckle_noise ") for line in lines)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert len(files) == 41 + 2
+    assert {"clean.json", "gaussian_noise_5.json", "sweep.json", "severity.png"} <= files
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("(kept)") for line in lines) == 41
+    assert main([*command, "--seed", "1"]) == 2
+    assert "was made with seed 0, not 1" in capsys.readouterr().err
+
+
+def test_recipes_are_listed_with_their_figures_and_never_cut(capsys):
+    assert main(["recipes"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert header.split()[0] == "recipe"
+    assert len(rows) == 10
+    assert rows["context59-vitb16"] == ["context59", "ViT-B-16:openai", "21.7", "25.5", "9.0"]
+    assert rows["voc20-rn50-speckle-noise-1"][-1] == "30.9"
+
+
+def test_eval_writes_figures_that_can_be_repeated(tmp_path, capsys):
+    common = ["eval", "emoji", "--limit", "2", "--short-side", "96", "--templates", "plain"]
+    assert main([*common, "--out", str(tmp_path / "a")]) == 0
+    assert "mIoU" in capsys.readouterr().out
+    assert main([*common, "--out", str(tmp_path / "b")]) == 0
+    first, second = (json.loads((tmp_path / run / "result.json").read_text()) for run in "ab")
+    assert first == second
+    assert 0 < first["miou"] <= 100
+    present = [value for value in first["iou"].values() if value is not None]
+    assert len(first["iou"]) == len(Vocabulary.builtin("emoji"))
+    assert first["miou"] == pytest.approx(np.mean(present))
+    assert {"protocol", "seed", "versions", "weights", "arithmetic", "templates"} <= first.keys()

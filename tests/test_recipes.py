@@ -1,0 +1,124 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from maskclip.cli import main
+from maskclip.core.errors import MaskCLIPError
+from maskclip.data.corruptions import Corruption
+from maskclip.data.specs import SPECS
+from maskclip.recipes import KS_PD, RECIPES, get_recipe, published_row
+from maskclip.tasks import segment as task
+from maskclip.tasks.evaluate import Evaluation
+
+TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
+
+
+def test_the_nine_rows_and_the_corrupted_one():
+    assert len(RECIPES) == 10
+    assert all(RECIPES[name].name == name for name in RECIPES)
+    assert {row.evaluation.protocol for row in RECIPES.values()} == {"published"}
+    assert RECIPES["voc20-rn50-speckle-noise-1"].corruption == Corruption("speckle_noise", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "miou"),
+    [
+        ({"dataset": "voc20", "model": "RN50"}, 41.5),
+        ({"dataset": "context59", "model": "ViT-B-16:openai", "options": KS_PD}, 25.5),
+        ({"dataset": "cocostuff171", "model": "ViT-B-16", "method": "baseline"}, 4.3),
+        ({"dataset": "voc20", "model": "RN50", "weights": "RN50.pt"}, 41.5),
+        ({"dataset": "voc20", "model": "RN50", "weights": "random"}, None),
+        ({"dataset": "voc20", "model": "RN50", "method": "clean"}, None),
+        ({"dataset": "voc20", "model": "RN50", "options": KS_PD}, None),
+        ({"dataset": "voc20", "model": "RN50", "split": "train"}, None),
+        ({"dataset": "voc20", "model": "RN50", "protocol": "windows"}, None),
+        ({"dataset": "voc20", "model": "RN50:yfcc15m"}, None),
+    ],
+)
+def test_a_published_figure_is_shown_only_for_the_same_measurement(settings, miou):
+    row = published_row(Evaluation(**{"method": "published", **settings}), None)
+    assert (None if row is None else row.miou) == miou
+
+
+def test_corruption_is_part_of_a_measurement():
+    clean = get_recipe("voc20-rn50")
+    assert published_row(clean.evaluation, Corruption("speckle_noise", 1)).miou == 30.9
+    assert published_row(clean.evaluation, Corruption("speckle_noise", 2)) is None
+    refined = replace(clean.evaluation, options=KS_PD)
+    assert published_row(refined, Corruption("speckle_noise", 1)) is None
+
+
+def test_an_unknown_recipe_names_those_that_there_are():
+    with pytest.raises(MaskCLIPError, match="unknown recipe 'voc20': expected one of voc20-rn50, "):
+        get_recipe("voc20")
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Two photos of usual sizes in each data set's layout."""
+    root = tmp_path_factory.mktemp("data")
+    draw = np.random.default_rng(0)
+    for name in ("voc20", "context59", "cocostuff171"):
+        part = SPECS[name].splits["val"].parts[0]
+        for stem, (height, width) in {"one": (333, 500), "two": (500, 375)}.items():
+            coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            labels = draw.integers(0, 21, (4, 4), dtype=np.uint8)
+            for folder, suffix, picture in (
+                (part.images, part.image_suffix, coarse.resize((width, height))),
+                (
+                    part.masks,
+                    part.mask_suffix,
+                    Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST),
+                ),
+            ):
+                path = root / folder / f"{stem}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+        if part.listing:
+            (root / part.listing).parent.mkdir(parents=True, exist_ok=True)
+            (root / part.listing).write_text("one\ntwo\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """A full-size network is built once for all its recipes."""
+    return {}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES, key=lambda name: RECIPES[name].evaluation.model))
+def test_full_size_networks_run_every_recipe_end_to_end(name, roots, loaded, monkeypatch, capsys):
+    """Random weights, and random text rows in place of minutes in the text tower."""
+    real = task.load_clip
+
+    def load_once(model, *, weights=None):
+        if model not in loaded:
+            loaded.clear()
+            loaded[model] = real(model, weights=weights)
+        return loaded[model]
+
+    def random_rows(clip, names, *, templates):
+        dim = TEXT_DIMS[clip.name.partition(":")[0]]
+        generator = torch.Generator().manual_seed(0)
+        return F.normalize(torch.randn(len(names), dim, generator=generator), dim=1)
+
+    monkeypatch.setattr(task, "load_clip", load_once)
+    monkeypatch.setattr(task, "text_rows", random_rows)
+    torch.set_num_threads(2)  # these are no tiny networks
+    try:
+        command = ["eval", "--recipe", name, "--data", str(roots), "--weights", "random"]
+        assert main([*command, "--device", "cpu"]) == 0
+    finally:
+        torch.set_num_threads(1)
+    captured = capsys.readouterr()
+    row = RECIPES[name]
+    assert f"{row.evaluation.dataset} val, 2 of " in captured.out
+    assert "protocol published · method published · templates published" in captured.out
+    assert (" under speckle_noise:1" in captured.out) == (row.corruption is not None)
+    assert "mIoU" in captured.out
+    assert "published:" not in captured.out  # random weights did not reach the figure
+    assert "officially has" in captured.err
