@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import rich
+from PIL import Image
 
 from maskclip.core.charts import line_chart
 from maskclip.core.confusion_chart import confusion_chart
@@ -24,6 +25,7 @@ from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.emoji.concepts import LOOK_ALIKES, colours_of, concept_scenes
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
+from maskclip.emoji.textures import texture_names
 from maskclip.tasks.evaluate import Evaluation, Report, Run, describe, evaluate, load_predictor
 from maskclip.tasks.options import Options
 from maskclip.tasks.processes import Processes
@@ -38,8 +40,9 @@ REFINEMENTS = {
     "KS+PD": Options(key_smoothing=1.0, prompt_denoising=0.5),
 }
 SIZES = {f"{factor}x": 256 * factor for factor in (1, 2, 3, 4)}
-FEW = 60  # scenes of a cell where there are many cells, or large ones
+MANY_CELLS, LARGE = 150, 100  # scenes of a cell where there are many cells, or large ones
 EACH = 25  # scenes of a concept
+PICTURED = (LOOK_ALIKES[0], colours_of("car"))
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 PICTURES = DOCUMENT.parent / "results"
@@ -53,7 +56,12 @@ def emoji(model: str, **settings: Any) -> Evaluation:
 
 
 def measure(
-    evaluation: Evaluation, samples: Samples, path: Path, *, limit: int | None = None
+    evaluation: Evaluation,
+    samples: Samples,
+    path: Path,
+    *,
+    limit: int | None = None,
+    extra: Callable[[Report], dict[str, Any]] = lambda _: {},
 ) -> tuple[dict[str, Any], Report | None]:
     """Measure, or take what an earlier run left; the report is there only when measured now."""
     predictor, run = load_predictor(evaluation, samples, device="cpu"), Run(limit=limit)
@@ -61,9 +69,10 @@ def measure(
     if kept is not None:
         return kept, None
     report = evaluate(predictor, samples, run)
-    write_json(report.to_dict(), path)
-    rich.print(f"{path.stem}: mIoU {percent(report.to_dict()['miou'])}")
-    return report.to_dict(), report
+    result = {**report.to_dict(), **extra(report)}
+    write_json(result, path)
+    rich.print(f"{path.stem}: mIoU {percent(result['miou'])}")
+    return result, report
 
 
 def refinement(out: Path) -> Table:
@@ -93,14 +102,14 @@ def resolution(out: Path) -> Table:
             for size in SIZES.values():
                 evaluation = emoji(model, method=method, options=Options(short_side=size))
                 path = out / f"{model}_{method}_{size}.json"
-                found, _ = measure(evaluation, EmojiScenes(), path, limit=FEW)
+                found, _ = measure(evaluation, EmojiScenes(), path, limit=LARGE)
                 figures.append(found["miou"])
             rows.append([model, method, *map(percent, figures)])
             lines[f"{model}, {method}"] = list(zip(SIZES.values(), figures, strict=True))
     line_chart(
         lines,
         PICTURES / "resolution.png",
-        title=f"The same {FEW} scenes of 256 px at other working sizes",
+        title=f"The same {LARGE} scenes of 256 px at other working sizes",
         x_label="short side that the network sees, px",
         y_label="mIoU, %",
     )
@@ -117,7 +126,7 @@ def corruption(out: Path) -> Table:
         for cell in measure_cells(
             predictor,
             samples,
-            Run(limit=FEW),
+            Run(limit=MANY_CELLS),
             out / model,
             processes=Processes(),
             progress=lambda some, _: some,
@@ -136,54 +145,65 @@ def corruption(out: Path) -> Table:
 
 
 def look_alikes(out: Path) -> Table:
-    """Things that look much the same, the group alone (with the textures) as candidates."""
-    rows = [
-        ["group", *(f"{model} IoU" for model in MODELS), *(f"{model} mean" for model in MODELS)]
-    ]
+    """Things that look much the same: their group and the textures are the candidates."""
+    rows = [["group", *(f"{model} {what}" for model in MODELS for what in ("told apart", "mIoU"))]]
     for group in LOOK_ALIKES:
-        found = [concepts(group, model, out) for model in MODELS]
-        parts = [", ".join(percent(one["iou"][name]) for name in group) for one in found]
-        means = [percent(float(np.mean([one["iou"][name] for name in group]))) for one in found]
-        rows.append([", ".join(group), *parts, *means])
+        row = [", ".join(group)]
+        for model in MODELS:
+            found = concepts(group, model, out)
+            shares = ", ".join(percent(found["told_apart"][name]) for name in group)
+            row += [shares, percent(float(np.mean([found["iou"][name] for name in group])))]
+        rows.append(row)
     return rows
 
 
 def novel_pairs(out: Path) -> Table:
     """Pairs of a colour and a thing that no training caption names, among that thing's colours."""
-    rows = [["pair never trained", *(f"{m} {what}" for m in MODELS for what in ("pair", "others"))]]
+    heads = [f"{model} {what}" for model in MODELS for what in ("pair", "trained colours")]
+    rows = [["never trained: told apart", *heads]]
     totals = []
     for colour, thing in HELD_OUT_PAIRS:
-        row, figures = [f"{colour} {thing}"], []
+        figures = []
         for model in MODELS:
-            found = concepts(colours_of(thing), model, out)["iou"]
-            others = [found[name] for name in colours_of(thing) if name != f"{colour} {thing}"]
-            figures += [found[f"{colour} {thing}"], float(np.mean(others))]
-        rows.append([*row, *map(percent, figures)])
+            shares = dict(concepts(colours_of(thing), model, out)["told_apart"])
+            figures += [shares.pop(f"{colour} {thing}"), float(np.mean(list(shares.values())))]
+        rows.append([f"{colour} {thing}", *map(percent, figures)])
         totals.append(figures)
     rows.append(["mean", *map(percent, np.mean(totals, axis=0).tolist())])
     return rows
 
 
 def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
-    """Measure scenes of these concepts, and draw what was mistaken for what."""
+    """Measure scenes of these concepts; draw what was mistaken for what, where that is shown."""
     samples = concept_scenes(names, each=EACH)
-    name = "-".join(names).replace(" ", "_")
-    found, report = measure(emoji(model), samples, out / f"{model}_{name}.json")
-    if report is not None:
-        title = f"{model}: {', '.join(names)}"
-        vocabulary = samples.vocabulary
-        path = PICTURES / f"confusion-{model}-{name}.png"
+    name = f"{model}-{names[0].replace(' ', '-')}"
+    found, report = measure(emoji(model), samples, out / f"{name}.json", extra=told_apart)
+    if report is not None and tuple(names) in PICTURED:
+        title, vocabulary = f"{model}: {', '.join(names)}", samples.vocabulary
+        path = PICTURES / f"confusion-{name}.png"
         confusion_chart(report.scores.confusion, vocabulary.names, path, title=title)
+        sheet = out / f"{name}.png"
         contact_sheet(
             report.best[:3],
             report.worst[:3],
-            PICTURES / f"scenes-{model}-{name}.png",
+            sheet,
             names=vocabulary.names,
             colours=vocabulary.colours,
             ignore=vocabulary.ignore,
             title=title,
         )
+        with atomic_path(PICTURES / f"scenes-{name}.jpg") as temporary:
+            Image.open(sheet).convert("RGB").save(temporary, quality=85)
     return found
+
+
+def told_apart(report: Report) -> dict[str, Any]:
+    """Of a concept's pixels that were called any of the concepts: how many were called it, in %."""
+    names = report.samples.vocabulary.names
+    count = len(names) - len(texture_names())
+    counts = report.scores.confusion[:count, :count]
+    shares = 100 * counts.diagonal() / counts.sum(axis=1)
+    return {"told_apart": dict(zip(names[:count], shares.tolist(), strict=True))}
 
 
 SECTIONS: dict[str, Callable[[Path], Table]] = {

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
+from maskclip.clip.prompts import text_rows
+from maskclip.clip.weights import load_clip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
@@ -85,21 +87,24 @@ def roots(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded():
+def load_once():
     """A full-size network is built once for all its recipes."""
-    return {}
+    loaded = {}
+
+    def load(model, *, weights=None):
+        if model not in loaded:
+            loaded.clear()
+            loaded[model] = load_clip(model, weights=weights)
+        return loaded[model]
+
+    return load
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES, key=lambda name: RECIPES[name].evaluation.model))
-def test_full_size_networks_run_every_recipe_end_to_end(name, roots, loaded, monkeypatch, capsys):
+def test_full_size_networks_run_every_recipe_end_to_end(
+    name, roots, load_once, monkeypatch, capsys
+):
     """Random weights, and random text rows in place of minutes in the text tower."""
-    real = task.load_clip
-
-    def load_once(model, *, weights=None):
-        if model not in loaded:
-            loaded.clear()
-            loaded[model] = real(model, weights=weights)
-        return loaded[model]
 
     def random_rows(clip, names, *, templates):
         dim = TEXT_DIMS[clip.name.partition(":")[0]]
@@ -120,5 +125,13 @@ def test_full_size_networks_run_every_recipe_end_to_end(name, roots, loaded, mon
     assert "protocol published · method published · templates published" in captured.out
     assert (" under speckle_noise:1" in captured.out) == (row.corruption is not None)
     assert "mIoU" in captured.out
-    assert "published:" not in captured.out  # random weights did not reach the figure
+    assert "(published" not in captured.out  # random weights did not reach the figure
     assert "officially has" in captured.err
+
+
+def test_the_text_path_of_a_full_size_network(load_once):
+    clip = load_once("ViT-B-16:openai", weights="random")
+    rows = text_rows(clip, ["dog", "red car", "potted plant"], templates="plain")
+    assert rows.shape == (3, TEXT_DIMS["ViT-B-16"])
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    assert (rows[0] - rows[1]).abs().max() > 1e-3

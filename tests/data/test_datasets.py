@@ -73,6 +73,16 @@ def test_missing_pieces_are_named(tmp_path):
         open_dataset("cocostuff171", tmp_path)
 
 
+def test_missing_files_are_counted_before_any_is_read(tmp_path):
+    make(tmp_path, "voc21", "val", names=("a", "b", "c"))
+    dataset = open_dataset("voc21", tmp_path)
+    dataset.check(3)
+    (tmp_path / "VOCdevkit/VOC2012/JPEGImages/c.jpg").unlink()
+    dataset.check(2)
+    with pytest.raises(DatasetError, match=r"voc21 val: 1 of 6 files are missing, .*c\.jpg"):
+        dataset.check(3)
+
+
 def test_a_mask_of_another_size_or_out_of_range_is_an_error(tmp_path):
     make(tmp_path, "voc21", "val", value=21)
     with pytest.raises(MaskError, match="label 21 is out of range"):

@@ -12,7 +12,8 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.emoji.scenes import EVALUATION_SEEDS, draw_scene
-from maskclip.tasks.evaluate import EXAMPLES, Evaluation, Run, evaluate, headline, load_predictor
+from maskclip.tasks.evaluate import Evaluation, Run, evaluate, headline, load_predictor
+from maskclip.tasks.extremes import EXAMPLES
 from maskclip.tasks.options import Options
 from maskclip.tasks.processes import Processes
 

@@ -98,5 +98,6 @@ def test_half_a_data_set_gives_no_figure(root, tmp_path, capsys):
     assert "mIoU" not in captured.out
     errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert f"{names[5]}.png: no such mask" in errors[0]
+    assert "1 of 36 files are missing, the first" in errors[0]
+    assert f"{names[5]}.png: see `maskclip data check`" in errors[0]
     assert list((tmp_path / "out").iterdir()) == []

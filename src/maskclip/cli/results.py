@@ -33,7 +33,11 @@ def show_result(result: Mapping[str, Any]) -> None:
         parts = ", ".join(f"{part} {figure(value)}" for part, value in result["zero_shot"].items())
         screen.print(f"mIoU % by the zero-shot split: {parts}", soft_wrap=True)
     published = result["published"]
-    beside = "" if published is None else f" (published: {published['miou']})"
+    beside = ""
+    if published is not None:
+        images, official = result["images"], result["official_images"]
+        where = "" if images == official else f" on all {official:,} images"
+        beside = f" (published{where}: {published['miou']})"
     screen.print(
         f"mIoU {figure(result['miou'])} %{beside}, pixel accuracy "
         f"{figure(result['pixel_accuracy'])} %, frequency-weighted IoU "

@@ -70,6 +70,13 @@ class Samples(Sequence[Sample], ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    def check(self, count: int) -> None:  # nothing to do where nothing can be missing
+        """Make sure that the first `count` samples are there, before any is used.
+
+        Raises:
+            MaskCLIPError: some are not.
+        """
+
     def facts(self) -> dict[str, Any]:
         """Return which samples these are, ready for JSON."""
         return {"dataset": self.name, "split": self.split, "official_images": self.official}

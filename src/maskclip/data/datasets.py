@@ -74,6 +74,21 @@ class Dataset(Samples):
             )
         return Sample(item.name, image, labels)
 
+    def check(self, count: int) -> None:
+        """Make sure that both files of the first `count` samples exist; none is opened.
+
+        Raises:
+            DatasetError: says how many do not, and names the first.
+        """
+        items = self.items[:count]
+        paths = [path(item) for item in items for path in (self.image_path, self.mask_path)]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise DatasetError(
+                f"{self.name} {self.split}: {len(missing):,} of {len(paths):,} files are missing, "
+                f"the first {missing[0]}: see `maskclip data check`"
+            )
+
     def image_path(self, item: Item) -> Path:
         """Return the image file of an item."""
         part = self.parts[item.part]

@@ -10,16 +10,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from maskclip.core.ahead import map_ahead
-from maskclip.core.contact_sheet import Example, shrunk
+from maskclip.core.contact_sheet import Example
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import get_method
 from maskclip.core.metrics import Figures, Scores
-from maskclip.core.predictor import Ids, Sample, Samples, score
+from maskclip.core.predictor import Sample, Samples, score
 from maskclip.core.vocabulary import Background
 from maskclip.data.corruptions import Corruption, corrupt
+from maskclip.tasks.extremes import Extremes
 from maskclip.tasks.options import Options
 from maskclip.tasks.predictors import MeasuredPredictor, ZeroShot
 from maskclip.tasks.processes import Processes
@@ -29,10 +28,6 @@ from maskclip.tasks.segment import load
 Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
 """Passes so many samples on, showing how far the job is."""
 
-EXAMPLES = 6
-"""Best and worst images kept, of each."""
-
-_EXAMPLE_SIDE = 320  # px: enough to be seen, little to be kept and sent between processes
 _READERS = 2  # threads that read, decode and corrupt while the network works
 _AHEAD = 4  # samples read before they are asked for
 
@@ -178,8 +173,9 @@ def evaluate(
         MaskCLIPError: a sample cannot be used. Nothing is reported of the others then.
     """
     processes = processes or Processes()
+    samples.check(run.count(samples))
     share = range(processes.rank, run.count(samples), processes.world)
-    kept = _Extremes()
+    kept = Extremes()
     scores = score(
         predictor,
         progress(_read(samples, share, run), len(share)),
@@ -226,50 +222,3 @@ def _sample(samples: Samples, run: Run, index: int) -> Sample:
         return sample
     image = corrupt(sample.image, run.corruption, seed=run.seed, name=sample.name)
     return Sample(sample.name, image, sample.labels)
-
-
-class _Extremes:
-    """The best and the worst images seen, small."""
-
-    def __init__(self) -> None:
-        self.best: list[Example] = []
-        self.worst: list[Example] = []
-
-    def watch(self, sample: Sample, prediction: Ids, alone: Scores) -> None:
-        """Keep a sample if it is among the best or the worst; one without labels is neither."""
-        example = Example(
-            sample.name, alone.miou, sample.image, sample.labels, np.asarray(prediction)
-        )
-        if not math.isnan(example.miou) and (
-            _enters(example, self.best, _best_first) or _enters(example, self.worst, _worst_first)
-        ):
-            self.add(shrunk(example, _EXAMPLE_SIDE))
-
-    def add(self, example: Example) -> None:
-        """Put an example where it belongs, if anywhere."""
-        self.best = sorted([*self.best, example], key=_best_first)[:EXAMPLES]
-        self.worst = sorted([*self.worst, example], key=_worst_first)[:EXAMPLES]
-
-    def of_all(self, processes: Processes) -> tuple[list[Example], list[Example]]:
-        """Return the best and the worst images of all processes; none is both."""
-        total = _Extremes()
-        for best, worst in processes.gather((self.best, self.worst)):
-            for example in {example.name: example for example in (*best, *worst)}.values():
-                total.add(example)
-        best_names = {example.name for example in total.best}
-        return total.best, [one for one in total.worst if one.name not in best_names]
-
-
-# Names settle ties, so that the order in which images were seen does not matter.
-def _best_first(example: Example) -> tuple[float, str]:
-    return -example.miou, example.name
-
-
-def _worst_first(example: Example) -> tuple[float, str]:
-    return example.miou, example.name
-
-
-def _enters(
-    example: Example, kept: list[Example], rank: Callable[[Example], tuple[float, str]]
-) -> bool:
-    return len(kept) < EXAMPLES or rank(example) < rank(kept[-1])
