@@ -71,6 +71,7 @@ def test_own_images_and_a_model(own, capsys):
         (["emoji", "--recipe", "voc20-rn50", "--model", "RN50"], "the recipe voc20-rn50 is of"),
         (["--recipe", "voc20-rn50", "--model", "RN50"], "give one of --model, --recipe and"),
         (["emoji", "--predictions", "x", "--method", "clean"], "--predictions are scored as they"),
+        (["emoji", "--predictions", "x", "--key-smoothing", "1"], "--predictions are scored as"),
         (["emoji", "--predictions", "nowhere"], "no folder of predictions: nowhere"),
         (["emoji", "--method", "x"], "unknown method 'x'"),
         (["emoji", "--protocol", "x"], "unknown protocol 'x'"),

@@ -55,7 +55,11 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A published row: see `maskclip recipes`."),
+        typer.Option(
+            metavar="NAME",
+            help="A published row: see `maskclip recipes`.",
+            rich_help_panel="Model",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -131,20 +135,21 @@ def evaluate(
     from maskclip.recipes import get_recipe
     from maskclip.tasks.batch import check_writable
     from maskclip.tasks.evaluate import Run
-    from maskclip.tasks.options import Options
+    from maskclip.tasks.options import DEFAULT_OPTIONS, Options
     from maskclip.tasks.processes import join_processes
 
     row = None if recipe is None else get_recipe(recipe)
     name = _dataset(dataset, row)
-    _check_sources(
-        model, recipe, predictions, others=[weights, method, protocol, background, corruption]
-    )
     options = Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
         short_side=short_side,
         window=window,
         stride=stride,
+    )
+    of_models = [weights, method, protocol, background, corruption]
+    _check_sources(
+        model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
     wanted = None if corruption in (None, _ALL) else Corruption.parse(str(corruption))
     if row is not None and corruption is None:
@@ -199,14 +204,14 @@ def _dataset(dataset: str | None, row: Row | None) -> str:
 
 
 def _check_sources(
-    model: str | None, recipe: str | None, predictions: Path | None, *, others: list[str | None]
+    model: str | None, recipe: str | None, predictions: Path | None, *, of_models: bool
 ) -> None:
     if sum(source is not None for source in (model, recipe, predictions)) > 1:
         raise MaskCLIPError("give one of --model, --recipe and --predictions")
-    if predictions is not None and any(other is not None for other in others):
+    if predictions is not None and of_models:
         raise MaskCLIPError(
-            "--predictions are scored as they are: leave out --weights, --method, --protocol, "
-            "--background and --corruption"
+            "--predictions are scored as they are: leave out what belongs to models (--method, "
+            "--protocol, --key-smoothing ...) and --corruption"
         )
 
 
