@@ -35,12 +35,13 @@ from maskclip.core.palettes import Colour
 Points = Sequence[tuple[float, float]]  # x, y; NaN where a line has a gap
 _Floats = npt.NDArray[np.floating[Any]]
 
-# Okabe and Ito's colours, told apart by colour-blind readers, without their yellow: too pale here.
-_CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe and Ito's colours, told apart by colour-blind readers; brown for their yellow, too pale here.
+_CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c510a")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", "--", "-.", ":")
 
 _BARS_A_COLUMN, _MOST_COLUMNS = 60, 4
+_LONGEST_AXIS = 60  # characters
 _MOST_MARKERS = 60  # points of a line; more are drawn as the line alone
 _LEGEND_ROWS = 18
 
@@ -190,8 +191,8 @@ def line_chart(
         write_empty_figure(path, title=title)
         return
     figure, axes = _plot(lines, order=list(lines), title=title)
-    axes.set_xlabel(label(x_label), color=FAINT_INK)
-    axes.set_ylabel(label(y_label), color=FAINT_INK)
+    axes.set_xlabel(label(x_label, limit=_LONGEST_AXIS), color=FAINT_INK)
+    axes.set_ylabel(label(y_label, limit=_LONGEST_AXIS), color=FAINT_INK)
     write_figure(figure, path)
 
 

@@ -96,9 +96,9 @@ def class_labels(names: Sequence[str]) -> list[str]:
     return [f"{index}: {text}" if "□" in text else text for index, text in enumerate(labels)]
 
 
-def label(words: str) -> str:
+def label(words: str, *, limit: int = _LONGEST_NAME) -> str:
     """Return words on one line, short, of letters the font has, never read as a formula."""
-    return _no_formula(_printable(words, limit=_LONGEST_NAME))
+    return _no_formula(_printable(words, limit=limit))
 
 
 def count_classes(count: int) -> str:
