@@ -35,7 +35,7 @@ from maskclip.core.palettes import Colour
 Points = Sequence[tuple[float, float]]  # x, y; NaN where a line has a gap
 _Floats = npt.NDArray[np.floating[Any]]
 
-# Okabe and Ito's colours, told apart by colour-blind readers; brown for their yellow, too pale here.
+# Okabe and Ito's colours, which colour-blind readers tell apart; brown for their pale yellow.
 _CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c510a")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", "--", "-.", ":")
