@@ -11,23 +11,27 @@ Three ways run in turn in one process (A B C A B C ...), with random weights:
     ours   `Segmenter.segment`, from a decoded photo of the network's size to labels. Text rows are
            kept, as after the first image.
 
-All see photos padded to whole cells. Each cell of the table is kept in a file below `--out`, so a
-stopped run goes on where it was. Peak memory is what one run adds to a fresh process.
+All see photos padded to whole cells. Memory is what one run adds to a fresh process at its peak.
+Cells are kept in files below `--out`, so a stopped run goes on where it was. On a shared machine
+`--clock cpu --threads 1` is steadier; but one thread keeps torch from oneDNN's 1x1 and 3x3
+convolutions, so ResNets want two (and `OMP_WAIT_POLICY=passive`, or waiting counts as work).
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,12 +57,23 @@ from maskclip.core.windows import pad_bottom_right
 from maskclip.tasks.segment import Segmenter
 
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
+LISTS: dict[str, list[Any]] = {
+    "models": ["ViT-B-16", "RN50"],
+    "sizes": ["512x683", "1024x2048"],  # height x width
+    "classes": [20, 59, 171],
+    "batches": [1, 8],
+    "precisions": ["float32", "bfloat16"],
+    "refinements": list(REFINEMENTS),
+    "only": ["cells", "text", "start"],
+}
 BLOBS = 4  # patches of colour along a picture's short side
 DIRECTIONS = 8  # in which random features are spread
-GROWTH_SIZES = ((512, 512), (512, 1024), (1024, 1024), (1024, 2048))
+GROWTH = ((512, 512), (512, 1024), (1024, 1024), (1024, 2048))
 GROWTH_CLASSES = (20, 59, 171, 400, 1000)
 TEXTS = {"emoji": None, "ViT-B-16": "random"}  # models, and weights
 HEAD = "cell|bare, s|ours / bare|usual / ours|MiB: bare|ours|usual|can win in a cell"
+
+WAYS = ("bare", "usual", "ours")
 
 Rows = list[list[str]]
 
@@ -247,14 +262,15 @@ def usual_refinement(maps: Tensor, keys: Tensor) -> Tensor:
     return smooth.transpose(1, 2).reshape(maps.shape)
 
 
-def seconds(run: Callable[[], Any]) -> float:
+def seconds(run: Callable[[], Any], clock: str = "wall") -> float:
     """Return how long a run takes."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    start = time.perf_counter()
+    start = now()
     run()
     wait()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def peak(way: str, cell: Cell) -> float:
@@ -280,34 +296,34 @@ def proc(file: str, key: str) -> int:
 
 def too_large(cell: Cell) -> str | None:
     """Say why the usual way would not fit: maps and their softmax, or attention, held twice."""
-    pixels = cell.size[0] * cell.size[1]
-    tokens = pixels // 256 if cell.model.startswith("ViT") else 0
-    needed = max(
-        8 * cell.classes * pixels, 2 * 12 * tokens**2 * PRECISIONS[cell.precision].itemsize
-    )
+    pixels, size = cell.size[0] * cell.size[1], PRECISIONS[cell.precision].itemsize
+    attention = 12 * (pixels // 256) ** 2 * size if cell.model.startswith("ViT") else 0
+    needed = 2 * cell.batch * max(4 * cell.classes * pixels, attention) / 2**30
     on_cpu = cell.device == "cpu"
-    free = 1024 * proc("meminfo", "MemAvailable") if on_cpu else torch.cuda.mem_get_info()[0]
-    gib = cell.batch * needed / 2**30, free / 2**30
-    return f"needs {gib[0]:.0f} GiB, {gib[1]:.0f} are free" if gib[0] > 0.8 * gib[1] else None
+    free = (
+        proc("meminfo", "MemAvailable") / 2**20 if on_cpu else torch.cuda.mem_get_info()[0] / 2**30
+    )
+    return f"needs {needed:.0f} GiB, {free:.0f} are free" if needed > 0.8 * free else None
 
 
-def measure(cell: Cell, repeats: int, out: Path, *, usual: bool = True) -> dict[str, Any]:
+def measure(cell: Cell, how: Namespace, *, usual: bool = True) -> dict[str, Any]:
     """Measure a cell, or take what an earlier run left."""
-    path = out / f"{cell}.json".replace(" ", "_").replace(":", "")
+    path = how.out / f"{cell}.json".replace(" ", "_").replace(":", "")
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if kept and (not usual or "usual" in kept["seconds"] or kept["skipped"]):
+    done = not usual or "usual" in kept.get("seconds", ()) or kept.get("skipped")
+    if done and kept.get("clock") == how.clock:
         return kept
     skipped, contest = too_large(cell) if usual else None, Contest(cell)
-    ways = ["bare", "usual", "ours"] if usual and not skipped else ["bare", "ours"]
-    times = [[seconds(getattr(contest, way)) for way in ways] for _ in range(repeats + 1)][1:]
+    runs = {way: getattr(contest, way) for way in (WAYS if usual and not skipped else WAYS[::2])}
+    turns = [[seconds(run, how.clock) for run in runs.values()] for _ in range(how.repeats + 1)]
     found = {
         **asdict(cell),
-        "threads": torch.get_num_threads(),
-        "seconds": dict(zip(ways, zip(*times, strict=True), strict=True)),
+        **{"clock": how.clock, "threads": torch.get_num_threads(), "skipped": skipped},
+        "seconds": dict(zip(runs, zip(*turns[1:], strict=True), strict=True)),
         "candidates": contest.candidates(),
-        "skipped": skipped,
     }
-    del contest
+    ways = list(runs)
+    del contest, runs
     found["peak_mib"] = {way: apart(peak, way, cell) for way in ways}
     write_json(found, path)
     return found
@@ -344,28 +360,24 @@ def row(found: dict[str, Any], cell: Cell) -> list[str]:
     ]
 
 
-def growth(models: Sequence[str], device: str, repeats: int, out: Path, plot: Path) -> None:
-    """Draw time against pixels, and against classes, into two pictures named after `plot`."""
-    by_pixels: dict[str, Any] = {}
-    by_classes: dict[str, Any] = {}
-    for model in models:
-        cell = Cell(model, GROWTH_SIZES[0], 171, 1, "float32", "off", device)
-        for size in GROWTH_SIZES:
-            found = measure(replace(cell, size=size), repeats, out, usual=False)
-            for way in ("bare", "ours"):
-                point = (size[0] * size[1] / 1e6, float(np.median(found["seconds"][way])))
-                by_pixels.setdefault(f"{model}, {way}", []).append(point)
-        for classes in GROWTH_CLASSES:
-            times = measure(replace(cell, classes=classes), repeats, out, usual=False)["seconds"]
-            point = (classes, float(np.median(np.divide(times["ours"], times["bare"]))))
-            by_classes.setdefault(model, []).append(point)
-    for lines, name, labels in (
-        (by_pixels, "pixels", ("171 classes", "megapixels", "seconds")),
-        (by_classes, "classes", ("512x512 pixels", "classes", "time, bare encoder = 1")),
+def growth(how: Namespace) -> None:
+    """Draw time against pixels, and against classes, into two pictures named after `--plot`."""
+    pixels: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
+    for model, way in product(how.models, ("bare", "ours")):
+        cell, line = Cell(model, GROWTH[0], 171, 1, "float32", "off", how.device), f"{model}, {way}"
+
+        def point(other: Cell, x: float, way: str = way) -> tuple[float, float]:
+            return x, float(np.median(measure(other, how, usual=False)["seconds"][way]))
+
+        pixels[line] = [point(replace(cell, size=s), s[0] * s[1] / 1e6) for s in GROWTH]
+        classes[line] = [point(replace(cell, classes=count), count) for count in GROWTH_CLASSES]
+    for lines, name, title in (
+        (pixels, "megapixels", "One image, 171 classes"),
+        (classes, "classes", "One image of 512x512 pixels"),
     ):
-        path = plot.with_stem(f"{plot.stem}-{name}")
-        line_chart(lines, path, title=labels[0], x_label=labels[1], y_label=labels[2])
-        print(f"-> {path}")
+        path = how.plot.with_stem(f"{how.plot.stem}-{name}")
+        line_chart(lines, path, title=title, x_label=name, y_label="seconds")
 
 
 def text_seconds(model: str, folder: Path) -> float:
@@ -374,38 +386,41 @@ def text_seconds(model: str, folder: Path) -> float:
     return seconds(lambda: text_rows(clip, names, templates="plain", folder=folder))
 
 
-def texts(repeats: int) -> Rows:
+def texts(how: Namespace) -> Rows:
     """Measure text rows when computed, and when read from the cache on disk."""
     rows = [["model", "computed, ms", "from disk, ms"]]
     for model in TEXTS:
         with tempfile.TemporaryDirectory() as folder:
             first, *later = (
-                1e3 * apart(text_seconds, model, Path(folder)) for _ in range(repeats + 1)
+                1e3 * apart(text_seconds, model, Path(folder)) for _ in range(how.repeats + 1)
             )
         rows.append([model, f"{first:.0f}", spans(later)])
     return rows
 
 
-def starts(repeats: int) -> Rows:
+def starts(how: Namespace) -> Rows:
     """Measure commands from a cold process, in turn, beside what they cannot do without."""
-    verb = [sys.executable, "-m", "maskclip"]
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--vocabulary", "emoji", "--model", "emoji", "--out", folder]
-        scenes = [*verb, "emoji", "scenes", "--out", folder, "--count", "1"]
-        subprocess.run(scenes, check=True, capture_output=True)
+        # Bytecode is kept, as for any user after the first day, whatever this process was told.
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/pyc"}
+
+        def run(arguments: str) -> None:
+            command = [sys.executable, *shlex.split(arguments)]
+            subprocess.run(command, check=True, capture_output=True, env=env, cwd=folder)
+
+        run("-m maskclip emoji scenes --out . --count 1")
         commands = {
-            "python -c pass": [sys.executable, "-c", "pass"],
-            "import torch": [sys.executable, "-c", "import torch"],
-            "import open_clip": [sys.executable, "-c", "import open_clip"],
-            "maskclip --help": [*verb, "--help"],
-            "maskclip segment": [*verb, "segment", f"{folder}/JPEGImages", *words],
+            "python": "-c pass",
+            "import torch": "-c 'import torch'",
+            "import open_clip": "-c 'import open_clip'",
+            "maskclip --help": "-m maskclip --help",
+            "maskclip segment": "-m maskclip segment JPEGImages --vocabulary emoji --model emoji",
         }
-
-        def run(command: list[str]) -> float:
-            return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
-
-        turns = [[run(command) for command in commands.values()] for _ in range(repeats + 1)][1:]
-    times = zip(commands, zip(*turns, strict=True), strict=True)
+        turns = [
+            [seconds(partial(run, arguments)) for arguments in commands.values()]
+            for _ in range(how.repeats + 1)
+        ]
+    times = zip(commands, zip(*turns[1:], strict=True), strict=True)
     return [["command", "seconds"], *([name, spans(values)] for name, values in times)]
 
 
@@ -422,24 +437,18 @@ def show(title: str, rows: Rows, *, markdown: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def read_options(arguments: Iterable[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure segmenting: speed and memory.")
-    parser.add_argument("--models", nargs="+", default=["ViT-B-16", "RN50"])
-    parser.add_argument("--sizes", nargs="+", default=["512x683", "1024x2048"], help="HxW")
-    parser.add_argument("--classes", nargs="+", type=int, default=[20, 59, 171])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--refinements", nargs="+", default=list(REFINEMENTS), choices=REFINEMENTS)
+def read_options(arguments: Iterable[str] | None) -> Namespace:
+    parser = ArgumentParser(description="Measure segmenting: speed and memory.")
+    for name, values in LISTS.items():
+        parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=values)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--threads", type=int, help="of the CPU; one is steadier where it is shared"
-    )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="small photos, few cells")
-    parser.add_argument("--only", nargs="+", default=["cells", "text", "start"], help="sections")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw growth")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/segment"), help="figures are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/segment"), help="cells are kept")
     options = parser.parse_args(None if arguments is None else list(arguments))
     if options.quick:
         options.sizes, options.classes, options.repeats = ["256x341"], [171], 3
@@ -447,26 +456,29 @@ def read_options(arguments: Iterable[str] | None) -> argparse.Namespace:
     return options
 
 
+def cells(how: Namespace) -> Rows:
+    """Measure every combination that is asked for."""
+    sizes = [tuple(map(int, size.split("x"))) for size in how.sizes]
+    parts = (how.models, sizes, how.classes, how.batches, how.precisions, how.refinements)
+    every = [Cell(*part, how.device) for part in product(*parts)]
+    rows = [HEAD.split("|")]
+    for index, cell in enumerate(every):
+        print(f"{index + 1} of {len(every)}: {cell}", file=sys.stderr)
+        rows.append(row(measure(cell, how), cell))
+    return rows
+
+
+SECTIONS = {"cells": cells, "text": texts, "start": starts}
+
+
 def main(arguments: Iterable[str] | None = None) -> None:
-    options = read_options(arguments)
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
-    if options.threads:
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the fresh processes
-        torch.set_num_threads(options.threads)
-    parts = (options.models, sizes, options.classes, options.batches)
-    cells = [
-        Cell(*parts, options.device)
-        for parts in product(*parts, options.precisions, options.refinements)
-    ]
-    table = [HEAD.split("|")]
-    for index, cell in enumerate(cells if "cells" in options.only else []):
-        print(f"{index + 1} of {len(cells)}: {cell}")
-        table.append(row(measure(cell, options.repeats, options.out), cell))
-    sections = {"cells": lambda: table, "text": lambda: texts(3), "start": lambda: starts(5)}
-    for name in options.only:
-        show(name, sections[name](), markdown=options.markdown)
-    if options.plot:
-        growth(options.models, options.device, options.repeats, options.out, options.plot)
+    how = read_options(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(how.threads)  # for the fresh processes
+    torch.set_num_threads(how.threads)
+    for name in how.only:
+        show(name, SECTIONS[name](how), markdown=how.markdown)
+    if how.plot:
+        growth(how)
 
 
 if __name__ == "__main__":

@@ -235,11 +235,14 @@ def _evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
 def _predictor(
     evaluation: Evaluation | None, predictions: Path | None, samples: Samples, device: str
 ) -> MeasuredPredictor:
+    from maskclip.cli.show import working
     from maskclip.tasks.evaluate import load_predictor
     from maskclip.tasks.predictors import PredictedFolder
 
     if evaluation is not None:
-        return load_predictor(evaluation, samples, device=device)
+        classes = len(samples.vocabulary)
+        with working(f"loading {evaluation.model}, which then reads {classes} classes"):
+            return load_predictor(evaluation, samples, device=device)
     assert predictions is not None
     folder = PredictedFolder(predictions, samples.vocabulary)
     folder.check(samples)

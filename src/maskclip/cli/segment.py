@@ -75,7 +75,7 @@ def segment(
 
     `maskclip segment photo.jpg -c dog -c grass --key-smoothing 1 --prompt-denoising 0.5`
     """
-    from maskclip.cli.show import error_line, track, warning_line
+    from maskclip.cli.show import error_line, track, warning_line, working
     from maskclip.data.images import MAX_PIXELS, find_images
     from maskclip.tasks.batch import check_writable, read_kinds, segment_files
     from maskclip.tasks.options import Options
@@ -97,15 +97,16 @@ def segment(
     if not any(path.exists() for path in paths):
         raise MaskCLIPError(f"{paths[0]}: no such file")  # before a model is fetched for nothing
     check_writable(out)
-    segmenter = load(
-        model,
-        weights=weights,
-        method=method,
-        device=device,
-        precision=precision,
-        templates=templates,
-    )
-    segmenter.text_rows(words)
+    with working(f"loading {model}, which then reads {len(words)} classes"):
+        segmenter = load(
+            model,
+            weights=weights,
+            method=method,
+            device=device,
+            precision=precision,
+            templates=templates,
+        )
+        segmenter.text_rows(words)
     results = segment_files(
         segmenter,
         paths,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -59,6 +60,16 @@ def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[st
         screen.print(grid)
     for line in captured.get().splitlines():
         screen.file.write(f"{line.rstrip()}\n")  # cells are padded, which a pipe has no use for
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on standard error, where that is a terminal, what takes its time while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(errors=True).status(what):
+        yield
 
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
