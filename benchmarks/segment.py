@@ -45,6 +45,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.prompts import text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core import refine
@@ -109,14 +110,14 @@ def pixels_of(photos: Sequence[Image.Image]) -> Tensor:
 
 
 @torch.no_grad()
-def spread(segmenter: Segmenter) -> None:
+def spread(encoder: DenseCLIP) -> None:
     """Let random weights tell regions apart as trained ones do, by their last linear maps alone.
 
     A random tower gives all positions nearly one feature, and one class would win everywhere:
     features (and a ResNet's keys) are centred, their strongest directions made equally strong.
     """
-    visual: Any = segmenter.encoder.visual
-    dense = segmenter.encoder.encode(pixels_of([smooth_photo((192, 288), seed=9)]), keys=True)
+    visual: Any = encoder.visual
+    dense = encoder.encode(pixels_of([smooth_photo((192, 288), seed=9)]), keys=True)
     if hasattr(visual, "attnpool"):
         pool = visual.attnpool
         for linear, maps in ((pool.c_proj, dense.features), (pool.k_proj, dense.keys)):
@@ -144,12 +145,14 @@ class Contest:
     def __init__(self, cell: Cell) -> None:
         self.cell, self.device, dtype = cell, torch.device(cell.device), PRECISIONS[cell.precision]
         self.clip = load_clip(cell.model, weights="random")
-        settings = {"method": CLEAN, "templates": "plain"}
-        plain = Segmenter(self.clip, device=torch.device("cpu"), precision="float32", **settings)
-        spread(plain)
-        self.visual: Any = copy.deepcopy(plain.encoder.visual).to(self.device, dtype)
+        spread(DenseCLIP(self.clip.model.visual, mean=self.clip.mean, std=self.clip.std))
+        self.visual: Any = copy.deepcopy(self.clip.model.visual).to(self.device, dtype)
         self.segmenter = Segmenter(
-            self.clip, device=self.device, precision=cell.precision, **settings
+            self.clip,
+            method=CLEAN,
+            device=self.device,
+            precision=cell.precision,
+            templates="plain",
         )
         self.photos = [smooth_photo(cell.size, seed) for seed in range(cell.batch)]
         self.vocabulary = Vocabulary.parse([f"class {index}" for index in range(cell.classes)])
@@ -259,7 +262,7 @@ def usual_refinement(maps: Tensor, keys: Tensor) -> Tensor:
     unit = F.normalize(keys.flatten(2).transpose(1, 2), dim=1)
     affinity = unit @ unit.transpose(1, 2)
     smooth = torch.where(flat.amax(dim=2, keepdim=True) < 1, affinity @ flat, flat)
-    return smooth.transpose(1, 2).reshape(maps.shape)
+    return smooth.transpose(1, 2).reshape(maps.shape).contiguous()  # else softmax takes 8 x as long
 
 
 def seconds(run: Callable[[], Any], clock: str = "wall") -> float:

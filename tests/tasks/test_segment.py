@@ -9,6 +9,7 @@ from maskclip.clip.prompts import PromptError
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.emoji.scenes import draw_scene
 from maskclip.tasks import segment as task
 from maskclip.tasks.options import Options
 from maskclip.tasks.segment import Segmenter
@@ -361,3 +362,20 @@ class TestLoad:
         full = segmenters[family, CLEAN].segment(image, WORDS)
         assert np.abs(low.scores - full.scores).mean() < 0.2
         assert (low.labels == full.labels).mean() > 0.85
+
+
+@pytest.mark.parametrize("model", ["emoji-rn", "emoji-vit"])
+@pytest.mark.parametrize("refinement", [{}, {"key_smoothing": 1.0, "prompt_denoising": 0.5}])
+def test_bfloat16_gives_the_labels_of_float32(model, refinement):
+    exact, fast = (
+        maskclip.load(model, device="cpu", precision=precision, templates="plain")
+        for precision in ("float32", "bfloat16")
+    )
+    words = Vocabulary.builtin("emoji")
+    scenes = [Image.fromarray(draw_scene(seed, size=256).image) for seed in range(8)]
+    same = [
+        exact.segment(scene, words, **refinement).labels
+        == fast.segment(scene, words, **refinement).labels
+        for scene in scenes
+    ]
+    assert np.mean(same) >= 0.995

@@ -32,6 +32,8 @@ class Tower(Protocol):
 
     cell: int
     """Pixels between two grid positions."""
+    layout: torch.memory_format
+    """How images and weights lie in memory where the tower runs fastest."""
 
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
         """Return raw features (B, D, h, w) and, when asked for, raw keys (B, C, h, w)."""
@@ -92,6 +94,7 @@ class ResNetTower:
     """ModifiedResNet: stage 4 through the attention pool's value and output projections."""
 
     cell = 32
+    layout = torch.channels_last
 
     def __init__(self, visual: Any, method: Method) -> None:
         self.visual = visual
@@ -130,6 +133,8 @@ class ResNetTower:
 
 class ViTTower:
     """VisionTransformer: the value path of its last block, one feature a patch."""
+
+    layout = torch.contiguous_format
 
     def __init__(self, visual: Any, method: Method) -> None:
         self.visual = visual

@@ -90,13 +90,13 @@ class Segmenter:
         self.device = device
         self.templates = templates
         template_set(templates)  # an unknown name is refused now, not at the first image
-        self.precision = choose_precision(precision, device)
         clip.model.to(device)
         visual = clip.model.visual
         assert isinstance(visual, torch.nn.Module)
-        encoder = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std).to(device)
-        encoder.visual.to(self.precision)
-        self.encoder = encoder.eval()
+        size = sum(weight.numel() for weight in visual.parameters())
+        self.precision = choose_precision(precision, device, parameters=size)
+        self.encoder = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std).to(device)
+        self.encoder.prepare(self.precision)
         self._rows: dict[Vocabulary, Tensor] = {}
 
     @overload
