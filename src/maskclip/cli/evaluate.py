@@ -163,6 +163,8 @@ def evaluate(
             name, data=data, split=split, images=images, masks=masks, classes=classes
         )
     )
+    run = Run(corruption=wanted, seed=seed, limit=limit)
+    samples.check(run.count(samples))  # before a model is fetched for nothing
     if out is not None:
         check_writable(out)
     evaluation = None
@@ -182,7 +184,6 @@ def evaluate(
         )
     with join_processes() as processes:
         predictor = _predictor(evaluation, predictions, samples, device)
-        run = Run(corruption=wanted, seed=seed, limit=limit)
         if processes.first:
             _warn_of_size(samples)
         if corruption == _ALL:

@@ -173,7 +173,6 @@ def evaluate(
         MaskCLIPError: a sample cannot be used. Nothing is reported of the others then.
     """
     processes = processes or Processes()
-    samples.check(run.count(samples))
     share = range(processes.rank, run.count(samples), processes.world)
     kept = Extremes()
     scores = score(
