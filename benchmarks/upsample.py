@@ -2,31 +2,29 @@
 
     .venv/bin/python benchmarks/upsample.py
 
-For time both ways run in turn in one process (A B A B ...), and the median ratio is given. Peak
-memory is what a run adds to a fresh process's resident memory at its highest (Linux: VmHWM).
+Both ways run in turn in one process (A B A B ...). Peak memory is what a run adds to a fresh
+process's resident memory at its highest (Linux: VmHWM).
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from multiprocessing import get_context
-from pathlib import Path
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from measuring import apart, in_turn, machine, peak_mib, ratios, show
 from torch import Tensor
 
 from maskclip.core import resize
 
-RUNS = 5
+REPEATS = 5
 CASES = [
     (kind, classes, grid, size)
     for kind in ("smooth", "noise")
     for grid, size in (((32, 43), (512, 683)), ((64, 128), (1024, 2048)))
-    for classes in (20, 59, 171)
+    for classes in (20, 59, 171, 1000)
 ]
 
 
@@ -61,46 +59,23 @@ def peak(way: str, kind: str, classes: int, grid: tuple[int, int], size: tuple[i
     """Return the MiB that one run adds at its peak; to be called in a fresh process."""
     maps = random_maps(kind, classes, grid)
     WAYS[way](maps, (8, 8))  # the libraries' own buffers are not the run's
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    WAYS[way](maps, size)
-    return (_status("VmHWM") - before) / 1024
+    return peak_mib(partial(WAYS[way], maps, size))
 
 
-def seconds(way: str, maps: Tensor, size: tuple[int, int]) -> float:
-    """Return how long one run takes."""
-    start = time.perf_counter()
-    WAYS[way](maps, size)
-    return time.perf_counter() - start
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def main() -> None:
-    """Print the table."""
-    table = Table("maps", "classes", "image", "full maps MiB", "pruned MiB", "time ratio")
-    spawn = get_context("spawn")
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = ArgumentParser(description="Measure labels from grid maps: speed and memory.")
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    rows = [["maps", "classes", "image", "full maps, MiB", "pruned, MiB", "time, pruned / full"]]
     for kind, classes, grid, size in CASES:
         maps = random_maps(kind, classes, grid)
         assert (full_maps(maps, size) == pruned(maps, size)).float().mean() > 0.9999
-        runs = [{way: seconds(way, maps, size) for way in WAYS} for _ in range(RUNS)]
-        ratio = statistics.median(run["pruned"] / run["full maps"] for run in runs)
-        peaks = {}
-        for way in WAYS:
-            with spawn.Pool(1) as pool:
-                peaks[way] = pool.apply(peak, (way, kind, classes, grid, size))
-        table.add_row(
-            kind,
-            str(classes),
-            f"{size[1]}x{size[0]}",
-            f"{peaks['full maps']:.0f}",
-            f"{peaks['pruned']:.0f}",
-            f"{ratio:.2f}",
-        )
-    Console().print(table)
+        times = in_turn({name: partial(way, maps, size) for name, way in WAYS.items()}, REPEATS)
+        peaks = [f"{apart(peak, way, kind, classes, grid, size):.0f}" for way in WAYS]
+        ratio = ratios(times, "pruned", "full maps")
+        rows.append([kind, str(classes), f"{size[1]}x{size[0]}", *peaks, ratio])
+    show("Labels from grid maps", rows, markdown=options.markdown)
+    print(machine())
 
 
 if __name__ == "__main__":

@@ -113,12 +113,13 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def make_model(make_clip, tokenizer):
     """`make_model(family, **fields)`: the same as a `CLIPModel`, ready to segment."""
-    from maskclip.clip.weights import CLIPModel
+    from maskclip.clip.model import CLIPModel, Whole, fingerprint
 
     def make(family="vit", *, seed=0, name="tiny", short_side=32, **fields):
         clip = make_clip(family, seed=seed)
+        whole = Whole(clip, tokenizer)
         return CLIPModel(
-            name=name, model=clip, tokenizer=tokenizer, short_side=short_side, **fields
+            name, clip.visual, lambda: whole, fingerprint(clip), short_side=short_side, **fields
         )
 
     return make

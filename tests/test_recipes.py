@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
-from maskclip.clip.prompts import text_rows
+from maskclip.clip.prompts import TextRows, text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import Corruption
@@ -109,7 +109,7 @@ def test_full_size_networks_run_every_recipe_end_to_end(
     def random_rows(clip, names, *, templates):
         dim = TEXT_DIMS[clip.name.partition(":")[0]]
         generator = torch.Generator().manual_seed(0)
-        return F.normalize(torch.randn(len(names), dim, generator=generator), dim=1)
+        return TextRows(F.normalize(torch.randn(len(names), dim, generator=generator), dim=1), ())
 
     monkeypatch.setattr(task, "load_clip", load_once)
     monkeypatch.setattr(task, "text_rows", random_rows)
@@ -131,7 +131,7 @@ def test_full_size_networks_run_every_recipe_end_to_end(
 
 def test_the_text_path_of_a_full_size_network(load_once):
     clip = load_once("ViT-B-16:openai", weights="random")
-    rows = text_rows(clip, ["dog", "red car", "potted plant"], templates="plain")
+    rows = text_rows(clip, ["dog", "red car", "potted plant"], templates="plain").rows
     assert rows.shape == (3, TEXT_DIMS["ViT-B-16"])
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
     assert (rows[0] - rows[1]).abs().max() > 1e-3

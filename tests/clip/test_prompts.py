@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from maskclip.clip.model import fingerprint
 from maskclip.clip.prompts import (
     PromptError,
     cache_folder,
@@ -62,7 +63,7 @@ def test_unknown_template_sets_list_the_known():
 
 @pytest.mark.parametrize("templates", ["plain", "published"])
 def test_rows_are_normalised_means_of_normalised_rows(clip, templates, tmp_path):
-    found = text_rows(clip, NAMES, templates=templates, folder=tmp_path)
+    found = text_rows(clip, NAMES, templates=templates, folder=tmp_path).rows
     assert (found.shape, found.dtype, found.device.type) == ((4, 16), torch.float32, "cpu")
     for row, name in zip(found, NAMES, strict=True):
         sentences = [template.replace("{}", name) for template in template_set(templates)]
@@ -76,22 +77,22 @@ def test_rows_are_normalised_means_of_normalised_rows(clip, templates, tmp_path)
 
 def test_large_vocabularies_run_in_pieces(clip, runs, tmp_path):
     names = [f"thing {i}" for i in range(300)]
-    found = text_rows(clip, names, templates="plain", folder=tmp_path)
+    found = text_rows(clip, names, templates="plain", folder=tmp_path).rows
     assert sum(runs) == 300
     assert max(runs) < 300
-    alone = text_rows(clip, names[270:271], templates="plain", folder=tmp_path)
+    alone = text_rows(clip, names[270:271], templates="plain", folder=tmp_path).rows
     torch.testing.assert_close(found[270:271], alone, rtol=1e-4, atol=1e-5)
 
 
 class TestCache:
     def test_known_words_never_run_the_text_tower(self, clip, make_model, monkeypatch):
-        first = text_rows(clip, NAMES, templates="plain")
+        first = text_rows(clip, NAMES, templates="plain").rows
         assert [path.suffix for path in cache_folder().iterdir()] == [".safetensors"]
         forbid(clip, monkeypatch)
-        assert torch.equal(text_rows(clip, NAMES, templates="plain"), first)
+        assert torch.equal(text_rows(clip, NAMES, templates="plain").rows, first)
         again = make_model()  # the same weights, loaded again
         forbid(again, monkeypatch)
-        assert torch.equal(text_rows(again, NAMES, templates="plain"), first)
+        assert torch.equal(text_rows(again, NAMES, templates="plain").rows, first)
 
     @pytest.mark.parametrize(
         "change",
@@ -110,24 +111,25 @@ class TestCache:
         other = make_model(seed=seed, name=name)
         names = change.get("names", NAMES)
         templates = change.get("templates", "plain")
-        found = text_rows(other, names, templates=templates, folder=tmp_path)
+        found = text_rows(other, names, templates=templates, folder=tmp_path).rows
         assert len(list(tmp_path.iterdir())) == 2
         expected = encode_names(other, names, template_set(templates))
         assert torch.equal(found, expected)
 
     def test_the_same_weights_with_another_activation_miss(self, make_model, make_clip, tmp_path):
         exact = make_model()
-        quick = replace(exact, model=make_clip("vit", quick_gelu=True))
-        rows = text_rows(exact, NAMES, templates="plain", folder=tmp_path)
-        others = text_rows(quick, NAMES, templates="plain", folder=tmp_path)
+        whole = exact.whole()._replace(model=make_clip("vit", quick_gelu=True))
+        quick = replace(exact, whole=lambda: whole, fingerprint=fingerprint(whole.model))
+        rows = text_rows(exact, NAMES, templates="plain", folder=tmp_path).rows
+        others = text_rows(quick, NAMES, templates="plain", folder=tmp_path).rows
         assert not torch.equal(rows, others)
 
     @pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"not safetensors", None])
     def test_damaged_files_are_made_again(self, clip, runs, content, tmp_path):
-        first = text_rows(clip, NAMES, templates="plain", folder=tmp_path)
+        first = text_rows(clip, NAMES, templates="plain", folder=tmp_path).rows
         (path,) = tmp_path.iterdir()
         path.write_bytes(path.read_bytes()[:-7] if content is None else content)
-        assert torch.equal(text_rows(clip, NAMES, templates="plain", folder=tmp_path), first)
+        assert torch.equal(text_rows(clip, NAMES, templates="plain", folder=tmp_path).rows, first)
         before = len(runs)
         text_rows(clip, NAMES, templates="plain", folder=tmp_path)
         assert len(runs) == before
@@ -135,7 +137,7 @@ class TestCache:
     def test_a_folder_that_cannot_be_written_costs_only_time(self, clip, runs, tmp_path):
         (tmp_path / "file").write_text("in the way")
         for _ in range(2):
-            rows = text_rows(clip, NAMES, templates="plain", folder=tmp_path / "file" / "text")
+            rows = text_rows(clip, NAMES, templates="plain", folder=tmp_path / "file" / "text").rows
             assert rows.shape == (4, 16)
         assert len(runs) == 2
 
@@ -176,3 +178,17 @@ class TestUnknownWords:
         small = replace(clip, known_tokens=known)
         names = ["dog", "Red Car", "red wolf", "wolf"]
         assert unknown_words(small, names) == ["red wolf", "wolf"]
+
+    def test_the_cache_keeps_them(self, clip, monkeypatch, tmp_path):
+        small = replace(clip, known_tokens=frozenset(clip.tokenizer.encode("a photo of a dog.")))
+        first = text_rows(small, ["dog", "wolf"], templates="plain", folder=tmp_path)
+        assert first.unknown == ("wolf",)
+
+        def never():
+            raise AssertionError("the whole model was asked for")
+
+        again = text_rows(
+            replace(small, whole=never), ["dog", "wolf"], templates="plain", folder=tmp_path
+        )
+        assert again.unknown == ("wolf",)
+        assert torch.equal(again.rows, first.rows)

@@ -5,8 +5,9 @@ import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.open_clip_models import _raw_config, architectures
 from maskclip.clip.towers import UnsupportedTowerError, build_tower
-from maskclip.clip.weights import _raw_config, architectures, load_clip
+from maskclip.clip.weights import load_clip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import BASELINE, CLEAN, PUBLISHED
 

@@ -8,10 +8,12 @@ import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from maskclip.clip import download, weights
+from maskclip.clip import download, open_clip_models
 from maskclip.clip.checkpoint import Checkpoint, WeightsError
 from maskclip.clip.download import cached_path, locate
-from maskclip.clip.weights import CLIPModel, architectures, load_clip, tags
+from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD
+from maskclip.clip.open_clip_models import architectures, tags
+from maskclip.clip.weights import load_clip
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -107,20 +109,22 @@ class TestQuickGELU:
         def build(config):
             raise BuiltError(config["quick_gelu"])
 
-        monkeypatch.setattr(weights, "locate", lambda *_: Path("file.safetensors"))
-        monkeypatch.setattr(weights, "read_checkpoint", lambda _: Checkpoint({}, False, {}))
-        monkeypatch.setattr(weights, "_build", build)
+        monkeypatch.setattr(open_clip_models, "locate", lambda *_: Path("file.safetensors"))
+        monkeypatch.setattr(
+            open_clip_models, "read_checkpoint", lambda _: Checkpoint({}, False, {})
+        )
+        monkeypatch.setattr(open_clip_models, "_build", build)
         with pytest.raises(BuiltError) as built:
             load_clip(name)
         assert built.value.args == (quick,)
 
     @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion", False)])
     def test_it_reaches_the_network(self, tag, quick, tiny, tiny_file, monkeypatch):
-        monkeypatch.setattr(weights, "locate", lambda *_: tiny_file)
+        monkeypatch.setattr(open_clip_models, "locate", lambda *_: tiny_file)
         clip = load_clip(f"{tiny}:{tag}")
         assert clip.name == f"{tiny}:{tag}"
         assert uses_quick_gelu(clip) == quick
-        expected = (MEAN, STD) if tag == "openai" else (weights.CLIPModel.mean, CLIPModel.std)
+        expected = (MEAN, STD) if tag == "openai" else (OPENAI_MEAN, OPENAI_STD)
         assert (clip.mean, clip.std) == expected
 
     @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ class TestEmbedded:
         table = state.pop("token_embedding.weight")
         ids = torch.tensor([320, 1929, 49406, 49407])
         state["token_embedding.ids"], state["token_embedding.rows"] = ids, table[ids]
-        config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True}
+        config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": TEXT}
         metadata = {
             "format": "maskclip-embedded-1",
             "config": json.dumps(config),
@@ -197,7 +201,6 @@ class TestEmbedded:
         clip = load_clip(str(path))
         assert (clip.name, clip.short_side) == ("small", 96)
         assert clip.known_tokens == set(ids.tolist())
-        assert uses_quick_gelu(clip)
         rows = clip.model.token_embedding.weight
         assert torch.equal(rows[ids], table[ids])
         assert rows.any(dim=1).sum() == len(ids)

@@ -37,6 +37,28 @@ def flat_maps(height, width, classes=9, seed=0):
     return random_maps(height, width, classes, seed).round().clamp(-1, 1) / 2
 
 
+def constant_maps(height, width, classes=9, seed=0):
+    """Each class has one value everywhere."""
+    values = torch.rand(classes, generator=torch.Generator().manual_seed(seed))
+    return values[:, None, None].expand(classes, height, width).contiguous()
+
+
+def checkerboard(height, width, classes=9, seed=0):
+    """Every class flips between neighbours: its best corner leads where its worst one trails."""
+    sign = (torch.arange(height)[:, None] + torch.arange(width)) % 2 * 2.0 - 1
+    return sign * random_maps(1, 1, classes, seed)
+
+
+def extreme_maps(height, width, classes=9, seed=0):
+    """Values of every size that float32 has, and of both signs."""
+    generator = torch.Generator().manual_seed(seed)
+    exponents = torch.randint(-40, 38, (classes, height, width), generator=generator)
+    return random_maps(height, width, classes, seed).sign() * 10.0**exponents
+
+
+DRAWS = [random_maps, smooth_maps, flat_maps, constant_maps, checkerboard, extreme_maps]
+
+
 def interpolated(maps, size):
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
@@ -60,9 +82,11 @@ def check(maps, geometry, expected):
     labels, scores = label(maps, geometry)
     assert (labels.dtype, scores.dtype) == (torch.int32, torch.float32)
     best = expected.amax(dim=0).double()
-    torch.testing.assert_close(scores.double(), best, rtol=1e-5, atol=1e-5)
+    # Rounding is relative to the largest value that was added up.
+    close = {"rtol": 1e-5, "atol": max(1e-5, 1e-6 * float(maps.abs().max()))}
+    torch.testing.assert_close(scores.double(), best, **close)
     chosen = expected.double().gather(0, labels[None].long())[0]
-    torch.testing.assert_close(chosen, best, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(chosen, best, **close)
 
 
 class TestTaps:
@@ -91,13 +115,13 @@ class TestTaps:
 
 
 class TestLabel:
-    @pytest.mark.parametrize("draw", [random_maps, smooth_maps, flat_maps])
+    @pytest.mark.parametrize("draw", DRAWS)
     @pytest.mark.parametrize(("grid", "output"), SHAPES)
     def test_is_the_argmax_of_the_enlarged_maps(self, grid, output, draw):
         maps = draw(*grid)
         check(maps[None], whole(output, output), interpolated(maps, output))
 
-    @pytest.mark.parametrize("draw", [random_maps, smooth_maps, flat_maps])
+    @pytest.mark.parametrize("draw", DRAWS)
     @pytest.mark.parametrize(("grid", "output"), SHAPES)
     def test_is_so_after_two_resizes(self, grid, output, draw):
         maps, seen = draw(*grid), (33, 64)
@@ -138,6 +162,13 @@ class TestLabel:
             2,
             3,
         ]
+
+    @pytest.mark.parametrize("draw", [smooth_maps, checkerboard])
+    @pytest.mark.parametrize("classes", [171, 1000])
+    def test_many_classes_give_the_labels_of_all_maps(self, classes, draw):
+        maps, size = draw(12, 16, classes=classes), (96, 128)
+        labels, _ = label(maps[None], whole(size, size))
+        assert (labels == interpolated(maps, size).argmax(dim=0)).float().mean() > 0.999
 
     def test_one_class_is_everywhere(self):
         labels, _ = label(random_maps(2, 2, classes=1)[None], whole((9, 9), (9, 9)))

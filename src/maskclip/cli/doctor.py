@@ -68,7 +68,8 @@ def _size(folder: Path) -> str:
 
 def _weights() -> list[tuple[str, str]]:
     from maskclip.clip.download import cached_path
-    from maskclip.clip.weights import EMBEDDED, architectures, tags
+    from maskclip.clip.embedded import EMBEDDED
+    from maskclip.clip.open_clip_models import architectures, tags
 
     cached = [
         f"{architecture}:{tag}"

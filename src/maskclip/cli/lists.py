@@ -18,7 +18,8 @@ def models() -> None:
     """
     from maskclip.cli.show import print_table
     from maskclip.clip.download import cached_path
-    from maskclip.clip.weights import ALIASES, EMBEDDED, architectures, tags
+    from maskclip.clip.embedded import ALIASES, EMBEDDED
+    from maskclip.clip.open_clip_models import architectures, tags
 
     other_names = {name: alias for alias, name in ALIASES.items()}
     rows = [

@@ -9,22 +9,34 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import platformdirs
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from maskclip.clip.weights import CLIPModel
+from maskclip.clip.model import CLIPModel
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 
 TEMPLATE_SETS = ("published", "open_clip", "plain")
 
 _BATCH = 256  # prompts a forward of the text tower; bounds memory for vocabularies of any size
+
+
+class TextRows(NamedTuple):
+    """What a model makes of names.
+
+    Attributes:
+        rows: (P, D) float32 unit rows, one per name, on the CPU.
+        unknown: the names with a word that an embedded model never saw; none for other models.
+    """
+
+    rows: Tensor
+    unknown: tuple[str, ...]
 
 
 class PromptError(MaskCLIPError):
@@ -57,7 +69,7 @@ def cache_folder() -> Path:
 
 def text_rows(
     clip: CLIPModel, names: Sequence[str], *, templates: str, folder: Path | None = None
-) -> Tensor:
+) -> TextRows:
     """Return one unit row per name, from the cache where they were made before.
 
     Args:
@@ -66,24 +78,27 @@ def text_rows(
         templates: which `template_set` to average over.
         folder: where rows are cached; `cache_folder()` by default.
 
-    Returns:
-        (P, D) float32, on the CPU.
-
     Raises:
         PromptError: a name does not fit into the model's context.
     """
     path = (folder or cache_folder()) / f"{_key(clip, names, templates)}.safetensors"
     try:
-        return load_file(path)["rows"]
-    except (OSError, SafetensorError, KeyError):
+        return _read(path)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # never made, or not readable: made (again) below
     rows = encode_names(clip, names, template_set(templates))
+    unknown = unknown_words(clip, names)
     try:
         with atomic_path(path) as temporary:
-            save_file({"rows": rows}, temporary)
+            save_file({"rows": rows}, temporary, metadata={"unknown": json.dumps(unknown)})
     except OSError:
         pass  # a cache that cannot be written costs time, not results
-    return rows
+    return TextRows(rows, tuple(unknown))
+
+
+def _read(path: Path) -> TextRows:
+    with safe_open(path, framework="pt") as file:
+        return TextRows(file.get_tensor("rows"), tuple(json.loads(file.metadata()["unknown"])))
 
 
 def _key(clip: CLIPModel, names: Sequence[str], templates: str) -> str:
@@ -95,6 +110,8 @@ def _key(clip: CLIPModel, names: Sequence[str], templates: str) -> str:
 def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Run the text tower: per name normalise each template's row, average, normalise.
 
+    It runs, and stays, where the image tower is.
+
     Returns:
         (P, D) float32, unit rows, on the CPU.
 
@@ -102,8 +119,8 @@ def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]
         PromptError: a name does not fit into the model's context.
     """
     check_lengths(clip, names, templates)
-    model: Any = clip.model
-    device = next(model.parameters()).device
+    device = next(clip.visual.parameters()).device
+    model: Any = clip.model.to(device)
     at_once = max(1, _BATCH // len(templates))
     rows = []
     for start in range(0, len(names), at_once):

@@ -1,76 +1,26 @@
-"""A model's name -> an open_clip model with its weights in place.
+"""A model's name -> a loaded CLIP.
 
 Names are `ARCHITECTURE:TAG` (any of open_clip's), an architecture with a local file or `random`,
-a file alone, or one of the embedded models.
+a file alone, or one of the embedded models. open_clip is imported for what needs it: its import
+takes longer than labelling a few small images.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import open_clip
-import torch
-from torch import Tensor, nn
-
-from maskclip.clip.checkpoint import (
-    Checkpoint,
-    WeightsError,
-    fit,
-    read_checkpoint,
-    text_config,
-    vision_config,
+from maskclip.clip.checkpoint import WeightsError, read_checkpoint
+from maskclip.clip.embedded import (
+    ALIASES,
+    EMBEDDED,
+    describes_itself,
+    from_checkpoint,
+    load_embedded,
 )
-from maskclip.clip.download import locate
-from maskclip.clip.towers import SUPPORTED, UnsupportedTowerError
-from maskclip.core.errors import MaskCLIPWarning
-
-EMBEDDED = ("emoji-rn", "emoji-vit")
-ALIASES = {"emoji": "emoji-rn"}
-"""`emoji` is the better of the two (docs/models.md)."""
+from maskclip.clip.model import CLIPModel
 
 DEFAULT_MODEL = "ViT-B-16:openai"
-RANDOM = "random"
-RANDOM_SEED = 0
-DEFAULT_SHORT_SIDE = 512
-"""Working size of models that declare none: the published test scale (reference fact S3)."""
-
-Statistics = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class CLIPModel:
-    """A loaded CLIP.
-
-    Attributes:
-        name: `ARCHITECTURE:TAG`, or what stands for it.
-        model: open_clip's model, in eval mode, float32, on the CPU.
-        tokenizer: texts -> token ids (n, context_length).
-        mean, std: RGB statistics of its training, for pixels in [0, 1].
-        short_side: the working size: images are resized so that their short side is this many px.
-        known_tokens: the token ids it was trained on; None for models of the open world.
-        fingerprint: a hash of the weights' shapes and a sample of their values; 16 hex digits.
-    """
-
-    name: str
-    model: nn.Module
-    tokenizer: Callable[[list[str]], Tensor]
-    mean: Statistics = open_clip.OPENAI_DATASET_MEAN
-    std: Statistics = open_clip.OPENAI_DATASET_STD
-    short_side: int = DEFAULT_SHORT_SIDE
-    known_tokens: frozenset[int] | None = None
-
-    fingerprint: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", _fingerprint(self.model))
+_WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 
 def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPModel:
@@ -86,214 +36,18 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
         UnsupportedTowerError: the image tower has no dense reading.
     """
     name = ALIASES.get(name, name)
-    if weights is None and name in EMBEDDED:
-        with resources.as_file(resources.files(__package__) / "pretrained") as folder:
-            return _from_embedded(name, read_checkpoint(folder / f"{name}.safetensors"))
-    if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
-        return _from_file_alone(Path(name))
     if name in EMBEDDED:
-        raise WeightsError(f"{name} brings its own weights: leave --weights out")
-    architecture, _, tag = name.replace("/", "-").partition(":")
-    config = _architecture(architecture)
-    if weights is None:
-        tag = tag or _default_tag(architecture)
-    pretrained = _pretrained(architecture, tag) if tag else {}
-    # Tags know what architectures do not: OpenAI's weights want QuickGELU in a plain ViT-B-16 too.
-    config["quick_gelu"] = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
-    if weights == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            model = _build(config)
-    else:
-        path = locate(architecture, tag) if weights is None else Path(weights)
-        model = _fitted(config, read_checkpoint(path), path, None if tag else architecture)
-    return CLIPModel(
-        name=f"{architecture}:{tag if weights is None else Path(weights).name}",
-        model=model,
-        tokenizer=_tokenizer(architecture),
-        mean=pretrained.get("mean", open_clip.OPENAI_DATASET_MEAN),
-        std=pretrained.get("std", open_clip.OPENAI_DATASET_STD),
-    )
+        if weights is not None:
+            raise WeightsError(f"{name} brings its own weights: leave --weights out")
+        return load_embedded(name)
+    if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
+        path = Path(name)
+        checkpoint = read_checkpoint(path)
+        if describes_itself(checkpoint):
+            return from_checkpoint(checkpoint, path)
+        from maskclip.clip.open_clip_models import load_file
 
+        return load_file(checkpoint, path)
+    from maskclip.clip.open_clip_models import load_pretrained
 
-_WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-
-
-def architectures() -> list[str]:
-    """Return open_clip's architectures that have a dense reading."""
-    return [name for name in open_clip.list_models() if _has_dense_reading(_raw_config(name))]
-
-
-def tags(architecture: str) -> list[str]:
-    """Return the pretrained tags of an architecture."""
-    return list(open_clip.list_pretrained_tags_by_model(architecture))
-
-
-def _fingerprint(model: nn.Module) -> str:
-    # The repr has what the weights do not tell: activations, epsilons.
-    digest = hashlib.sha256(repr(model).encode())
-    for key, value in model.state_dict().items():
-        flat = value.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 1024)].float().contiguous()
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _raw_config(architecture: str) -> dict[str, Any]:
-    config: dict[str, Any] = open_clip.get_model_config(architecture)
-    return config
-
-
-def _architecture(architecture: str) -> dict[str, Any]:
-    """Return a supported architecture's configuration."""
-    if architecture not in open_clip.list_models():
-        known = {name.casefold(): name for name in (*EMBEDDED, *ALIASES, *architectures())}
-        near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
-        raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
-    config = _raw_config(architecture)
-    if not _has_dense_reading(config):
-        raise UnsupportedTowerError(
-            f"{architecture} has no dense reading here: expected {SUPPORTED}"
-        )
-    return config
-
-
-def _has_dense_reading(config: dict[str, Any]) -> bool:
-    vision = config["vision_cfg"]
-    return (
-        isinstance(vision, dict)
-        and not vision.get("timm_model_name")
-        and not vision.get("attentional_pool")
-        and vision.get("pool_type", "tok") == "tok"
-        and "multimodal_cfg" not in config
-    )
-
-
-def _default_tag(architecture: str) -> str:
-    known = tags(architecture)
-    if "openai" in known:
-        return "openai"
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        raise WeightsError(f"{architecture} has no published weights: give --weights FILE")
-    raise WeightsError(
-        f"{architecture} has several weights: say {architecture}:TAG with one of {', '.join(known)}"
-    )
-
-
-def _pretrained(architecture: str, tag: str) -> dict[str, Any]:
-    if tag not in tags(architecture):
-        raise WeightsError(
-            f"{architecture} has no weights tagged {tag!r}: expected one of "
-            f"{', '.join(tags(architecture)) or 'none; give --weights FILE'}"
-        )
-    pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
-    return pretrained
-
-
-def _build(config: dict[str, Any]) -> nn.Module:
-    """Instantiate open_clip's model of a configuration, in eval mode."""
-    config = dict(config)
-    custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
-    try:
-        if custom_text:
-            text = {**config["text_cfg"], "hf_model_pretrained": False}
-            model: nn.Module = open_clip.CustomTextCLIP(**{**config, "text_cfg": text})
-        else:
-            model = open_clip.CLIP(**config)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"its text tower cannot be built here: {reason}") from error
-    return model.eval()
-
-
-def _tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
-    try:
-        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(architecture)
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the tokenizer of {architecture} cannot be had: {reason}") from error
-    return tokenizer
-
-
-def _from_embedded(name: str, checkpoint: Checkpoint) -> CLIPModel:
-    """Build a model whose file carries its own configuration."""
-    metadata = checkpoint.metadata
-    config = json.loads(metadata["config"])
-    model = _build(config)
-    fit(model, checkpoint.state, source=name)
-    table = checkpoint.state["token_embedding.weight"]
-    return CLIPModel(
-        name=name,
-        model=model,
-        tokenizer=open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"]),
-        short_side=int(metadata["short_side"]),
-        known_tokens=frozenset(table.any(dim=1).nonzero().flatten().tolist()),
-    )
-
-
-def _from_file_alone(path: Path) -> CLIPModel:
-    """Find the architecture from the shapes in a file: one of open_clip's, or one like them."""
-    checkpoint = read_checkpoint(path)
-    if "config" in checkpoint.metadata:
-        return _from_embedded(path.stem, checkpoint)
-    try:
-        vision, text = vision_config(checkpoint.state), text_config(checkpoint.state)
-        embed_dim = checkpoint.state["text_projection"].shape[1]
-    except KeyError as error:
-        raise WeightsError(
-            f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
-            "if it is one, name its architecture: --model NAME --weights FILE"
-        ) from error
-    found: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
-    for architecture in architectures():
-        known = _raw_config(architecture)
-        if _same_shapes(known, found):
-            model = _fitted(known, checkpoint, path, architecture)
-            return CLIPModel(name=path.stem, model=model, tokenizer=_tokenizer(architecture))
-    tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-    model = _fitted(found, checkpoint, path, None)
-    return CLIPModel(name=path.stem, model=model, tokenizer=tokenizer)
-
-
-def _fitted(
-    config: dict[str, Any], checkpoint: Checkpoint, path: Path, architecture: str | None
-) -> nn.Module:
-    """Build a model and load a checkpoint into it.
-
-    A plain state_dict does not say whether it was trained with QuickGELU, and a file without a tag
-    does not either: where an `architecture` was published both ways, that is worth a warning.
-    """
-    quick = bool(checkpoint.quick_gelu or config.get("quick_gelu"))
-    if architecture is not None and not quick:
-        published = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags(architecture)]
-        if any(pretrained.get("quick_gelu") for pretrained in published):
-            warnings.warn(
-                f"{path} does not say which activation it was trained with: taken as GELU. For "
-                f"OpenAI's weights say --model {architecture}:openai --weights {path}",
-                MaskCLIPWarning,
-                stacklevel=2,
-            )
-    model = _build({**config, "quick_gelu": quick})
-    fit(model, checkpoint.state, source=str(path))
-    return model
-
-
-def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether an architecture's configuration gives the shapes found in a file."""
-    defaults = {"patch_size": 16, "width": 768, "layers": 12, "image_size": 224}
-    vision = {
-        key: tuple(value) if isinstance(value := known["vision_cfg"].get(key, default), list)
-        else value
-        for key, default in defaults.items()
-        if key in found["vision_cfg"]
-    }  # fmt: skip
-    text = {key: known["text_cfg"].get(key) for key in found["text_cfg"] if key != "heads"}
-    return (
-        known["embed_dim"] == found["embed_dim"]
-        and vision == found["vision_cfg"]
-        and text == {key: value for key, value in found["text_cfg"].items() if key != "heads"}
-    )
+    return load_pretrained(name, weights=weights)

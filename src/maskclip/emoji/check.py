@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import encode_names
-from maskclip.clip.weights import CLIPModel, load_clip
+from maskclip.clip.weights import load_clip
 from maskclip.core.method import CLEAN
 from maskclip.core.refine import probabilities, similarity
 from maskclip.emoji.captions import PLAIN, class_names
@@ -38,7 +39,7 @@ def dense_ious(
 
     The scenes are resized to `side`, a whole number of the model's cells.
     """
-    encoder = DenseCLIP(_visual(clip), method=CLEAN, mean=clip.mean, std=clip.std)
+    encoder = DenseCLIP(clip.visual, method=CLEAN, mean=clip.mean, std=clip.std)
     if side % encoder.cell:
         raise ValueError(f"expected a multiple of the cell, {encoder.cell} px, got {side}")
     rows = encode_names(clip, class_names(), [template])
@@ -62,19 +63,13 @@ def dense_ious(
 @torch.inference_mode()
 def retrieval(clip: CLIPModel, images: Sequence[Tensor], captions: Sequence[str]) -> float:
     """Return how often the nearest caption of an image (3, 128, 128) uint8 is its own, in 0..1."""
-    encoder = DenseCLIP(_visual(clip), method=CLEAN, mean=clip.mean, std=clip.std)
     model: Any = clip.model
+    encoder = DenseCLIP(model.visual, method=CLEAN, mean=clip.mean, std=clip.std)
     pooled = F.normalize(encoder.pool(torch.stack(list(images))), dim=1)
     rows = model.encode_text(clip.tokenizer(list(captions)), normalize=True)
     nearest: list[int] = (pooled @ rows.T).argmax(dim=1).tolist()
     hits = sum(captions[found] == caption for found, caption in zip(nearest, captions, strict=True))
     return hits / len(captions)
-
-
-def _visual(clip: CLIPModel) -> torch.nn.Module:
-    visual = clip.model.visual
-    assert isinstance(visual, torch.nn.Module)
-    return visual
 
 
 def _report(clip: CLIPModel, sides: Sequence[int], scenes: Sequence[Scene]) -> None:

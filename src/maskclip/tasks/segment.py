@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.clip.prompts import template_set, text_rows, unknown_words
-from maskclip.clip.weights import DEFAULT_MODEL, CLIPModel, load_clip
+from maskclip.clip.model import CLIPModel
+from maskclip.clip.prompts import template_set, text_rows
+from maskclip.clip.weights import DEFAULT_MODEL, load_clip
 from maskclip.core import refine, resize
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPWarning
@@ -90,9 +91,7 @@ class Segmenter:
         self.device = device
         self.templates = templates
         template_set(templates)  # an unknown name is refused now, not at the first image
-        clip.model.to(device)
-        visual = clip.model.visual
-        assert isinstance(visual, torch.nn.Module)
+        visual = clip.visual.to(device)
         size = sum(weight.numel() for weight in visual.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
         self.encoder = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std).to(device)
@@ -199,8 +198,7 @@ class Segmenter:
         """
         if vocabulary not in self._rows:
             names = vocabulary.flat_prompts
-            rows = text_rows(self.clip, names, templates=self.templates)
-            unknown = unknown_words(self.clip, names)
+            rows, unknown = text_rows(self.clip, names, templates=self.templates)
             if unknown:
                 warnings.warn(
                     f"{self.clip.name} was trained on the words of `--vocabulary emoji` alone and "
