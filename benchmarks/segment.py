@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import Rows, apart, in_turn, kib, machine, peak_mib, ratios, show, spans
-from three_ways import REFINEMENTS, WAYS, Cell, Contest
+from three_ways import REFINEMENTS, WAYS, Cell, Contest, dtype_of
 
 from maskclip.core.charts import line_chart
-from maskclip.core.device import PRECISIONS
 from maskclip.core.files import write_json
 
 LISTS: dict[str, list[Any]] = {
@@ -31,7 +30,7 @@ LISTS: dict[str, list[Any]] = {
     "sizes": ["512x683", "1024x2048"],  # height x width
     "classes": [20, 59, 171],
     "batches": [1, 8],
-    "precisions": ["float32", "bfloat16"],
+    "precisions": ["float32", "bfloat16", "auto"],
     "refinements": list(REFINEMENTS),
 }
 GROWTH = ((512, 512), (512, 1024), (1024, 1024), (1024, 2048))
@@ -41,7 +40,7 @@ HEAD = "cell|bare, s|ours / bare|usual / ours|MiB: bare|ours|usual|can win in a 
 
 def too_large(cell: Cell) -> str | None:
     """Say why the usual way would not fit: maps and their softmax, or attention, held twice."""
-    pixels, size = cell.size[0] * cell.size[1], PRECISIONS[cell.precision].itemsize
+    pixels, size = cell.size[0] * cell.size[1], dtype_of(cell.precision).itemsize
     attention = 12 * (pixels // 256) ** 2 * size if cell.model.startswith("ViT") else 0
     needed = 2 * cell.batch * max(4 * cell.classes * pixels, attention) / 2**30
     on_cpu = cell.device == "cpu"

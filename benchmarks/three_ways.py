@@ -9,7 +9,8 @@
     ours   `Segmenter.segment`, from a decoded photo of the network's size to labels. Text rows are
            kept, as after the first image.
 
-All see photos padded to whole cells.
+All see photos padded to whole cells, in the precision of the cell; `auto` is what each takes when
+nothing is said: float32 for the others, what `--precision auto` chooses for ours.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ WAYS = ("bare", "usual", "ours")
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
 BLOBS = 4  # patches of colour along a picture's short side
 DIRECTIONS = 8  # in which random features are spread
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return what the bare and the usual way compute in."""
+    return PRECISIONS.get(precision, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ class Contest:
     """The three ways on one cell's photos and classes."""
 
     def __init__(self, cell: Cell) -> None:
-        self.cell, self.device, dtype = cell, torch.device(cell.device), PRECISIONS[cell.precision]
+        self.cell, self.device = cell, torch.device(cell.device)
+        dtype = dtype_of(cell.precision)
         self.clip = load_clip(cell.model, weights="random")
         spread(DenseCLIP(self.clip.visual, mean=self.clip.mean, std=self.clip.std))
         self.visual: Any = copy.deepcopy(self.clip.visual).to(self.device, dtype)
@@ -134,7 +141,7 @@ class Contest:
         )
         height, width = (-(-length // side) * side for length in self.cell.size)
         padded = pad_bottom_right((pixels.float() / 255 - mean) / std, (height, width))
-        return padded.to(PRECISIONS[self.cell.precision])
+        return padded.to(dtype_of(self.cell.precision))
 
     @torch.inference_mode()
     def bare(self) -> Any:

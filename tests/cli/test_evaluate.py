@@ -73,6 +73,12 @@ def test_own_images_and_a_model(own, capsys):
         (["emoji", "--predictions", "x", "--method", "clean"], "--predictions are scored as they"),
         (["emoji", "--predictions", "x", "--key-smoothing", "1"], "--predictions are scored as"),
         (["emoji", "--predictions", "nowhere"], "no folder of predictions: nowhere"),
+        (["emoji", "--predictions", "x", "--templates", "plain"], "--predictions are scored as"),
+        (["emoji", "--split", "train"], "emoji is drawn, and has the split val alone"),
+        (["emoji", "--data", "x"], "emoji is drawn"),
+        (["folder", "--split", "val"], "folder has no --split"),
+        (["voc20", "--data", ".", "--size", "9"], "--size belongs to `emoji`"),
+        (["voc21", "--data", ".", "--background", "none"], "need a rule: words or a threshold"),
         (["emoji", "--method", "x"], "unknown method 'x'"),
         (["emoji", "--protocol", "x"], "unknown protocol 'x'"),
         (["emoji", "--protocol", "windows", "--window", "64"], "leave window out"),
@@ -104,6 +110,9 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith("(kept)") for line in lines) == 0
     assert any(line.startswith("speckle_noise ") for line in lines)
+    table = json.loads((tmp_path / "sweep.json").read_text())
+    assert {"protocol", "method", "templates", "background", "model", "versions"} <= table.keys()
+    assert [len(values) for values in table["corrupted"].values()] == [5] * 8
     files = {path.name for path in tmp_path.iterdir()}
     assert len(files) == 41 + 2
     assert {"clean.json", "gaussian_noise_5.json", "sweep.json", "severity.png"} <= files
@@ -112,6 +121,11 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
     assert sum(line.endswith("(kept)") for line in lines) == 41
     assert main([*command, "--seed", "1"]) == 2
     assert "was made with seed 0, not 1" in capsys.readouterr().err
+
+
+def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):
+    assert main(["eval", "emoji", "--method", "x", "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_recipes_are_listed_with_their_figures_and_never_cut(capsys):

@@ -134,27 +134,27 @@ class TestLines:
     BLUE = (0, 114, 178)  # of the first line
 
     def test_severities(self, tmp_path):
-        lines = {"fog": [0.4, 0.3, 0.2, 0.1, 0.05], "snow": [0.3, 0.2, 0.1, 0.1, 0.0]}
-        severity_chart(lines, 0.5, tmp_path / "s.png", title="Context")
+        lines = {"fog": [40, 30, 20, 10, 5], "snow": [30, 20, 10, 10, 0]}
+        severity_chart(lines, 50, tmp_path / "s.png", title="Context")
         height, width, _ = drawn(tmp_path / "s.png").shape
         assert 400 < height < 800
         assert 700 < width < 1300
 
     def test_a_missing_severity_leaves_a_gap(self, tmp_path):
         blue = []
-        for value in (0.3, None):
-            lines = {"fog": [0.3, 0.3, value, 0.3, 0.3]}
-            severity_chart(lines, 0.3, tmp_path / "s.png", title="")
+        for value in (30, None):
+            lines = {"fog": [30, 30, value, 30, 30]}
+            severity_chart(lines, 30, tmp_path / "s.png", title="")
             blue.append(len(where(drawn(tmp_path / "s.png"), self.BLUE)))
         assert 0.4 * blue[0] < blue[1] < 0.8 * blue[0]
 
     def test_the_clean_figure_may_be_unknown(self, tmp_path):
-        severity_chart({"fog": [0.4, 0.3]}, math.nan, tmp_path / "s.png", title="")
+        severity_chart({"fog": [40, 30]}, None, tmp_path / "s.png", title="")
         assert len(where(drawn(tmp_path / "s.png"), self.BLUE))
 
     @pytest.mark.parametrize("lines", [{}, {"fog": []}, {"fog": [None, None]}])
     def test_no_severity_measured(self, tmp_path, lines):
-        severity_chart(lines, 0.5, tmp_path / "s.png", title="empty")
+        severity_chart(lines, 50, tmp_path / "s.png", title="empty")
         assert not len(where(drawn(tmp_path / "s.png"), self.BLUE))
 
     def test_a_legend_of_many_lines_does_not_squeeze_them(self, tmp_path):
@@ -189,7 +189,7 @@ def test_nothing_global_of_matplotlib_is_touched(tmp_path):
     before = dict(matplotlib.rcParams)
     confusion_chart(confusion_of(3), ["a", "b", "c"], tmp_path / "c.png", title="")
     iou_chart(np.ones(2), ["a", "b"], tmp_path / "i.png", title="")
-    severity_chart({"fog": [0.4]}, 0.5, tmp_path / "s.png", title="")
+    severity_chart({"fog": [40]}, 50, tmp_path / "s.png", title="")
     assert dict(matplotlib.rcParams) == before
 
 

@@ -48,6 +48,30 @@ def test_zero_shot_splits_with_and_without_background_are_the_same_classes():
         assert [i + 1 for i in SPECS[without].unseen] == list(SPECS[having].unseen)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\nb\na\n", r"a is listed 2 times"),
+        (b"\xff\xfe\x00", "no list of samples: expected text in UTF-8"),
+    ],
+    ids=["twice", "binary"],
+)
+def test_lists_that_cannot_be_trusted(tmp_path, content, message):
+    make(tmp_path, "voc20", "val")
+    (tmp_path / SPECS["voc20"].splits["val"].parts[0].listing).write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        open_dataset("voc20", tmp_path).check(3)
+
+
+def test_the_facts_tell_two_folders_apart(tmp_path):
+    facts = []
+    for folder, names in (("one", ("a", "b")), ("two", ("a", "b")), ("two", ("a", "b", "c"))):
+        make(tmp_path / folder, "ade150", "val", names=names)
+        facts.append(open_dataset("ade150", tmp_path / folder).facts())
+    assert facts[0]["folders"] != facts[1]["folders"] == facts[2]["folders"]
+    assert facts[0]["list"] == facts[1]["list"] != facts[2]["list"]
+
+
 def test_hidden_files_of_archives_are_no_images(tmp_path):
     make(tmp_path, "ade150", "val", names=("a", ".a"))
     assert open_dataset("ade150", tmp_path).names == ["a"]
@@ -108,6 +132,7 @@ def test_a_folder_of_ones_own(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no images in"):
         open_folder(tmp_path / "empty", tmp_path / "masks", words)
+    Image.new("RGB", (5, 5)).save(tmp_path / "images" / "two.k.jpg")  # sorts between the two
     Image.new("RGB", (5, 5)).save(tmp_path / "images" / "two.jpg")
     with pytest.raises(DatasetError, match=r"two.jpg and two.png would share a mask"):
         open_folder(tmp_path / "images", tmp_path / "masks", words)

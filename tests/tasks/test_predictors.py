@@ -52,8 +52,9 @@ def test_all_predictions_are_looked_for_before_any_is_scored(tmp_path):
     samples = open_folder(tmp_path / "images", tmp_path / "masks", WORDS)
     folder = PredictedFolder(tmp_path / "found", WORDS)
     with pytest.raises(MaskCLIPError, match="no folder of predictions"):
-        folder.check(samples)
+        folder.check(samples, 3)
     folder.folder.mkdir()
     Image.fromarray(IDS).save(folder.folder / "a.png")
     with pytest.raises(MaskCLIPError, match=r"2 of 3 predictions are missing, the first b\.png"):
-        folder.check(samples)
+        folder.check(samples, 3)
+    folder.check(samples, 1)  # no more are asked for

@@ -2,7 +2,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from maskclip.cli import main
+from maskclip.core.errors import MaskCLIPError
 from maskclip.tasks.processes import Processes, join_processes
 
 EVAL = ["eval", "emoji", "--limit", "3", "--size", "64", "--templates", "plain"]
@@ -15,6 +18,13 @@ def test_alone_everything_is_its_own(monkeypatch):
         assert processes.first
         assert processes.gather("a") == ["a"]
         assert processes.agree("a") == "a"
+
+
+def test_several_processes_need_a_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(MaskCLIPError, match=r"RANK.* not: start with torchrun"), join_processes():
+        pass
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path, capsys):

@@ -12,7 +12,7 @@ from maskclip.core.windows import cut, fit_within
 from maskclip.data.specs import SPECS
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.tasks.options import Options
-from maskclip.tasks.predictors import ZeroShot
+from maskclip.tasks.predictors import ZeroShotPredictor
 from maskclip.tasks.protocols import PROTOCOLS, method_under, options_under
 from maskclip.tasks.segment import Segmenter
 
@@ -105,7 +105,7 @@ def test_windows_are_labelled_as_the_later_literature_does(family, refinement, m
     )
     photo = picture(240, 300)
     options = options_under("windows", Options(**refinement), samples)
-    found = ZeroShot(segmenter, words, options, "windows")("name", Image.fromarray(photo))
+    found = ZeroShotPredictor(segmenter, words, options, "windows")("name", Image.fromarray(photo))
 
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
     total, count = torch.zeros(1, 4, 240, 300), torch.zeros(240, 300)

@@ -14,7 +14,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.data.specs import SPECS
 
 if TYPE_CHECKING:
-    from maskclip.tasks.check import Report
+    from maskclip.tasks.check import CheckReport
 
 _MOST_LINES = 20
 _MOST_NAMES = 3
@@ -78,7 +78,7 @@ def _refuse_useless(out: Path | None) -> None:
     check_writable(out.parent)
 
 
-def _show(report: Report, out: Path | None) -> None:
+def _show(report: CheckReport, out: Path | None) -> None:
     """Print the table, the verdict and the problems, which stay in sight as the last."""
     from maskclip.cli.show import console, print_table
     from maskclip.core.files import write_json
@@ -92,21 +92,21 @@ def _show(report: Report, out: Path | None) -> None:
     _list_problems(report, out)
 
 
-def _rows(report: Report) -> Iterator[tuple[str, ...]]:
+def _rows(report: CheckReport) -> Iterator[tuple[str, ...]]:
     columns = report.images_with.tolist(), report.pixels.tolist(), report.shares.tolist()
     for name, images, pixels, share in zip(report.dataset.vocabulary.names, *columns, strict=True):
         yield name, f"{images:,}", f"{pixels:,}", f"{share:.2f}"
     yield "ignored", f"{report.images_with_ignored:,}", f"{report.ignored:,}", ""
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: CheckReport) -> str:
     dataset, count = report.dataset, len(report.problems)
     name = dataset.name if dataset.name == "folder" else f"{dataset.name} {dataset.split}"
     verdict = "whole" if report.whole else f"{count:,} problem{'s' * (count > 1)}"
     return f"{name}, {report.images:,} images: {verdict}"
 
 
-def _list_problems(report: Report, out: Path | None) -> None:
+def _list_problems(report: CheckReport, out: Path | None) -> None:
     """Print what is wrong, and what is only odd; of very much the first lines."""
     from maskclip.cli.show import error_line, warning_line
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from maskclip.core.predictor import Sample, Samples
+    from maskclip.core.vocabulary import Background
     from maskclip.recipes import Row
-    from maskclip.tasks.evaluate import Evaluation, Run
+    from maskclip.tasks.evaluate import Evaluation, Report, Run
     from maskclip.tasks.predictors import MeasuredPredictor
     from maskclip.tasks.processes import Processes
 
@@ -29,13 +30,17 @@ def evaluate(
         str | None, typer.Argument(help=f"One of: {', '.join(_DATASETS)}. A recipe brings its own.")
     ] = None,
     data: opt.Data = None,
-    split: opt.Split = "val",
+    split: Annotated[
+        str | None,
+        typer.Option(help="val (default), train; voc also aug, trainaug.", rich_help_panel="Data"),
+    ] = None,
     images: opt.Images = None,
     masks: opt.Masks = None,
     classes: opt.Classes = None,
     size: Annotated[
-        int, typer.Option(metavar="PX", min=1, help="Side of the scenes of `emoji`.")
-    ] = 256,
+        int | None,
+        typer.Option(metavar="PX", min=1, help="Side of the scenes of `emoji`: 256 px."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The first N images only.")
     ] = None,
@@ -88,7 +93,13 @@ def evaluate(
             rich_help_panel="Model",
         ),
     ] = None,
-    templates: opt.Templates = "published",
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt templates: `published` (85; default), `open_clip` (80) or `plain` (1).",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -103,9 +114,12 @@ def evaluate(
     stride: opt.Stride = None,
     device: opt.Device = "auto",
     precision: Annotated[
-        str,
-        typer.Option(help="`float32`, `bfloat16`, `float16` or `auto`.", rich_help_panel="Machine"),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="`float32` (default), `bfloat16`, `float16` or `auto`.",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
 ) -> None:
     """Score a model, a published recipe or a folder of predictions on a data set.
 
@@ -130,11 +144,8 @@ def evaluate(
 
     `torchrun --nproc-per-node 2 -m maskclip eval emoji`
     """
-    from maskclip.data.corruptions import Corruption
-    from maskclip.emoji.dataset import EmojiScenes
     from maskclip.recipes import get_recipe
     from maskclip.tasks.batch import check_writable
-    from maskclip.tasks.evaluate import Run
     from maskclip.tasks.options import DEFAULT_OPTIONS, Options
     from maskclip.tasks.processes import join_processes
 
@@ -147,48 +158,41 @@ def evaluate(
         window=window,
         stride=stride,
     )
-    of_models = [weights, method, protocol, background, corruption]
+    of_models = [weights, method, protocol, templates, background, precision, corruption]
     _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
-    wanted = None if corruption in (None, _ALL) else Corruption.parse(str(corruption))
-    if row is not None and corruption is None:
-        wanted = row.corruption
-    if corruption == _ALL and out is None:
-        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
-    samples: Samples = (
-        EmojiScenes(size=size)
-        if name == "emoji"
-        else opt.open_data(
-            name, data=data, split=split, images=images, masks=masks, classes=classes
-        )
-    )
-    run = Run(corruption=wanted, seed=seed, limit=limit)
-    samples.check(run.count(samples))  # before a model is fetched for nothing
-    if out is not None:
-        check_writable(out)
     evaluation = None
     if predictions is None:
         evaluation = _evaluation(
             row,
             name,
-            split=samples.split,
+            split=split,
             model=model,
             weights=weights,
             method=method,
             protocol=protocol,
             templates=templates,
             options=options,
-            background=opt.read_background(background),
+            background=_background(background),
             precision=precision,
         )
+    samples = _open(
+        name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
+    )
+    run = _run(row, corruption, seed=seed, limit=limit)
+    samples.check(run.count(samples))  # before a model is fetched for nothing
+    if corruption == _ALL and out is None:
+        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
+    if out is not None:
+        check_writable(out)
     with join_processes() as processes:
-        predictor = _predictor(evaluation, predictions, samples, device)
+        predictor = _predictor(evaluation, predictions, samples, run, device)
         if processes.first:
             _warn_of_size(samples)
         if corruption == _ALL:
             assert out is not None
-            _sweep(predictor, samples, run, out, processes)
+            _sweep(evaluation, predictor, samples, run, out, processes)
         else:
             _single(evaluation, predictor, samples, run, out, processes)
 
@@ -216,6 +220,54 @@ def _check_sources(
         )
 
 
+def _open(
+    name: str,
+    *,
+    data: Path | None,
+    split: str | None,
+    size: int | None,
+    images: Path | None,
+    masks: Path | None,
+    classes: Path | None,
+) -> Samples:
+    """Open a data set; options that do not belong to it are refused."""
+    from maskclip.emoji.dataset import DEFAULT_SIZE, EmojiScenes
+
+    if name != "emoji":
+        if size is not None:
+            raise MaskCLIPError(f"--size belongs to `emoji`, not to {name}")
+        if name == "folder" and (split or data):
+            raise MaskCLIPError("folder has no --split and no --data: --images and --masks are all")
+        return opt.open_data(
+            name, data=data, split=split or "val", images=images, masks=masks, classes=classes
+        )
+    if split not in (None, "val") or any((data, images, masks, classes)):
+        raise MaskCLIPError(
+            "emoji is drawn, and has the split val alone: leave out --split, --data, --images, "
+            "--masks and --classes"
+        )
+    return EmojiScenes(size=size or DEFAULT_SIZE)
+
+
+def _run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
+    from maskclip.data.corruptions import Corruption
+    from maskclip.tasks.evaluate import Run
+
+    if corruption is None:
+        return Run(corruption=None if row is None else row.corruption, seed=seed, limit=limit)
+    wanted = None if corruption == _ALL else Corruption.parse(corruption)
+    return Run(corruption=wanted, seed=seed, limit=limit)
+
+
+def _background(text: str | None) -> Background | None:
+    if text is not None and text.strip().lower() == "none":
+        raise MaskCLIPError(
+            "--background none: what counts as background is scored, so the data sets that have "
+            "it need a rule: words or a threshold"
+        )
+    return opt.read_background(text)
+
+
 def _evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
     """Return what is measured: the recipe's settings or the defaults, under those given."""
     from dataclasses import replace
@@ -234,7 +286,11 @@ def _evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
 
 
 def _predictor(
-    evaluation: Evaluation | None, predictions: Path | None, samples: Samples, device: str
+    evaluation: Evaluation | None,
+    predictions: Path | None,
+    samples: Samples,
+    run: Run,
+    device: str,
 ) -> MeasuredPredictor:
     from maskclip.cli.show import working
     from maskclip.tasks.evaluate import load_predictor
@@ -246,7 +302,7 @@ def _predictor(
             return load_predictor(evaluation, samples, device=device)
     assert predictions is not None
     folder = PredictedFolder(predictions, samples.vocabulary)
-    folder.check(samples)
+    folder.check(samples, run.count(samples))
     return folder
 
 
@@ -270,7 +326,6 @@ def _single(
 ) -> None:
     from maskclip.cli.results import show_result
     from maskclip.cli.show import console
-    from maskclip.recipes import published_row
     from maskclip.tasks import evaluate as task
     from maskclip.tasks.report import write_report
 
@@ -279,30 +334,50 @@ def _single(
     )
     if not processes.first:
         return
-    row = None if evaluation is None else published_row(evaluation, run.corruption)
-    published = None if row is None else {"miou": row.miou, "source": row.source}
-    result = {**report.to_dict(), "published": published}
+    result = _with_published(evaluation, report, run)
     show_result(result)
     if out is not None:
         for path in write_report(report, result, out):
             console().print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
 
 
+def _with_published(evaluation: Evaluation | None, report: Report, run: Run) -> dict[str, Any]:
+    """Return what a result file holds: the figures, and the published one of the same."""
+    from maskclip.recipes import published_row
+
+    row = None if evaluation is None else published_row(evaluation, run.corruption)
+    published = None if row is None else {"miou": row.miou, "source": row.source}
+    return {**report.to_dict(), "published": published}
+
+
 def _sweep(
-    predictor: MeasuredPredictor, samples: Samples, run: Run, out: Path, processes: Processes
+    evaluation: Evaluation | None,
+    predictor: MeasuredPredictor,
+    samples: Samples,
+    run: Run,
+    out: Path,
+    processes: Processes,
 ) -> None:
-    from maskclip.cli.results import figure, show_sweep
+    from functools import partial
+
+    from maskclip.cli.results import beside, figure, show_sweep
     from maskclip.cli.show import console
     from maskclip.tasks.sweep import measure_cells, write_sweep
 
     screen, cells = console(), {}
     measured = measure_cells(
-        predictor, samples, run, out, processes=processes, progress=_progress(processes)
+        predictor,
+        samples,
+        run,
+        out,
+        processes=processes,
+        progress=_progress(processes),
+        to_result=partial(_with_published, evaluation),
     )
     for cell in measured:
         cells[cell.name] = cell.result
         if processes.first:
-            note = " (kept)" if cell.kept else ""
+            note = f"{beside(cell.result)}{' (kept)' if cell.kept else ''}"
             screen.print(f"{cell.name}: mIoU {figure(cell.result['miou'])} %{note}", soft_wrap=True)
     if processes.first:
         show_sweep(cells)

@@ -15,7 +15,7 @@ def figure(percent: float | None) -> str:
 
 def show_result(result: Mapping[str, Any]) -> None:
     """Print what `result.json` holds: per class, best first, and in all."""
-    from maskclip.tasks.evaluate import headline
+    from maskclip.tasks.evaluate import headline, settings
 
     present = [(name, iou) for name, iou in result["iou"].items() if iou is not None]
     rows = [
@@ -28,18 +28,12 @@ def show_result(result: Mapping[str, Any]) -> None:
     if absent:
         screen.print(f"in neither truth nor prediction, not counted: {absent} classes")
     screen.print(headline(result), style="bold", markup=False, soft_wrap=True)
-    show_settings(result)
+    screen.print(settings(result), markup=False, soft_wrap=True)
     if result["zero_shot"] is not None:
         parts = ", ".join(f"{part} {figure(value)}" for part, value in result["zero_shot"].items())
         screen.print(f"mIoU % by the zero-shot split: {parts}", soft_wrap=True)
-    published = result["published"]
-    beside = ""
-    if published is not None:
-        images, official = result["images"], result["official_images"]
-        where = "" if images == official else f" on all {official:,} images"
-        beside = f" (published{where}: {published['miou']})"
     screen.print(
-        f"mIoU {figure(result['miou'])} %{beside}, pixel accuracy "
+        f"mIoU {figure(result['miou'])} %{beside(result)}, pixel accuracy "
         f"{figure(result['pixel_accuracy'])} %, frequency-weighted IoU "
         f"{figure(result['frequency_weighted_iou'])} %",
         style="bold",
@@ -47,10 +41,20 @@ def show_result(result: Mapping[str, Any]) -> None:
     )
 
 
+def beside(result: Mapping[str, Any]) -> str:
+    """Return what stands beside a measured mIoU: the published one, or nothing."""
+    published = result["published"]
+    if published is None:
+        return ""
+    images, official = result["images"], result["official_images"]
+    where = "" if images == official else f" on all {official:,} images"
+    return f" (published{where}: {published['miou']})"
+
+
 def show_sweep(cells: Mapping[str, Mapping[str, Any]]) -> None:
     """Print mIoU by corruption and severity; `cells` are results by name of cell."""
     from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-    from maskclip.tasks.evaluate import headline
+    from maskclip.tasks.evaluate import headline, settings
     from maskclip.tasks.sweep import CLEAN, cell_name
 
     clean = figure(cells[CLEAN]["miou"])
@@ -63,17 +67,4 @@ def show_sweep(cells: Mapping[str, Mapping[str, Any]]) -> None:
     columns = ("clean", *map(str, SEVERITIES), "mean")
     console().print(headline(cells[CLEAN]), style="bold", markup=False, soft_wrap=True)
     print_table("mIoU % under", *columns, rows=rows, right=columns)
-    show_settings(cells[CLEAN])
-
-
-def show_settings(result: Mapping[str, Any]) -> None:
-    """Print what figures hang on: they are not to be compared across it."""
-    if result["protocol"] is None:
-        return
-    options = {name: value for name, value in result["options"].items() if value is not None}
-    settings = [
-        *(f"{name} {result[name]}" for name in ("protocol", "method", "templates", "background")),
-        *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
-        result["precision"],
-    ]
-    console().print(" · ".join(settings), markup=False, soft_wrap=True)
+    console().print(settings(cells[CLEAN]), markup=False, soft_wrap=True)

@@ -137,28 +137,26 @@ def _draw_bars(axes: Axes, percent: _Floats, labels: Sequence[str], fills: Seque
 
 
 def severity_chart(
-    lines: Mapping[str, Sequence[float | None]], clean: float, path: Target, *, title: str
+    lines: Mapping[str, Sequence[float | None]], clean: float | None, path: Target, *, title: str
 ) -> None:
     """Draw mIoU against the severity of corruptions, one line each, all from the clean figure.
 
     Args:
-        lines: per corruption the mIoU in [0, 1] at severity 1, 2, ...; None leaves a gap.
-        clean: mIoU in [0, 1] without corruption; NaN when unknown.
+        lines: per corruption the mIoU in percent at severity 1, 2, ...; None leaves a gap.
+        clean: mIoU in percent without corruption; None when unknown.
         path: of the PNG.
         title: above the lines.
 
     Raises:
         OSError: the file cannot be written.
     """
-    figures = {
-        name: [math.nan if value is None else 100 * value for value in values]
-        for name, values in lines.items()
-    }
+    start, *_ = _with_gaps([clean])
+    figures = {name: _with_gaps(values) for name, values in lines.items()}
     if not any(math.isfinite(y) for values in figures.values() for y in values):
         write_empty_figure(path, title=title)
         return
     curves = {
-        name: [(float(severity), y) for severity, y in enumerate([100 * clean, *values])]
+        name: [(float(severity), y) for severity, y in enumerate([start, *values])]
         for name, values in figures.items()
     }
     # Listed as they end, so that the legend reads down like the picture.
@@ -170,9 +168,13 @@ def severity_chart(
     axes.set_xticks(range(last + 1), ["clean", *map(str, range(1, last + 1))])
     axes.set_xlim(-0.25, last + 0.25)
     axes.set_ylim(bottom=0)
-    if math.isfinite(clean):
-        axes.axhline(100 * clean, color=FAINT_INK, linewidth=1, linestyle=":", zorder=1)
+    if math.isfinite(start):
+        axes.axhline(start, color=FAINT_INK, linewidth=1, linestyle=":", zorder=1)
     write_figure(figure, path)
+
+
+def _with_gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _last_figure(values: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ Figures = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
-class ZeroShot(NamedTuple):
+class SplitMeans(NamedTuple):
     """Mean IoU of the classes whose labels training saw, of those it did not, and both in one."""
 
     seen: float
@@ -68,12 +68,12 @@ class Scores:
         total = self._true.sum()
         return float(np.nansum(self.iou * self._true) / total) if total else float("nan")
 
-    def zero_shot(self, unseen: Collection[int]) -> ZeroShot:
+    def zero_shot(self, unseen: Collection[int]) -> SplitMeans:
         """Return the mean IoU of seen and unseen classes, and the harmonic mean of the two."""
         held_back = np.isin(np.arange(len(self._hit)), list(unseen))
         seen, new = _mean(self.iou[~held_back]), _mean(self.iou[held_back])
         both = seen + new
-        return ZeroShot(seen, new, 2 * seen * new / both if both else both)
+        return SplitMeans(seen, new, 2 * seen * new / both if both else both)
 
     @property
     def _hit(self) -> Counts:

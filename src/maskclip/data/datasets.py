@@ -6,11 +6,13 @@ Samples are read one at a time, from any thread.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
@@ -75,12 +77,18 @@ class Dataset(Samples):
         return Sample(item.name, image, labels)
 
     def check(self, count: int) -> None:
-        """Make sure that both files of the first `count` samples exist; none is opened.
+        """Make sure that the first `count` samples differ and have both files; none is opened.
 
         Raises:
             DatasetError: says how many do not, and names the first.
         """
         items = self.items[:count]
+        (first, times), *_ = Counter((item.folder, item.name) for item in items).most_common(1)
+        if times > 1:
+            raise DatasetError(
+                f"{self.name} {self.split}: {first[1]} is listed {times} times and would count as "
+                "often: see `maskclip data check`"
+            )
         paths = [path(item) for item in items for path in (self.image_path, self.mask_path)]
         missing = [path for path in paths if not path.is_file()]
         if missing:
@@ -88,6 +96,16 @@ class Dataset(Samples):
                 f"{self.name} {self.split}: {len(missing):,} of {len(paths):,} files are missing, "
                 f"the first {missing[0]}: see `maskclip data check`"
             )
+
+    def facts(self) -> dict[str, Any]:
+        """Return which samples these are, ready for JSON: their folders, and a hash of the list."""
+        folders = [
+            [str((self.root / folder).resolve()) for folder in (part.images, part.masks)]
+            for part in self.parts
+        ]
+        content = "\n".join(f"{item.part}/{item.folder}/{item.name}" for item in self.items)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return {**super().facts(), "folders": folders, "list": digest}
 
     def image_path(self, item: Item) -> Path:
         """Return the image file of an item."""
@@ -154,11 +172,12 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
     for folder, what in ((images, "images"), (masks, "masks")):
         if not folder.is_dir():
             raise DatasetError(f"no folder of {what}: {folder}")
-    files = sorted(
+    found = (
         path.relative_to(images)
         for path in images.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
     )
+    files = sorted(found, key=lambda file: (file.with_suffix(""), file.suffix))
     if not files:
         raise DatasetError(f"no images in {images}")
     for one, other in pairwise(files):
@@ -203,6 +222,8 @@ def _listed(part: Part, number: int, root: Path) -> list[Item]:
         names = listing.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         raise DatasetError(f"no list of samples {listing}{how_to_make(part, root)}") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{listing}: no list of samples: expected text in UTF-8") from None
     if not names:
         raise DatasetError(f"{listing}: an empty list of samples")
     return [Item(name, "", number) for name in names]

@@ -79,8 +79,9 @@ def load_labels(path: Path, rule: LabelRule) -> Ids:
     strange = rule.strange(ids)
     if strange:
         raise MaskError(
-            f"{path}: label {next(iter(strange))} is out of range: expected classes "
-            f"0..{rule.classes - 1}, or {rule.ignore} for pixels that do not count"
+            f"{path}: label {rule.value(next(iter(strange)))} is out of range: expected classes "
+            f"{rule.value(0)}..{rule.value(rule.classes - 1)}, or {rule.ignore} for pixels that do "
+            "not count"
         )
     return ids
 

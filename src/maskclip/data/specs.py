@@ -42,7 +42,6 @@ class Spec:
 
     Attributes:
         name: what users type; also the name of its vocabulary.
-        title: one line for people.
         splits: by name.
         reduce_zero: see `LabelRule`.
         palette: the colours in which its masks also go around: Pascal VOC's, of which the last
@@ -53,7 +52,6 @@ class Spec:
     """
 
     name: str
-    title: str
     splits: dict[str, Split]
     reduce_zero: bool = False
     palette: Literal["voc", "own"] | None = None
@@ -151,7 +149,6 @@ SPECS = {
     for spec in (
         Spec(
             "voc20",
-            "PASCAL VOC 2012, 20 classes; background pixels do not count",
             _voc_splits(),
             reduce_zero=True,
             palette="voc",
@@ -159,14 +156,12 @@ SPECS = {
         ),
         Spec(
             "voc21",
-            "PASCAL VOC 2012, 20 classes and background",
             _voc_splits(),
             palette="voc",
             unseen=(16, 17, 18, 19, 20),
         ),
         Spec(
             "context59",
-            "Pascal Context, 59 classes; background pixels do not count",
             _context_splits(),
             reduce_zero=True,
             unseen=(0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
@@ -174,26 +169,23 @@ SPECS = {
         ),
         Spec(
             "context60",
-            "Pascal Context, 59 classes and background",
             _context_splits(),
             unseen=(1, 7, 8, 15, 20, 25, 32, 34, 49, 55),
             scale=(520, 520),
         ),
         Spec(
             "cocostuff171",
-            "COCO-Stuff 164k, 171 classes",
             _cocostuff_splits(),
             unseen=(19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
         ),
         Spec(
             "cityscapes19",
-            "Cityscapes, 19 classes of street scenes",
             _cityscapes_splits(),
             palette="own",
             scale=(2048, 1024),
             windows_short=560,
         ),
-        Spec("ade150", "ADE20K, 150 classes", _ade_splits(), reduce_zero=True),
+        Spec("ade150", _ade_splits(), reduce_zero=True),
     )
 }
 """The data sets that are found by name; ids in `unseen` count as their vocabulary does."""

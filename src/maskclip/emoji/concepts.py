@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,10 @@ class ConceptScenes(Samples):
     concepts: tuple[str, ...]
     seeds: range
     size: int = 256
+
+    def facts(self) -> dict[str, Any]:
+        """Return which scenes these are, ready for JSON."""
+        return {**super().facts(), "size": self.size, "first_seed": self.seeds.start}
 
     @property
     def names(self) -> Sequence[str]:

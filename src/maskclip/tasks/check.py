@@ -60,7 +60,7 @@ class Checked:
 
 
 @dataclass(eq=False)
-class Report:
+class CheckReport:
     """What was found of a data set, so far.
 
     Attributes:
@@ -127,7 +127,7 @@ class Report:
         }
 
 
-def start_report(dataset: Dataset) -> Report:
+def start_report(dataset: Dataset) -> CheckReport:
     """Look at the lists and folders of a data set; its samples are then to be added.
 
     Raises:
@@ -140,7 +140,7 @@ def start_report(dataset: Dataset) -> Report:
         listed.setdefault(key, []).append(item)
     problems = _wrong_number(dataset, len(listed))
     problems += [_listed_twice(dataset, items) for items in listed.values() if len(items) > 1]
-    return Report(dataset, len(_pairs(dataset)), len(listed), problems, _spare_masks(dataset))
+    return CheckReport(dataset, len(_pairs(dataset)), len(listed), problems, _spare_masks(dataset))
 
 
 def check_samples(dataset: Dataset, *, workers: int = 1) -> Iterator[Checked]:

@@ -20,7 +20,7 @@ from maskclip.core.vocabulary import Background
 from maskclip.data.corruptions import Corruption, corrupt
 from maskclip.tasks.extremes import Extremes
 from maskclip.tasks.options import Options
-from maskclip.tasks.predictors import MeasuredPredictor, ZeroShot
+from maskclip.tasks.predictors import MeasuredPredictor, ZeroShotPredictor
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.protocols import check_protocol, method_under, options_under
 from maskclip.tasks.segment import load
@@ -28,6 +28,7 @@ from maskclip.tasks.segment import load
 Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
 """Passes so many samples on, showing how far the job is."""
 
+_LIBRARIES = ("maskclip", "torch", "open_clip_torch", "numpy", "pillow")  # figures hang on them
 _READERS = 2  # threads that read, decode and corrupt while the network works
 _AHEAD = 4  # samples read before they are asked for
 
@@ -149,7 +150,7 @@ def load_predictor(
         templates=evaluation.templates,
     )
     segmenter.text_rows(vocabulary)  # names that do not fit are refused before any image is read
-    return ZeroShot(segmenter, vocabulary, options, evaluation.protocol)
+    return ZeroShotPredictor(segmenter, vocabulary, options, evaluation.protocol)
 
 
 def evaluate(
@@ -194,7 +195,7 @@ def describe(predictor: MeasuredPredictor, samples: Samples, run: Run) -> dict[s
         "corruption": None if run.corruption is None else str(run.corruption),
         "seed": run.seed,
         **predictor.facts(),
-        "versions": {name: version(name) for name in ("maskclip", "torch", "open_clip_torch")},
+        "versions": {name: version(name) for name in _LIBRARIES},
     }
 
 
@@ -207,6 +208,23 @@ def headline(facts: Mapping[str, Any]) -> str:
     where = f"{facts['dataset']} {facts['split']}, {count}"
     under = "" if facts["corruption"] is None else f" under {facts['corruption']}"
     return f"{what} on {where}{under}"
+
+
+def settings(facts: Mapping[str, Any]) -> str:
+    """Return one line of what figures hang on; they are not to be compared across it."""
+    if facts["protocol"] is None:
+        return "scored as they are"
+    options = {name: value for name, value in facts["options"].items() if value is not None}
+    return " · ".join(
+        [
+            *(
+                f"{name} {facts[name]}"
+                for name in ("protocol", "method", "templates", "background")
+            ),
+            *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
+            facts["precision"],
+        ]
+    )
 
 
 def _read(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ class MeasuredPredictor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroShot:
+class ZeroShotPredictor:
     """A CLIP that is given a data set's classes as words."""
 
     segmenter: Segmenter
@@ -94,29 +94,29 @@ class PredictedFolder:
         Raises:
             MaskCLIPError: there is none.
         """
-        for ending in _ENDINGS:
-            path = self.folder / f"{name}{ending}"
-            if path.is_file():
-                return path
-        raise MaskCLIPError(f"no prediction {self.folder / name}{_ENDINGS[0]}")
+        path = self._find(name)
+        if path is None:
+            raise MaskCLIPError(f"no prediction {self.folder / name}{_ENDINGS[0]}")
+        return path
 
-    def check(self, samples: Samples) -> None:
-        """Make sure that every sample has a file, before any is scored.
+    def check(self, samples: Samples, count: int) -> None:
+        """Make sure that the first `count` samples have a file each, before any is scored.
 
         Raises:
             MaskCLIPError: the folder or a file is missing.
         """
         if not self.folder.is_dir():
             raise MaskCLIPError(f"no folder of predictions: {self.folder}")
-        missing = [name for name in samples.names if not self._has(name)]
+        missing = [name for name in samples.names[:count] if self._find(name) is None]
         if missing:
             raise MaskCLIPError(
-                f"{self.folder}: {len(missing):,} of {len(samples):,} predictions are missing, "
+                f"{self.folder}: {len(missing):,} of {count:,} predictions are missing, "
                 f"the first {missing[0]}{_ENDINGS[0]}"
             )
 
-    def _has(self, name: str) -> bool:
-        return any((self.folder / f"{name}{ending}").is_file() for ending in _ENDINGS)
+    def _find(self, name: str) -> Path | None:
+        paths = (self.folder / f"{name}{ending}" for ending in _ENDINGS)
+        return next((path for path in paths if path.is_file()), None)
 
     def facts(self) -> dict[str, Any]:
         """Return where the predictions are."""

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from maskclip.core.errors import MaskCLIPError
+
+_OF_A_LAUNCHER = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(days=2)  # processes wait for the slowest; torchrun ends all when one dies
 
 
@@ -52,10 +55,18 @@ def join_processes() -> Iterator[Processes]:
     """Let the processes that a launcher started work together while the block runs.
 
     They talk over gloo: what they exchange is counts, on the CPU. Each uses a GPU of its own.
+
+    Raises:
+        MaskCLIPError: the environment tells of several processes, but not which this one is.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Processes()
         return
+    missing = [name for name in _OF_A_LAUNCHER if name not in os.environ]
+    if missing:
+        raise MaskCLIPError(
+            f"WORLD_SIZE is set but {', '.join(missing)} not: start with torchrun, or unset it"
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("gloo", timeout=_PATIENCE)

@@ -11,7 +11,7 @@ from maskclip.core.confusion_chart import confusion_chart
 from maskclip.core.contact_sheet import contact_sheet
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
-from maskclip.tasks.evaluate import Report, headline
+from maskclip.tasks.evaluate import Report, headline, settings
 
 
 def write_report(report: Report, result: dict[str, Any], out: Path) -> list[Path]:
@@ -26,9 +26,10 @@ def write_report(report: Report, result: dict[str, Any], out: Path) -> list[Path
         OSError: the folder cannot be written.
     """
     vocabulary = report.samples.vocabulary
-    title = headline(report.facts)
+    title = f"{headline(report.facts)} · {settings(report.facts)}"
     paths = [out / name for name in ("confusion.png", "iou.png", "images.png", "result.json")]
     confusion, bars, sheet, figures = paths
+    figures.unlink(missing_ok=True)  # written last: where it is, the rest is of the same run
     confusion_chart(report.scores.confusion, vocabulary.names, confusion, title=title)
     iou_chart(report.scores.iou, vocabulary.names, bars, title=title, colours=vocabulary.colours)
     contact_sheet(
@@ -40,7 +41,7 @@ def write_report(report: Report, result: dict[str, Any], out: Path) -> list[Path
         ignore=vocabulary.ignore,
         title=title,
     )
-    write_json(result, figures)  # last: where it is, the rest is too
+    write_json(result, figures)
     return paths
 
 
@@ -55,11 +56,13 @@ def earlier_result(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         MaskCLIPError: it is of another measurement; says what differs.
     """
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise MaskCLIPError(f"{path}: no result of an evaluation: move it away") from None
+        result = None
+    if not isinstance(result, dict):
+        raise MaskCLIPError(f"{path}: no result of an evaluation: move it away")
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     for key, value in wanted.items():
         if result.get(key) != value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,24 @@ from maskclip.core.charts import severity_chart
 from maskclip.core.files import write_json
 from maskclip.core.predictor import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, sweep
-from maskclip.tasks.evaluate import Progress, Run, describe, evaluate, headline
+from maskclip.tasks.evaluate import (
+    Progress,
+    Report,
+    Run,
+    describe,
+    evaluate,
+    headline,
+    settings,
+)
 from maskclip.tasks.predictors import MeasuredPredictor
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.report import earlier_result
 
 CLEAN = "clean"
+_OF_A_CELL = {  # what a result says of its own cell alone
+    "miou", "pixel_accuracy", "frequency_weighted_iou", "zero_shot", "iou", "accuracy",
+    "corruption", "published",
+}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -43,6 +55,7 @@ def measure_cells(
     *,
     processes: Processes,
     progress: Progress,
+    to_result: Callable[[Report, Run], dict[str, Any]] = lambda report, _: report.to_dict(),
 ) -> Iterator[Cell]:
     """Measure the clean images and the 40 corruptions; results that are there are kept.
 
@@ -53,6 +66,7 @@ def measure_cells(
         out: the folder of the results.
         processes: which of several processes this is.
         progress: sees every sample pass.
+        to_result: makes of a measurement what its file holds.
 
     Raises:
         MaskCLIPError: a sample cannot be used, or a result there is of another measurement.
@@ -74,7 +88,7 @@ def measure_cells(
             yield Cell(name, result, kept=True)
             continue
         report = evaluate(predictor, samples, one, processes=processes, progress=progress)
-        result = report.to_dict()
+        result = to_result(report, one)
         if processes.first:
             write_json(result, file)
         yield Cell(name, result, kept=False)
@@ -82,6 +96,8 @@ def measure_cells(
 
 def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:
     """Write the table of mIoU (`sweep.json`) and its picture; return their paths.
+
+    The table says what was measured, and how, as the clean result does.
 
     Args:
         cells: the result of each cell, by name.
@@ -97,17 +113,14 @@ def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:
             kind: [miou[cell_name(Corruption(kind, severity))] for severity in SEVERITIES]
             for kind in CORRUPTIONS
         },
+        **{name: value for name, value in cells[CLEAN].items() if name not in _OF_A_CELL},
     }
     chart, figures = out / "severity.png", out / "sweep.json"
     severity_chart(
-        {kind: [_fraction(value) for value in row] for kind, row in table["corrupted"].items()},
-        _fraction(table["clean"]),
+        table["corrupted"],
+        table["clean"],
         chart,
-        title=headline(cells[CLEAN]),
+        title=f"{headline(cells[CLEAN])} · {settings(cells[CLEAN])}",
     )
     write_json(table, figures)
     return [chart, figures]
-
-
-def _fraction(percent: float | None) -> float:
-    return float("nan") if percent is None else percent / 100
