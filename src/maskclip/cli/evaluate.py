@@ -7,27 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maskclip.cli import asked
 from maskclip.cli import options as opt
 from maskclip.core.errors import MaskCLIPError
-from maskclip.data.specs import SPECS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from maskclip.core.predictor import Sample, Samples
-    from maskclip.core.vocabulary import Background
-    from maskclip.recipes import Row
     from maskclip.tasks.evaluate import Evaluation, Report, Run
     from maskclip.tasks.predictors import MeasuredPredictor
     from maskclip.tasks.processes import Processes
 
-_DATASETS = (*SPECS, "emoji", "folder")
-_ALL = "all"
-
 
 def evaluate(
     dataset: Annotated[
-        str | None, typer.Argument(help=f"One of: {', '.join(_DATASETS)}. A recipe brings its own.")
+        str | None,
+        typer.Argument(help=f"One of: {', '.join(asked.DATASETS)}. A recipe brings its own."),
     ] = None,
     data: opt.Data = None,
     split: Annotated[
@@ -150,7 +146,7 @@ def evaluate(
     from maskclip.tasks.processes import join_processes
 
     row = None if recipe is None else get_recipe(recipe)
-    name = _dataset(dataset, row)
+    name = asked.dataset_name(dataset, row)
     options = Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
@@ -159,12 +155,12 @@ def evaluate(
         stride=stride,
     )
     of_models = [weights, method, protocol, templates, background, precision, corruption]
-    _check_sources(
+    asked.check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
     evaluation = None
     if predictions is None:
-        evaluation = _evaluation(
+        evaluation = asked.read_evaluation(
             row,
             name,
             split=split,
@@ -174,15 +170,15 @@ def evaluate(
             protocol=protocol,
             templates=templates,
             options=options,
-            background=_background(background),
+            background=asked.background_rule(background),
             precision=precision,
         )
-    samples = _open(
+    samples = asked.open_samples(
         name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
-    run = _run(row, corruption, seed=seed, limit=limit)
+    run = asked.read_run(row, corruption, seed=seed, limit=limit)
     samples.check(run.count(samples))  # before a model is fetched for nothing
-    if corruption == _ALL and out is None:
+    if corruption == asked.ALL and out is None:
         raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
     if out is not None:
         check_writable(out)
@@ -190,99 +186,11 @@ def evaluate(
         predictor = _predictor(evaluation, predictions, samples, run, device)
         if processes.first:
             _warn_of_size(samples)
-        if corruption == _ALL:
+        if corruption == asked.ALL:
             assert out is not None
             _sweep(evaluation, predictor, samples, run, out, processes)
         else:
             _single(evaluation, predictor, samples, run, out, processes)
-
-
-def _dataset(dataset: str | None, row: Row | None) -> str:
-    if row is None:
-        if dataset not in _DATASETS:
-            what = "no data set given" if dataset is None else f"unknown data set {dataset!r}"
-            raise MaskCLIPError(f"{what}: expected one of {', '.join(_DATASETS)}, or --recipe NAME")
-        return dataset
-    if dataset not in (None, row.evaluation.dataset):
-        raise MaskCLIPError(f"the recipe {row.name} is of {row.evaluation.dataset}, not {dataset}")
-    return row.evaluation.dataset
-
-
-def _check_sources(
-    model: str | None, recipe: str | None, predictions: Path | None, *, of_models: bool
-) -> None:
-    if sum(source is not None for source in (model, recipe, predictions)) > 1:
-        raise MaskCLIPError("give one of --model, --recipe and --predictions")
-    if predictions is not None and of_models:
-        raise MaskCLIPError(
-            "--predictions are scored as they are: leave out what belongs to models (--method, "
-            "--protocol, --key-smoothing ...) and --corruption"
-        )
-
-
-def _open(
-    name: str,
-    *,
-    data: Path | None,
-    split: str | None,
-    size: int | None,
-    images: Path | None,
-    masks: Path | None,
-    classes: Path | None,
-) -> Samples:
-    """Open a data set; options that do not belong to it are refused."""
-    from maskclip.emoji.dataset import DEFAULT_SIZE, EmojiScenes
-
-    if name != "emoji":
-        if size is not None:
-            raise MaskCLIPError(f"--size belongs to `emoji`, not to {name}")
-        if name == "folder" and (split or data):
-            raise MaskCLIPError("folder has no --split and no --data: --images and --masks are all")
-        return opt.open_data(
-            name, data=data, split=split or "val", images=images, masks=masks, classes=classes
-        )
-    if split not in (None, "val") or any((data, images, masks, classes)):
-        raise MaskCLIPError(
-            "emoji is drawn, and has the split val alone: leave out --split, --data, --images, "
-            "--masks and --classes"
-        )
-    return EmojiScenes(size=size or DEFAULT_SIZE)
-
-
-def _run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
-    from maskclip.data.corruptions import Corruption
-    from maskclip.tasks.evaluate import Run
-
-    if corruption is None:
-        return Run(corruption=None if row is None else row.corruption, seed=seed, limit=limit)
-    wanted = None if corruption == _ALL else Corruption.parse(corruption)
-    return Run(corruption=wanted, seed=seed, limit=limit)
-
-
-def _background(text: str | None) -> Background | None:
-    if text is not None and text.strip().lower() == "none":
-        raise MaskCLIPError(
-            "--background none: what counts as background is scored, so the data sets that have "
-            "it need a rule: words or a threshold"
-        )
-    return opt.read_background(text)
-
-
-def _evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
-    """Return what is measured: the recipe's settings or the defaults, under those given."""
-    from dataclasses import replace
-
-    from maskclip.clip.weights import DEFAULT_MODEL
-    from maskclip.tasks.evaluate import Evaluation
-
-    own = dataset in ("emoji", "folder")
-    base = Evaluation(
-        dataset=dataset,
-        model="emoji" if dataset == "emoji" else DEFAULT_MODEL,
-        protocol="segment" if own else "published",
-    )
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return replace(base if row is None else row.evaluation, **chosen)
 
 
 def _predictor(
