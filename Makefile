@@ -50,7 +50,7 @@ $(READY): pyproject.toml requirements.txt requirements-uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
-	$(UV) pip install --require-hashes -r requirements.txt
+	$(UV) pip install --require-hashes --compile-bytecode -r requirements.txt
 	$(UV) pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
