@@ -254,14 +254,14 @@ class TestDownload:
         def broken(*_, **__):
             raise OSError("connection reset")
 
-        monkeypatch.setattr(download, "_check_reachable", lambda: None)
+        monkeypatch.setattr(download, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", broken)
         with pytest.raises(WeightsError, match="cannot be downloaded") as error:
             locate("RN50", "openai")
         assert "connection reset" in str(error.value.__cause__)
 
     def test_a_download_gives_its_path(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(download, "_check_reachable", lambda: None)
+        monkeypatch.setattr(download, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "x.bin"))
         assert locate("RN50", "openai") == tmp_path / "x.bin"
 

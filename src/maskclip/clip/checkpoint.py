@@ -10,7 +10,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     metadata: Mapping[str, str] = {}
     quick_gelu = False
     if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
+        state, metadata = read_safetensors(path)
     elif _is_torchscript(path):
         state, quick_gelu = _read_torchscript(path), True
     else:
-        state = _read_pickle(path)
+        state = state_dict_of(load_pickle(path), source=str(path))
     if metadata.get("format") == _EMBEDDED_FORMAT:
         state = _expand_token_table(state, metadata)
     state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -70,7 +70,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint({k: v.float() for k, v in state.items()}, quick_gelu, metadata)
 
 
-def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
+def read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
+    """Return a safetensors file's tensors and the string pairs of its header.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -98,24 +103,43 @@ def _read_torchscript(path: Path) -> StateDict:
         raise WeightsError(f"{path}: not a readable TorchScript archive ({reason})") from error
 
 
-def _read_pickle(path: Path) -> StateDict:
+def load_pickle(path: Path, *, allowed: Sequence[Any] = ()) -> Any:
+    """Read a file of `torch.save` without running code of it.
+
+    Args:
+        path: the file.
+        allowed: what it may name beside tensors and plain values, in the form that
+            `torch.serialization.safe_globals` takes.
+
+    Raises:
+        WeightsError: it is damaged, or names anything else.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: not a weights file, or one that would have to run code to load; expected "
             "tensors only: save its state_dict as .safetensors and give that"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # damage shows as nearly any: a lookup, a decoding, a struct ...
         reason = (str(error).splitlines() or ["it ends early"])[0]
         raise WeightsError(f"{path}: not a readable weights file ({reason})") from error
+
+
+def state_dict_of(content: Any, *, source: str) -> StateDict:
+    """Return a file's state_dict: its content, or what lies under that key.
+
+    Raises:
+        WeightsError: there is none.
+    """
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise WeightsError(
-            f"{path}: expected a state_dict (names to tensors) or one under that key"
+            f"{source}: expected a state_dict (names to tensors) or one under that key"
         )
     return content
 
@@ -129,13 +153,25 @@ def _expand_token_table(state: StateDict, metadata: Mapping[str, str]) -> StateD
     return {**state, "token_embedding.weight": table}
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def fit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str] = str,
+) -> None:
     """Load a state_dict into a model, strictly.
+
+    Args:
+        model: what is filled.
+        state: the weights.
+        source: where they come from, for messages.
+        spelling: how `state` spells a name of the model's.
 
     Raises:
         WeightsError: tensors are missing, extra, or of another shape; the message names them.
     """
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = {spelling(key): tuple(value.shape) for key, value in model.state_dict().items()}
     # open_clip writes the logit scale as a scalar or as one value, depending on its release.
     given = {
         key: value.reshape(expected[key]) if key == "logit_scale" and key in expected else value
@@ -155,7 +191,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     ]
     if problems:
         raise WeightsError(f"{source} does not fit the architecture: {', '.join(problems)}")
-    model.load_state_dict(given)
+    model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})
 
 
 def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

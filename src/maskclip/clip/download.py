@@ -37,7 +37,7 @@ def locate(architecture: str, tag: str) -> Path:
         return cached
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     try:
-        _check_reachable()
+        check_reachable()
         return Path(open_clip.download_pretrained(pretrained))
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(_cannot_download(architecture, tag, pretrained)) from error
@@ -60,7 +60,7 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
     )
 
 
-def _check_reachable() -> None:
+def check_reachable() -> None:
     """Fail at once where the hub's name cannot be resolved; its client would retry for a minute."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 

@@ -100,12 +100,28 @@ class DenseCLIP(nn.Module):
         return self.tower.pooled(self._normalise(images))
 
     def _normalise(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        elif not images.is_floating_point():
-            raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
         weight = next(self.visual.parameters())
-        normalised = (images.float() - self.mean) / self.std
+        normalised = normalise_pixels(images, self.mean, self.std)
         return normalised.to(weight.dtype, memory_format=self.tower.layout)
+
+
+def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Check a batch of images and normalise its pixels.
+
+    Args:
+        images: (B, 3, H, W) RGB; uint8, or floating point in [0, 1].
+        mean, std: (1, 3, 1, 1), of pixels in [0, 1].
+
+    Returns:
+        (B, 3, H, W) float32.
+
+    Raises:
+        ValueError: the batch has another shape or dtype.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    elif not images.is_floating_point():
+        raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
+    return (images.float() - mean) / std
