@@ -37,7 +37,7 @@ _LEFT_BEHIND = re.compile(
     r"decode_head\.(clip\..+|[qkvc]_proj\.(weight|bias)|proj\.weight|_iter_counter)"
 )
 _DEPTH_OF_STAGE_3 = {6: 50, 23: 101}
-# How a file spells the names of a student's weights, longest first.
+# How a file spells the beginnings of the names of a student's weights.
 _SPELLINGS = {
     "backbone.conv1.": "backbone.stem.",
     "backbone.bn1.": "backbone.stem.7.",
@@ -92,7 +92,7 @@ def student_from(state: Mapping[str, Tensor], *, source: str) -> Student:
         WeightsError: it is not one of MaskCLIP+, or has too few or too many weights for a student.
     """
     student = build_student(config_of(state, source=source), state[_ROWS])
-    fit(student, without_teacher(state), source=source, spelling=_spelling)
+    fit(student, without_teacher(state), source=source, spelling=published_name)
     return student.eval()
 
 
@@ -101,13 +101,23 @@ def without_teacher(state: Mapping[str, Tensor]) -> StateDict:
     return {key: value for key, value in state.items() if not _LEFT_BEHIND.fullmatch(key)}
 
 
+def published_name(key: str) -> str:
+    """Return the name that a published state_dict has for a key of `Student.state_dict()`."""
+    for ours, theirs in _SPELLINGS.items():
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    return key
+
+
 def config_of(state: Mapping[str, Tensor], *, source: str) -> StudentConfig:
     """Return the architecture that the names and shapes of a published state_dict tell.
 
     Raises:
         WeightsError: they are not those of a MaskCLIP+ student.
     """
-    for key, axes in ((_ROWS, 2), (_STEM_WIDTH, 4)):
+    separable = any(key.startswith(f"{_DECODER}sep_bottleneck.") for key in state)
+    telling = {_ROWS: 2, _STEM_WIDTH: 4, **({_SKIP: 4} if separable else {})}
+    for key, axes in telling.items():
         if key not in state or state[key].ndim != axes:
             raise WeightsError(
                 f"{source}: not a MaskCLIP+ checkpoint: expected {key} with {axes} axes, found "
@@ -119,13 +129,12 @@ def config_of(state: Mapping[str, Tensor], *, source: str) -> StudentConfig:
             f"{source}: expected {' or '.join(map(str, _DEPTH_OF_STAGE_3))} blocks in "
             f"backbone.layer3 (ResNet-50 or 101), found {len(blocks)}"
         )
-    separable = any(key.startswith(f"{_DECODER}sep_bottleneck.") for key in state)
     decoder: Decoder = "deeplabv3plus" if separable else "deeplabv2"
     return StudentConfig(
         decoder=decoder,
         depth=_DEPTH_OF_STAGE_3[len(blocks)],
         width=state[_STEM_WIDTH].shape[0],
-        skip=state[_SKIP].shape[0] if _SKIP in state else StudentConfig.skip,
+        skip=state[_SKIP].shape[0] if separable else StudentConfig.skip,
         embed_dim=state[_ROWS].shape[1],
         background=_BACKGROUND in state,
     )
@@ -135,13 +144,6 @@ def _found(state: Mapping[str, Tensor], key: str) -> str:
     if key in state:
         return f"{state[key].ndim}"
     return f"{len(state)} other keys" + (f" such as {next(iter(state))}" if state else "")
-
-
-def _spelling(key: str) -> str:
-    for ours, theirs in _SPELLINGS.items():
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
-    return key
 
 
 def _names(classes: object, count: int) -> tuple[str, ...] | None:

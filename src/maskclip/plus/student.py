@@ -33,7 +33,10 @@ class StudentError(MaskCLIPError):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig:
-    """The architecture of a student; the defaults are the published one for RN50 as the teacher.
+    """The architecture of a student.
+
+    The defaults are those published with RN50 as the teacher. With ViT-B/16 the authors' students
+    have depth 50, though their recipes are named after 101.
 
     Attributes:
         decoder: "deeplabv2" or "deeplabv3plus".
@@ -188,7 +191,6 @@ def _imagenet_file(name: str) -> str:
 
     from maskclip.clip.download import check_reachable
 
-    # The v1c weights that timm and the published students' mmcv have were trained by Gluon.
     repository, file = f"timm/{name}.gluon_in1k", "model.safetensors"
     cached = try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
