@@ -166,9 +166,15 @@ class TestSheet:
     )
     def test_any_name_keeps_its_place(self, tmp_path, name):
         ids = quarters(0, 1, 2, 0)
-        odd = sheet(tmp_path, [example(ids, name=name)], names=[name, "b", "c"], title=name)
+        title = name.replace("\n", " ")
+        odd = sheet(tmp_path, [example(ids, name=name)], names=[name, "b", "c"], title=title)
         assert odd.shape == sheet(tmp_path, [example(ids)]).shape
         assert (odd[:, -20:] == 255).all()
+
+    def test_a_second_line_of_the_title_is_whole_and_below(self, tmp_path):
+        one, two = (sheet(tmp_path, [], [], title=title) for title in ("a", "a\nb"))
+        assert two.shape[0] > one.shape[0]
+        assert np.array_equal(two[:50], one[:50])
 
     def test_an_image_without_a_figure(self, tmp_path):
         nothing = example(quarters(*[IGNORE] * 4), quarters(0, 1, 2, 0), miou=math.nan)

@@ -103,7 +103,7 @@ def contact_sheet(
         names: K class names.
         colours: of the K classes.
         ignore: the id in the truth of pixels that do not count.
-        title: above the sheet.
+        title: above the sheet; lines after the first are smaller.
 
     Raises:
         ValueError: `names` and `colours` differ in length.
@@ -114,7 +114,8 @@ def contact_sheet(
             f"expected a colour for each name, got {len(names)} names and {len(colours)} colours"
         )
     classes = _Classes([_one_line(name) for name in names], colours, ignore)
-    strips = [_heading_strip(title, _TITLE)]
+    first, *others = title.splitlines() or [""]
+    strips = [_heading_strip(first, _TITLE), *(_heading_strip(line, _NAME) for line in others)]
     for heading, examples in (("Best", best), ("Worst", worst)):
         if examples:
             strips += [_heading_strip(heading, _HEADING), _caption_strip()]

@@ -38,7 +38,8 @@ def set_title(axes: Axes, title: str, caption: str = "", *, width: float, lift: 
 
 def folded_title(title: str, *, width: float) -> list[str]:
     """Return the lines of a title that is `width` inches wide; each is `TITLE_LINE` high."""
-    return textwrap.wrap(_printable(title, limit=_LONGEST_TITLE), int(width * 11))
+    lines = (_printable(line, limit=_LONGEST_TITLE) for line in title.splitlines())
+    return [part for line in lines for part in textwrap.wrap(line, int(width * 11))]
 
 
 def write_above(

@@ -26,7 +26,7 @@ def write_report(report: Report, result: dict[str, Any], out: Path) -> list[Path
         OSError: the folder cannot be written.
     """
     vocabulary = report.samples.vocabulary
-    title = f"{headline(report.facts)} · {settings(report.facts)}"
+    title = f"{headline(report.facts)}\n{settings(report.facts)}"
     paths = [out / name for name in ("confusion.png", "iou.png", "images.png", "result.json")]
     confusion, bars, sheet, figures = paths
     figures.unlink(missing_ok=True)  # written last: where it is, the rest is of the same run

@@ -120,7 +120,7 @@ def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:
         table["corrupted"],
         table["clean"],
         chart,
-        title=f"{headline(cells[CLEAN])} · {settings(cells[CLEAN])}",
+        title=f"{headline(cells[CLEAN])}\n{settings(cells[CLEAN])}",
     )
     write_json(table, figures)
     return [chart, figures]
