@@ -1,0 +1,258 @@
+"""What MaskCLIP+ learns from: labels that CLIP, or the student itself, gives to unlabelled pixels.
+
+Every function is pure: a training that resumes at a step does what it would have done there.
+B images, K classes, U of them unlabelled, D embedding channels, H x W pixels, h x w positions.
+Labels are class ids, IGNORE where nothing is to be learnt, UNLABELLED where a label is to be found.
+Rows have one row a class id: those of `Student.classifier()`, a learnable background among them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.model import CLIPModel
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import PUBLISHED, Method
+from maskclip.core.refine import refine, similarity
+
+IGNORE = 255
+UNLABELLED = -1
+
+Phase = Literal["clip-guided", "self-training", "none"]
+Steps = tuple[int, int | None]
+"""The first and the last step, counted from 1; None is no end."""
+
+
+class SupervisionError(MaskCLIPError):
+    """Labels cannot be found as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """Where the labels of unlabelled pixels come from, and how they are learnt.
+
+    The defaults are the published arithmetic, without labels for unlabelled pixels.
+
+    Attributes:
+        unlabelled: the ids of the classes without labels; only these are ever assigned.
+        clip_guided: the steps in which the frozen CLIP labels.
+        self_training: the steps in which the student's own features label.
+        prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
+        confidence: assigned labels whose winning map value lies under it are not learnt, in the
+            unit of the maps (cosines; after key smoothing probabilities or published sums of
+            them; inner products of the student); None learns all.
+        background: whether class 0 is the student's learnable background, which CLIP cannot label.
+        published_loss: whether cross entropy is averaged over all pixels, ignored ones included
+            (reference fact P4), so that sparse labels weigh less, or over those that count.
+    """
+
+    unlabelled: tuple[int, ...] = ()
+    clip_guided: Steps | None = None
+    self_training: Steps | None = None
+    prompt_denoising: float | None = None
+    key_smoothing: float | None = None
+    confidence: float | None = None
+    background: bool = False
+    published_loss: bool = True
+
+    def __post_init__(self) -> None:
+        ids = self.unlabelled
+        if len(set(ids)) < len(ids) or any(index < 0 or index == IGNORE for index in ids):
+            raise SupervisionError(
+                f"unlabelled: expected distinct class ids from 0 without {IGNORE}, got {ids}"
+            )
+        one, other = self.clip_guided, self.self_training
+        for name, steps in {"clip_guided": one, "self_training": other}.items():
+            self._check_steps(name, steps)
+        if one is not None and other is not None and (_in(one[0], other) or _in(other[0], one)):
+            raise SupervisionError(
+                f"clip_guided {one} and self_training {other} share steps; end one before the other"
+            )
+        for name in ("prompt_denoising", "key_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise SupervisionError(
+                    f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
+                )
+        if self.confidence is not None and not self.confidence > 0:
+            raise SupervisionError(
+                f"confidence: expected a value above 0, or None for none, got {self.confidence}"
+            )
+        if self.background and self.clip_guided is not None and 0 in ids:
+            raise SupervisionError(
+                "class 0 is the learnable background, which CLIP has no words for; take it out of "
+                "`unlabelled`, or set background=False"
+            )
+
+    def _check_steps(self, name: str, steps: Steps | None) -> None:
+        if steps is None:
+            return
+        first, last = steps
+        if first < 1 or (last is not None and last < first):
+            raise SupervisionError(
+                f"{name}: expected (first, last) steps from 1, None for no last one, got {steps}; "
+                "None instead of both switches it off"
+            )
+        if not self.unlabelled:
+            raise SupervisionError(f"{name}: set `unlabelled` to the classes it is to label")
+
+
+def _in(step: int, steps: Steps | None) -> bool:
+    return steps is not None and steps[0] <= step and (steps[1] is None or step <= steps[1])
+
+
+def phase_at(config: Supervision, step: int) -> Phase:
+    """Return who labels at a step of the whole training, counted from 1."""
+    if _in(step, config.clip_guided):
+        return "clip-guided"
+    return "self-training" if _in(step, config.self_training) else "none"
+
+
+def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 0.9) -> float:
+    """Return the learning rate of a step counted from 0: `base` at 0, `floor` from `steps` on."""
+    return (base - floor) * math.pow(max(0.0, 1 - step / steps), power) + floor
+
+
+def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
+    """Return a frozen copy of a CLIP's image tower, in eval mode, to be kept out of the student."""
+    visual = copy.deepcopy(clip.visual)
+    teacher = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std)
+    return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Supervision) -> Tensor:
+    """Compare CLIP's features with the unlabelled classes alone, and refine the maps (P7, H2, H3).
+
+    Args:
+        encoder: the teacher, in eval mode; its method is the arithmetic.
+        images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
+        rows: (K, D), unit length.
+        config: `unlabelled`, `prompt_denoising` and `key_smoothing` are read.
+
+    Returns:
+        (B, U, h, w) in the order of `unlabelled`, spanning the images.
+
+    Raises:
+        ValueError: the encoder is in training mode.
+    """
+    if encoder.training:
+        raise ValueError("the teacher is in training mode: call its eval() first")
+    dense = encoder.encode(images, keys=config.key_smoothing is not None)
+    maps = similarity(dense.features, rows[list(config.unlabelled)])
+    maps = refine(
+        maps,
+        dense.keys,
+        method=encoder.method,
+        prompt_denoising=config.prompt_denoising,
+        key_smoothing=config.key_smoothing,
+    )
+    height, width = images.shape[-2:]
+    if dense.covered != (height, width):  # the grid of a padded image reaches beyond it
+        maps = _resize(maps, dense.covered)[:, :, :height, :width]
+    return maps
+
+
+@torch.no_grad()
+def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
+    """Compare a student's features with the unlabelled classes, not tracking either (P9).
+
+    Args:
+        features: (B, D, h, w) of the forward pass that the student then learns from.
+        rows: (K, D).
+        config: `unlabelled` is read.
+
+    Returns:
+        (B, U, h, w) inner products in the order of `unlabelled`.
+    """
+    return similarity(features, rows[list(config.unlabelled)], normalise=False)
+
+
+@torch.no_grad()
+def assign_labels(
+    labels: Tensor, maps: Tensor, classes: Sequence[int], *, confidence: float | None = None
+) -> Tensor:
+    """Give unlabelled pixels the best class of the maps there; all other pixels stay (P5).
+
+    Args:
+        labels: (B, H, W) int64.
+        maps: (B, U, h, w), enlarged bilinearly to the labels.
+        classes: the class id of each map; the first of equals wins.
+        confidence: assigned pixels with a lower winning value become IGNORE.
+
+    Returns:
+        (B, H, W) int64, without UNLABELLED; the argument is not changed.
+
+    Raises:
+        SupervisionError: the labels hold one of `classes` already.
+    """
+    check_leakage(labels, classes)
+    ids = torch.tensor(classes, device=labels.device)
+    assigned = labels.clone()
+    for label, image_maps in zip(assigned, maps, strict=True):  # never B x U full-size maps
+        best, index = _resize(image_maps[None], label.shape)[0].max(dim=0)
+        found = ids[index]
+        if confidence is not None:
+            found = found.where(best >= confidence, IGNORE)
+        label.copy_(label.where(label != UNLABELLED, found))
+    return assigned
+
+
+def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
+    """Refuse ground truth of a class that is to be learnt without any.
+
+    Raises:
+        SupervisionError: the labels hold one of `classes`.
+    """
+    present = [index for index in classes if bool((labels == index).any())]
+    if present:
+        raise SupervisionError(
+            f"label leakage: the ground truth has class {min(present)}, which is to be learnt "
+            f"without labels; make it {UNLABELLED} where labels are read, or take it out of "
+            "`unlabelled`"
+        )
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True) -> Tensor:
+    """Return the cross entropy of logits (B, K, h, w), enlarged to labels (B, H, W); a scalar.
+
+    IGNORE and UNLABELLED add nothing. The sum is divided by the number of all pixels (published,
+    reference fact P4), or of those that count; where none counts it is 0, with a gradient of 0.
+    """
+    targets = labels.masked_fill(labels == UNLABELLED, IGNORE)
+    logits = _resize(logits, labels.shape[-2:])
+    total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    if published:
+        return total / targets.numel()
+    return total / (targets != IGNORE).sum().clamp_min(1)
+
+
+def distillation_loss(features: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean L1 distance of a student's features from CLIP's of unit length; a scalar.
+
+    As published, both are enlarged to the labels first, which takes B x D x H x W values. Unlike
+    there, the student learns from it (reference fact P11).
+
+    Args:
+        features: (B, D, h, w) of the student, raw.
+        teacher: (B, D, any grid) of CLIP, raw, spanning the same images; not tracked.
+        labels: (B, H, W); pixels of IGNORE do not count, and where none counts the loss is 0.
+    """
+    size = labels.shape[-2:]
+    target = _resize(F.normalize(teacher.detach().float(), dim=1), size)
+    distance = (_resize(features.float(), size) - target).abs().mean(dim=1)
+    counted = labels != IGNORE
+    return (distance * counted).sum() / counted.sum().clamp_min(1)
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

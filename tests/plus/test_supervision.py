@@ -1,0 +1,394 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from safetensors.torch import load_file
+
+from maskclip.clip.checkpoint import vision_config
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import CLEAN
+from maskclip.core.refine import refine, similarity
+from maskclip.plus.released import published_name, student_from
+from maskclip.plus.supervision import (
+    IGNORE,
+    UNLABELLED,
+    Supervision,
+    SupervisionError,
+    assign_labels,
+    build_teacher,
+    check_leakage,
+    distillation_loss,
+    phase_at,
+    poly_lr,
+    segmentation_loss,
+    self_maps,
+    teacher_maps,
+)
+
+STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+class Case:
+    """A golden training: its arrays, its facts, and the product's parts for it."""
+
+    def __init__(self, start):
+        self.name = start.name.removesuffix("_init.safetensors")
+        with np.load(start.with_name(f"{self.name}.npz")) as file:
+            self.arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+        self.facts = json.loads(start.with_name(f"{self.name}.json").read_text(encoding="utf-8"))
+        self.student = student_from(load_file(start), source=self.name).train()
+        self.images = self.arrays["input"] * self.student.std + self.student.mean
+        self.labels = self.arrays["gt_in"][:, 0]
+        self.config = configured(self.facts["case"])
+        weights = start.parents[1] / "weights"
+        self.teacher = teacher_of(weights / f"{self.facts['case']['teacher']}_openai.safetensors")
+
+    def of(self, step, name):
+        """Return an array of a step, or None where the case has none."""
+        return self.arrays.get(f"s{step}_{name}")
+
+
+def configured(case):
+    def steps(name, default):
+        first, last = case.get(name, default)
+        return None if first < 0 else (max(first, 1), None if last < 0 else last)
+
+    refinement = {"prompt_denoising": 0.5, "key_smoothing": 1.0} if case.get("kspd") else {}
+    labelling = {"clip_guided": steps("clip", (1, -1)), "self_training": steps("self", (-1, -1))}
+    if case.get("distill"):
+        labelling = {}  # published distillation assigns no labels
+    # `background` forbids what the authors do not: that CLIP assigns class 0.
+    return Supervision(unlabelled=tuple(case["cats"]), **labelling, **refinement)
+
+
+def teacher_of(weights):
+    state = load_file(weights)
+    last = state.get("visual.proj", state.get("visual.attnpool.c_proj.weight"))
+    embed_dim = last.shape[1] if "visual.proj" in state else last.shape[0]
+    visual = _build_vision_tower(embed_dim, CLIPVisionCfg(**vision_config(state)))
+    own = {key.removeprefix("visual."): value for key, value in state.items()}
+    assert not visual.load_state_dict(own, strict=False).unexpected_keys
+    # The method brings ImageNet's statistics; wrong ones here would show if it did not.
+    return build_teacher(SimpleNamespace(visual=visual, mean=(0, 0, 0), std=(1, 1, 1)))
+
+
+def supervised(case, step, features):
+    """Return the labels of a step, as a training makes them."""
+    phase = phase_at(case.config, step)
+    if phase == "none":
+        return case.labels
+    rows = case.student.classifier()
+    if phase == "clip-guided":
+        maps = teacher_maps(case.teacher, case.images, rows, case.config)
+    else:
+        maps = self_maps(features, rows, case.config)
+    return assign_labels(case.labels, maps, case.config.unlabelled)
+
+
+def trained(case):
+    """Train as published; yield the step, its labels, its loss and the norm of its gradient."""
+    optimizer = torch.optim.SGD(case.student.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
+    for step in range(1, len(case.facts["steps"]) + 1):
+        features = case.student.features(case.images)
+        labels = supervised(case, step, features)
+        loss = segmentation_loss(case.student.logits(features), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        gradient = torch.nn.utils.get_total_norm(
+            [p.grad for p in case.student.parameters() if p.grad is not None]
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = poly_lr(step - 1, steps=10, base=0.01, floor=1e-4)
+        optimizer.step()
+        yield step, features.detach(), labels, float(loss), float(gradient)
+
+
+def distance(ours, theirs):
+    assert ours.shape == theirs.shape
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+def agreement(ours, theirs):
+    assert ours.shape == theirs.shape
+    return float((ours == theirs).double().mean())
+
+
+class TestGolden:
+    def test_the_teachers_maps_are_those_of_the_authors(self, golden_start):
+        case = Case(golden_start)
+        rows = case.student.classifier()
+        plain = replace(case.config, prompt_denoising=None, key_smoothing=None)
+        stages = {"clip_sim_before_refine": plain, "clip_sim_after_refine": case.config}
+        for name, config in stages.items():
+            if case.of(1, name) is not None:
+                maps = teacher_maps(case.teacher, case.images, rows, config)
+                assert distance(maps, case.of(1, name)) < 1e-4, name
+
+    def test_three_steps_are_those_of_the_authors(self, golden_start):
+        case = Case(golden_start)
+        for step, features, labels, loss, gradient in trained(case):
+            facts = case.facts["steps"][step - 1]
+            rate = poly_lr(step - 1, steps=10, base=0.01, floor=1e-4)
+            assert rate == pytest.approx(facts["lr"], rel=1e-12)
+            assert loss == pytest.approx(facts["log"]["decode.loss_ce"], rel=1e-3)
+            assert gradient == pytest.approx(facts["grad_norm"], rel=1e-3)
+            for name in ("clip_label", "self_label", "final_label"):
+                theirs = case.of(step, name)
+                if theirs is not None:
+                    ours = labels.where(labels != UNLABELLED, IGNORE)
+                    assert agreement(ours, theirs[:, 0]) >= 0.999, (step, name)
+            if "decode.loss_distill" in facts["log"]:
+                raw = case.teacher.encode(case.images).features
+                ours = float(distillation_loss(features, raw, case.labels))
+                assert ours == pytest.approx(facts["log"]["decode.loss_distill"], rel=1e-3)
+        compared = 0
+        for key, value in case.student.state_dict().items():
+            length, total = case.facts["final_param_norms"][published_name(key)]
+            assert float(value.double().norm()) == pytest.approx(length, rel=1e-3), key
+            assert abs(float(value.double().sum()) - total) <= 1e-3 * max(length, 1e-6), key
+            compared += 1
+        assert compared > 100
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"unlabelled": (1, 1)}, r"distinct class ids from 0 without 255, got \(1, 1\)"),
+            ({"unlabelled": (-1,)}, "distinct class ids"),
+            ({"unlabelled": (IGNORE,)}, "distinct class ids"),
+            ({"clip_guided": (0, 3)}, r"clip_guided: expected .* from 1.*got \(0, 3\); None"),
+            ({"self_training": (4, 3)}, r"self_training: expected \(first, last\)"),
+            ({"unlabelled": (), "clip_guided": (1, 3)}, "clip_guided: set `unlabelled`"),
+            ({"clip_guided": (1, 4), "self_training": (4, None)}, "share steps; end one before"),
+            ({"clip_guided": (5, None), "self_training": (1, None)}, "share steps"),
+            ({"prompt_denoising": 1.5}, r"prompt_denoising: expected a threshold in \[0, 1\]"),
+            ({"key_smoothing": float("nan")}, "key_smoothing: expected a threshold"),
+            ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
+            (
+                {"background": True, "unlabelled": (0, 2), "clip_guided": (1, 2)},
+                "class 0 is the learnable background.*take it out of `unlabelled`",
+            ),
+        ],
+    )
+    def test_impossible_supervision_is_refused(self, fields, message):
+        with pytest.raises(SupervisionError, match=message):
+            Supervision(**{"unlabelled": (1, 2), **fields})
+
+    def test_the_background_may_label_itself(self):
+        Supervision(unlabelled=(0, 2), background=True, self_training=(1, None))
+
+    def test_phases_begin_and_end_with_their_steps(self):
+        config = Supervision(unlabelled=(1,), clip_guided=(2, 3), self_training=(5, 6))
+        phases = [phase_at(config, step) for step in range(1, 8)]
+        guided, own, none = "clip-guided", "self-training", "none"
+        assert phases == [none, guided, guided, none, own, own, none]
+
+    def test_phases_without_end(self):
+        config = Supervision(unlabelled=(1,), clip_guided=(1, 3), self_training=(4, None))
+        phases = [phase_at(config, step) for step in (1, 3, 4, 10**9)]
+        assert phases == ["clip-guided"] * 2 + ["self-training"] * 2
+        assert phase_at(Supervision(), 1) == "none"
+
+
+class TestPolyLr:
+    @pytest.mark.parametrize(
+        ("step", "rate"), [(0, 0.01), (5, 0.0099 * 0.5**0.9 + 1e-4), (10, 1e-4), (11, 1e-4)]
+    )
+    def test_from_base_to_floor(self, step, rate):
+        assert poly_lr(step, steps=10, base=0.01, floor=1e-4) == pytest.approx(rate, rel=1e-12)
+
+    def test_power_1_is_a_line(self):
+        assert poly_lr(3, steps=4, base=1, floor=0, power=1) == pytest.approx(0.25)
+
+
+def one_row(*values):
+    """Labels (1, 1, W)."""
+    return torch.tensor([[list(values)]])
+
+
+def maps_of(*classes):
+    """Maps (1, U, 1, W) of the labels' size, one sequence a class."""
+    return torch.tensor([[[list(values)] for values in classes]])
+
+
+class TestAssignLabels:
+    def test_only_unlabelled_pixels_are_filled(self):
+        labels = one_row(UNLABELLED, IGNORE, 0, 4, UNLABELLED)
+        maps = maps_of([0.1, 0.9, 0.9, 0.9, 0.8], [0.2, 0.1, 0.1, 0.1, 0.3])
+        before = labels.clone()
+        assigned = assign_labels(labels, maps, (3, 7))
+        assert assigned.tolist() == one_row(7, IGNORE, 0, 4, 3).tolist()
+        assert assigned.dtype == torch.int64
+        assert torch.equal(labels, before)
+
+    def test_every_image_has_its_own_maps(self):
+        labels = torch.full((2, 1, 1), UNLABELLED)
+        maps = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[:, :, None, None]
+        assert assign_labels(labels, maps, (5, 6)).flatten().tolist() == [5, 6]
+
+    def test_maps_are_enlarged_to_the_labels(self):
+        labels = torch.full((1, 4, 8), UNLABELLED)
+        maps = maps_of([1.0, 0.0], [0.4, 0.6])
+        row = assign_labels(labels, maps, (0, 1))[0]
+        # The lines cross where the first map is .5, half way between the two centres, 2 and 6 px.
+        assert row.tolist() == [[0] * 4 + [1] * 4] * 4
+
+    def test_ties_go_to_the_lower_class(self):
+        labels = torch.full((1, 1, 3), UNLABELLED)
+        maps = maps_of([0.5, 0.1, -100.0], [0.5, 0.4, -100.0], [0.5, 0.4, -100.0])
+        assert assign_labels(labels, maps, (2, 4, 9)).flatten().tolist() == [2, 4, 2]
+
+    def test_one_class(self):
+        labels = one_row(UNLABELLED, IGNORE, 1)
+        maps = maps_of([-3.0, 0.0, 0.0])
+        assert assign_labels(labels, maps, (6,)).flatten().tolist() == [6, IGNORE, 1]
+
+    def test_unsure_pixels_are_ignored_and_true_labels_kept(self):
+        labels = one_row(UNLABELLED, UNLABELLED, UNLABELLED, 0, IGNORE)
+        maps = maps_of([0.49, 0.5, 0.2, 0.1, 0.1], [0.1, 0.1, 0.9, 0.1, 0.1])
+        assigned = assign_labels(labels, maps, (1, 2), confidence=0.5)
+        assert assigned.flatten().tolist() == [IGNORE, 1, 2, 0, IGNORE]
+
+    def test_leakage_names_the_class(self):
+        labels = one_row(UNLABELLED, 7, 0)
+        with pytest.raises(MaskCLIPError, match="label leakage: the ground truth has class 7"):
+            assign_labels(labels, maps_of([0.0] * 3, [0.0] * 3), (3, 7))
+        check_leakage(labels, (1, 2))
+
+    def test_nothing_to_fill(self):
+        labels = one_row(0, IGNORE)
+        assert torch.equal(assign_labels(labels, maps_of([0.0, 0.0]), (1,)), labels)
+
+    def test_as_many_maps_as_images(self):
+        with pytest.raises(ValueError, match="shorter"):
+            assign_labels(one_row(0), torch.zeros(2, 1, 1, 1), (1,))
+
+
+class TestMaps:
+    def teacher(self, make_clip, family="resnet", **fields):
+        clip = SimpleNamespace(visual=make_clip(family).visual, **STATISTICS)
+        return build_teacher(clip, **fields)
+
+    def rows(self, teacher, count=5):
+        channels = teacher.encode(torch.rand(1, 3, 64, 64)).features.shape[1]
+        rows = torch.randn(count, channels, generator=torch.Generator().manual_seed(0))
+        return torch.nn.functional.normalize(rows, dim=1)
+
+    @pytest.mark.parametrize("family", ["resnet", "vit"])
+    def test_other_classes_have_no_part(self, make_clip, family):
+        teacher = self.teacher(make_clip, family)
+        images, rows = torch.rand(2, 3, 64, 96), self.rows(teacher)
+        config = Supervision(unlabelled=(4, 1), prompt_denoising=0.5, key_smoothing=1.0)
+        maps = teacher_maps(teacher, images, rows, config)
+        dense = teacher.encode(images, keys=True)
+        cosines = similarity(dense.features, rows[[4, 1]])
+        expected = refine(
+            cosines, dense.keys, method=teacher.method, prompt_denoising=0.5, key_smoothing=1.0
+        )
+        assert torch.equal(maps, expected)
+        assert maps.shape[1] == 2
+
+    def test_the_teacher_is_frozen_and_a_copy(self, make_clip):
+        visual = make_clip("vit").visual
+        activation = visual.transformer.resblocks[0].mlp.gelu
+        teacher = build_teacher(SimpleNamespace(visual=visual, **STATISTICS))
+        assert teacher.visual.transformer.resblocks[0].mlp.gelu is not activation
+        assert visual.transformer.resblocks[0].mlp.gelu is activation
+        assert not any(p.requires_grad for p in teacher.parameters())
+        rows = self.rows(teacher).requires_grad_()
+        config = Supervision(unlabelled=(0,))
+        assert not teacher_maps(teacher, torch.rand(1, 3, 32, 32), rows, config).requires_grad
+
+    def test_a_teacher_in_training_mode_is_refused(self, make_clip):
+        teacher = self.teacher(make_clip)
+        rows = self.rows(teacher)
+        with pytest.raises(ValueError, match=r"call its eval\(\) first"):
+            teacher_maps(teacher.train(), torch.rand(1, 3, 32, 32), rows, Supervision())
+
+    def test_maps_of_padded_images_span_the_images(self, make_clip):
+        teacher = self.teacher(make_clip, method=CLEAN)
+        rows, config = self.rows(teacher), Supervision(unlabelled=(0, 2))
+        image = torch.rand(1, 3, 64, 80)
+        maps = teacher_maps(teacher, image, rows, config)
+        assert maps.shape == (1, 2, 64, 80)
+        grid = refine(similarity(teacher.encode(image).features, rows[[0, 2]]), None, method=CLEAN)
+        enlarged = torch.nn.functional.interpolate(grid, (64, 96), mode="bilinear")
+        assert torch.equal(maps, enlarged[..., :80])
+
+    def test_the_students_own_features_are_not_tracked(self):
+        features = torch.rand(2, 4, 3, 3, requires_grad=True)
+        rows = torch.rand(5, 4, requires_grad=True)
+        maps = self_maps(features, rows, Supervision(unlabelled=(3, 0)))
+        expected = torch.einsum("bdhw,kd->bkhw", features, rows[[3, 0]])
+        assert torch.allclose(maps, expected)
+        assert not maps.requires_grad
+
+
+class TestSegmentationLoss:
+    def case(self):
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(2, 3, 2, 2, generator=generator)
+        labels = torch.randint(3, (2, 6, 5), generator=generator)
+        labels[:, :2] = IGNORE
+        labels[:, 2] = UNLABELLED
+        return logits.requires_grad_(), labels
+
+    @pytest.mark.parametrize(("published", "pixels"), [(True, 60), (False, 30)])
+    def test_the_average_is_over_all_or_over_counted_pixels(self, published, pixels):
+        logits, labels = self.case()
+        full = torch.nn.functional.interpolate(logits, (6, 5), mode="bilinear")
+        chosen = full.log_softmax(dim=1)[:, :, 3:].gather(1, labels[:, None, 3:])
+        loss = segmentation_loss(logits, labels, published=published)
+        assert loss.shape == ()
+        assert loss.item() == pytest.approx(-chosen.sum().item() / pixels, rel=1e-5)
+
+    @pytest.mark.parametrize("published", [True, False])
+    @pytest.mark.parametrize("nothing", [IGNORE, UNLABELLED])
+    def test_nothing_to_learn_is_0(self, published, nothing):
+        logits, labels = self.case()
+        loss = segmentation_loss(logits, torch.full_like(labels, nothing), published=published)
+        loss.backward()
+        assert loss.item() == 0
+        assert not logits.grad.any()
+
+
+class TestDistillationLoss:
+    def test_the_student_learns_and_the_teacher_does_not(self):
+        student = torch.rand(2, 4, 3, 3, requires_grad=True)
+        teacher = torch.randn(2, 4, 2, 2, requires_grad=True)
+        distillation_loss(student, teacher, torch.zeros(2, 6, 6).long()).backward()
+        assert student.grad.abs().sum() > 0
+        assert teacher.grad is None
+
+    def test_by_hand(self):
+        student = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 1, 2)
+        student = student.clone().requires_grad_()
+        teacher = torch.tensor([[3.0, 0.0], [4.0, -2.0]])[None, :, None]  # .6 .8, and 0 -1
+        labels = one_row(UNLABELLED, IGNORE)
+        loss = distillation_loss(student, teacher, labels)
+        assert loss.item() == pytest.approx((0.4 + 0.8) / 2)
+        loss.backward()
+        assert student.grad[0, :, 0].tolist() == [[0.5, 0.0], [-0.5, 0.0]]
+
+    def test_descent_leads_to_the_teacher(self):
+        student = torch.zeros(1, 3, 4, 4, requires_grad=True)
+        teacher = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        labels = torch.full((1, 4, 4), UNLABELLED)
+        for step in range(200):
+            loss = distillation_loss(student, teacher, labels)
+            (gradient,) = torch.autograd.grad(loss, student)
+            with torch.no_grad():
+                student -= poly_lr(step, steps=200, base=1, floor=0) * gradient
+        assert torch.allclose(student, torch.nn.functional.normalize(teacher, dim=1), atol=0.02)
+
+    def test_all_ignored_is_0(self):
+        student = torch.rand(1, 4, 3, 3, requires_grad=True)
+        loss = distillation_loss(student, torch.rand(1, 4, 2, 2), torch.full((1, 6, 6), IGNORE))
+        loss.backward()
+        assert loss.item() == 0
+        assert not student.grad.any()
