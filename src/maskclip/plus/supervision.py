@@ -48,11 +48,10 @@ class Supervision:
         self_training: the steps in which the student's own features label.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
         confidence: assigned labels whose winning map value lies under it are not learnt, in the
-            unit of the maps (cosines; after key smoothing probabilities or published sums of
-            them; inner products of the student); None learns all.
+            unit of the maps (CLIP's: see `refine`; the student's: inner products); None is off.
         background: whether class 0 is the student's learnable background, which CLIP cannot label.
         published_loss: whether cross entropy is averaged over all pixels, ignored ones included
-            (reference fact P4), so that sparse labels weigh less, or over those that count.
+            (reference fact P4), or over those that count.
     """
 
     unlabelled: tuple[int, ...] = ()
@@ -94,15 +93,12 @@ class Supervision:
             )
 
     def _check_steps(self, name: str, steps: Steps | None) -> None:
-        if steps is None:
-            return
-        first, last = steps
-        if first < 1 or (last is not None and last < first):
+        if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
             raise SupervisionError(
                 f"{name}: expected (first, last) steps from 1, None for no last one, got {steps}; "
                 "None instead of both switches it off"
             )
-        if not self.unlabelled:
+        if steps is not None and not self.unlabelled:
             raise SupervisionError(f"{name}: set `unlabelled` to the classes it is to label")
 
 
@@ -118,14 +114,14 @@ def phase_at(config: Supervision, step: int) -> Phase:
 
 
 def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 0.9) -> float:
-    """Return the learning rate of a step counted from 0: `base` at 0, `floor` from `steps` on."""
+    """Return the learning rate after so many steps: `base` at 0, `floor` from `steps` on."""
     return (base - floor) * math.pow(max(0.0, 1 - step / steps), power) + floor
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
     """Return a frozen copy of a CLIP's image tower, in eval mode, to be kept out of the student."""
-    visual = copy.deepcopy(clip.visual)
-    teacher = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std)
+    tower = copy.deepcopy(clip.visual)
+    teacher = DenseCLIP(tower, method=method, mean=clip.mean, std=clip.std)
     return teacher.eval().requires_grad_(False)
 
 
@@ -169,10 +165,7 @@ def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
     Args:
         features: (B, D, h, w) of the forward pass that the student then learns from.
         rows: (K, D).
-        config: `unlabelled` is read.
-
-    Returns:
-        (B, U, h, w) inner products in the order of `unlabelled`.
+        config: `unlabelled` is read, whose order the (B, U, h, w) inner products have.
     """
     return similarity(features, rows[list(config.unlabelled)], normalise=False)
 
@@ -193,8 +186,10 @@ def assign_labels(
         (B, H, W) int64, without UNLABELLED; the argument is not changed.
 
     Raises:
-        SupervisionError: the labels hold one of `classes` already.
+        ValueError: not one map a class; as SupervisionError, the labels hold one of `classes`.
     """
+    if maps.shape[1] != len(classes):
+        raise ValueError(f"expected {len(classes)} maps, one a class, got {maps.shape[1]}")
     check_leakage(labels, classes)
     ids = torch.tensor(classes, device=labels.device)
     assigned = labels.clone()
@@ -208,11 +203,7 @@ def assign_labels(
 
 
 def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
-    """Refuse ground truth of a class that is to be learnt without any.
-
-    Raises:
-        SupervisionError: the labels hold one of `classes`.
-    """
+    """Raise a `SupervisionError` where labels hold one of the classes to be learnt without."""
     present = [index for index in classes if bool((labels == index).any())]
     if present:
         raise SupervisionError(
@@ -225,8 +216,8 @@ def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
 def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True) -> Tensor:
     """Return the cross entropy of logits (B, K, h, w), enlarged to labels (B, H, W); a scalar.
 
-    IGNORE and UNLABELLED add nothing. The sum is divided by the number of all pixels (published,
-    reference fact P4), or of those that count; where none counts it is 0, with a gradient of 0.
+    IGNORE and UNLABELLED add nothing; where nothing else is, the loss and its gradient are 0. The
+    average is over all pixels (published, reference fact P4), or over those that count.
     """
     targets = labels.masked_fill(labels == UNLABELLED, IGNORE)
     logits = _resize(logits, labels.shape[-2:])
@@ -239,8 +230,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True)
 def distillation_loss(features: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Return the mean L1 distance of a student's features from CLIP's of unit length; a scalar.
 
-    As published, both are enlarged to the labels first, which takes B x D x H x W values. Unlike
-    there, the student learns from it (reference fact P11).
+    As published, both are enlarged to the labels (B x D x H x W values); unlike there, the student
+    learns from it (reference fact P11).
 
     Args:
         features: (B, D, h, w) of the student, raw.
