@@ -20,13 +20,14 @@ from maskclip.core.charts import line_chart
 from maskclip.core.confusion_chart import confusion_chart
 from maskclip.core.contact_sheet import contact_sheet
 from maskclip.core.files import atomic_path, write_json
-from maskclip.core.predictor import Samples
+from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.emoji.concepts import LOOK_ALIKES, colours_of, concept_scenes
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
-from maskclip.tasks.evaluate import Evaluation, Report, Run, describe, evaluate, load_predictor
+from maskclip.tasks.evaluate import Report, describe, evaluate, load_predictor
+from maskclip.tasks.evaluation import Evaluation, Run
 from maskclip.tasks.options import Options
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.report import earlier_result

@@ -75,7 +75,8 @@ def measure(cell: Cell, how: Namespace, *, usual: bool = True) -> dict[str, Any]
         "candidates": contest.candidates(),
     }
     del contest, runs  # the fresh processes need the memory
-    found["peak_mib"] = {way: apart(peak, way, cell) for way in ways}
+    if usual:
+        found["peak_mib"] = {way: apart(peak, way, cell) for way in ways}
     write_json(found, path)
     return found
 

@@ -14,7 +14,7 @@ from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.recipes import KS_PD, RECIPES, get_recipe, published_row
 from maskclip.tasks import segment as task
-from maskclip.tasks.evaluate import Evaluation
+from maskclip.tasks.evaluation import Evaluation
 
 TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
 
@@ -126,6 +126,7 @@ def test_full_size_networks_run_every_recipe_end_to_end(
     assert (" under speckle_noise:1" in captured.out) == (row.corruption is not None)
     assert "mIoU" in captured.out
     assert "(published" not in captured.out  # random weights did not reach the figure
+    assert f"not the settings of {name}" in captured.err
     assert "officially has" in captured.err
 
 

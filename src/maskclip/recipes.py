@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import Corruption
-from maskclip.tasks.evaluate import Evaluation
+from maskclip.tasks.evaluation import Evaluation
 from maskclip.tasks.options import Options
 
 TEACHERS = {"rn50": "RN50:openai", "rn50x16": "RN50x16:openai", "vitb16": "ViT-B-16:openai"}

@@ -1,6 +1,8 @@
 """`maskclip eval`: what it refuses, and what it leaves behind."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def test_own_images_and_a_model(own, capsys):
         (["emoji", "--data", "x"], "emoji is drawn"),
         (["folder", "--split", "val"], "folder has no --split"),
         (["voc20", "--data", ".", "--size", "9"], "--size belongs to `emoji`"),
-        (["voc21", "--data", ".", "--background", "none"], "need a rule: words or a threshold"),
+        (["emoji", "--background", "none"], "need a rule: words or a threshold"),
         (["emoji", "--method", "x"], "unknown method 'x'"),
         (["emoji", "--protocol", "x"], "unknown protocol 'x'"),
         (["emoji", "--protocol", "windows", "--window", "64"], "leave window out"),
@@ -121,6 +123,16 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
     assert sum(line.endswith("(kept)") for line in lines) == 41
     assert main([*command, "--seed", "1"]) == 2
     assert "was made with seed 0, not 1" in capsys.readouterr().err
+
+
+def test_mistakes_and_lists_do_not_wait_for_torch():
+    code = (
+        "import sys\nfrom maskclip.cli import main\n"
+        "main(['recipes']), main(['eval', 'voc20', '--data', 'nowhere'])\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "False", run.stderr
 
 
 def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):

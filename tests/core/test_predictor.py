@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.core.predictor import Sample, score
+from maskclip.core.predictor import score
+from maskclip.core.samples import Sample
 
 
 def dark_is_zero(_, image):

@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.predictor import Sample, Samples
+from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.emoji.scenes import EVALUATION_SEEDS, draw_scene
-from maskclip.tasks.evaluate import Evaluation, Run, evaluate, headline, load_predictor
+from maskclip.tasks.evaluate import evaluate, headline, load_predictor
+from maskclip.tasks.evaluation import Evaluation, Run
 from maskclip.tasks.extremes import EXAMPLES
 from maskclip.tasks.options import Options
 from maskclip.tasks.processes import Processes

@@ -7,7 +7,7 @@ from PIL import Image
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import sweep
 from maskclip.emoji.dataset import EmojiScenes
-from maskclip.tasks.evaluate import Run
+from maskclip.tasks.evaluation import Run
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.sweep import cell_name, measure_cells, write_sweep
 

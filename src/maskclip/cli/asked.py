@@ -10,10 +10,10 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.data.specs import SPECS
 
 if TYPE_CHECKING:
-    from maskclip.core.predictor import Samples
+    from maskclip.core.samples import Samples
     from maskclip.core.vocabulary import Background
     from maskclip.recipes import Row
-    from maskclip.tasks.evaluate import Evaluation, Run
+    from maskclip.tasks.evaluation import Evaluation, Run
 
 DATASETS = (*SPECS, "emoji", "folder")
 ALL = "all"
@@ -56,8 +56,6 @@ def open_samples(
     classes: Path | None,
 ) -> Samples:
     """Open a data set; options that do not belong to it are refused."""
-    from maskclip.emoji.dataset import DEFAULT_SIZE, EmojiScenes
-
     if name != "emoji":
         if size is not None:
             raise MaskCLIPError(f"--size belongs to `emoji`, not to {name}")
@@ -66,6 +64,8 @@ def open_samples(
         return opt.open_data(
             name, data=data, split=split or "val", images=images, masks=masks, classes=classes
         )
+    from maskclip.emoji.dataset import DEFAULT_SIZE, EmojiScenes
+
     if split not in (None, "val") or any((data, images, masks, classes)):
         raise MaskCLIPError(
             "emoji is drawn, and has the split val alone: leave out --split, --data, --images, "
@@ -77,7 +77,7 @@ def open_samples(
 def read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
     """Return which images are seen, under which corruption; of a sweep, without any."""
     from maskclip.data.corruptions import Corruption
-    from maskclip.tasks.evaluate import Run
+    from maskclip.tasks.evaluation import Run
 
     if corruption is None:
         return Run(corruption=None if row is None else row.corruption, seed=seed, limit=limit)
@@ -100,7 +100,7 @@ def read_evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
     from dataclasses import replace
 
     from maskclip.clip.weights import DEFAULT_MODEL
-    from maskclip.tasks.evaluate import Evaluation
+    from maskclip.tasks.evaluation import Evaluation
 
     own = dataset in ("emoji", "folder")
     base = Evaluation(

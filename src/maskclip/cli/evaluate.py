@@ -14,8 +14,10 @@ from maskclip.core.errors import MaskCLIPError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from maskclip.core.predictor import Sample, Samples
-    from maskclip.tasks.evaluate import Evaluation, Report, Run
+    from maskclip.core.samples import Sample, Samples
+    from maskclip.recipes import Row
+    from maskclip.tasks.evaluate import Report
+    from maskclip.tasks.evaluation import Evaluation, Run
     from maskclip.tasks.predictors import MeasuredPredictor
     from maskclip.tasks.processes import Processes
 
@@ -141,9 +143,7 @@ def evaluate(
     `torchrun --nproc-per-node 2 -m maskclip eval emoji`
     """
     from maskclip.recipes import get_recipe
-    from maskclip.tasks.batch import check_writable
     from maskclip.tasks.options import DEFAULT_OPTIONS, Options
-    from maskclip.tasks.processes import join_processes
 
     row = None if recipe is None else get_recipe(recipe)
     name = asked.dataset_name(dataset, row)
@@ -158,6 +158,13 @@ def evaluate(
     asked.check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
+    samples = asked.open_samples(
+        name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
+    )
+    run = asked.read_run(row, corruption, seed=seed, limit=limit)
+    samples.check(run.count(samples))  # before a model is fetched for nothing
+    if corruption == asked.ALL and out is None:
+        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
     evaluation = None
     if predictions is None:
         evaluation = asked.read_evaluation(
@@ -173,19 +180,17 @@ def evaluate(
             background=asked.background_rule(background),
             precision=precision,
         )
-    samples = asked.open_samples(
-        name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
-    )
-    run = asked.read_run(row, corruption, seed=seed, limit=limit)
-    samples.check(run.count(samples))  # before a model is fetched for nothing
-    if corruption == asked.ALL and out is None:
-        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
+
+    from maskclip.tasks.batch import check_writable  # torch comes with these
+    from maskclip.tasks.processes import join_processes
+
     if out is not None:
         check_writable(out)
     with join_processes() as processes:
         predictor = _predictor(evaluation, predictions, samples, run, device)
         if processes.first:
             _warn_of_size(samples)
+            _warn_of_changes(row, evaluation, run)
         if corruption == asked.ALL:
             assert out is not None
             _sweep(evaluation, predictor, samples, run, out, processes)
@@ -222,6 +227,15 @@ def _warn_of_size(samples: Samples) -> None:
             f"{len(samples):,} images, where {samples.name} {samples.split} officially has "
             f"{samples.official:,}: see `maskclip data check`"
         )
+
+
+def _warn_of_changes(row: Row | None, evaluation: Evaluation | None, run: Run) -> None:
+    from maskclip.cli.show import warning_line
+    from maskclip.recipes import published_row
+
+    if row is None or evaluation is None or published_row(evaluation, run.corruption):
+        return
+    warning_line(f"these are not the settings of {row.name}: its published figure is not of them")
 
 
 def _single(

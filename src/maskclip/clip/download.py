@@ -55,8 +55,8 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
         what, where = pretrained["url"], _url_cache(pretrained)
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
-        f"downloaded; they would be cached in {where}. Give a local file with --model "
-        f"{architecture}:{tag} --weights FILE, or try an embedded model: --model emoji"
+        f"downloaded; they would be cached in {where}. Give a local file with --weights FILE "
+        f"(for {architecture}:{tag}), or try an embedded model: --model emoji"
     )
 
 

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
-from maskclip.core.predictor import Sample, Samples
+from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import IMAGE_SUFFIXES, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
 from maskclip.data.specs import SPECS, Part, Spec
+
+_FIND_ALL = " (`maskclip data check` finds all such masks)"
 
 
 class DatasetError(MaskCLIPError):
@@ -68,11 +70,14 @@ class Dataset(Samples):
         item = self.items[index]
         image = load_image(self.image_path(item))
         path = self.mask_path(item)
-        labels = load_labels(path, self.rule)
+        try:
+            labels = load_labels(path, self.rule)
+        except MaskError as error:
+            raise MaskError(f"{error}{_FIND_ALL}") from None
         if labels.shape != (image.height, image.width):
             raise MaskError(
                 f"{path}: the mask is {labels.shape[1]}x{labels.shape[0]} but its image "
-                f"{image.width}x{image.height}"
+                f"{image.width}x{image.height}{_FIND_ALL}"
             )
         return Sample(item.name, image, labels)
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from maskclip.emoji.sprites import COLOURS, HELD_OUT_PAIRS, coloured_pairs, object_names
 from maskclip.emoji.textures import texture_names
@@ -23,6 +22,8 @@ GROUND_WORDS = ("on", "with", "in front of", "and", "over", "by", "against")
 @functools.cache
 def templates() -> tuple[str, ...]:
     """Return every way a caption may be phrased, each with one `{}`: the usual CLIP prompts."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # scenes without captions need it not
+
     usual = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
     return tuple(dict.fromkeys((PLAIN, *SHORT, *usual)))
 

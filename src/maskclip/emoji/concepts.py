@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskclip.core.predictor import Sample, Samples
+from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.captions import class_names
 from maskclip.emoji.scenes import draw_scene, scene_name

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from maskclip.core.predictor import Sample, Samples
+from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import EVALUATION_SEEDS, draw_scene, scene_name
 

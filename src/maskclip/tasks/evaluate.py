@@ -15,14 +15,14 @@ from maskclip.core.contact_sheet import Example
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import get_method
 from maskclip.core.metrics import Figures, Scores
-from maskclip.core.predictor import Sample, Samples, score
-from maskclip.core.vocabulary import Background
-from maskclip.data.corruptions import Corruption, corrupt
+from maskclip.core.predictor import score
+from maskclip.core.samples import Sample, Samples
+from maskclip.data.corruptions import corrupt
+from maskclip.tasks.evaluation import Evaluation, Run
 from maskclip.tasks.extremes import Extremes
-from maskclip.tasks.options import Options
 from maskclip.tasks.predictors import MeasuredPredictor, ZeroShotPredictor
 from maskclip.tasks.processes import Processes
-from maskclip.tasks.protocols import check_protocol, method_under, options_under
+from maskclip.tasks.protocols import method_under, options_under
 from maskclip.tasks.segment import load
 
 Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
@@ -31,57 +31,6 @@ Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
 _LIBRARIES = ("maskclip", "torch", "open_clip_torch", "numpy", "pillow")  # figures hang on them
 _READERS = 2  # threads that read, decode and corrupt while the network works
 _AHEAD = 4  # samples read before they are asked for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All that decides the figures of a model on a data set; which machine runs it does not.
-
-    Attributes:
-        dataset, split: what is measured on.
-        model: as `maskclip.load` takes it.
-        weights: a local file, or `"random"`; None is the model's own.
-        method: `"clean"`, `"published"` or `"baseline"`.
-        protocol: of `tasks.protocols.PROTOCOLS`.
-        templates: prompt templates.
-        options: refinement; sizes and windows too where the protocol leaves them open.
-        background: replaces the background rule of a vocabulary that has one.
-        precision: of the image tower.
-    """
-
-    dataset: str
-    split: str = "val"
-    model: str
-    weights: str | None = None
-    method: str = "clean"
-    protocol: str = "published"
-    templates: str = "published"
-    options: Options = field(default_factory=Options)
-    background: Background | None = None
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        get_method(self.method)
-        check_protocol(self.protocol)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Which images one measurement sees.
-
-    Attributes:
-        corruption: done to every image; None leaves them as they are.
-        seed: of the corruption's random numbers.
-        limit: the first so many images only.
-    """
-
-    corruption: Corruption | None = None
-    seed: int = 0
-    limit: int | None = None
-
-    def count(self, samples: Samples) -> int:
-        """Return the number of images of a data set that are seen."""
-        return len(samples) if self.limit is None else min(self.limit, len(samples))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from maskclip.core.contact_sheet import Example, shrunk
 from maskclip.core.metrics import Scores
-from maskclip.core.predictor import Ids, Sample
+from maskclip.core.samples import Ids, Sample
 from maskclip.tasks.processes import Processes
 
 EXAMPLES = 6

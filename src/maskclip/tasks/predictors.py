@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.predictor import Ids, Samples
+from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, read_ids
 from maskclip.tasks.options import Options

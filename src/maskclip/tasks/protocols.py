@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
-from maskclip.core.predictor import Samples
+from maskclip.core.samples import Samples
 from maskclip.tasks.options import Options
 
 PROTOCOLS = {

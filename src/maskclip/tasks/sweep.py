@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 
 from maskclip.core.charts import severity_chart
 from maskclip.core.files import write_json
-from maskclip.core.predictor import Samples
+from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, sweep
-from maskclip.tasks.evaluate import (
-    Progress,
-    Report,
-    Run,
-    describe,
-    evaluate,
-    headline,
-    settings,
-)
+from maskclip.tasks.evaluate import Progress, Report, describe, evaluate, headline, settings
+from maskclip.tasks.evaluation import Run
 from maskclip.tasks.predictors import MeasuredPredictor
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.report import earlier_result
