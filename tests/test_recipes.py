@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -128,6 +129,10 @@ def test_full_size_networks_run_every_recipe_end_to_end(
     assert "(published" not in captured.out  # random weights did not reach the figure
     assert f"not the settings of {name}" in captured.err
     assert "officially has" in captured.err
+    if sys.platform == "linux":  # elsewhere there is no such figure, or in another unit
+        import resource
+
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * 2**20  # KiB, at the peak
 
 
 def test_the_text_path_of_a_full_size_network(load_once):
