@@ -12,18 +12,14 @@ from maskclip.clip.checkpoint import vision_config
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.refine import refine, similarity
+from maskclip.core.samples import UNLABELLED
 from maskclip.plus.released import published_name, student_from
+from maskclip.plus.settings import IGNORE, Supervision, SupervisionError, phase_at, poly_lr
 from maskclip.plus.supervision import (
-    IGNORE,
-    UNLABELLED,
-    Supervision,
-    SupervisionError,
     assign_labels,
     build_teacher,
     check_leakage,
     distillation_loss,
-    phase_at,
-    poly_lr,
     segmentation_loss,
     self_maps,
     teacher_maps,

@@ -15,6 +15,9 @@ from maskclip.core.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.integer]
 
+UNLABELLED = -1
+"""The label of pixels that nobody has labelled yet."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

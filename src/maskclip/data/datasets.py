@@ -14,9 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
-from maskclip.core.samples import Sample, Samples
+from maskclip.core.samples import UNLABELLED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import IMAGE_SUFFIXES, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
@@ -199,6 +201,60 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
         items=tuple(
             Item(file.with_suffix("").as_posix(), "", suffixes.index(file.suffix)) for file in files
         ),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Photos(Samples):
+    """Images that nobody has labelled: every pixel of theirs is UNLABELLED.
+
+    Attributes:
+        folder: where they are.
+        files: their paths in it.
+    """
+
+    folder: Path
+    files: tuple[str, ...] = field(repr=False)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The ids of the images, in order: their paths."""
+        return self.files
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        """Read an image.
+
+        Raises:
+            MaskCLIPError: it is missing or broken.
+        """
+        name = self.files[index]
+        image = load_image(self.folder / name)
+        labels = np.full((image.height, image.width), UNLABELLED, dtype=np.int16)
+        return Sample(name, image, labels)
+
+    def facts(self) -> dict[str, Any]:
+        """Return which images these are, ready for JSON."""
+        digest = hashlib.sha256("\n".join(self.files).encode()).hexdigest()[:16]
+        return {**super().facts(), "folders": [str(self.folder.resolve())], "list": digest}
+
+
+def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
+    """Make a data set of the unlabelled images of a folder and its subfolders.
+
+    Raises:
+        DatasetError: it is missing, or has no image.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"no folder of images: {folder}")
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+    )
+    if not files:
+        raise DatasetError(f"no images in {folder}")
+    return Photos(
+        name="photos", split="all", vocabulary=vocabulary, folder=folder, files=tuple(files)
     )
 
 

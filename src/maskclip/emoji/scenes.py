@@ -25,6 +25,8 @@ from maskclip.emoji.textures import texture_names
 NAMESPACE = 2  # training examples draw from 1
 EVALUATION_SEEDS = range(300)
 """The scenes on which the embedded models are measured."""
+TRAINING_SEEDS = range(10_000, 12_000)
+"""The scenes from which students learn."""
 TRIES = 30  # places tried for an object before it is left out
 
 

@@ -9,10 +9,7 @@ Rows have one row a class id: those of `Student.classifier()`, a learnable backg
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,102 +17,10 @@ from torch import Tensor
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
-from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.refine import refine, similarity
-
-IGNORE = 255
-UNLABELLED = -1
-
-Phase = Literal["clip-guided", "self-training", "none"]
-Steps = tuple[int, int | None]
-"""The first and the last step, counted from 1; None is no end."""
-
-
-class SupervisionError(MaskCLIPError):
-    """Labels cannot be found as asked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Supervision:
-    """Where the labels of unlabelled pixels come from, and how they are learnt.
-
-    The defaults are the published arithmetic, without labels for unlabelled pixels.
-
-    Attributes:
-        unlabelled: the ids of the classes without labels; only these are ever assigned.
-        clip_guided: the steps in which the frozen CLIP labels.
-        self_training: the steps in which the student's own features label.
-        prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
-        confidence: assigned labels whose winning map value lies under it are not learnt, in the
-            unit of the maps (CLIP's: see `refine`; the student's: inner products); None is off.
-        background: whether class 0 is the student's learnable background, which CLIP cannot label.
-        published_loss: whether cross entropy is averaged over all pixels, ignored ones included
-            (reference fact P4), or over those that count.
-    """
-
-    unlabelled: tuple[int, ...] = ()
-    clip_guided: Steps | None = None
-    self_training: Steps | None = None
-    prompt_denoising: float | None = None
-    key_smoothing: float | None = None
-    confidence: float | None = None
-    background: bool = False
-    published_loss: bool = True
-
-    def __post_init__(self) -> None:
-        ids = self.unlabelled
-        if len(set(ids)) < len(ids) or any(index < 0 or index == IGNORE for index in ids):
-            raise SupervisionError(
-                f"unlabelled: expected distinct class ids from 0 without {IGNORE}, got {ids}"
-            )
-        one, other = self.clip_guided, self.self_training
-        for name, steps in {"clip_guided": one, "self_training": other}.items():
-            self._check_steps(name, steps)
-        if one is not None and other is not None and (_in(one[0], other) or _in(other[0], one)):
-            raise SupervisionError(
-                f"clip_guided {one} and self_training {other} share steps; end one before the other"
-            )
-        for name in ("prompt_denoising", "key_smoothing"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SupervisionError(
-                    f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
-                )
-        if self.confidence is not None and not self.confidence > 0:
-            raise SupervisionError(
-                f"confidence: expected a value above 0, or None for none, got {self.confidence}"
-            )
-        if self.background and self.clip_guided is not None and 0 in ids:
-            raise SupervisionError(
-                "class 0 is the learnable background, which CLIP has no words for; take it out of "
-                "`unlabelled`, or set background=False"
-            )
-
-    def _check_steps(self, name: str, steps: Steps | None) -> None:
-        if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
-            raise SupervisionError(
-                f"{name}: expected (first, last) steps from 1, None for no last one, got {steps}; "
-                "None instead of both switches it off"
-            )
-        if steps is not None and not self.unlabelled:
-            raise SupervisionError(f"{name}: set `unlabelled` to the classes it is to label")
-
-
-def _in(step: int, steps: Steps | None) -> bool:
-    return steps is not None and steps[0] <= step and (steps[1] is None or step <= steps[1])
-
-
-def phase_at(config: Supervision, step: int) -> Phase:
-    """Return who labels at a step of the whole training, counted from 1."""
-    if _in(step, config.clip_guided):
-        return "clip-guided"
-    return "self-training" if _in(step, config.self_training) else "none"
-
-
-def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 0.9) -> float:
-    """Return the learning rate after so many steps: `base` at 0, `floor` from `steps` on."""
-    return (base - floor) * math.pow(max(0.0, 1 - step / steps), power) + floor
+from maskclip.core.samples import UNLABELLED
+from maskclip.plus.settings import IGNORE, Supervision, SupervisionError
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
