@@ -24,6 +24,8 @@ class DeepLabV2(nn.Module):
         embed_dim: channels D of the features.
     """
 
+    stride = 8
+
     def __init__(self, *, deep: int, embed_dim: int) -> None:
         super().__init__()
         self.aspp_modules = nn.ModuleList(
@@ -50,6 +52,8 @@ class DeepLabV3Plus(nn.Module):
         deep: channels C of stage 4.
         embed_dim: channels D of the features.
     """
+
+    stride = 4
 
     def __init__(self, *, shallow: int, skip: int, deep: int, embed_dim: int) -> None:
         super().__init__()

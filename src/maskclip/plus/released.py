@@ -24,7 +24,7 @@ from maskclip.clip.checkpoint import (
     read_safetensors,
     state_dict_of,
 )
-from maskclip.plus.student import Decoder, Student, StudentConfig, build_student
+from maskclip.plus.student import Student, StudentConfig, build_student
 
 _ROWS = "decode_head.text_embeddings"
 _BACKGROUND = "decode_head.bg_embeddings"
@@ -129,9 +129,8 @@ def config_of(state: Mapping[str, Tensor], *, source: str) -> StudentConfig:
             f"{source}: expected {' or '.join(map(str, _DEPTH_OF_STAGE_3))} blocks in "
             f"backbone.layer3 (ResNet-50 or 101), found {len(blocks)}"
         )
-    decoder: Decoder = "deeplabv3plus" if separable else "deeplabv2"
     return StudentConfig(
-        decoder=decoder,
+        decoder="deeplabv3plus" if separable else "deeplabv2",
         depth=_DEPTH_OF_STAGE_3[len(blocks)],
         width=state[_STEM_WIDTH].shape[0],
         skip=state[_SKIP].shape[0] if separable else StudentConfig.skip,
