@@ -13,7 +13,7 @@ from maskclip.clip.weights import load_clip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
-from maskclip.recipes import KS_PD, RECIPES, get_recipe, published_row
+from maskclip.recipes import KS_PD, RECIPES, TRAININGS, get_recipe, get_training, published_row
 from maskclip.tasks import segment as task
 from maskclip.tasks.evaluation import Evaluation
 
@@ -141,3 +141,40 @@ def test_the_text_path_of_a_full_size_network(load_once):
     assert rows.shape == (3, TEXT_DIMS["ViT-B-16"])
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
     assert (rows[0] - rows[1]).abs().max() > 1e-3
+
+
+def test_every_published_student_is_there_by_name():
+    assert {name: row.miou for name, row in TRAININGS.items()} == {
+        "voc20-annofree-rn50": 58.0,
+        "voc20-annofree-rn50x16": 67.5,
+        "context59-annofree-rn50": 23.9,
+        "context59-annofree-rn50x16": 25.2,
+        "context59-annofree-vitb16": 31.1,
+        "cocostuff171-annofree-rn50": 13.8,
+        "cocostuff171-annofree-rn50x16": 17.3,
+        "cocostuff171-annofree-vitb16": 18.0,
+        "voc20-zeroshot-rn50": 87.8,
+        "context60-zeroshot-rn50": 48.4,
+        "cocostuff171-zeroshot-rn50": 39.7,
+    }
+
+
+def test_zero_shot_students_learn_from_clip_for_a_tenth_and_then_from_themselves():
+    training = get_training("voc20-zeroshot-rn50").training
+    assert training.supervision.clip_guided == (1, 1999)
+    assert training.supervision.self_training == (2000, None)
+    assert training.supervision.unlabelled == (15, 16, 17, 18, 19)
+
+
+def test_the_student_of_context_with_background_is_as_published():
+    training = get_training("context60-zeroshot-rn50").training
+    assert training.student == "deeplabv3plus-r101"
+    assert training.supervision.background
+    assert 0 not in training.supervision.unlabelled
+    assert (training.optimisation.rate, training.optimisation.weight_decay) == (0.004, 1e-4)
+    assert training.augmentation.crop == (480, 480)
+
+
+def test_an_unknown_student_names_those_there_are():
+    with pytest.raises(MaskCLIPError, match="voc20-annofree-rn50"):
+        get_training("voc20")

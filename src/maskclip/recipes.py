@@ -10,9 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
+from maskclip.data.specs import SPECS
+from maskclip.plus.settings import Optimisation, Supervision
 from maskclip.tasks.evaluation import Evaluation
 from maskclip.tasks.options import Options
+from maskclip.tasks.training import Training
 
 TEACHERS = {"rn50": "RN50:openai", "rn50x16": "RN50x16:openai", "vitb16": "ViT-B-16:openai"}
 
@@ -114,3 +119,138 @@ def published_row(evaluation: Evaluation, corruption: Corruption | None) -> Row 
     same = replace(evaluation, model=model, weights=None, precision="float32")
     matching = (row for row in ROWS if (row.evaluation, row.corruption) == (same, corruption))
     return next(matching, None)
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A published figure of a student.
+
+    Attributes:
+        name: what users type, `<dataset>-{annofree,zeroshot}-<teacher>`.
+        training: what was trained, and how.
+        miou: in percent, in the authors' table.
+        unseen: mean IoU of the unseen classes, in percent, in the paper; None where all are.
+        harmonic: mean of the IoU of seen and unseen classes, in percent, in the paper.
+    """
+
+    name: str
+    training: Training
+    miou: float
+    unseen: float | None = None
+    harmonic: float | None = None
+
+    @property
+    def figures(self) -> tuple[float | None, ...]:
+        """All three, the whole's first."""
+        return self.miou, self.unseen, self.harmonic
+
+
+_TRAINED_ON = {"voc20": "trainaug"}  # the other data sets' split is called train
+_CROPS = {"voc20": 512, "context59": 480, "context60": 480, "cocostuff171": 512}
+
+
+def _training(
+    dataset: str, teacher: str, supervision: Supervision, optimisation: Optimisation
+) -> Training:
+    crop = _CROPS[dataset]
+    augmentation = Augmentation(scale=SPECS[dataset].scale, crop=(crop, crop))
+    return Training(
+        dataset=dataset,
+        split=_TRAINED_ON.get(dataset, "train"),
+        teacher=TEACHERS[teacher],
+        supervision=supervision,
+        augmentation=augmentation,
+        optimisation=optimisation,
+        short_side=min(SPECS[dataset].scale),
+    )
+
+
+def _annotation_free(dataset: str, teacher: str, steps: int, miou: float) -> TrainingRow:
+    """All pixels are CLIP's, in every step."""
+    supervision = Supervision(unlabelled=_all_classes(dataset), clip_guided=(1, None))
+    training = _training(dataset, teacher, supervision, Optimisation(steps=steps))
+    return TrainingRow(f"{dataset}-annofree-{teacher}", training, miou)
+
+
+def _zero_shot(
+    dataset: str, steps: int, miou: float, *, unseen: float, harmonic: float
+) -> TrainingRow:
+    """CLIP labels the unseen classes in the first tenth of the steps, the student afterwards."""
+    last = steps // 10 - 1
+    supervision = Supervision(
+        unlabelled=SPECS[dataset].unseen, clip_guided=(1, last), self_training=(last + 1, None)
+    )
+    training = _training(dataset, "rn50", supervision, Optimisation(steps=steps))
+    return TrainingRow(f"{dataset}-zeroshot-rn50", training, miou, unseen, harmonic)
+
+
+def _all_classes(dataset: str) -> tuple[int, ...]:
+    return tuple(range(len(Vocabulary.builtin(dataset))))
+
+
+def _with_background(row: TrainingRow) -> TrainingRow:
+    """DeepLabv3+ with a learnable background, at a lower rate: as published for Context."""
+    training = row.training
+    changed = replace(
+        training,
+        student="deeplabv3plus-r101",
+        supervision=replace(training.supervision, background=True),
+        optimisation=replace(training.optimisation, rate=0.004, weight_decay=1e-4),
+    )
+    return replace(row, training=changed)
+
+
+_TRAINING_ROWS = (
+    _annotation_free("voc20", "rn50", 2000, 58.0),
+    _annotation_free("voc20", "rn50x16", 2000, 67.5),
+    _annotation_free("context59", "rn50", 4000, 23.9),
+    _annotation_free("context59", "rn50x16", 4000, 25.2),
+    _annotation_free("context59", "vitb16", 4000, 31.1),
+    _annotation_free("cocostuff171", "rn50", 8000, 13.8),
+    _annotation_free("cocostuff171", "rn50x16", 8000, 17.3),
+    _annotation_free("cocostuff171", "vitb16", 8000, 18.0),
+    _zero_shot("voc20", 20_000, 87.8, unseen=86.1, harmonic=87.4),
+    _with_background(_zero_shot("context60", 40_000, 48.4, unseen=66.7, harmonic=53.3)),
+    _zero_shot("cocostuff171", 80_000, 39.7, unseen=54.7, harmonic=45.0),
+)
+
+TRAININGS = {row.name: row for row in _TRAINING_ROWS}
+"""The published students, by name."""
+
+
+def get_training(name: str) -> TrainingRow:
+    """Return the recipe of a student.
+
+    Raises:
+        MaskCLIPError: names those that there are.
+    """
+    if name not in TRAININGS:
+        raise MaskCLIPError(
+            f"unknown recipe {name!r}: expected one of {', '.join(TRAININGS)} (`maskclip recipes`)"
+        )
+    return TRAININGS[name]
+
+
+def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
+    """Return the published annotation-free training for images and words of one's own.
+
+    CLIP's own arithmetic labels, and the loss is averaged over the pixels that count.
+    """
+    supervision = Supervision(
+        unlabelled=tuple(range(classes)), clip_guided=(1, None), published_loss=False
+    )
+    return Training(
+        dataset=dataset, split="all", teacher=teacher, method="clean", supervision=supervision
+    )
+
+
+EMOJI = replace(
+    own_training("emoji", "emoji", classes=len(Vocabulary.builtin("emoji"))),
+    split="train",
+    student="unet:mobilenetv4_conv_small",
+    pretrained=False,
+    augmentation=Augmentation(scale=(256, 256), ratio=(0.5, 2.0), crop=(256, 256)),
+    optimisation=Optimisation(steps=600, batch=16, rate=0.05, weight_decay=1e-4),
+    short_side=256,
+)
+"""A small student for the embedded world, from scratch: minutes on a CPU."""

@@ -142,12 +142,16 @@ def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):
 
 def test_recipes_are_listed_with_their_figures_and_never_cut(capsys):
     assert main(["recipes"]) == 0
-    header, *lines = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line.split()[1:] for line in lines}
-    assert header.split()[0] == "recipe"
+    measured, trained = (
+        table.splitlines() for table in capsys.readouterr().out.rstrip().split("\n\n")
+    )
+    assert measured[0].split()[0] == "recipe"
+    rows = {line.split()[0]: line.split()[1:] for line in measured[1:]}
     assert len(rows) == 10
     assert rows["context59-vitb16"] == ["context59", "ViT-B-16:openai", "21.7", "25.5", "9.0"]
     assert rows["voc20-rn50-speckle-noise-1"][-1] == "30.9"
+    assert len(trained) == 1 + 11
+    assert trained[-1].split()[-4:] == ["80,000", "39.7", "54.7", "45.0"]
 
 
 def test_eval_writes_figures_that_can_be_repeated(tmp_path, capsys):

@@ -15,6 +15,7 @@ VERBS = [
     (),
     ("segment",),
     ("eval",),
+    ("convert",),
     ("models",),
     ("recipes",),
     ("vocabularies",),

@@ -124,12 +124,13 @@ class TestPretrained:
         assert f"{configured}/model.safetensors" in str(error.value)
         assert "\n" not in str(error.value)
 
-    def test_weights_on_this_machine_are_taken(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("name", [SMALLEST, "dpt:vit_tiny_patch16_224"])
+    def test_weights_on_this_machine_are_taken(self, name, tmp_path, monkeypatch):
         file = tmp_path / "model.safetensors"
-        weights = timm.create_model("mobilenetv4_conv_small").state_dict()
+        weights = timm.create_model(name.partition(":")[2]).state_dict()
         save_file(weights, file)
         monkeypatch.setattr(student_module, "_imagenet_file", lambda _: str(file))
-        student = build_student(parse_student(SMALLEST, embed_dim=8), rows(), pretrained=True)
+        student = build_student(parse_student(name, embed_dim=8), rows(), pretrained=True)
         taken = student.backbone.encoder.model.state_dict()
         assert taken
         assert all(torch.equal(value, weights[key]) for key, value in taken.items())

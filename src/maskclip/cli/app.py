@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskclip.cli import data, emoji, evaluate, lists, segment
+from maskclip.cli import convert_student, data, emoji, evaluate, lists, segment, train
 from maskclip.cli import doctor as doctor_verb
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ def _main(
 
 app.command("segment")(segment.segment)
 app.command("eval")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("convert")(convert_student.convert)
 app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)
 app.command("vocabularies")(lists.vocabularies)

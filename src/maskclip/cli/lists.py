@@ -68,18 +68,22 @@ def vocabularies(
 def recipes() -> None:
     """List the published rows that can be run, with their figures (mIoU in %).
 
-    KS+PD is with `--key-smoothing 1 --prompt-denoising 0.5`, baseline with `--method baseline`.
+    First those of CLIP alone, for `maskclip eval`: KS+PD is with `--key-smoothing 1
+    --prompt-denoising 0.5`, baseline with `--method baseline`. Then the students of MaskCLIP+, for
+    `maskclip train`: unseen and harmonic are of the paper's zero-shot tables.
 
     **Examples**
 
     `maskclip recipes`
 
     `maskclip eval --recipe voc20-rn50 --data ~/data`
+
+    `maskclip train voc20-annofree-rn50 --data ~/data --out runs/voc20`
     """
     from dataclasses import replace
 
-    from maskclip.cli.show import print_table
-    from maskclip.recipes import KS_PD, RECIPES, published_row
+    from maskclip.cli.show import console, print_table
+    from maskclip.recipes import KS_PD, RECIPES, TRAININGS, published_row
 
     rows = []
     for name, row in RECIPES.items():
@@ -93,3 +97,16 @@ def recipes() -> None:
         rows.append((name, row.evaluation.dataset, row.evaluation.model, *figures))
     figures = ["published", "KS+PD", "baseline"]
     print_table("recipe", "data set", "model", *figures, rows=rows, right=figures)
+    students = [
+        (
+            name,
+            row.training.teacher,
+            row.training.student,
+            f"{row.training.optimisation.steps:,}",
+            *("" if figure is None else f"{figure:.1f}" for figure in row.figures),
+        )
+        for name, row in TRAININGS.items()
+    ]
+    figures = ["steps", "published", "unseen", "harmonic"]
+    console().print()
+    print_table("student", "teacher", "network", *figures, rows=students, right=figures)

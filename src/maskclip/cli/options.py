@@ -52,7 +52,8 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model",
-        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), or a weights file.",
+        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), a weights file, or the "
+        "file of a trained student.",
         rich_help_panel=_MODEL,
     ),
 ]

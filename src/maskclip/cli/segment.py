@@ -74,15 +74,21 @@ def segment(
     `maskclip segment photos/ --vocabulary voc21 --out labels --save labels,json`
 
     `maskclip segment photo.jpg -c dog -c grass --key-smoothing 1 --prompt-denoising 0.5`
+
+    `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
     from maskclip.cli.show import error_line, track, warning_line, working
     from maskclip.data.images import MAX_PIXELS, find_images
     from maskclip.tasks.batch import check_writable, read_kinds, segment_files
     from maskclip.tasks.options import Options
-    from maskclip.tasks.segment import load
+    from maskclip.tasks.segment import load, names_student
 
-    words = opt.read_vocabulary(names or [], classes, vocabulary)
-    words = words.with_background(opt.read_background(background))
+    rule = opt.read_background(background)
+    words = None  # those that a student's file carries
+    if names or classes or vocabulary is not None or not names_student(model):
+        words = opt.read_vocabulary(names or [], classes, vocabulary)
+        if not names_student(model):
+            words, rule = words.with_background(rule), None
     kinds = read_kinds(save)
     options = Options(
         key_smoothing=key_smoothing,
@@ -97,7 +103,8 @@ def segment(
     if not any(path.exists() for path in paths):
         raise MaskCLIPError(f"{paths[0]}: no such file")  # before a model is fetched for nothing
     check_writable(out)
-    with working(f"loading {model}, which then reads {len(words)} classes"):
+    reads = "" if words is None else f", which then reads {len(words)} classes"
+    with working(f"loading {model}{reads}"):
         segmenter = load(
             model,
             weights=weights,
@@ -106,7 +113,7 @@ def segment(
             precision=precision,
             templates=templates,
         )
-        segmenter.text_rows(words)
+        words = segmenter.prepare(words, background=rule, options=options)
     results = segment_files(
         segmenter,
         paths,

@@ -141,7 +141,8 @@ def _options(backbone: str, weights: str | Path | None) -> dict[str, Any]:
     if pretraining is not None and pretraining.fixed_input_size:
         options["dynamic_img_size"] = True
     if weights is not None:
-        options["pretrained_cfg_overlay"] = {"file": str(weights)}
+        # Older timm would read the file of some ViTs as the NumPy archive they first came in.
+        options["pretrained_cfg_overlay"] = {"file": str(weights), "custom_load": False}
     return options
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskclip.core.samples import UNLABELLED, Ids, Samples
+from maskclip.data.transforms import seeded
 from maskclip.plus.settings import IGNORE
 
 Augment = Callable[[Image.Image, Ids, np.random.Generator], tuple[Tensor, Tensor]]
@@ -58,7 +59,7 @@ class Stream(Dataset[tuple[Tensor, Tensor]]):
         """
         sample = self.samples[self.index_at(position)]
         labels = suppress(sample.labels, self.unlabelled, ignore=self.samples.vocabulary.ignore)
-        return self.augment(sample.image, labels, _generator(self.seed, position))
+        return self.augment(sample.image, labels, seeded(self.seed, position))
 
     def index_at(self, position: int) -> int:
         """Return which sample lies at a position: every one once, in a new order, then again."""
@@ -111,7 +112,3 @@ def suppress(labels: Ids, classes: Sequence[int], *, ignore: int) -> Ids:
     wide = labels.astype(np.int64)
     kept = np.where(np.isin(wide, classes), UNLABELLED, wide)
     return np.where(wide == ignore, IGNORE, kept)
-
-
-def _generator(seed: int, position: int) -> np.random.Generator:
-    return np.random.default_rng((seed, position))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -44,7 +45,6 @@ MIOU = "miou"
 
 COLLAPSED = 0.95  # of the assigned pixels in one class: the labels say next to nothing
 _WATCHED = 50  # steps over which assigned classes are counted
-_SEEDS_PER_RUN = 2**32
 
 
 class MaskCLIPPlus(L.LightningModule):
@@ -113,7 +113,8 @@ class MaskCLIPPlus(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make every step's random numbers those of the step, whatever came before."""
-        torch.manual_seed(self.optimisation.seed * _SEEDS_PER_RUN + self.global_step)
+        place = (self.optimisation.seed, self.global_step, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         if self.optimisation.frozen_norms:
             freeze_norms(self.student)
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_json
@@ -15,6 +15,9 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image, output_stems
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 from maskclip.tasks.segment import Segmenter
+
+if TYPE_CHECKING:
+    from maskclip.tasks.student import StudentSegmenter
 
 KINDS = {
     "overlay": "_overlay.png",
@@ -73,7 +76,7 @@ def check_writable(folder: Path) -> None:
 
 
 def segment_files(
-    segmenter: Segmenter,
+    segmenter: Segmenter | StudentSegmenter,
     paths: Sequence[Path],
     vocabulary: Vocabulary,
     *,

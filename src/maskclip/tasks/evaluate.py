@@ -8,22 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from maskclip.core.ahead import map_ahead
 from maskclip.core.contact_sheet import Example
+from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import get_method
+from maskclip.core.method import CLEAN, PUBLISHED, get_method
 from maskclip.core.metrics import Figures, Scores
 from maskclip.core.predictor import score
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import corrupt
 from maskclip.tasks.evaluation import Evaluation, Run
 from maskclip.tasks.extremes import Extremes
-from maskclip.tasks.predictors import MeasuredPredictor, ZeroShotPredictor
+from maskclip.tasks.options import Options
+from maskclip.tasks.predictors import MeasuredPredictor, StudentPredictor, ZeroShotPredictor
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.protocols import method_under, options_under
-from maskclip.tasks.segment import load
+from maskclip.tasks.segment import Segmenter, load, names_student
 
 Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
 """Passes so many samples on, showing how far the job is."""
@@ -90,6 +93,8 @@ def load_predictor(
         if not vocabulary.has_background:
             raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
         vocabulary = vocabulary.with_background(evaluation.background)
+    if names_student(evaluation.model):
+        return _load_student(evaluation, samples, options, device=device)
     segmenter = load(
         evaluation.model,
         weights=evaluation.weights,
@@ -98,8 +103,36 @@ def load_predictor(
         precision=evaluation.precision,
         templates=evaluation.templates,
     )
+    assert isinstance(segmenter, Segmenter)
     segmenter.text_rows(vocabulary)  # names that do not fit are refused before any image is read
     return ZeroShotPredictor(segmenter, vocabulary, options, evaluation.protocol)
+
+
+def _load_student(
+    evaluation: Evaluation, samples: Samples, options: Options, *, device: str
+) -> MeasuredPredictor:
+    from maskclip.tasks.student import load_student, refuse_options_of_clip
+
+    method = get_method(evaluation.method)
+    refuse_options_of_clip(
+        evaluation.model,
+        weights=evaluation.weights is not None,
+        method=method != CLEAN,
+        templates=evaluation.templates != "published",
+        background=evaluation.background is not None,
+    )
+    published = evaluation.protocol == "published"
+    segmenter = load_student(
+        Path(evaluation.model),
+        method=method_under(evaluation.protocol, PUBLISHED if published else method),
+        device=choose_device(device),
+        precision=evaluation.precision,
+    )
+    try:
+        vocabulary = segmenter.prepare(samples.vocabulary, options=options)
+    except MaskCLIPError as error:
+        raise MaskCLIPError(f"{samples.name}: {error}") from None
+    return StudentPredictor(segmenter, vocabulary, options, evaluation.protocol)
 
 
 def evaluate(
@@ -169,6 +202,7 @@ def settings(facts: Mapping[str, Any]) -> str:
             *(
                 f"{name} {facts[name]}"
                 for name in ("protocol", "method", "templates", "background")
+                if name in facts  # a student has a protocol alone
             ),
             *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
             facts["precision"],

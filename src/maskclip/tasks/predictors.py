@@ -1,10 +1,10 @@
-"""What can be measured: a CLIP that reads words, or a folder of anyone's predictions."""
+"""What can be measured: a CLIP that reads words, a student, or a folder of anyone's predictions."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -15,7 +15,11 @@ from maskclip.data.masks import LabelRule, read_ids
 from maskclip.tasks.options import Options
 from maskclip.tasks.segment import Segmenter
 
+if TYPE_CHECKING:
+    from maskclip.tasks.student import StudentSegmenter
+
 _ENDINGS = (".png", "_labels.png")  # the second is what `maskclip segment` writes
+_OF_STUDENTS = ("antialias", "upsample", "resizes")  # what a student reads of a method
 
 
 class MeasuredPredictor(Protocol):
@@ -53,6 +57,38 @@ class ZeroShotPredictor:
             "templates": segmenter.templates,
             "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
             "background": self.vocabulary.background_rule,
+            "options": asdict(self.options),
+            "precision": str(segmenter.precision).removeprefix("torch."),
+            "device": segmenter.device.type,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class StudentPredictor:
+    """A trained student, whose classes are a data set's."""
+
+    segmenter: StudentSegmenter
+    vocabulary: Vocabulary
+    options: Options
+    protocol: str
+
+    def __call__(self, name: str, image: Image.Image, /) -> Ids:
+        """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
+        return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+
+    def facts(self) -> dict[str, Any]:
+        """Return the student, its architecture and training, and how it looks at images."""
+        segmenter = self.segmenter
+        return {
+            "model": segmenter.name,
+            "weights": segmenter.fingerprint,
+            "student": asdict(segmenter.student.config),
+            "step": segmenter.trained.step,
+            "protocol": self.protocol,
+            "arithmetic": {
+                name: getattr(segmenter.method, name)
+                for name in ("antialias", "upsample", "resizes")
+            },
             "options": asdict(self.options),
             "precision": str(segmenter.precision).removeprefix("torch."),
             "device": segmenter.device.type,

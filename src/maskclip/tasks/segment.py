@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import template_set, text_rows
 from maskclip.clip.weights import DEFAULT_MODEL, load_clip
-from maskclip.core import refine, resize
+from maskclip.core import refine
 from maskclip.core.device import choose_device, choose_precision
-from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Method, get_method
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.core.windows import cut, fit_within
 from maskclip.data.images import load_image
-from maskclip.tasks.options import Options, OptionValues
+from maskclip.plus.recognise import is_student_file
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
+from maskclip.tasks.photos import (
+    LONG_SIDE_RATIO,
+    Classes,
+    ImageSource,
+    Maps,
+    View,
+    as_vocabulary,
+    segment_photos,
+)
 
-ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
-Classes = Vocabulary | Sequence[str]
+if TYPE_CHECKING:
+    from maskclip.tasks.student import StudentSegmenter
 
-LONG_SIDE_RATIO = 4
-"""The long side is at most four short sides, as in the published test scale (2048, 512)."""
-
-_BATCH = 8  # windows a forward; bounds memory for large images cut into many
+__all__ = [
+    "LONG_SIDE_RATIO",
+    "Classes",
+    "ImageSource",
+    "Segmenter",
+    "as_vocabulary",
+    "load",
+    "names_student",
+]
 
 
 def load(
@@ -45,12 +57,12 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     templates: str = "published",
-) -> Segmenter:
-    """Load a CLIP as a segmenter.
+) -> Segmenter | StudentSegmenter:
+    """Load a CLIP, or a trained student, as a segmenter.
 
     Args:
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), or a weights file.
+            model (`emoji`), a weights file, or the file of a student.
         weights: a local file for the architecture `name`, or `"random"`.
         method: `"clean"`, `"published"`, `"baseline"`, or a `Method` of your own.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
@@ -65,6 +77,16 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
+    if names_student(name):
+        from maskclip.tasks.student import load_student, refuse_options_of_clip  # timm comes along
+
+        refuse_options_of_clip(
+            name,
+            weights=weights is not None,
+            method=get_method(method) != CLEAN,
+            templates=templates != "published",
+        )
+        return load_student(Path(name), device=choose_device(device), precision=precision)
     return Segmenter(
         load_clip(name, weights=weights),
         method=get_method(method),
@@ -72,6 +94,11 @@ def load(
         precision=precision,
         templates=templates,
     )
+
+
+def names_student(name: str) -> bool:
+    """Return whether the name of a model is the file of a student."""
+    return name not in {*EMBEDDED, *ALIASES} and is_student_file(Path(name))
 
 
 class Segmenter:
@@ -149,46 +176,39 @@ class Segmenter:
             return self._segment_photos(photos, vocabulary, checked)
         return self._segment_photos([load_image(images)], vocabulary, checked)[0]
 
+    def prepare(
+        self,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Vocabulary:
+        """Return the vocabulary that `segment` would use, its words encoded; refuse bad ones now.
+
+        A CLIP takes all options; they are here because a student's `prepare` refuses some.
+
+        Raises:
+            MaskCLIPError: there are no classes, or they cannot be used.
+        """
+        if classes is None:
+            raise MaskCLIPError(f"no classes: {self.clip.name} labels with the words that it gets")
+        vocabulary = as_vocabulary(classes).with_background(background)
+        self.text_rows(vocabulary)
+        return vocabulary
+
     @torch.inference_mode()
     def _segment_photos(
         self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
     ) -> list[Segmentation]:
-        """Segment photos in batches of those that the network sees at the same size."""
         rows = self.text_rows(vocabulary)
-        results: dict[int, Segmentation] = {}
-        for size, members in self._by_network_size(photos, options).items():
-            windows = cut(size, window=options.window, stride=options.stride)
-            batch = max(1, _BATCH // len(windows))
-            for start in range(0, len(members), batch):
-                group = members[start : start + batch]
-                images = torch.stack([self._network_input(photos[i], size) for i in group])
-                crops = torch.cat(
-                    [images[:, :, r.start : r.stop, c.start : c.stop] for r, c in windows]
-                )
-                maps, covered = self._maps(crops, rows, vocabulary, options)
-                maps = maps.reshape(len(windows), len(group), *maps.shape[1:])
-                for position, index in enumerate(group):
-                    photo = photos[index]
-                    geometry = resize.Geometry(
-                        windows, covered, size, (photo.height, photo.width), self.method.resizes
-                    )
-                    labels, scores = resize.label(maps[:, position], geometry)
-                    results[index] = _segmentation(labels, scores, photo, vocabulary)
-        return [results[index] for index in range(len(photos))]
-
-    def _by_network_size(
-        self, photos: list[Image.Image], options: Options
-    ) -> dict[tuple[int, int], list[int]]:
-        """Group the photos' indices by the (h, w) at which the network sees them."""
-        short = self.clip.short_side if options.short_side is None else options.short_side
-        long = LONG_SIDE_RATIO * short if options.long_side is None else options.long_side
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, photo in enumerate(photos):
-            size = (photo.height, photo.width)
-            if short:
-                size = fit_within(size, short=short, long=long)
-            groups.setdefault(size, []).append(index)
-        return groups
+        view = View(
+            short_side=self.clip.short_side,
+            antialias=self.method.antialias,
+            resizes=self.method.resizes,
+            device=self.device,
+        )
+        read = partial(self._maps, rows=rows, vocabulary=vocabulary, options=options)
+        return segment_photos(photos, vocabulary, options, view, read)
 
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
@@ -210,55 +230,21 @@ class Segmenter:
             self._rows[vocabulary] = rows.to(self.device)
         return self._rows[vocabulary]
 
-    def _network_input(self, photo: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Return the photo at the network's size, (3, h, w) uint8 on the device."""
-        if self.method.antialias and photo.size != (size[1], size[0]):
-            photo = photo.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-        if tuple(pixels.shape[1:]) != size:
-            smooth = F.interpolate(pixels[None].float(), size=size, mode="bilinear")
-            pixels = smooth[0].round().to(torch.uint8)
-        return pixels.to(self.device)
-
     def _maps(
-        self, crops: Tensor, rows: Tensor, vocabulary: Vocabulary, options: Options
-    ) -> tuple[Tensor, tuple[int, int]]:
-        """Return the refined maps (B, K, h, w) of crops of one shape, and what they cover."""
-        parts = []
-        for start in range(0, len(crops), _BATCH):
-            some = crops[start : start + _BATCH]
-            dense = self.encoder.encode(some, keys=options.key_smoothing is not None)
-            maps = refine.similarity(dense.features, rows)
-            first = 0 if vocabulary.threshold is None else 1
-            maps = refine.pool_synonyms(maps, tuple(c - first for c in vocabulary.prompt_class))
-            maps = refine.refine(
-                maps,
-                dense.keys,
-                method=self.method,
-                prompt_denoising=options.prompt_denoising,
-                key_smoothing=options.key_smoothing,
-            )
-            if vocabulary.threshold is not None:
-                maps = refine.add_threshold_background(maps, vocabulary.threshold)
-            parts.append(maps)
-        return torch.cat(parts), dense.covered
-
-
-def as_vocabulary(classes: Classes) -> Vocabulary:
-    """Return a vocabulary from one, or from names such as `-c` takes them."""
-    if isinstance(classes, Vocabulary):
-        return classes
-    return Vocabulary.parse(classes)
-
-
-def _segmentation(
-    labels: Tensor, scores: Tensor, photo: Image.Image, vocabulary: Vocabulary
-) -> Segmentation:
-    indices = labels.cpu().numpy()
-    narrow = vocabulary.label_dtype is np.uint8
-    return Segmentation(
-        labels=indices.astype(np.uint8) if narrow else indices.astype(np.uint16),
-        scores=scores.cpu().numpy(),
-        vocabulary=vocabulary,
-        image=photo,
-    )
+        self, crops: Tensor, *, rows: Tensor, vocabulary: Vocabulary, options: Options
+    ) -> Maps:
+        """Return the refined maps of crops of one shape, and what they cover."""
+        dense = self.encoder.encode(crops, keys=options.key_smoothing is not None)
+        maps = refine.similarity(dense.features, rows)
+        first = 0 if vocabulary.threshold is None else 1
+        maps = refine.pool_synonyms(maps, tuple(c - first for c in vocabulary.prompt_class))
+        maps = refine.refine(
+            maps,
+            dense.keys,
+            method=self.method,
+            prompt_denoising=options.prompt_denoising,
+            key_smoothing=options.key_smoothing,
+        )
+        if vocabulary.threshold is not None:
+            maps = refine.add_threshold_background(maps, vocabulary.threshold)
+        return maps, dense.covered

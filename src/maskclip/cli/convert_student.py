@@ -1,0 +1,73 @@
+"""`maskclip convert`: a student's checkpoint as one safe file that carries its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.core.errors import MaskCLIPError
+
+_SHOWN = 6  # names of classes that are printed
+
+
+def convert(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A student: .pth of the authors, .ckpt of a training, .safetensors."),
+    ],
+    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its classes in order: text, one a line, or TOML."),
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Its classes: a set of `maskclip vocabularies`."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file where it is there already.")
+    ] = False,
+) -> None:
+    """Write a trained student as .safetensors, with its classes, for `segment` and `eval`.
+
+    The classes are those that FILE carries, or that its list of names tells, unless you give them.
+
+    **Examples**
+
+    `maskclip convert maskclip_plus_voc.pth student.safetensors --vocabulary voc20`
+
+    `maskclip convert runs/a/last.ckpt student.safetensors`
+
+    `maskclip convert old.pth student.safetensors --classes classes.txt --force`
+    """
+    from maskclip.cli.show import console, working
+
+    if out.suffix != ".safetensors":
+        raise MaskCLIPError(f"{out}: students are written as .safetensors; choose such a name")
+    if out.exists() and not force:
+        raise MaskCLIPError(f"{out} is there already: choose another name, or add --force")
+    words = None
+    if classes is not None or vocabulary is not None:
+        words = opt.read_vocabulary([], classes, vocabulary)
+
+    from dataclasses import replace
+
+    from maskclip.plus.files import read_student, save_student
+
+    with working(f"reading {file}"):
+        trained = read_student(file)
+    if words is not None:
+        trained = replace(trained, vocabulary=words)
+    try:
+        save_student(trained, out)
+    except OSError as error:
+        raise MaskCLIPError(f"{out} cannot be written ({error.strerror or error})") from error
+    known = trained.vocabulary
+    names = ("without names",) if known is None else known.names
+    carried = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+    screen = console()
+    screen.print(f"{len(trained)} classes: {carried}", markup=False, soft_wrap=True)
+    screen.print(f"-> {out}", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,219 @@
+"""`maskclip train`: a fast network from free labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.core.errors import MaskCLIPError
+
+if TYPE_CHECKING:
+    from maskclip.core.samples import Samples
+    from maskclip.tasks.training import Training
+
+
+def train(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A published student: see `maskclip recipes`."),
+    ] = None,
+    data: opt.Data = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Your own unlabelled photos.", rich_help_panel="Own photos"
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Classes of your photos: text, one a line, or TOML.",
+            rich_help_panel="Own photos",
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Or a built-in class set.", rich_help_panel="Own photos"),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="`deeplabv2-r101` (default), or a decoder and a backbone, such as "
+            "`unet:mobilenetv4_conv_small`."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The CLIP that labels; ViT-B-16:openai for your own photos."),
+    ] = None,
+    weights: opt.Weights = None,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of training.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images a step, of all processes.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(metavar="X", help="Learning rate.")] = None,
+    crop: Annotated[
+        int | None, typer.Option(metavar="PX", min=1, help="Side of the training crops.")
+    ] = None,
+    key_smoothing: opt.KeySmoothing = None,
+    prompt_denoising: opt.PromptDenoising = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Of all chance.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from RUN/last.ckpt, if it is there.")
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps between writings of last.ckpt.")
+    ] = 200,
+    keep_every: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Keep a checkpoint every N steps.")
+    ] = None,
+    validate_every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps between validations.")
+    ] = 500,
+    validate_on: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images a validation; all.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Processes that read and augment.")
+    ] = 2,
+    device: opt.Device = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the student: `float32`, `bfloat16` or `float16` (mixed).",
+            rich_help_panel="Machine",
+        ),
+    ] = "float32",
+) -> None:
+    """Train a segmentation network from the labels that CLIP gives for free (MaskCLIP+).
+
+    RUN gets config.json, last.ckpt, best.ckpt where there is a validation set, logs/ (CSV and
+    TensorBoard) and student.safetensors. A training that was stopped goes on with --resume, to the
+    same weights as an unbroken one. Under `torchrun` the processes share each batch.
+
+    **Examples**
+
+    `maskclip train voc20-annofree-rn50 --data ~/data --out runs/voc20`
+
+    `maskclip train --images photos --classes classes.txt --out runs/mine`
+
+    `maskclip train --images photos --classes classes.txt --student unet:mobilenetv4_conv_small
+    --steps 4000 --out runs/fast`
+
+    `maskclip train emoji --steps 600 --out runs/emoji`
+
+    `maskclip segment photo.jpg --model runs/mine/student.safetensors`
+    """
+    from dataclasses import replace
+
+    from maskclip.tasks.training import Machine
+
+    machine = Machine(
+        device=device,
+        workers=workers,
+        precision=precision,
+        save_every=save_every,
+        keep_every=keep_every,
+        validate_every=validate_every,
+        validate_on=validate_on,
+    )
+    training, samples, validation = _asked(recipe, data, images, classes, vocabulary)
+    changes: dict[str, Any] = {
+        "student": student,
+        "teacher": model,
+        "weights": weights,
+        "pretrained": False if scratch else None,
+        "supervision": _replaced(
+            training.supervision, key_smoothing=key_smoothing, prompt_denoising=prompt_denoising
+        ),
+        "optimisation": _replaced(
+            training.optimisation, steps=steps, batch=batch, rate=rate, seed=seed
+        ),
+        "augmentation": _replaced(
+            training.augmentation, crop=None if crop is None else (crop, crop)
+        ),
+    }
+    training = replace(training, **{key: v for key, v in changes.items() if v is not None})
+    samples.check(len(samples))
+
+    from maskclip.cli.show import console, working
+    from maskclip.cli.training_lines import TrainingLines
+
+    with working("loading the training engine"):
+        from maskclip.tasks.train import train as run
+    lines = TrainingLines(samples.vocabulary.names)
+    finished = run(
+        training,
+        samples,
+        out,
+        validation=validation,
+        machine=machine,
+        resume=resume,
+        callbacks=[lines],
+    )
+    if lines.first:
+        console().print(f"-> {finished}", style="dim", markup=False, soft_wrap=True)
+
+
+def _replaced(value: Any, **given: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(value, **{name: v for name, v in given.items() if v is not None})
+
+
+def _asked(
+    recipe: str | None,
+    data: Path | None,
+    images: Path | None,
+    classes: Path | None,
+    vocabulary: str | None,
+) -> tuple[Training, Samples, Samples | None]:
+    """Return what is trained, on what, and what it is proved on."""
+    if (recipe is None) == (images is None):
+        raise MaskCLIPError("give either a RECIPE (`maskclip recipes`) or --images DIR, not both")
+    if images is not None:
+        if data is not None:
+            raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
+        return _own_photos(images, opt.read_vocabulary([], classes, vocabulary))
+    if classes is not None or vocabulary is not None:
+        raise MaskCLIPError("--classes and --vocabulary belong to --images; a recipe has its own")
+    if recipe == "emoji":
+        return _emoji()
+    from maskclip.recipes import get_training
+
+    assert recipe is not None
+    training = get_training(recipe).training
+    samples = _published(training.dataset, data, training.split)
+    validation = _published(training.dataset, data, "val")
+    validation.check(len(validation))
+    return training, samples, validation
+
+
+def _published(name: str, data: Path | None, split: str) -> Samples:
+    return opt.open_data(name, data=data, split=split, images=None, masks=None, classes=None)
+
+
+def _own_photos(images: Path, words: Any) -> tuple[Training, Samples, None]:
+    from maskclip.clip.weights import DEFAULT_MODEL
+    from maskclip.data.datasets import open_photos
+    from maskclip.recipes import own_training
+
+    training = own_training("photos", DEFAULT_MODEL, classes=len(words))
+    return training, open_photos(images, words), None
+
+
+def _emoji() -> tuple[Training, Samples, Samples]:
+    from maskclip.emoji.dataset import EmojiScenes
+    from maskclip.emoji.scenes import TRAINING_SEEDS
+    from maskclip.recipes import EMOJI
+
+    samples = EmojiScenes(split="train", seeds=TRAINING_SEEDS, official=len(TRAINING_SEEDS))
+    return EMOJI, samples, EmojiScenes()

@@ -1,0 +1,341 @@
+"""The training of a student, as a whole job: from words and images to a run folder.
+
+A run folder holds config.json (all that decides the weights), last.ckpt and best.ckpt, logs/ (CSV
+and TensorBoard), and in the end student.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from maskclip.clip.prompts import text_rows
+from maskclip.clip.weights import load_clip
+from maskclip.core.device import choose_device, choose_precision
+from maskclip.core.files import write_json
+from maskclip.core.method import get_method
+from maskclip.core.samples import Samples
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.core.windows import fit_within
+from maskclip.data.transforms import augment
+from maskclip.plus.config import parse_student
+from maskclip.plus.files import TrainedStudent, read_student, save_student, student_facts
+from maskclip.plus.settings import TrainingError
+from maskclip.plus.stream import Stream, StreamSampler, suppress
+from maskclip.plus.student import build_student
+from maskclip.plus.supervision import build_teacher
+from maskclip.plus.training import MIOU, AtomicCheckpoints, MaskCLIPPlus
+from maskclip.tasks.batch import check_writable
+from maskclip.tasks.training import PRECISIONS, Machine, Training
+
+CONFIG, LAST, BEST, FINISHED = "config.json", "last.ckpt", "best.ckpt", "student.safetensors"
+
+
+def train(
+    training: Training,
+    samples: Samples,
+    out: Path,
+    *,
+    validation: Samples | None = None,
+    machine: Machine | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
+    """Train a student, or go on with its training.
+
+    Under `torchrun`, every process calls this; they share each batch.
+
+    Args:
+        training: what is trained, and how.
+        samples: what it learns from.
+        out: the run folder.
+        validation: images with truth, by which the best checkpoint is chosen.
+        machine: where and how often.
+        resume: go on from last.ckpt where there is one.
+        callbacks: see the training pass, as those of Lightning do.
+
+    Returns:
+        The file of the finished student.
+
+    Raises:
+        MaskCLIPError: something does not fit, or cannot be read or written.
+    """
+    machine = machine or Machine()
+    rank, world = (
+        int(os.environ.get(name, value)) for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    _check_batch(training.optimisation.batch, world)
+    resolved = config_of(training, samples)
+    checkpoint = checkpoint_in(out, resolved, resume=resume)
+    check_writable(out)
+    device = choose_device(machine.device)
+    module = build(training, samples.vocabulary, device=device)
+    write_json(resolved, out / CONFIG)  # after all that can be refused
+    config = training.optimisation
+    with _quiet():
+        trainer = _trainer(training, machine, out, device, world, callbacks, validation is not None)
+        sampler = StreamSampler(
+            steps=config.steps,
+            batch=config.batch,
+            rank=rank,
+            world=world,
+            reached=lambda: trainer.global_step,
+        )
+        loader = DataLoader(
+            stream_of(training, samples),
+            batch_size=config.batch // world,
+            sampler=sampler,
+            num_workers=machine.workers,
+            pin_memory=device.type == "cuda",
+        )
+        proving = (
+            None if validation is None else _proving(training, validation, machine, rank, world)
+        )
+        trainer.fit(module, loader, proving, ckpt_path=checkpoint, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.save_checkpoint(out / LAST)
+    if trainer.is_global_zero:
+        best = out / BEST
+        finished = read_student(best) if best.is_file() else None
+        student = module.student.eval() if finished is None else finished.student
+        step = config.steps if finished is None else finished.step
+        save_student(TrainedStudent(student.cpu(), samples.vocabulary, step), out / FINISHED)
+    return out / FINISHED
+
+
+def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -> MaskCLIPPlus:
+    """Return the student, its teacher and their text rows, ready to be trained.
+
+    Raises:
+        MaskCLIPError: a model cannot be had, or does not fit.
+    """
+    clip = load_clip(training.teacher, weights=training.weights)
+    supervision = training.supervision
+    background = supervision.background
+    rows = class_rows(clip, vocabulary, templates=training.templates, background=background)
+    torch.manual_seed(training.optimisation.seed)
+    architecture = parse_student(training.student, embed_dim=rows.shape[1], background=background)
+    own = rows[1:] if background else rows
+    student = build_student(architecture, own, pretrained=training.pretrained)
+    teacher = None
+    if supervision.clip_guided is not None:
+        teacher = build_teacher(clip, method=get_method(training.method)).to(device)
+        size = sum(weight.numel() for weight in teacher.parameters())
+        teacher.prepare(choose_precision("auto", device, parameters=size))
+    facts = student_facts(student, vocabulary)
+    return MaskCLIPPlus(student, teacher, rows, supervision, training.optimisation, facts=facts)
+
+
+def class_rows(clip: Any, vocabulary: Vocabulary, *, templates: str, background: bool) -> Tensor:
+    """Return one unit row a class (K, D): the mean of those of its prompts.
+
+    Args:
+        clip: the teacher.
+        vocabulary: the classes.
+        templates: prompt templates.
+        background: class 0 is the student's own; its row is zero and never read.
+    """
+    named = vocabulary.prompts[1 if background else 0 :]
+    if not all(named):
+        raise TrainingError("a background by threshold cannot be learnt: give it words")
+    flat = [prompt for prompts in named for prompt in prompts]
+    found = iter(text_rows(clip, flat, templates=templates).rows)
+    means = [torch.stack([next(found) for _ in prompts]).mean(dim=0) for prompts in named]
+    rows = torch.nn.functional.normalize(torch.stack(means), dim=1)
+    return torch.cat([torch.zeros_like(rows[:1]), rows]) if background else rows
+
+
+def stream_of(training: Training, samples: Samples) -> Stream:
+    """Return what a training sees, position by position."""
+    config = training.optimisation
+
+    def augmented(image: Image.Image, labels: Any, generator: np.random.Generator) -> Any:
+        return augment(image, labels, training.augmentation, generator=generator)
+
+    return Stream(
+        samples,
+        augmented,
+        unlabelled=training.supervision.unlabelled,
+        seed=config.seed,
+        length=config.steps * config.batch,
+    )
+
+
+def config_of(training: Training, samples: Samples) -> dict[str, Any]:
+    """Return what config.json holds: all that decides the weights."""
+    content = {
+        **asdict(training),
+        "samples": samples.facts(),
+        "classes": list(samples.vocabulary.names),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def checkpoint_in(out: Path, config: dict[str, Any], *, resume: bool) -> Path | None:
+    """Return the checkpoint of a run folder to go on from, or None where nothing was trained yet.
+
+    Raises:
+        TrainingError: it holds another training, or a training that was not asked to go on.
+    """
+    last, path = out / LAST, out / CONFIG
+    if not last.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: not readable ({error}); choose another --out") from error
+    changes = differences(kept, config)
+    if changes:
+        raise TrainingError(
+            f"{out} holds another training: {'; '.join(changes[:5])}"
+            f"{'; ...' if len(changes) > 5 else ''}. Choose another --out"
+        )
+    if not resume:
+        raise TrainingError(
+            f"{out} holds this training already: go on with --resume, or choose another --out"
+        )
+    return last
+
+
+def differences(kept: Any, wanted: Any, name: str = "") -> list[str]:
+    """Return in which values two trees of plain values differ: `name: kept -> wanted`."""
+    if isinstance(kept, dict) and isinstance(wanted, dict):
+        keys = dict.fromkeys([*kept, *wanted])
+        found = [
+            differences(kept.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
+            for key in keys
+        ]
+        return [change for changes in found for change in changes]
+    return [] if kept == wanted else [f"{name}: {kept!r} there, {wanted!r} asked for"]
+
+
+class _Proof(Dataset[tuple[Tensor, Tensor]]):
+    """Validation images at the network's size, with their truth at their own."""
+
+    def __init__(self, samples: Samples, indices: range, short_side: int) -> None:
+        self.samples, self.indices, self.short_side = samples, indices, short_side
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[self.indices[number]]
+        size = (sample.image.height, sample.image.width)
+        height, width = fit_within(size, short=self.short_side, long=4 * self.short_side)
+        image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
+        truth = suppress(sample.labels, (), ignore=self.samples.vocabulary.ignore)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
+
+
+def _proving(
+    training: Training, validation: Samples, machine: Machine, rank: int, world: int
+) -> Any:
+    count = (
+        len(validation)
+        if machine.validate_on is None
+        else min(machine.validate_on, len(validation))
+    )
+    proof = _Proof(validation, range(rank, count, world), training.short_side)
+    return DataLoader(proof, batch_size=None, num_workers=0)
+
+
+def _trainer(
+    training: Training,
+    machine: Machine,
+    out: Path,
+    device: torch.device,
+    world: int,
+    callbacks: Sequence[Callback],
+    validated: bool,
+) -> L.Trainer:
+    steps = training.optimisation.steps
+    saving: list[Callback] = [
+        ModelCheckpoint(
+            out,
+            filename="last",
+            every_n_train_steps=machine.save_every,
+            enable_version_counter=False,
+        )
+    ]
+    if machine.keep_every is not None:
+        saving.append(
+            ModelCheckpoint(
+                out, filename="{step}", every_n_train_steps=machine.keep_every, save_top_k=-1
+            )
+        )
+    if validated:
+        saving.append(
+            ModelCheckpoint(
+                out,
+                filename="best",
+                monitor=MIOU,
+                mode="max",
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            )
+        )
+    logs = str(out / "logs")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    one = [device.index] if device.index is not None and world == 1 else local
+    return L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=one,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        sync_batchnorm=world > 1 and device.type == "cuda",
+        precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+        max_steps=steps,
+        val_check_interval=min(machine.validate_every, steps) if validated else None,
+        check_val_every_n_epoch=None if validated else 1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=min(10, steps),
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        callbacks=[*saving, *callbacks],
+        plugins=[AtomicCheckpoints()],
+        default_root_dir=out,
+        enable_progress_bar=any(
+            isinstance(one, L.pytorch.callbacks.ProgressBar) for one in callbacks
+        ),
+        enable_model_summary=False,
+    )
+
+
+def _check_batch(batch: int, world: int) -> None:
+    if batch % world:
+        raise TrainingError(f"batch: {batch} images cannot be shared among {world} processes")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the engine's remarks to itself: what users need is told by those who call."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

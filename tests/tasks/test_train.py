@@ -1,0 +1,240 @@
+"""Whole trainings on drawn scenes: tiny, on the CPU, and the same however they are broken up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.data.augmentation import Augmentation
+from maskclip.emoji.dataset import EmojiScenes
+from maskclip.plus.files import read_student
+from maskclip.plus.settings import Optimisation, Supervision, TrainingError
+from maskclip.plus.training import MaskCLIPPlus
+from maskclip.tasks import train as task
+from maskclip.tasks.training import Machine, Training
+
+MACHINE = Machine(device="cpu", workers=0, save_every=2, validate_every=3)
+SCENES = EmojiScenes(split="train", size=64, seeds=range(10_000, 10_006), official=6)
+CLASSES = len(SCENES.vocabulary)
+TINY = Training(
+    dataset="emoji",
+    teacher="emoji",
+    method="clean",
+    student="fpn:mobilenetv3_small_050",
+    pretrained=False,
+    supervision=Supervision(
+        unlabelled=tuple(range(CLASSES)),
+        clip_guided=(1, 3),
+        self_training=(4, None),
+        published_loss=False,
+    ),
+    augmentation=Augmentation(scale=(64, 64), crop=(64, 64)),
+    optimisation=Optimisation(steps=6, batch=2, rate=0.01),
+    short_side=64,
+)
+
+
+FROZEN = replace(
+    TINY,
+    student="unet:mobilenetv3_small_050",  # without dropout
+    supervision=replace(TINY.supervision, published_loss=True),
+    optimisation=replace(TINY.optimisation, frozen_norms=True),
+)
+"""A training that does not hang on which images share a batch."""
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    task.train(TINY, SCENES, out, machine=MACHINE, validation=replace(SCENES, split="val"))
+    return out
+
+
+class StoppedError(Exception):
+    pass
+
+
+class StopAt(task.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_args) -> None:
+        if trainer.global_step == self.step:
+            raise StoppedError
+
+
+def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Path) -> None:
+    assert (unbroken / "best.ckpt").is_file()
+    config = json.loads((unbroken / "config.json").read_text())
+    assert config["optimisation"]["steps"] == 6
+    assert config["samples"]["first_seed"] == 10_000
+    (csv,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
+    assert {"loss", "miou", "rate"} <= set(csv.read_text().splitlines()[0].split(","))
+    assert list((unbroken / "logs" / "tensorboard").rglob("events.out.tfevents.*"))
+    assert not list(unbroken.glob(".writing-*"))
+
+
+def test_the_finished_student_knows_its_words(unbroken: Path) -> None:
+    trained = read_student(unbroken / "student.safetensors")
+    assert trained.vocabulary == SCENES.vocabulary
+    for name in ("last.ckpt", "best.ckpt"):
+        assert read_student(unbroken / name).vocabulary == SCENES.vocabulary
+
+
+def test_the_teacher_is_not_in_the_checkpoint(unbroken: Path) -> None:
+    assert all(key.startswith("student.") for key in weights(unbroken / "last.ckpt"))
+
+
+@pytest.mark.parametrize("step", [3, 4, 5])
+def test_going_on_gives_the_weights_of_the_unbroken_training(
+    step: int, unbroken: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        task.train(TINY, SCENES, tmp_path, machine=MACHINE, callbacks=[StopAt(step)])
+    done = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < done < 6  # it truly stopped in between
+    task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
+    task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, workers=2))
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_another_seed_gives_other_weights(unbroken: Path, tmp_path: Path) -> None:
+    other = replace(TINY, optimisation=replace(TINY.optimisation, seed=1))
+    task.train(other, SCENES, tmp_path, machine=MACHINE)
+    assert not same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, __file__, str(tmp_path), "TINY"], env=ONE_THREAD)
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "last.ckpt").exists()
+    task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_two_processes_agree_with_one_on_the_joined_batch(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    together = tmp_path / "two"
+    subprocess.run(
+        [*launcher, __file__, str(together), "FROZEN"], check=True, env=ONE_THREAD, timeout=110
+    )
+    task.train(FROZEN, SCENES, tmp_path / "one", machine=MACHINE)
+    one, two = weights(tmp_path / "one" / "last.ckpt"), weights(together / "last.ckpt")
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:
+    other = replace(TINY, optimisation=replace(TINY.optimisation, rate=0.02))
+    with pytest.raises(TrainingError, match=r"optimisation\.rate: 0\.01 there, 0\.02 asked for"):
+        task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
+
+
+def test_a_training_is_not_begun_anew_by_accident(unbroken: Path) -> None:
+    with pytest.raises(TrainingError, match="--resume"):
+        task.train(TINY, SCENES, unbroken, machine=MACHINE)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_step_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskclip.plus import training
+
+    plain = training.segmentation_loss
+    calls = iter(range(100))
+
+    def broken(*args, **kwargs):
+        loss = plain(*args, **kwargs)
+        return loss * float("nan") if next(calls) == 2 else loss
+
+    monkeypatch.setattr(training, "segmentation_loss", broken)
+    with pytest.raises(TrainingError, match="the loss of step 3 is nan"):
+        task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, save_every=100))
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> None:
+    from maskclip.plus import training
+
+    monkeypatch.setattr(training, "_WATCHED", 2)
+    monkeypatch.setattr(
+        training,
+        "teacher_maps",
+        lambda *_: torch.eye(CLASSES)[7].view(1, -1, 1, 1).repeat(2, 1, 1, 1),
+    )
+    seen = []
+
+    class Watch(task.Callback):
+        def on_train_batch_end(self, trainer, module: MaskCLIPPlus, *_args) -> None:
+            seen.append(module.collapsed)
+
+    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=2))
+    task.train(short, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
+    assert seen[-1] == (7, 1.0)
+
+
+def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskclip.plus import training
+
+    plain, calls = torch.save, iter(range(100))
+
+    def full(content, path) -> None:
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+        plain(content, path)
+
+    monkeypatch.setattr(training.torch, "save", full)
+    with pytest.raises(MaskCLIPError, match=r"last\.ckpt.*No space left on device"):
+        task.train(TINY, SCENES, tmp_path, machine=MACHINE)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_labels_with_an_unseen_class_stop_the_training(tmp_path: Path) -> None:
+    leaking = replace(TINY, supervision=Supervision(unlabelled=(0,), clip_guided=(1, None)))
+    stream = task.stream_of(leaking, SCENES)
+    assert all(0 not in stream[position][1] for position in range(4))  # they are suppressed
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}])
+def test_impossible_settings_are_refused(values) -> None:
+    with pytest.raises(TrainingError):
+        Optimisation(**values)
+
+
+if __name__ == "__main__":  # what the tests above start, to kill it or to run it twice
+    task.train(globals()[sys.argv[2]], SCENES, Path(sys.argv[1]), machine=MACHINE, resume=True)
