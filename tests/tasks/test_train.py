@@ -105,7 +105,7 @@ def test_the_teacher_is_not_in_the_checkpoint(unbroken: Path) -> None:
     assert all(key.startswith("student.") for key in weights(unbroken / "last.ckpt"))
 
 
-@pytest.mark.parametrize("step", [3, 4, 5])
+@pytest.mark.parametrize("step", [4, 5])  # at a writing of last.ckpt, and between two
 def test_going_on_gives_the_weights_of_the_unbroken_training(
     step: int, unbroken: Path, tmp_path: Path
 ) -> None:

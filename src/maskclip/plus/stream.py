@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskclip.core.samples import UNLABELLED, Ids, Samples
-from maskclip.data.transforms import seeded
+from maskclip.data.augmentation import Augmentation
+from maskclip.data.transforms import augment, seeded
 from maskclip.plus.settings import IGNORE
-
-Augment = Callable[[Image.Image, Ids, np.random.Generator], tuple[Tensor, Tensor]]
-"""Makes of an image and its labels (H, W) int64 tensors (3, h, w) uint8 and (h, w) int64."""
 
 
 class Stream(Dataset[tuple[Tensor, Tensor]]):
@@ -26,7 +23,7 @@ class Stream(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         samples: the data set.
-        augment: done to each sample, with random numbers of its position.
+        augmentation: how much each sample changes, with random numbers of its position.
         unlabelled: ids of classes whose pixels become UNLABELLED.
         seed: of the order and the augmentation.
         length: positions in all.
@@ -35,14 +32,14 @@ class Stream(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         samples: Samples,
-        augment: Augment,
+        augmentation: Augmentation,
         *,
         unlabelled: Sequence[int],
         seed: int,
         length: int,
     ) -> None:
         self.samples = samples
-        self.augment = augment
+        self.augmentation = augmentation
         self.unlabelled = tuple(unlabelled)
         self.seed = seed
         self.length = length
@@ -59,7 +56,8 @@ class Stream(Dataset[tuple[Tensor, Tensor]]):
         """
         sample = self.samples[self.index_at(position)]
         labels = suppress(sample.labels, self.unlabelled, ignore=self.samples.vocabulary.ignore)
-        return self.augment(sample.image, labels, seeded(self.seed, position))
+        generator = seeded(self.seed, position)
+        return augment(sample.image, labels, self.augmentation, generator=generator)
 
     def index_at(self, position: int) -> int:
         """Return which sample lies at a position: every one once, in a new order, then again."""

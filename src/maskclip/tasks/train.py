@@ -33,7 +33,6 @@ from maskclip.core.method import get_method
 from maskclip.core.samples import Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import fit_within
-from maskclip.data.transforms import augment
 from maskclip.plus.config import parse_student
 from maskclip.plus.files import TrainedStudent, read_student, save_student, student_facts
 from maskclip.plus.settings import TrainingError
@@ -166,12 +165,9 @@ def stream_of(training: Training, samples: Samples) -> Stream:
     """Return what a training sees, position by position."""
     config = training.optimisation
 
-    def augmented(image: Image.Image, labels: Any, generator: np.random.Generator) -> Any:
-        return augment(image, labels, training.augmentation, generator=generator)
-
     return Stream(
         samples,
-        augmented,
+        training.augmentation,
         unlabelled=training.supervision.unlabelled,
         seed=config.seed,
         length=config.steps * config.batch,
