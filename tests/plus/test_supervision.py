@@ -13,8 +13,9 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELLED
+from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.released import published_name, student_from
-from maskclip.plus.settings import IGNORE, Supervision, SupervisionError, phase_at, poly_lr
+from maskclip.plus.settings import Supervision, SupervisionError, phase_at, poly_lr
 from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,

@@ -19,7 +19,10 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="A published student: see `maskclip recipes`."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A published student (`maskclip recipes`), or `emoji`: drawn scenes, offline.",
+        ),
     ] = None,
     data: opt.Data = None,
     images: Annotated[

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskclip.core.errors import MaskCLIPError
-
-IGNORE = 255
+from maskclip.core.vocabulary import IGNORE
 
 Phase = Literal["clip-guided", "self-training", "none"]
 Steps = tuple[int, int | None]

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskclip.core.samples import UNLABELLED, Ids, Samples
+from maskclip.core.vocabulary import IGNORE
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.transforms import augment, seeded
-from maskclip.plus.settings import IGNORE
 
 
 class Stream(Dataset[tuple[Tensor, Tensor]]):

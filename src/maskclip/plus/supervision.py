@@ -20,7 +20,8 @@ from maskclip.clip.model import CLIPModel
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELLED
-from maskclip.plus.settings import IGNORE, Supervision, SupervisionError
+from maskclip.core.vocabulary import IGNORE
+from maskclip.plus.settings import Supervision, SupervisionError
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:

@@ -22,15 +22,10 @@ from maskclip.core.files import atomic_path
 from maskclip.core.metrics import ConfusionMatrix
 from maskclip.core.resize import Geometry, label
 from maskclip.core.samples import UNLABELLED
+from maskclip.core.vocabulary import IGNORE
 from maskclip.core.windows import cut
-from maskclip.plus.settings import (
-    IGNORE,
-    Optimisation,
-    Supervision,
-    TrainingError,
-    phase_at,
-    poly_lr,
-)
+from maskclip.plus.recognise import FACTS
+from maskclip.plus.settings import Optimisation, Supervision, TrainingError, phase_at, poly_lr
 from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
     assign_labels,
@@ -39,6 +34,9 @@ from maskclip.plus.supervision import (
     self_maps,
     teacher_maps,
 )
+
+LAST = "last.ckpt"
+"""The checkpoint in the run folder from which a training goes on."""
 
 MIOU = "miou"
 """The figure, in percent, by which the best checkpoint is chosen."""
@@ -57,7 +55,7 @@ class MaskCLIPPlus(L.LightningModule):
         rows: (K, D) text rows of the teacher, one a class id; a background's row is not read.
         supervision: where labels come from.
         optimisation: how weights are changed.
-        facts: put into every checkpoint under "maskclip"; plain values.
+        facts: of `student_facts`; put into every checkpoint.
     """
 
     def __init__(
@@ -158,7 +156,7 @@ class MaskCLIPPlus(L.LightningModule):
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             return
-        path = Path(self.trainer.default_root_dir) / "last.ckpt"
+        path = Path(self.trainer.default_root_dir) / LAST
         self.trainer.save_checkpoint(path)
         raise TrainingError(
             f"the loss of step {self.global_step + 1} is {float(loss.detach())}: training stopped; "
@@ -191,7 +189,7 @@ class MaskCLIPPlus(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the student is."""
-        checkpoint["maskclip"] = self.facts
+        checkpoint[FACTS] = self.facts
 
 
 def freeze_norms(module: nn.Module) -> None:
@@ -224,10 +222,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         try:
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch's of a full disk
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
             reason = (str(error).splitlines() or ["unknown"])[0]
             raise TrainingError(
                 f"{path}: the checkpoint cannot be written ({reason}); the one before is kept. "

@@ -39,11 +39,12 @@ from maskclip.plus.settings import TrainingError
 from maskclip.plus.stream import Stream, StreamSampler, suppress
 from maskclip.plus.student import build_student
 from maskclip.plus.supervision import build_teacher
-from maskclip.plus.training import MIOU, AtomicCheckpoints, MaskCLIPPlus
+from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.tasks.batch import check_writable
+from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.tasks.training import PRECISIONS, Machine, Training
 
-CONFIG, LAST, BEST, FINISHED = "config.json", "last.ckpt", "best.ckpt", "student.safetensors"
+CONFIG, BEST, FINISHED = "config.json", "best.ckpt", "student.safetensors"
 
 
 def train(
@@ -164,7 +165,6 @@ def class_rows(clip: Any, vocabulary: Vocabulary, *, templates: str, background:
 def stream_of(training: Training, samples: Samples) -> Stream:
     """Return what a training sees, position by position."""
     config = training.optimisation
-
     return Stream(
         samples,
         training.augmentation,
@@ -235,7 +235,9 @@ class _Proof(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[self.indices[number]]
         size = (sample.image.height, sample.image.width)
-        height, width = fit_within(size, short=self.short_side, long=4 * self.short_side)
+        height, width = fit_within(
+            size, short=self.short_side, long=LONG_SIDE_RATIO * self.short_side
+        )
         image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
         truth = suppress(sample.labels, (), ignore=self.samples.vocabulary.ignore)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
@@ -290,10 +292,10 @@ def _trainer(
         )
     logs = str(out / "logs")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    one = [device.index] if device.index is not None and world == 1 else local
+    devices = [device.index] if device.index is not None and world == 1 else local
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=one,
+        devices=devices,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
         sync_batchnorm=world > 1 and device.type == "cuda",
@@ -308,9 +310,7 @@ def _trainer(
         callbacks=[*saving, *callbacks],
         plugins=[AtomicCheckpoints()],
         default_root_dir=out,
-        enable_progress_bar=any(
-            isinstance(one, L.pytorch.callbacks.ProgressBar) for one in callbacks
-        ),
+        enable_progress_bar=False,  # callbacks show what there is to see
         enable_model_summary=False,
     )
 

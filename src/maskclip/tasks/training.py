@@ -19,7 +19,7 @@ class Training:
         teacher: the CLIP that labels, as `maskclip.load` takes it.
         weights: of the teacher: a local file, or `"random"`; None is its own.
         method, templates: the teacher's arithmetic and its prompts.
-        student: a name, as `plus.modern.parse_student` takes it.
+        student: a name, as `plus.config.parse_student` takes it.
         pretrained: whether the student's backbone starts from ImageNet.
         supervision, augmentation, optimisation: how it learns.
         short_side: of images in validation and use, px.
