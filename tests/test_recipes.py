@@ -144,7 +144,7 @@ def test_the_text_path_of_a_full_size_network(load_once):
 
 
 def test_every_published_student_is_there_by_name():
-    assert {name: row.miou for name, row in TRAININGS.items()} == {
+    assert {name: row.miou for name, row in TRAININGS.items() if row.miou is not None} == {
         "voc20-annofree-rn50": 58.0,
         "voc20-annofree-rn50x16": 67.5,
         "context59-annofree-rn50": 23.9,

@@ -14,6 +14,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
+from maskclip.emoji.dataset import UNSEEN
 from maskclip.plus.settings import Optimisation, Supervision
 from maskclip.tasks.evaluation import Evaluation
 from maskclip.tasks.options import Options
@@ -123,19 +124,19 @@ def published_row(evaluation: Evaluation, corruption: Corruption | None) -> Row 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A published figure of a student.
+    """A student that is trained by name, and what is published of it.
 
     Attributes:
         name: what users type, `<dataset>-{annofree,zeroshot}-<teacher>`.
-        training: what was trained, and how.
-        miou: in percent, in the authors' table.
+        training: what is trained, and how.
+        miou: in percent, in the authors' table; None where it is not theirs.
         unseen: mean IoU of the unseen classes, in percent, in the paper; None where all are.
         harmonic: mean of the IoU of seen and unseen classes, in percent, in the paper.
     """
 
     name: str
     training: Training
-    miou: float
+    miou: float | None = None
     unseen: float | None = None
     harmonic: float | None = None
 
@@ -214,22 +215,6 @@ _TRAINING_ROWS = (
     _zero_shot("cocostuff171", 80_000, 39.7, unseen=54.7, harmonic=45.0),
 )
 
-TRAININGS = {row.name: row for row in _TRAINING_ROWS}
-"""The published students, by name."""
-
-
-def get_training(name: str) -> TrainingRow:
-    """Return the recipe of a student.
-
-    Raises:
-        MaskCLIPError: names those that there are.
-    """
-    if name not in TRAININGS:
-        raise MaskCLIPError(
-            f"unknown recipe {name!r}: expected one of {', '.join(TRAININGS)} (`maskclip recipes`)"
-        )
-    return TRAININGS[name]
-
 
 def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
     """Return the published annotation-free training for images and words of one's own.
@@ -244,13 +229,49 @@ def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
     )
 
 
-EMOJI = replace(
-    own_training("emoji", "emoji", classes=len(Vocabulary.builtin("emoji"))),
-    split="train",
-    student="unet:mobilenetv4_conv_small",
-    pretrained=False,
-    augmentation=Augmentation(scale=(256, 256), ratio=(0.5, 2.0), crop=(256, 256)),
-    optimisation=Optimisation(steps=600, batch=16, rate=0.05, weight_decay=1e-4),
-    short_side=256,
+def _emoji(name: str, teacher: str, supervision: Supervision) -> TrainingRow:
+    """A student small enough for a CPU, on drawn scenes as large as their teacher sees them."""
+    training = replace(
+        own_training("emoji", teacher, classes=len(Vocabulary.builtin("emoji"))),
+        split="train",
+        student="unet:resnet18",
+        pretrained=False,
+        supervision=replace(supervision, published_loss=False),
+        augmentation=Augmentation(
+            scale=(384, 384), ratio=(0.75, 1.5), crop=(192, 192), distort=False
+        ),
+        optimisation=Optimisation(steps=400, batch=16, rate=0.05, weight_decay=1e-4),
+        short_side=384,
+    )
+    return TrainingRow(name, training)
+
+
+def _emoji_free(teacher: str) -> TrainingRow:
+    supervision = Supervision(
+        unlabelled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
+    )
+    return _emoji(f"emoji-annofree-{teacher}", f"emoji-{teacher}", supervision)
+
+
+_EMOJI_ZERO_SHOT = Supervision(unlabelled=UNSEEN, clip_guided=(1, 200), self_training=(201, None))
+_EMBEDDED_ROWS = (
+    _emoji_free("rn"),
+    _emoji_free("vit"),
+    _emoji("emoji-zeroshot-rn", "emoji-rn", _EMOJI_ZERO_SHOT),
 )
-"""A small student for the embedded world, from scratch: minutes on a CPU."""
+
+TRAININGS = {row.name: row for row in (*_TRAINING_ROWS, *_EMBEDDED_ROWS)}
+"""The students that are trained by name: the published ones, and those of the embedded world."""
+
+
+def get_training(name: str) -> TrainingRow:
+    """Return the recipe of a student.
+
+    Raises:
+        MaskCLIPError: names those that there are.
+    """
+    if name not in TRAININGS:
+        raise MaskCLIPError(
+            f"unknown recipe {name!r}: expected one of {', '.join(TRAININGS)} (`maskclip recipes`)"
+        )
+    return TRAININGS[name]

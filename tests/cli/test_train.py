@@ -55,11 +55,11 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path):
         (["voc20-annofree-rn50", "--images", "x"], "not both"),
         (["voc20-annofree-rn50"], "--data ROOT"),
         (["voc20"], "unknown recipe 'voc20'"),
-        (["emoji", "--classes", "x.txt"], "belong to --images"),
+        (["emoji-annofree-rn", "--classes", "x.txt"], "belong to --images"),
         (["--images", "nowhere", "--vocabulary", "voc20"], "no folder of images"),
-        (["emoji", "--student", "unet:nothing", "--scratch"], "nothing"),
-        (["emoji", "--rate", "-1"], "rate"),
-        (["emoji", "--precision", "int8"], "precision"),
+        (["emoji-annofree-rn", "--student", "unet:nothing", "--scratch"], "nothing"),
+        (["emoji-annofree-rn", "--rate", "-1"], "rate"),
+        (["emoji-annofree-rn", "--precision", "int8"], "precision"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):

@@ -40,7 +40,7 @@ def made(config=CONFIGS["v2"], classes=3):
 
 def lightning(student, vocabulary, path, **changes):
     content = {
-        "maskclip": student_facts(student, vocabulary),
+        "maskclip": student_facts(TrainedStudent(student, vocabulary)),
         "global_step": 40,
         "state_dict": {
             **{f"student.{key}": value for key, value in student.state_dict().items()},
@@ -67,10 +67,10 @@ class TestRoundTrips:
     def test_safetensors(self, config, words, tmp_path):
         student = made(config)
         path = tmp_path / "a.safetensors"
-        save_student(TrainedStudent(student, words, 7), path)
+        save_student(TrainedStudent(student, words, 7, short_side=384), path)
         found = read_student(path)
         assert_same(found.student, student)
-        assert (found.vocabulary, found.step) == (words, 7)
+        assert (found.vocabulary, found.step, found.short_side) == (words, 7, 384)
         assert is_student_file(path)
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
@@ -86,6 +86,7 @@ class TestRoundTrips:
     def test_released(self, legacy, tmp_path):
         student = made(classes=20)
         names = [name.replace(" ", "") for name in Vocabulary.builtin("voc20").names]
+        names[0] = "aeroplane"
         path = tmp_path / "a.pth"
         state = {published_name(key): value for key, value in student.state_dict().items()}
         content = {"meta": {"CLASSES": names, "iter": 9}, "state_dict": state}
@@ -112,7 +113,7 @@ class TestRoundTrips:
 
     @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
     def test_facts_are_json(self, words):
-        facts = student_facts(made(), words)
+        facts = student_facts(TrainedStudent(made(), words))
         assert json.loads(json.dumps(facts)) == facts
         assert StudentConfig(**facts["config"]) == CONFIGS["v2"]
         assert Vocabulary.from_dict(facts["vocabulary"]) == words
@@ -185,11 +186,13 @@ class TestRefusals:
             ({"vocabulary": Vocabulary.parse(["a", "b"]).to_dict()}, "the vocabulary has 2"),
             ({"step": -1}, "number of training steps"),
             ({"step": "x"}, "number of training steps"),
+            ({"short_side": 0}, "short_side: expected px from 1, got 0"),
+            ({"short_side": "512"}, "short_side: expected px"),
         ],
     )
     def test_facts_that_cannot_be(self, change, part, tmp_path):
         student = made()
-        facts = {**student_facts(student, WORDS["plain"]), "step": 1, **change}
+        facts = {**student_facts(TrainedStudent(student, WORDS["plain"])), "step": 1, **change}
         path = tmp_path / "a.safetensors"
         save_file(student.state_dict(), path, metadata={"maskclip": json.dumps(facts)})
         self.refused(path, part)
@@ -203,7 +206,7 @@ class TestRefusals:
     def test_weights_that_do_not_fit(self, tmp_path):
         path = tmp_path / "a.safetensors"
         save_student(TrainedStudent(made()), path)
-        state, facts = load_file(path), json.dumps(student_facts(made(), None))
+        state, facts = load_file(path), json.dumps(student_facts(TrainedStudent(made())))
         key = "backbone.layer1.0.conv1.weight"
         save_file({k: v for k, v in state.items() if k != key}, path, metadata={"maskclip": facts})
         self.refused(path, "1 missing", key)

@@ -15,7 +15,7 @@ from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELLED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.released import published_name, student_from
-from maskclip.plus.settings import Supervision, SupervisionError, phase_at, poly_lr
+from maskclip.plus.settings import Supervision, SupervisionError, phase_at, poly_lr, stretched
 from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,
@@ -23,6 +23,7 @@ from maskclip.plus.supervision import (
     distillation_loss,
     segmentation_loss,
     self_maps,
+    teacher_features,
     teacher_maps,
 )
 
@@ -230,6 +231,26 @@ class TestConfig:
         assert phases == ["clip-guided"] * 2 + ["self-training"] * 2
         assert phase_at(Supervision(), 1) == "none"
 
+    @pytest.mark.parametrize(
+        ("to", "guided", "own"),
+        [
+            (2000, (1, 199), (200, None)),
+            (20, (1, 1), (2, None)),
+            (2, (1, 1), (2, None)),
+            (1, (1, 1), (2, None)),
+        ],
+    )
+    def test_phases_keep_their_share_of_another_length(self, to, guided, own):
+        whole = Supervision(unlabelled=(1,), clip_guided=(1, 1999), self_training=(2000, None))
+        found = stretched(whole, steps=20_000, to=to)
+        assert (found.clip_guided, found.self_training) == (guided, own)
+
+    def test_clip_teaches_by_labels_or_by_features(self):
+        with pytest.raises(SupervisionError, match="not by both"):
+            Supervision(unlabelled=(1,), clip_guided=(1, None), distillation=1.0)
+        assert Supervision(distillation=1.0).needs_teacher
+        assert not Supervision(unlabelled=(1,), self_training=(1, None)).needs_teacher
+
 
 class TestPolyLr:
     @pytest.mark.parametrize(
@@ -357,6 +378,30 @@ class TestMaps:
         grid = refine(similarity(teacher.encode(image).features, rows[[0, 2]]), None, method=CLEAN)
         enlarged = torch.nn.functional.interpolate(grid, (64, 96), mode="bilinear")
         assert torch.equal(maps, enlarged[..., :80])
+
+    def test_a_teacher_may_see_larger_images(self, make_clip):
+        teacher = self.teacher(make_clip)
+        rows, image = self.rows(teacher), torch.rand(1, 3, 32, 48)
+        larger = torch.nn.functional.interpolate(image, (64, 96), mode="bilinear")
+        config = Supervision(unlabelled=(0, 2), teacher_scale=2)
+        found = teacher_maps(teacher, image, rows, config)
+        assert torch.equal(
+            found, teacher_maps(teacher, larger, rows, replace(config, teacher_scale=1))
+        )
+        assert torch.equal(
+            teacher_features(teacher, image, config), teacher.encode(larger).features
+        )
+
+    def test_features_of_padded_images_span_the_images(self, make_clip):
+        teacher = self.teacher(make_clip, method=CLEAN)
+        image = torch.rand(1, 3, 64, 80)
+        grid = teacher.encode(image).features
+        enlarged = torch.nn.functional.interpolate(grid, (64, 96), mode="bilinear")
+        assert torch.equal(teacher_features(teacher, image, Supervision()), enlarged[..., :80])
+        whole = torch.rand(1, 3, 64, 96)
+        assert torch.equal(
+            teacher_features(teacher, whole, Supervision()), teacher.encode(whole).features
+        )
 
     def test_the_students_own_features_are_not_tracked(self):
         features = torch.rand(2, 4, 3, 3, requires_grad=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.augmentation import Augmentation
@@ -30,6 +31,7 @@ TINY = Training(
     dataset="emoji",
     teacher="emoji",
     method="clean",
+    templates="plain",
     student="fpn:mobilenetv3_small_050",
     pretrained=False,
     supervision=Supervision(
@@ -91,7 +93,7 @@ def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Pa
     (csv,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
     assert {"loss", "miou", "rate"} <= set(csv.read_text().splitlines()[0].split(","))
     assert list((unbroken / "logs" / "tensorboard").rglob("events.out.tfevents.*"))
-    assert not list(unbroken.glob(".writing-*"))
+    assert not list(unbroken.rglob(".writing-*"))
 
 
 def test_the_finished_student_knows_its_words(unbroken: Path) -> None:
@@ -153,6 +155,39 @@ def test_two_processes_agree_with_one_on_the_joined_batch(tmp_path: Path) -> Non
     assert one.keys() == two.keys()
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_precision_learns_and_is_validated(tmp_path: Path) -> None:
+    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=4))
+    mixed = replace(MACHINE, precision="bfloat16")
+    task.train(short, SCENES, tmp_path, machine=mixed, validation=SCENES)
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "last.ckpt").values())
+    assert all(value.isfinite().all() for value in weights(tmp_path / "best.ckpt").values())
+
+
+def test_distillation_brings_features_closer(tmp_path: Path) -> None:
+    distilled = replace(
+        TINY,
+        supervision=Supervision(distillation=1.0, unlabelled=TINY.supervision.unlabelled),
+        optimisation=replace(TINY.optimisation, steps=12, rate=0.1),
+    )
+    distances = []
+
+    class Watch(task.Callback):
+        def on_train_batch_end(self, trainer, *_args) -> None:
+            distances.append(float(trainer.callback_metrics["distance"]))
+
+    task.train(distilled, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
+    assert distances[-1] < 0.8 * distances[0]
+
+
+def test_pictures_show_what_the_student_learns(unbroken: Path) -> None:
+    pictures = sorted(path.name for path in (unbroken / "overlays").iterdir())
+    assert pictures == [
+        f"{step:06}_scene_{seed:06}.jpg" for step in (3, 6) for seed in range(10_000, 10_004)
+    ]
+    with Image.open(unbroken / "overlays" / pictures[0]) as picture:
+        assert picture.width > 64  # a legend is beside the photo
 
 
 def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:

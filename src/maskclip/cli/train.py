@@ -21,7 +21,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="RECIPE",
-            help="A published student (`maskclip recipes`), or `emoji`: drawn scenes, offline.",
+            help="A student of `maskclip recipes`; those of the embedded world need no data.",
         ),
     ] = None,
     data: opt.Data = None,
@@ -58,7 +58,9 @@ def train(
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of training.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Phases keep their share of them.")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images a step, of all processes.")
     ] = None,
@@ -68,6 +70,31 @@ def train(
     ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="Learn from no label whose map value is under T, such as 0.9: borders between "
+            "classes are left to the student.",
+            rich_help_panel="Supervision",
+        ),
+    ] = None,
+    teacher_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="CLIP sees the crops enlarged by X: for students of small images.",
+            rich_help_panel="Supervision",
+        ),
+    ] = None,
+    distillation: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            help="Learn CLIP's features, at weight W (paper: 1), instead of its labels.",
+            rich_help_panel="Supervision",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Of all chance.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from RUN/last.ckpt, if it is there.")
@@ -84,6 +111,9 @@ def train(
     validate_on: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images a validation; all.")
     ] = None,
+    overlays: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Images drawn as often as it is validated.")
+    ] = 4,
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Processes that read and augment.")
     ] = 2,
@@ -99,8 +129,9 @@ def train(
     """Train a segmentation network from the labels that CLIP gives for free (MaskCLIP+).
 
     RUN gets config.json, last.ckpt, best.ckpt where there is a validation set, logs/ (CSV and
-    TensorBoard) and student.safetensors. A training that was stopped goes on with --resume, to the
-    same weights as an unbroken one. Under `torchrun` the processes share each batch.
+    TensorBoard), overlays/ (what the student makes of some images) and student.safetensors. A
+    training that was stopped goes on with --resume, to the same weights as an unbroken one. Under
+    `torchrun` the processes share each batch.
 
     **Examples**
 
@@ -111,12 +142,13 @@ def train(
     `maskclip train --images photos --classes classes.txt --student unet:mobilenetv4_conv_small
     --steps 4000 --out runs/fast`
 
-    `maskclip train emoji --steps 600 --out runs/emoji`
+    `maskclip train emoji-annofree-rn --out runs/emoji`
 
     `maskclip segment photo.jpg --model runs/mine/student.safetensors`
     """
     from dataclasses import replace
 
+    from maskclip.plus.settings import stretched
     from maskclip.tasks.training import Machine
 
     machine = Machine(
@@ -127,15 +159,26 @@ def train(
         keep_every=keep_every,
         validate_every=validate_every,
         validate_on=validate_on,
+        overlays=overlays,
     )
     training, samples, validation = _asked(recipe, data, images, classes, vocabulary)
+    supervision = training.supervision
+    if distillation is not None:
+        supervision = replace(supervision, clip_guided=None)
+    if steps is not None:
+        supervision = stretched(supervision, steps=training.optimisation.steps, to=steps)
     changes: dict[str, Any] = {
         "student": student,
         "teacher": model,
         "weights": weights,
         "pretrained": False if scratch else None,
         "supervision": _replaced(
-            training.supervision, key_smoothing=key_smoothing, prompt_denoising=prompt_denoising
+            supervision,
+            key_smoothing=key_smoothing,
+            prompt_denoising=prompt_denoising,
+            confidence=confidence,
+            teacher_scale=teacher_scale,
+            distillation=distillation,
         ),
         "optimisation": _replaced(
             training.optimisation, steps=steps, batch=batch, rate=rate, seed=seed
@@ -188,12 +231,16 @@ def _asked(
         return _own_photos(images, opt.read_vocabulary([], classes, vocabulary))
     if classes is not None or vocabulary is not None:
         raise MaskCLIPError("--classes and --vocabulary belong to --images; a recipe has its own")
-    if recipe == "emoji":
-        return _emoji()
     from maskclip.recipes import get_training
 
     assert recipe is not None
     training = get_training(recipe).training
+    if training.dataset == "emoji":
+        if data is not None:
+            raise MaskCLIPError("emoji is drawn: leave out --data")
+        from maskclip.emoji.dataset import EmojiScenes, training_scenes
+
+        return training, training_scenes(), EmojiScenes()
     samples = _published(training.dataset, data, training.split)
     validation = _published(training.dataset, data, "val")
     validation.check(len(validation))
@@ -211,12 +258,3 @@ def _own_photos(images: Path, words: Any) -> tuple[Training, Samples, None]:
 
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))
     return training, open_photos(images, words), None
-
-
-def _emoji() -> tuple[Training, Samples, Samples]:
-    from maskclip.emoji.dataset import EmojiScenes
-    from maskclip.emoji.scenes import TRAINING_SEEDS
-    from maskclip.recipes import EMOJI
-
-    samples = EmojiScenes(split="train", seeds=TRAINING_SEEDS, official=len(TRAINING_SEEDS))
-    return EMOJI, samples, EmojiScenes()

@@ -10,9 +10,12 @@ from PIL import Image
 
 from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.emoji.scenes import EVALUATION_SEEDS, draw_scene, scene_name
+from maskclip.emoji.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, draw_scene, scene_name
 
 DEFAULT_SIZE = 256
+
+UNSEEN = tuple(range(7, 60, 7))
+"""The ids of the eight classes that the zero-shot split holds back: every seventh of all 60."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,6 +31,7 @@ class EmojiScenes(Samples):
     split: str = "val"
     vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary.builtin("emoji"))
     official: int | None = len(EVALUATION_SEEDS)
+    unseen: tuple[int, ...] = UNSEEN
     size: int = DEFAULT_SIZE
     seeds: range = EVALUATION_SEEDS
 
@@ -48,3 +52,8 @@ class EmojiScenes(Samples):
     def facts(self) -> dict[str, Any]:
         """Return which scenes these are, ready for JSON."""
         return {**super().facts(), "size": self.size, "first_seed": self.seeds.start}
+
+
+def training_scenes() -> EmojiScenes:
+    """Return the scenes from which students learn."""
+    return EmojiScenes(split="train", seeds=TRAINING_SEEDS, official=len(TRAINING_SEEDS))

@@ -31,9 +31,13 @@ from maskclip.plus.recognise import FACTS, LIGHTNING_SUFFIX
 from maskclip.plus.released import read_released
 from maskclip.plus.student import Student, StudentConfig, build_student
 
+SHORT_SIDE = 512
+"""The working size of students that name none, in px: that of the published tests."""
+
 VERSION = 1
 """Of the facts in a file; another one is refused."""
 
+_SPELLINGS = {"aeroplane": "airplane"}  # PASCAL's, and that of the built-in class sets
 _PREFIX = "student."  # of the student's weights in a Lightning checkpoint
 
 
@@ -45,11 +49,13 @@ class TrainedStudent:
         student: the network; in eval mode when it was read from a file.
         vocabulary: its classes in order, or None where they are not known.
         step: the training steps taken, or None where they are not known.
+        short_side: of the images it is made for, in px.
     """
 
     student: Student
     vocabulary: Vocabulary | None = None
     step: int | None = None
+    short_side: int = SHORT_SIDE
 
     def __post_init__(self) -> None:
         classes = len(self)
@@ -64,12 +70,14 @@ class TrainedStudent:
         return len(self.student.rows) + self.student.config.background
 
 
-def student_facts(student: Student, vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Describe a student with plain JSON values: its architecture and its classes."""
+def student_facts(trained: TrainedStudent) -> dict[str, Any]:
+    """Describe a student with plain JSON values: architecture, classes and working size."""
+    vocabulary = trained.vocabulary
     return {
         "version": VERSION,
-        "config": asdict(student.config),
+        "config": asdict(trained.student.config),
         "vocabulary": None if vocabulary is None else vocabulary.to_dict(),
+        "short_side": trained.short_side,
     }
 
 
@@ -84,7 +92,7 @@ def save_student(trained: TrainedStudent, path: Path) -> None:
 
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: students are written as .safetensors; choose such a name")
-    facts = {**student_facts(trained.student, trained.vocabulary), "step": trained.step}
+    facts = {**student_facts(trained), "step": trained.step}
     state = {
         key: value.detach().cpu().contiguous()
         for key, value in trained.student.state_dict().items()
@@ -158,9 +166,12 @@ def _trained(
     vocabulary = _vocabulary(facts.get("vocabulary"), source=source)
     if step is not None and (not _is(step, int) or step < 0):  # type: ignore[operator]  # an int
         raise WeightsError(f"{source}: expected the number of training steps, got {step!r}")
+    short_side = facts.get("short_side", SHORT_SIDE)
+    if not _is(short_side, int) or short_side < 1:
+        raise WeightsError(f"{source}: short_side: expected px from 1, got {short_side!r:.40}")
     student = _fitted(config, state, source=source)
     try:
-        return TrainedStudent(student, vocabulary, step)  # type: ignore[arg-type]  # as checked
+        return TrainedStudent(student, vocabulary, step, short_side)  # type: ignore[arg-type]
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
 
@@ -268,4 +279,5 @@ def _builtin_of(names: tuple[str, ...] | None) -> Vocabulary | None:
 
 
 def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
+    letters = "".join(filter(str.isalnum, name.lower()))
+    return _SPELLINGS.get(letters, letters)

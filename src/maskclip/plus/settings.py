@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from maskclip.core.errors import MaskCLIPError
@@ -28,7 +28,11 @@ class Supervision:
         unlabelled: the ids of the classes without labels; only these are ever assigned.
         clip_guided: the steps in which the frozen CLIP labels.
         self_training: the steps in which the student's own features label.
+        teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
+            learn from a CLIP at its best size.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
+        distillation: weight of the distance between the student's features and CLIP's, in every
+            step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
         confidence: assigned labels whose winning map value lies under it are not learnt, in the
             unit of the maps (CLIP's: see `refine`; the student's: inner products); None is off.
         background: whether class 0 is the student's learnable background, which CLIP cannot label.
@@ -39,8 +43,10 @@ class Supervision:
     unlabelled: tuple[int, ...] = ()
     clip_guided: Steps | None = None
     self_training: Steps | None = None
+    teacher_scale: float = 1.0
     prompt_denoising: float | None = None
     key_smoothing: float | None = None
+    distillation: float | None = None
     confidence: float | None = None
     background: bool = False
     published_loss: bool = True
@@ -64,15 +70,31 @@ class Supervision:
                 raise SupervisionError(
                     f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
                 )
-        if self.confidence is not None and not self.confidence > 0:
+        if not 0 < self.teacher_scale < math.inf:
             raise SupervisionError(
-                f"confidence: expected a value above 0, or None for none, got {self.confidence}"
+                f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
+            )
+        for name in ("confidence", "distillation"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SupervisionError(
+                    f"{name}: expected a value above 0, or None for none, got {value}"
+                )
+        if self.distillation is not None and one is not None:
+            raise SupervisionError(
+                "CLIP teaches by labels (clip_guided) or by features (distillation), not by both; "
+                "set one of them to None"
             )
         if self.background and self.clip_guided is not None and 0 in ids:
             raise SupervisionError(
                 "class 0 is the learnable background, which CLIP has no words for; take it out of "
                 "`unlabelled`, or set background=False"
             )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether CLIP takes part in any step."""
+        return self.clip_guided is not None or self.distillation is not None
 
     def _check_steps(self, name: str, steps: Steps | None) -> None:
         if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
@@ -93,6 +115,17 @@ def phase_at(config: Supervision, step: int) -> Phase:
     if _in(step, config.clip_guided):
         return "clip-guided"
     return "self-training" if _in(step, config.self_training) else "none"
+
+
+def stretched(config: Supervision, *, steps: int, to: int) -> Supervision:
+    """Return the phases of a training of `steps` for one of another length, in proportion."""
+    guided, own = config.clip_guided, config.self_training
+    if guided is not None and guided[1] is not None:
+        guided = guided[0], max(guided[0], guided[1] * to // steps)
+    if own is not None:
+        first = max(own[0] * to // steps, 1 if guided is None else (guided[1] or 0) + 1)
+        own = first, None if own[1] is None else max(first, own[1] * to // steps)
+    return replace(config, clip_guided=guided, self_training=own)
 
 
 def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 0.9) -> float:

@@ -97,10 +97,13 @@ class Student(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Classify features (B, D, h, w) by inner products, without temperature (P3).
 
+        Mixed precision ends here: labels and losses hang on small differences of logits.
+
         Returns:
             (B, K, h, w) float32.
         """
-        return similarity(self.dropout(features), self.classifier(), normalise=False)
+        with torch.autocast(features.device.type, enabled=False):
+            return similarity(self.dropout(features), self.classifier(), normalise=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images (B, 3, H, W) on the grid: (B, K, h, w) float32."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.encoder import Dense, DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.refine import refine, similarity
@@ -39,7 +39,7 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (K, D), unit length.
-        config: `unlabelled`, `prompt_denoising` and `key_smoothing` are read.
+        config: `unlabelled`, `teacher_scale`, `prompt_denoising` and `key_smoothing` are read.
 
     Returns:
         (B, U, h, w) in the order of `unlabelled`, spanning the images.
@@ -47,9 +47,8 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
     Raises:
         ValueError: the encoder is in training mode.
     """
-    if encoder.training:
-        raise ValueError("the teacher is in training mode: call its eval() first")
-    dense = encoder.encode(images, keys=config.key_smoothing is not None)
+    images = _enlarged(images, config.teacher_scale)
+    dense = _encode(encoder, images, keys=config.key_smoothing is not None)
     maps = similarity(dense.features, rows[list(config.unlabelled)])
     maps = refine(
         maps,
@@ -58,10 +57,42 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
     )
+    return _spanning(maps, dense.covered, images)
+
+
+@torch.no_grad()
+def teacher_features(encoder: DenseCLIP, images: Tensor, config: Supervision) -> Tensor:
+    """Return CLIP's raw features (B, D, h, w), spanning the images (B, 3, H, W).
+
+    Of `config`, `teacher_scale` is read.
+
+    Raises:
+        ValueError: the encoder is in training mode.
+    """
+    images = _enlarged(images, config.teacher_scale)
+    dense = _encode(encoder, images)
+    return _spanning(dense.features, dense.covered, images)
+
+
+def _encode(encoder: DenseCLIP, images: Tensor, *, keys: bool = False) -> Dense:
+    if encoder.training:
+        raise ValueError("the teacher is in training mode: call its eval() first")
+    return encoder.encode(images, keys=keys)
+
+
+def _enlarged(images: Tensor, factor: float) -> Tensor:
+    if factor == 1:
+        return images
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+    return _resize(pixels, [round(factor * side) for side in images.shape[-2:]])
+
+
+def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:
+    """Return maps of the images alone: the grid of padded ones reaches beyond them."""
     height, width = images.shape[-2:]
-    if dense.covered != (height, width):  # the grid of a padded image reaches beyond it
-        maps = _resize(maps, dense.covered)[:, :, :height, :width]
-    return maps
+    if covered == (height, width):
+        return maps
+    return _resize(maps, covered)[:, :, :height, :width]
 
 
 @torch.no_grad()

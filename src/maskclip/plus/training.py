@@ -30,8 +30,10 @@ from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
     assign_labels,
     check_leakage,
+    distillation_loss,
     segmentation_loss,
     self_maps,
+    teacher_features,
     teacher_maps,
 )
 
@@ -51,7 +53,7 @@ class MaskCLIPPlus(L.LightningModule):
     Args:
         student: what is trained; alone in the checkpoints.
         teacher: of `build_teacher`; kept out of the module, so that it is neither saved nor moved
-            into mixed precision. None where no step is clip-guided.
+            into mixed precision. None where it has no part.
         rows: (K, D) text rows of the teacher, one a class id; a background's row is not read.
         supervision: where labels come from.
         optimisation: how weights are changed.
@@ -69,8 +71,8 @@ class MaskCLIPPlus(L.LightningModule):
         facts: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        if teacher is None and supervision.clip_guided is not None:
-            raise TrainingError("clip-guided steps need a teacher")
+        if teacher is None and supervision.needs_teacher:
+            raise TrainingError("clip-guided steps and distillation need a teacher")
         self.student = student
         self.supervision = supervision
         self.optimisation = optimisation
@@ -129,6 +131,7 @@ class MaskCLIPPlus(L.LightningModule):
         loss = segmentation_loss(
             self.student.logits(features), labels, published=self.supervision.published_loss
         )
+        loss = loss + self._distance(images, given, features)
         self._stop_unless_finite(loss)
         self._watch(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
@@ -149,6 +152,18 @@ class MaskCLIPPlus(L.LightningModule):
             else:
                 maps = self_maps(features.float(), self.student.classifier(), config)
             return assign_labels(labels, maps, config.unlabelled, confidence=config.confidence)
+
+    def _distance(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor | float:
+        weight = self.supervision.distillation
+        if weight is None:
+            return 0.0
+        teacher = cast(DenseCLIP, self._outside["teacher"])
+        with torch.autocast(images.device.type, enabled=False):
+            distance = distillation_loss(
+                features, teacher_features(teacher, images, self.supervision), labels
+            )
+        self.log("distance", distance.detach())
+        return weight * distance
 
     def _stop_unless_finite(self, loss: Tensor) -> None:
         finite = bool(loss.detach().isfinite())

@@ -19,9 +19,6 @@ from maskclip.plus.files import TrainedStudent, file_fingerprint, read_student
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
 from maskclip.tasks.photos import Classes, ImageSource, Maps, View, as_vocabulary, segment_photos
 
-SHORT_SIDE = 512
-"""The working size in px, that of the published tests."""
-
 _NAMED = 6  # classes that a message lists
 
 
@@ -165,7 +162,7 @@ class StudentSegmenter:
         self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
     ) -> list[Segmentation]:
         view = View(
-            short_side=SHORT_SIDE,
+            short_side=self.trained.short_side,
             antialias=self.method.antialias,
             resizes=self.method.resizes,
             device=self.device,

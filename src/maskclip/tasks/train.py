@@ -1,7 +1,8 @@
 """The training of a student, as a whole job: from words and images to a run folder.
 
 A run folder holds config.json (all that decides the weights), last.ckpt and best.ckpt, logs/ (CSV
-and TensorBoard), and in the end student.safetensors.
+and TensorBoard), overlays/ (what the student makes of a few images), and in the end
+student.safetensors.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from maskclip.plus.student import build_student
 from maskclip.plus.supervision import build_teacher
 from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.tasks.batch import check_writable
+from maskclip.tasks.overlays import Overlays
 from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.tasks.training import PRECISIONS, Machine, Training
 
 CONFIG, BEST, FINISHED = "config.json", "best.ckpt", "student.safetensors"
+LOGS, OVERLAYS = "logs", "overlays"
 
 
 def train(
@@ -88,6 +91,14 @@ def train(
     module = build(training, samples.vocabulary, device=device)
     write_json(resolved, out / CONFIG)  # after all that can be refused
     config = training.optimisation
+    drawing = Overlays(
+        validation or samples,
+        count=machine.overlays,
+        every=min(machine.validate_every, config.steps),
+        folder=out / OVERLAYS,
+        short_side=training.short_side,
+    )
+    callbacks = [drawing, *callbacks]
     with _quiet():
         trainer = _trainer(training, machine, out, device, world, callbacks, validation is not None)
         sampler = StreamSampler(
@@ -116,7 +127,8 @@ def train(
         finished = read_student(best) if best.is_file() else None
         student = module.student.eval() if finished is None else finished.student
         step = config.steps if finished is None else finished.step
-        save_student(TrainedStudent(student.cpu(), samples.vocabulary, step), out / FINISHED)
+        trained = TrainedStudent(student.cpu(), samples.vocabulary, step, training.short_side)
+        save_student(trained, out / FINISHED)
     return out / FINISHED
 
 
@@ -135,11 +147,11 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     own = rows[1:] if background else rows
     student = build_student(architecture, own, pretrained=training.pretrained)
     teacher = None
-    if supervision.clip_guided is not None:
+    if supervision.needs_teacher:
         teacher = build_teacher(clip, method=get_method(training.method)).to(device)
         size = sum(weight.numel() for weight in teacher.parameters())
         teacher.prepare(choose_precision("auto", device, parameters=size))
-    facts = student_facts(student, vocabulary)
+    facts = student_facts(TrainedStudent(student, vocabulary, short_side=training.short_side))
     return MaskCLIPPlus(student, teacher, rows, supervision, training.optimisation, facts=facts)
 
 
@@ -290,7 +302,7 @@ def _trainer(
                 save_on_train_epoch_end=False,
             )
         )
-    logs = str(out / "logs")
+    logs = str(out / LOGS)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     devices = [device.index] if device.index is not None and world == 1 else local
     return L.Trainer(

@@ -51,6 +51,7 @@ class Machine:
         keep_every: steps between two checkpoints that are kept for good; None keeps none.
         validate_every: steps between two validations.
         validate_on: images a validation; None takes all.
+        overlays: images that are drawn as often as it is validated; 0 draws none.
     """
 
     device: str = "auto"
@@ -60,6 +61,7 @@ class Machine:
     keep_every: int | None = None
     validate_every: int = 500
     validate_on: int | None = None
+    overlays: int = 4
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -70,5 +72,6 @@ class Machine:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TrainingError(f"{name}: expected at least 1, got {value}")
-        if self.workers < 0:
-            raise TrainingError(f"workers: expected at least 0, got {self.workers}")
+        for name in ("workers", "overlays"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name}: expected at least 0, got {getattr(self, name)}")
