@@ -1,6 +1,7 @@
 # Everything is set up in .venv by the first target that needs it, and reused while it is current.
 #   make demo    segment drawn scenes with the embedded model, into demo/
-#   make test    run the whole test suite
+#   make test    run the test suite
+#   make test-full  that, and every published training at full size: some minutes more
 #   make check   lint, types and import layers
 #   make lock    pin the dependencies anew
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
 
-.PHONY: demo test check lint types layers format lock clean
+.PHONY: demo test test-full check lint types layers format lock clean
 
 demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
@@ -25,6 +26,10 @@ demo: $(READY)
 test: $(READY)
 	@echo "== running the test suite"
 	$(BIN)/python -m pytest
+
+test-full: $(READY)
+	@echo "== running the test suite, with every published training at full size"
+	$(BIN)/python -m pytest -m ""
 
 check: lint types layers
 
