@@ -7,8 +7,10 @@ Every figure is kept in a file of its own below `--out`, so a stopped run goes o
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import rich
 from PIL import Image
 
+from maskclip.cli.training_lines import TrainingLines
 from maskclip.core.charts import line_chart
 from maskclip.core.confusion_chart import confusion_chart
 from maskclip.core.contact_sheet import contact_sheet
@@ -23,15 +26,18 @@ from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.emoji.concepts import LOOK_ALIKES, colours_of, concept_scenes
-from maskclip.emoji.dataset import EmojiScenes
+from maskclip.emoji.dataset import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
+from maskclip.recipes import TRAININGS
 from maskclip.tasks.evaluate import Report, describe, evaluate, load_predictor
 from maskclip.tasks.evaluation import Evaluation, Run
 from maskclip.tasks.options import Options
 from maskclip.tasks.processes import Processes
 from maskclip.tasks.report import earlier_result
 from maskclip.tasks.sweep import CLEAN, cell_name, measure_cells, write_sweep
+from maskclip.tasks.train import train
+from maskclip.tasks.training import Machine, Training
 
 MODELS = ("emoji-rn", "emoji-vit")
 REFINEMENTS = {
@@ -43,6 +49,11 @@ REFINEMENTS = {
 SIZES = {f"{factor}x": 256 * factor for factor in (1, 2, 3, 4)}
 MANY_CELLS, LARGE = 150, 100  # scenes of a cell where there are many cells, or large ones
 EACH = 25  # scenes of a concept
+STUDENTS = [("emoji-annofree-rn", options) for options in REFINEMENTS.values()]
+STUDENTS += [("emoji-annofree-vit", REFINEMENTS["none"])]
+ZERO_SHOT = "emoji-zeroshot-rn"
+PROVED = 60  # scenes of a validation
+MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=PROVED)
 PICTURED = (LOOK_ALIKES[0], colours_of("car"))
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
@@ -207,12 +218,104 @@ def told_apart(report: Report) -> dict[str, Any]:
     return {"told_apart": dict(zip(names[:count], shares.tolist(), strict=True))}
 
 
+def students(out: Path) -> Table:
+    """Students of drawn scenes without labels, beside the CLIPs that taught them."""
+    rows = [["student", "refinement", "teacher's mIoU", "student's mIoU", "gain"]]
+    lines = {}
+    for name, options in STUDENTS:
+        training = TRAININGS[name].training
+        refinement = next(key for key, value in REFINEMENTS.items() if value == options)
+        teacher, _ = measure(
+            emoji(training.teacher, options=options),
+            EmojiScenes(),
+            out / f"{training.teacher}_{refinement}.json",
+        )
+        run = out / f"{name}_{refinement}"
+        found = learn(training, options, run)["last"]
+        gain = found["miou"] - teacher["miou"]
+        rows.append(
+            [name, refinement, *map(percent, (teacher["miou"], found["miou"])), f"{gain:+.1f}"]
+        )
+        lines[f"{name}, {refinement}"] = curve(run)
+    line_chart(
+        lines,
+        PICTURES / "students.png",
+        title=f"Students while they learn, on {PROVED} scenes",
+        x_label="step",
+        y_label="mIoU, %",
+    )
+    return rows
+
+
+def zero_shot(out: Path) -> Table:
+    """Eight classes without labels, when CLIP has labelled them and after self-training."""
+    training = TRAININGS[ZERO_SHOT].training
+    found = learn(training, Options(), out / ZERO_SHOT)
+    parts = ("seen", "unseen", "harmonic")
+    rows = [[ZERO_SHOT, "mIoU", *parts, "unseen / seen"]]
+    for when, name in (("before self-training", "before"), ("after", "last")):
+        figures = found[name]["zero_shot"]
+        share = f"{figures['unseen'] / figures['seen']:.2f}"
+        rows.append(
+            [when, percent(found[name]["miou"]), *(percent(figures[p]) for p in parts), share]
+        )
+    line_chart(
+        {"all 60 classes": curve(out / ZERO_SHOT)},
+        PICTURES / "zero-shot.png",
+        title=f"The zero-shot student while it learns, on {PROVED} scenes",
+        x_label="step",
+        y_label="mIoU, %",
+    )
+    return rows
+
+
+def learn(training: Training, options: Options, run: Path) -> dict[str, dict[str, Any]]:
+    """Train a student, or go on; measure it at its last step, and before it taught itself."""
+    supervision = replace(
+        training.supervision,
+        key_smoothing=options.key_smoothing,
+        prompt_denoising=options.prompt_denoising,
+    )
+    machine = MACHINE
+    files = {"last": run / "last.ckpt"}
+    if supervision.self_training is not None:
+        steps = supervision.self_training[0] - 1
+        machine = replace(machine, keep_every=steps)
+        files["before"] = run / f"step={steps}.ckpt"
+    if not (run / "student.safetensors").is_file():
+        train(
+            replace(training, supervision=supervision),
+            training_scenes(),
+            run,
+            validation=EmojiScenes(),
+            machine=machine,
+            resume=True,
+            callbacks=[TrainingLines(EmojiScenes().vocabulary.names)],
+        )
+    return {
+        name: measure(emoji(str(file)), EmojiScenes(), run / f"{name}.json")[0]
+        for name, file in files.items()
+    }
+
+
+def curve(run: Path) -> list[tuple[int, float]]:
+    """Return the steps of a training's validations and their mIoU, in percent."""
+    points = {}
+    for log in sorted((run / "logs" / "csv").rglob("metrics.csv")):
+        for line in csv.DictReader(log.read_text(encoding="utf-8").splitlines()):
+            if line.get("miou"):
+                points[int(line["step"]) + 1] = float(line["miou"])
+    return sorted(points.items())
+
+
 SECTIONS: dict[str, Callable[[Path], Table]] = {
     "refinement": refinement,
     "look-alikes": look_alikes,
     "novel-pairs": novel_pairs,
     "corruption": corruption,
     "resolution": resolution,
+    "students": students,
+    "zero-shot": zero_shot,
 }
 
 

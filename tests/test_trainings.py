@@ -52,9 +52,8 @@ def short(training: Training) -> Training:
         training,
         weights="random",
         pretrained=False,
-        augmentation=replace(training.augmentation, crop=(CROP, CROP)),
+        augmentation=replace(training.augmentation, scale=(CROP, CROP), crop=(CROP, CROP)),
         optimisation=replace(training.optimisation, steps=STEPS, batch=2),
-        short_side=CROP,
     )
 
 

@@ -42,7 +42,6 @@ TINY = Training(
     ),
     augmentation=Augmentation(scale=(64, 64), crop=(64, 64)),
     optimisation=Optimisation(steps=6, batch=2, rate=0.01),
-    short_side=64,
 )
 
 
@@ -158,7 +157,7 @@ def test_two_processes_agree_with_one_on_the_joined_batch(tmp_path: Path) -> Non
 
 
 def test_mixed_precision_learns_and_is_validated(tmp_path: Path) -> None:
-    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=4))
+    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=4, optimiser="adamw"))
     mixed = replace(MACHINE, precision="bfloat16")
     task.train(short, SCENES, tmp_path, machine=mixed, validation=SCENES)
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "last.ckpt").values())
@@ -265,7 +264,9 @@ def test_true_labels_of_unseen_classes_are_never_seen() -> None:
     assert all(0 not in stream[position][1] for position in range(4))
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}])
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}, {"optimiser": "x"}]
+)
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(TrainingError):
         Optimisation(**values)

@@ -64,6 +64,10 @@ def train(
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images a step, of all processes.")
     ] = None,
+    optimiser: Annotated[
+        str | None,
+        typer.Option(help="`sgd` (published), or `adamw`: with --scratch, at a --rate near 0.002."),
+    ] = None,
     rate: Annotated[float | None, typer.Option(metavar="X", help="Learning rate.")] = None,
     crop: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="Side of the training crops.")
@@ -181,7 +185,12 @@ def train(
             distillation=distillation,
         ),
         "optimisation": _replaced(
-            training.optimisation, steps=steps, batch=batch, rate=rate, seed=seed
+            training.optimisation,
+            steps=steps,
+            batch=batch,
+            optimiser=optimiser,
+            rate=rate,
+            seed=seed,
         ),
         "augmentation": _replaced(
             training.augmentation, crop=None if crop is None else (crop, crop)

@@ -133,6 +133,9 @@ def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 
     return (base - floor) * math.pow(max(0.0, 1 - step / steps), power) + floor
 
 
+OPTIMISERS = ("sgd", "adamw")
+
+
 class TrainingError(MaskCLIPError):
     """A training that cannot start or go on."""
 
@@ -146,7 +149,10 @@ class Optimisation:
         batch: images a step, of all processes together.
         rate, floor: learning rate at the first and after the last step.
         power: of the polynomial between them.
-        momentum, weight_decay: of SGD; decay holds for every trained weight.
+        optimiser: `"sgd"`, or `"adamw"` for students from scratch and transformers, with a rate
+            near 0.002.
+        momentum: of SGD; the first beta of AdamW.
+        weight_decay: holds for every trained weight.
         frozen_norms: keep the statistics of BatchNorms as they start, as small batches need.
         seed: of the weights that are not loaded, the order of images, and augmentation.
     """
@@ -156,6 +162,7 @@ class Optimisation:
     rate: float = 0.01
     floor: float = 1e-4
     power: float = 0.9
+    optimiser: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     frozen_norms: bool = False
@@ -169,6 +176,10 @@ class Optimisation:
             raise TrainingError(
                 f"rate, floor: expected 0 < floor <= rate, got rate {self.rate:g} and floor "
                 f"{self.floor:g}"
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise TrainingError(
+                f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}"
             )
         if not 0 <= self.momentum < 1:
             raise TrainingError(f"momentum: expected [0, 1), got {self.momentum:g}")

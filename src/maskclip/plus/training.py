@@ -91,12 +91,15 @@ class MaskCLIPPlus(L.LightningModule):
         self._assigned = self._assigned.to(self.device)
 
     def configure_optimizers(self) -> Any:
-        """Return SGD with the polynomial rate, which changes every step."""
+        """Return SGD or AdamW with the polynomial rate, which changes every step."""
         config = self.optimisation
         trained = [weight for weight in self.student.parameters() if weight.requires_grad]
-        optimiser = torch.optim.SGD(
-            trained, lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        shared: dict[str, Any] = {"lr": config.rate, "weight_decay": config.weight_decay}
+        optimiser: torch.optim.Optimizer
+        if config.optimiser == "adamw":
+            optimiser = torch.optim.AdamW(trained, betas=(config.momentum, 0.999), **shared)
+        else:
+            optimiser = torch.optim.SGD(trained, momentum=config.momentum, **shared)
 
         def factor(step: int) -> float:
             rate = poly_lr(

@@ -43,7 +43,6 @@ from maskclip.plus.supervision import build_teacher
 from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.tasks.batch import check_writable
 from maskclip.tasks.overlays import Overlays
-from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.tasks.training import PRECISIONS, Machine, Training
 
 CONFIG, BEST, FINISHED = "config.json", "best.ckpt", "student.safetensors"
@@ -87,7 +86,7 @@ def train(
     resolved = config_of(training, samples)
     checkpoint = checkpoint_in(out, resolved, resume=resume)
     check_writable(out)
-    device = choose_device(machine.device)
+    device = _own_device(choose_device(machine.device))
     module = build(training, samples.vocabulary, device=device)
     write_json(resolved, out / CONFIG)  # after all that can be refused
     config = training.optimisation
@@ -124,7 +123,7 @@ def train(
         trainer.save_checkpoint(out / LAST)
     if trainer.is_global_zero:
         best = out / BEST
-        finished = read_student(best) if best.is_file() else None
+        finished = read_student(best) if validation is not None else None
         student = module.student.eval() if finished is None else finished.student
         step = config.steps if finished is None else finished.step
         trained = TrainedStudent(student.cpu(), samples.vocabulary, step, training.short_side)
@@ -139,6 +138,7 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         MaskCLIPError: a model cannot be had, or does not fit.
     """
     clip = load_clip(training.teacher, weights=training.weights)
+    clip.visual.to(device)  # its text tower follows
     supervision = training.supervision
     background = supervision.background
     rows = class_rows(clip, vocabulary, templates=training.templates, background=background)
@@ -148,7 +148,7 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     student = build_student(architecture, own, pretrained=training.pretrained)
     teacher = None
     if supervision.needs_teacher:
-        teacher = build_teacher(clip, method=get_method(training.method)).to(device)
+        teacher = build_teacher(clip, method=get_method(training.method))
         size = sum(weight.numel() for weight in teacher.parameters())
         teacher.prepare(choose_precision("auto", device, parameters=size))
     facts = student_facts(TrainedStudent(student, vocabulary, short_side=training.short_side))
@@ -236,10 +236,11 @@ def differences(kept: Any, wanted: Any, name: str = "") -> list[str]:
 
 
 class _Proof(Dataset[tuple[Tensor, Tensor]]):
-    """Validation images at the network's size, with their truth at their own."""
+    """Validation images at the published test size, with their truth at their own."""
 
-    def __init__(self, samples: Samples, indices: range, short_side: int) -> None:
-        self.samples, self.indices, self.short_side = samples, indices, short_side
+    def __init__(self, samples: Samples, indices: range, scale: tuple[int, int]) -> None:
+        self.samples, self.indices = samples, indices
+        self.long, self.short = scale
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -247,9 +248,7 @@ class _Proof(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[self.indices[number]]
         size = (sample.image.height, sample.image.width)
-        height, width = fit_within(
-            size, short=self.short_side, long=LONG_SIDE_RATIO * self.short_side
-        )
+        height, width = fit_within(size, short=self.short, long=self.long)
         image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
         truth = suppress(sample.labels, (), ignore=self.samples.vocabulary.ignore)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
@@ -263,7 +262,7 @@ def _proving(
         if machine.validate_on is None
         else min(machine.validate_on, len(validation))
     )
-    proof = _Proof(validation, range(rank, count, world), training.short_side)
+    proof = _Proof(validation, range(rank, count, world), training.augmentation.scale)
     return DataLoader(proof, batch_size=None, num_workers=0)
 
 
@@ -325,6 +324,13 @@ def _trainer(
         enable_progress_bar=False,  # callbacks show what there is to see
         enable_model_summary=False,
     )
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """Return the GPU of this process, where a launcher started one for each."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _check_batch(batch: int, world: int) -> None:

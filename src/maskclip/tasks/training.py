@@ -22,7 +22,6 @@ class Training:
         student: a name, as `plus.config.parse_student` takes it.
         pretrained: whether the student's backbone starts from ImageNet.
         supervision, augmentation, optimisation: how it learns.
-        short_side: of images in validation and use, px.
     """
 
     dataset: str
@@ -36,7 +35,11 @@ class Training:
     supervision: Supervision = field(default_factory=Supervision)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimisation: Optimisation = field(default_factory=Optimisation)
-    short_side: int = 512
+
+    @property
+    def short_side(self) -> int:
+        """Of images in use, px: that at which they are not scaled in training."""
+        return min(self.augmentation.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
