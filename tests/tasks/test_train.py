@@ -24,7 +24,7 @@ from maskclip.plus.training import MaskCLIPPlus
 from maskclip.tasks import train as task
 from maskclip.tasks.training import Machine, Training
 
-MACHINE = Machine(device="cpu", workers=0, save_every=2, validate_every=3)
+MACHINE = Machine(device="cpu", workers=0, save_every=2, keep_every=2, validate_every=3)
 SCENES = EmojiScenes(split="train", size=64, seeds=range(10_000, 10_006), official=6)
 CLASSES = len(SCENES.vocabulary)
 TINY = Training(
@@ -85,7 +85,8 @@ class StopAt(task.Callback):
 
 
 def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Path) -> None:
-    assert (unbroken / "best.ckpt").is_file()
+    kept = sorted(path.name for path in unbroken.glob("*.ckpt"))
+    assert kept == ["best.ckpt", "last.ckpt", "step=2.ckpt", "step=4.ckpt", "step=6.ckpt"]
     config = json.loads((unbroken / "config.json").read_text())
     assert config["optimisation"]["steps"] == 6
     assert config["samples"]["first_seed"] == 10_000

@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -74,10 +75,20 @@ def working(what: str) -> Iterator[None]:
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
     """Pass items on, with a progress bar on standard error where that is a terminal."""
-    bar = Progress(
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=what)
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Return a bar with times, for standard error; it shows nothing where that is no terminal.
+
+    `columns` come between the count and the times.
+    """
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *columns,
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -85,5 +96,3 @@ def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    with bar:
-        yield from bar.track(items, total=total, description=what)

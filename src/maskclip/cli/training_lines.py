@@ -10,16 +10,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 
-from maskclip.cli.show import console, warning_line
+from maskclip.cli.show import console, progress_bar, warning_line
 from maskclip.plus.training import MIOU, MaskCLIPPlus
 
 _LINES = 20  # of a training whose output is no terminal
@@ -52,17 +45,7 @@ class TrainingLines(Callback):
         if trainer.world_size > 1 and pl_module.device.type != "cuda":
             warning_line("BatchNorm is synchronised on GPUs alone: here each process has its own")
         if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console(errors=True),
-                transient=True,
-            )
+            self._bar = progress_bar(TextColumn("loss {task.fields[loss]:.3f}"))
             self._bar.start()
             self._bar.add_task(
                 "training", total=trainer.max_steps, completed=trainer.global_step, loss=0.0

@@ -266,6 +266,15 @@ def _proving(
     return DataLoader(proof, batch_size=None, num_workers=0)
 
 
+class _Checkpoints(ModelCheckpoint):
+    """Told apart by their file names: Lightning's own mark is the same for equal intervals."""
+
+    @property
+    def state_key(self) -> str:
+        """What its state is kept under."""
+        return f"{type(self).__name__}:{self.filename}"
+
+
 def _trainer(
     training: Training,
     machine: Machine,
@@ -277,7 +286,7 @@ def _trainer(
 ) -> L.Trainer:
     steps = training.optimisation.steps
     saving: list[Callback] = [
-        ModelCheckpoint(
+        _Checkpoints(
             out,
             filename="last",
             every_n_train_steps=machine.save_every,
@@ -286,13 +295,13 @@ def _trainer(
     ]
     if machine.keep_every is not None:
         saving.append(
-            ModelCheckpoint(
+            _Checkpoints(
                 out, filename="{step}", every_n_train_steps=machine.keep_every, save_top_k=-1
             )
         )
     if validated:
         saving.append(
-            ModelCheckpoint(
+            _Checkpoints(
                 out,
                 filename="best",
                 monitor=MIOU,
