@@ -25,7 +25,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "== running the test suite"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-full: $(READY)
 	@echo "== running the test suite, with every published training at full size"
