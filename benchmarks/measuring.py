@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +17,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from maskclip.core.files import write_json
+
 Rows = list[list[str]]
 """A table: its head, then its lines."""
 
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "cpu": time.process_time,  # of all threads of this process
+    "children": lambda: sum(os.times()[2:4]),  # of the processes that it started and that ended
+}
+
 
 def seconds(run: Callable[[], object], *, clock: str = "wall") -> float:
-    """Return how long a run takes; by the clock `cpu`, the time of all threads of this process."""
-    now = time.process_time if clock == "cpu" else time.perf_counter
+    """Return how long a run takes by one of `CLOCKS`."""
+    now = CLOCKS[clock]
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     start = now()
@@ -62,6 +72,14 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a fresh process."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an earlier run left in a file, or make it and leave it there."""
+    if not path.exists():
+        write_json(make(), path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def spans(values: Sequence[float]) -> str:
