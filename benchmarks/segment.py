@@ -1,8 +1,9 @@
 """Segmenting beside the bare encoder and the usual pipeline: `python benchmarks/segment.py`.
 
-The ways of `three_ways.py` run in turn in one process (A B C A B C ...). Memory is what one run
-adds to a fresh process at its peak. Every cell is kept in a file of its own below `--out`, so a
-stopped run goes on where it was. On a shared machine `--clock cpu --threads 1` is steadier.
+The ways of `three_ways.py` run in turn in one process (A B C A B C ...); so do the students of
+`students.py` and their teachers, for a second table. Memory is what one run adds to a fresh process
+at its peak. Every cell is kept in a file of its own below `--out`, so a stopped run goes on where
+it was. On a shared machine `--clock cpu --threads 1` is steadier.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import students
 import torch
 from measuring import Rows, apart, in_turn, kib, machine, peak_mib, ratios, show, spans
 from three_ways import REFINEMENTS, WAYS, Cell, Contest, dtype_of
@@ -32,7 +34,9 @@ LISTS: dict[str, list[Any]] = {
     "batches": [1, 8],
     "precisions": ["float32", "bfloat16", "auto"],
     "refinements": list(REFINEMENTS),
+    "students": ["deeplabv2-r101", "unet:mobilenetv4_conv_small"],
 }
+TABLES = ("ways", "students")
 GROWTH = ((512, 512), (512, 1024), (1024, 1024), (1024, 2048))
 GROWTH_CLASSES = (20, 59, 171, 400, 1000)
 HEAD = "cell|bare, s|ours / bare|usual / ours|MiB: bare|ours|usual|can win in a cell"
@@ -94,11 +98,15 @@ def row(cell: Cell, found: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(how: Namespace) -> Rows:
-    """Measure every combination that is asked for."""
+def combine(how: Namespace, refinements: Iterable[str]) -> list[Cell]:
+    """Return every combination that is asked for."""
     sizes = [tuple(map(int, size.split("x"))) for size in how.sizes]
-    parts = (how.models, sizes, how.classes, how.batches, how.precisions, how.refinements)
-    cells = [Cell(*part, how.device) for part in product(*parts)]
+    parts = (how.models, sizes, how.classes, how.batches, how.precisions, refinements)
+    return [Cell(*part, how.device) for part in product(*parts)]
+
+
+def table(cells: Sequence[Cell], how: Namespace) -> Rows:
+    """Measure the three ways."""
     rows = [HEAD.split("|")]
     for index, cell in enumerate(cells):
         print(f"{index + 1} of {len(cells)}: {cell}", file=sys.stderr)
@@ -131,6 +139,7 @@ def read_options(arguments: Iterable[str] | None) -> Namespace:
     parser = ArgumentParser(description="Measure segmenting: speed and memory.")
     for name, values in LISTS.items():
         parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=values)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -145,7 +154,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     how = read_options(arguments)
     os.environ["OMP_NUM_THREADS"] = str(how.threads)  # for the fresh processes
     torch.set_num_threads(how.threads)
-    show("Three ways", table(how), markdown=how.markdown)
+    if "ways" in how.tables:
+        rows = table(combine(how, how.refinements), how)
+        show("Three ways", rows, markdown=how.markdown)
+    if "students" in how.tables:
+        rows = students.table(combine(how, ["off"]), how)
+        show("Students beside their teachers", rows, markdown=how.markdown)
     if how.plot:
         draw_growth(how)
     print(machine())
