@@ -141,10 +141,12 @@ def assign_labels(
 
 def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
     """Raise a `SupervisionError` where labels hold one of the classes to be learnt without."""
-    present = [index for index in classes if bool((labels == index).any())]
-    if present:
+    wanted = torch.tensor(classes, dtype=labels.dtype, device=labels.device)
+    leaked = torch.isin(labels, wanted)  # at once: a GPU waits for the answer a single time
+    if bool(leaked.any()):
+        found = int(labels[leaked].min())
         raise SupervisionError(
-            f"label leakage: the ground truth has class {min(present)}, which is to be learnt "
+            f"label leakage: the ground truth has class {found}, which is to be learnt "
             f"without labels; make it {UNLABELLED} where labels are read, or take it out of "
             "`unlabelled`"
         )
