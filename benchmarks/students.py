@@ -48,16 +48,16 @@ def peak(network: str, cell: Cell) -> float:
 
 
 def measure(cell: Cell, networks: Sequence[str], how: Namespace) -> dict[str, Any]:
+    peaks = {network: apart(peak, network, cell) for network in networks}  # while memory is free
     contest = Contest(cell)
     runs = {network: run_of(network, contest) for network in networks}
-    found = {
+    return {
         **asdict(cell),
         "clock": how.clock,
         "machine": machine(),
         "seconds": in_turn(runs, how.repeats, clock=how.clock),
+        "peak_mib": peaks,
     }
-    del contest, runs  # the fresh processes need the memory
-    return {**found, "peak_mib": {network: apart(peak, network, cell) for network in networks}}
 
 
 def table(cells: Sequence[Cell], how: Namespace) -> Rows:

@@ -142,16 +142,16 @@ def peak(way: str, cell: Cell) -> float:
 
 
 def measure(cell: Cell, how: Namespace) -> dict[str, Any]:
+    peaks = {way: apart(peak, way, cell) for way in ("bare", "ours")}  # before memory is taken here
     contest = Contest(cell)
     runs = {way: getattr(contest, way) for way in WAYS}
-    found = {
+    return {
         **asdict(cell),
         "clock": how.clock,
         "machine": machine(),
         "seconds": in_turn(runs, how.repeats, clock=how.clock),
+        "peak_mib": peaks,
     }
-    del contest, runs  # the fresh processes need the memory
-    return {**found, "peak_mib": {way: apart(peak, way, cell) for way in ("bare", "ours")}}
 
 
 def steps(how: Namespace) -> tuple[Rows, float]:
