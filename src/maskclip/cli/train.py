@@ -1,4 +1,4 @@
-"""`maskclip train`: a fast network from free labels."""
+"""`maskclip train`: a network of your own from free labels."""
 
 from __future__ import annotations
 
