@@ -196,6 +196,17 @@ def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: P
         task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
 
 
+def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> None:
+    weights = tmp_path / "clip.safetensors"
+    training = replace(TINY, weights=str(weights))
+    configs = []
+    for content in (b"one", b"other"):
+        weights.write_bytes(content)
+        configs.append(task.config_of(training, SCENES))
+    (change,) = task.differences(*configs)
+    assert change.startswith(f"files.{weights}: ")
+
+
 def test_a_training_is_not_begun_anew_by_accident(unbroken: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
         task.train(TINY, SCENES, unbroken, machine=MACHINE)

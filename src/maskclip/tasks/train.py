@@ -35,7 +35,13 @@ from maskclip.core.samples import Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import fit_within
 from maskclip.plus.config import parse_student
-from maskclip.plus.files import TrainedStudent, read_student, save_student, student_facts
+from maskclip.plus.files import (
+    TrainedStudent,
+    file_fingerprint,
+    read_student,
+    save_student,
+    student_facts,
+)
 from maskclip.plus.settings import TrainingError
 from maskclip.plus.stream import Stream, StreamSampler, suppress
 from maskclip.plus.student import build_student
@@ -187,9 +193,11 @@ def stream_of(training: Training, samples: Samples) -> Stream:
 
 
 def config_of(training: Training, samples: Samples) -> dict[str, Any]:
-    """Return what config.json holds: all that decides the weights."""
+    """Return what config.json holds: all that decides the weights, files by their content."""
+    files = [Path(name) for name in (training.teacher, training.weights) if name is not None]
     content = {
         **asdict(training),
+        "files": {str(file): file_fingerprint(file) for file in files if file.is_file()},
         "samples": samples.facts(),
         "classes": list(samples.vocabulary.names),
     }
