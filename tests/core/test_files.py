@@ -1,10 +1,11 @@
 import os
 import stat
+import subprocess
 import sys
 
 import pytest
 
-from maskclip.core.files import atomic_path
+from maskclip.core.files import atomic_path, remove_unfinished
 
 
 def test_content_appears_under_the_name_asked_for(tmp_path):
@@ -56,3 +57,25 @@ def test_a_file_in_the_way_of_a_folder_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file"), atomic_path(tmp_path / "file" / "a.txt"):
         pytest.fail("the block must not run")
+
+
+KILLED = """
+import os, signal, sys
+from maskclip.core.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
+    (tmp_path / "a").mkdir()
+    kept = tmp_path / "a" / "photo.png"
+    kept.write_text("whole")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(kept)], check=False)
+    assert done.returncode == -9
+    assert len(list(kept.parent.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert list(kept.parent.iterdir()) == [kept]
+    assert kept.read_text() == "whole"

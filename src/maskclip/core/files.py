@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_UNFINISHED = ".writing-"
+
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=target.suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,8 +45,27 @@ def write_json(values: Any, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written.
     """
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(f"{text}\n", path)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write text as UTF-8, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left half-written under `folder`; nobody may be writing there.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for path in Path(folder).rglob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
