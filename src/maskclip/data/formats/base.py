@@ -1,0 +1,186 @@
+"""What a format is given of a photo, and what it must do with it."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from maskclip.core.draw import Labels
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import BACKGROUND, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """One photo of H x W pixels with its labels.
+
+    Attributes:
+        name: of its files in every format, unique in the run: a relative POSIX path without suffix.
+        image: the photo's path as users know it, POSIX, relative or absolute.
+        labels: (H, W) uint8 or uint16 class ids, and the vocabulary's `ignore` (255, or 65,535
+            beyond 255 classes) where nothing is said.
+        scores: (H, W) float32, how sure the label of each pixel is, where that is known.
+        probabilities: (K, h, w) float, of every class, on any grid that spans the photo: cell
+            (i, j) is centred at ((i + 0.5) H / h, (j + 0.5) W / w). Only for formats that want it.
+
+    Raises:
+        MaskCLIPError: a path that cannot be written into text files.
+        ValueError: a name that leads out of the output folder, shapes or types that do not fit.
+    """
+
+    name: str
+    image: str
+    labels: Labels
+    scores: npt.NDArray[np.float32] | None = None
+    probabilities: npt.NDArray[np.floating[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.name).parts
+        if not parts or "/".join(parts) != self.name or parts[0] == "/" or ".." in parts:
+            raise ValueError(f"expected a plain relative path as name, got {self.name!r}")
+        for path in (self.name, self.image):
+            if any("\ud800" <= letter <= "\udfff" for letter in path):
+                raise MaskCLIPError(f"the path {path!r} is not valid UTF-8: rename the photo")
+        if self.labels.ndim != 2 or self.labels.size == 0:
+            raise ValueError(f"expected labels (H, W) of some pixels, got {self.labels.shape}")
+        if self.labels.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"expected labels of uint8 or uint16, got {self.labels.dtype}")
+        if self.scores is not None and self.scores.shape != self.labels.shape:
+            raise ValueError(
+                f"expected scores of the labels' shape {self.labels.shape}, got {self.scores.shape}"
+            )
+
+
+class Format(ABC):
+    """A way to write the labels of a set of photos.
+
+    `write` may be called from several processes, for different photos, and again for the same one:
+    it leaves the same bytes. `finish` is called once all are written, and may be repeated. Every
+    file appears whole or not at all, and depends on nothing but the photos' labels and paths.
+
+    Attributes:
+        wants_probabilities: whether `write` needs `Labelled.probabilities`.
+
+    Raises:
+        MaskCLIPError: the format cannot hold such a vocabulary.
+    """
+
+    wants_probabilities: ClassVar[bool] = False
+
+    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
+        self.vocabulary = vocabulary
+        self.out = out
+
+    @abstractmethod
+    def files(self, name: str) -> tuple[Path, ...]:
+        """Return the files that `write` leaves of a photo."""
+
+    @abstractmethod
+    def write(self, item: Labelled) -> None:
+        """Write a photo's own files.
+
+        Raises:
+            MaskCLIPError: the format cannot hold this photo.
+            ValueError: the labels do not fit the vocabulary.
+            OSError: a file cannot be written.
+        """
+
+    @abstractmethod
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the files of the whole set from what `write` left, holding no more than the names.
+
+        Args:
+            names: of the photos that were written, in any order.
+
+        Raises:
+            MaskCLIPError: what was written of a photo is gone.
+            OSError: a file cannot be read or written.
+        """
+
+    def class_ids(self, item: Labelled) -> Labels:
+        """Return the labels in the vocabulary's type.
+
+        Raises:
+            ValueError: some are neither a class nor the ignored label.
+        """
+        labels, count = item.labels, len(self.vocabulary)
+        wrong = labels[(labels >= count) & (labels != self.vocabulary.ignore)]
+        if wrong.size:
+            raise ValueError(
+                f"{item.name}: expected labels below {count}, the number of classes, or "
+                f"{self.vocabulary.ignore}, got {wrong[0]}"
+            )
+        if self.vocabulary.label_dtype is np.uint8:
+            return labels.astype(np.uint8, copy=False)
+        return labels.astype(np.uint16, copy=False)
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return each name once, in the order of all files of a set."""
+    return sorted(set(names))
+
+
+def foreground(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Return the ids of all classes but the background, which has no regions of its own."""
+    background = 0 if vocabulary.has_background else -1
+    names = enumerate(vocabulary.names)
+    return tuple(label for label, name in names if label != background and name != BACKGROUND)
+
+
+def some_foreground(vocabulary: Vocabulary, format_name: str) -> tuple[int, ...]:
+    """Return `foreground`.
+
+    Raises:
+        MaskCLIPError: there is none.
+    """
+    classes = foreground(vocabulary)
+    if not classes:
+        raise MaskCLIPError(
+            f"the format {format_name} has no background and the vocabulary nothing else: "
+            "name a class, or leave the format out"
+        )
+    return classes
+
+
+def present(labels: Labels, classes: Iterable[int]) -> list[int]:
+    """Return those of `classes` that label a pixel, ascending."""
+    return sorted(set(np.unique(labels).tolist()).intersection(classes))
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON on one line, without spaces."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def write_items(items: Iterable[str], file: TextIO) -> None:
+    """Write JSON texts as a JSON list, one by one."""
+    file.write("[")
+    for index, item in enumerate(items):
+        file.write(f",\n{item}" if index else f"\n{item}")
+    file.write("\n]")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that `write` left, without their ends.
+
+    Raises:
+        MaskCLIPError: it is gone.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except FileNotFoundError:
+        raise gone(path) from None
+
+
+def gone(path: Path) -> MaskCLIPError:
+    """Return the error about a missing file that `write` left."""
+    return MaskCLIPError(f"{path} is gone: label its photo again, then finish")

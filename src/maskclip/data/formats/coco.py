@@ -1,0 +1,149 @@
+"""`coco`: COCO's panoptic segmentation, and every region as an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from maskclip.core.draw import Labels
+from maskclip.core.files import atomic_path, write_text
+from maskclip.data.formats.base import (
+    Format,
+    Labelled,
+    compact_json,
+    foreground,
+    ordered,
+    present,
+    read_lines,
+    write_items,
+)
+from maskclip.data.formats.regions import Region, find_regions
+
+
+class Coco(Format):
+    """`panoptic.json` with `panoptic/NAME.png`, and `instances.json`.
+
+    The category of class i is i + 1. The panoptic segmentation has one segment for each class that
+    appears, and its id is that of its category: R + 256 G + 65,536 B of its pixels; 0 is where
+    nothing is said. All categories are stuff (`isthing` 0), for CLIP does not tell instances apart.
+    `instances.json` has every connected region of a class but the background: compressed RLE, box,
+    area, and the mean score where scores are known.
+
+    Images are numbered from 1 in the order of their names. `.parts/` keeps what each photo adds to
+    the JSON files, so that a set can be finished again.
+    """
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """Return the panoptic image and the photo's part of the JSON files."""
+        return self.out / "panoptic" / f"{name}.png", self._part(name)
+
+    def write(self, item: Labelled) -> None:
+        """Write the panoptic image and the part, whose lines are image, segments and instances."""
+        labels = self.class_ids(item)
+        height, width = labels.shape
+        regions = find_regions(labels, present(labels, foreground(self.vocabulary)), item.scores)
+        ids = labels + labels.dtype.type(1)  # the ignored label is the type's largest: it becomes 0
+        image, part = self.files(item.name)
+        with atomic_path(image) as temporary:
+            Image.fromarray(_as_colours(ids)).save(temporary)
+        lines = [
+            {"file_name": item.image, "width": width, "height": height},
+            {"file_name": f"{item.name}.png", "segments_info": _segments(ids)},
+            *map(_instance, regions),
+        ]
+        write_text("".join(f"{compact_json(line)}\n" for line in lines), part)
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the two JSON files."""
+        parts = [self._part(name) for name in ordered(names)]
+        self._write_set("panoptic", parts, _panoptic_annotations(parts))
+        self._write_set("instances", parts, _instance_annotations(parts))
+
+    def _part(self, name: str) -> Path:
+        return self.out / ".parts" / f"{name}.jsonl"
+
+    def _write_set(self, kind: str, parts: list[Path], annotations: Iterator[str]) -> None:
+        images = (_joined({"id": i}, next(read_lines(part))) for i, part in enumerate(parts, 1))
+        info = {"description": f"{kind} labels by maskclip"}
+        with (
+            atomic_path(self.out / f"{kind}.json") as temporary,
+            temporary.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            file.write(f'{{"info":{compact_json(info)},\n"categories":')
+            file.write(f'{compact_json(self._categories())},\n"images":')
+            write_items(images, file)
+            file.write(',\n"annotations":')
+            write_items(annotations, file)
+            file.write("}\n")
+
+    def _categories(self) -> list[dict[str, Any]]:
+        named = zip(self.vocabulary.names, self.vocabulary.colours, strict=True)
+        return [
+            {"id": i, "name": name, "supercategory": name, "isthing": 0, "color": colour}
+            for i, (name, colour) in enumerate(named, 1)
+        ]
+
+
+def _as_colours(ids: Labels) -> npt.NDArray[np.uint8]:
+    """Return ids (H, W) as red, green and blue (H, W, 3), the lowest byte first."""
+    wide = ids.astype("<u4")
+    return wide[..., None].view(np.uint8)[..., :3]
+
+
+def _segments(ids: Labels) -> list[dict[str, Any]]:
+    """Return COCO's description of every id but 0."""
+    areas = np.bincount(ids.ravel())
+    return [
+        {
+            "id": i,
+            "category_id": i,
+            "area": int(areas[i]),
+            "bbox": [across.start, down.start, across.stop - across.start, down.stop - down.start],
+            "iscrowd": 0,
+        }
+        for i, (down, across) in _boxes(ids)
+    ]
+
+
+def _boxes(ids: Labels) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """Yield the ids that appear, but 0, with the rows and columns they span."""
+    for i, box in enumerate(ndimage.find_objects(ids), 1):
+        if box is not None:
+            yield i, box
+
+
+def _instance(region: Region) -> dict[str, Any]:
+    score = {} if region.score is None else {"score": round(region.score, 4)}
+    return {
+        "category_id": region.label + 1,
+        "segmentation": region.rle,
+        "area": region.area,
+        "bbox": region.box,
+        "iscrowd": 0,
+        **score,
+    }
+
+
+def _panoptic_annotations(parts: Iterable[Path]) -> Iterator[str]:
+    for image_id, part in enumerate(parts, 1):
+        (segments,) = islice(read_lines(part), 1, 2)
+        yield _joined({"image_id": image_id}, segments)
+
+
+def _instance_annotations(parts: Iterable[Path]) -> Iterator[str]:
+    numbers = count(1)
+    for image_id, part in enumerate(parts, 1):
+        for instance in islice(read_lines(part), 2, None):
+            yield _joined({"id": next(numbers), "image_id": image_id}, instance)
+
+
+def _joined(first: dict[str, int], second: str) -> str:
+    """Put fields before those of a JSON object, which need not be understood for that."""
+    return f"{compact_json(first)[:-1]},{second[1:]}"

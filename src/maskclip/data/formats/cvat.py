@@ -1,0 +1,115 @@
+"""`cvat`: CVAT's "Segmentation mask 1.1", which is Pascal VOC's layout with a map of labels."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from maskclip.core.draw import palette_image
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import atomic_path, write_text
+from maskclip.core.palettes import BLACK, Colour, distinct_colours, voc_colours
+from maskclip.core.vocabulary import BACKGROUND, Vocabulary
+from maskclip.data.formats.base import Format, Labelled, gone, ordered, some_foreground
+
+_MAX_CLASSES = 255  # its importer takes ids and objects for bytes, of which 0 is the background
+_FOLDERS = ("SegmentationClass", "SegmentationObject")
+
+
+class Cvat(Format):
+    """`annotations.zip`, ready to be imported, and beside it the files that are in it.
+
+    The masks are palette images whose index is the place in `labelmap.txt` and whose colour is the
+    one given there: readers of either see the same. Background and ignored pixels are CVAT's
+    background, place 0, in black. A class that is black or has the colour of another gets a new
+    one. Each class that appears is one object, since CLIP does not tell instances apart.
+
+    CVAT finds the photo of a mask by its path without suffix.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
+        super().__init__(vocabulary, out)
+        self._classes = some_foreground(vocabulary, "cvat")
+        if len(self._classes) > _MAX_CLASSES:
+            raise MaskCLIPError(
+                f"the format cvat holds {_MAX_CLASSES} classes besides the background, got "
+                f"{len(self._classes)}: give fewer, or choose another format"
+            )
+        self._names = [vocabulary.names[label] for label in self._classes]
+        for name in self._names:
+            if ":" in name or name.startswith("#"):
+                raise MaskCLIPError(
+                    f"the format cvat holds no class called {name!r}: rename it without ':', and "
+                    "without '#' at its beginning"
+                )
+        self._colours = (
+            BLACK,
+            *_told_apart([vocabulary.colours[label] for label in self._classes]),
+        )
+        self._place = np.zeros(1 + np.iinfo(vocabulary.label_dtype).max, np.uint8)
+        self._place[list(self._classes)] = np.arange(1, 1 + len(self._classes))
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """Return the mask of classes and the mask of objects."""
+        return tuple(self.out / folder / f"{name}.png" for folder in _FOLDERS)
+
+    def write(self, item: Labelled) -> None:
+        """Write the two masks."""
+        name = item.name
+        if name != name.strip() or name.startswith("#") or set(name) & set("\r\n"):
+            raise MaskCLIPError(
+                f"the format cvat holds no photo called {name!r}: rename it without line breaks, "
+                "without spaces at its ends, and without '#' at its beginning"
+            )
+        places = self._place[self.class_ids(item)]
+        for path, colours in zip(self.files(name), (self._colours, voc_colours(256)), strict=True):
+            with atomic_path(path) as temporary:
+                palette_image(places, colours).save(temporary)
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the lists of labels and photos, and the archive."""
+        found = ordered(names)
+        texts = {
+            "labelmap.txt": _label_map((BACKGROUND, *self._names), self._colours),
+            "ImageSets/Segmentation/default.txt": "".join(f"{name}\n" for name in found),
+        }
+        for place, text in texts.items():
+            write_text(text, self.out / place)
+        masks = (path for name in found for path in self.files(name))
+        with (
+            atomic_path(self.out / "annotations.zip") as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,
+        ):
+            for path in (*(self.out / place for place in texts), *masks):
+                _add(archive, path.relative_to(self.out).as_posix(), path)
+
+
+def _label_map(names: Sequence[str], colours: Sequence[Colour]) -> str:
+    lines = ["# label:color_rgb:parts:actions"]
+    for name, (red, green, blue) in zip(names, colours, strict=True):
+        lines.append(f"{name}:{red},{green},{blue}::")
+    return "\n".join(lines) + "\n"
+
+
+def _told_apart(colours: Sequence[Colour]) -> list[Colour]:
+    """Replace black and every repetition of a colour by one that no class has."""
+    taken = {BLACK, *colours}
+    fresh = (c for c in distinct_colours(2 * len(colours) + 1) if c not in taken)
+    used, result = {BLACK}, []
+    for colour in colours:
+        result.append(next(fresh) if colour in used else colour)
+        used.add(result[-1])
+    return result
+
+
+def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    """Add a file as it is (PNGs are compressed already), with nothing of its time and machine."""
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, 0o644 << 16
+    try:
+        archive.writestr(entry, path.read_bytes())
+    except FileNotFoundError:
+        raise gone(path) from None

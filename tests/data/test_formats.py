@@ -1,0 +1,213 @@
+"""What all formats promise: the same bytes however a run went, whole files, one-line errors."""
+
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.palettes import distinct_colours
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats import FORMATS, Labelled, open_formats, read_format_names
+from maskclip.data.formats import label_studio as label_studio_module
+
+ONE = np.zeros((3, 4), np.uint8)
+
+
+@pytest.fixture
+def items(label_maps, words):
+    grid = np.random.default_rng(1).dirichlet(np.ones(len(words)), (2, 3)).transpose(2, 0, 1)
+    return [replace(item, probabilities=grid) for item in label_maps(words)]
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def run(name, vocabulary, out, items):
+    made = FORMATS[name](vocabulary, out)
+    for item in items:
+        made.write(item)
+    made.finish(item.name for item in items)
+    return contents(out)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_run_has_the_same_files_however_it_went(tmp_path, items, words, name):
+    whole = run(name, words, tmp_path / "whole", items)
+    assert run(name, words, tmp_path / "whole", items) == whole, "written and finished again"
+    run(name, words, tmp_path / "broken", items[:3])
+    other = FORMATS[name](words, tmp_path / "broken")  # as another process would go on
+    for item in reversed(items[2:]):
+        other.write(item)
+    other.finish(reversed([item.name for item in items]))
+    assert contents(tmp_path / "broken") == whole
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_is_left_over_and_every_file_is_announced(tmp_path, items, words, name):
+    made = FORMATS[name](words, tmp_path)
+    for item in items:
+        before = set(contents(tmp_path))
+        made.write(item)
+        new = {path.relative_to(tmp_path).as_posix() for path in made.files(item.name)}
+        assert set(contents(tmp_path)) - before == new
+    made.finish([item.name for item in items])
+    assert not [path for path in contents(tmp_path) if ".writing-" in path]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_set_may_be_empty_and_written_names_alone_are_in_it(tmp_path, items, words, name):
+    run(name, words, tmp_path / "none", [])
+    subset = run(name, words, tmp_path / "subset", items[:2])
+    made = FORMATS[name](words, tmp_path / "more")
+    for item in items[:3]:
+        made.write(item)
+    made.finish(item.name for item in items[:2])
+    extra = {path.relative_to(tmp_path / "more").as_posix() for path in made.files(items[2].name)}
+    assert {k: v for k, v in contents(tmp_path / "more").items() if k not in extra} == subset
+
+
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])
+def test_what_is_gone_is_named_and_the_files_of_the_set_stay(tmp_path, items, words, name):
+    before = run(name, words, tmp_path, items)
+    made = FORMATS[name](words, tmp_path)
+    lost = made.files("photo")[-1]
+    lost.unlink()
+    with pytest.raises(MaskCLIPError, match=f"{lost.name} is gone: label its photo again"):
+        made.finish(item.name for item in items)
+    del before[lost.relative_to(tmp_path).as_posix()]
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "scores"])
+def test_labels_without_a_meaning_are_refused(tmp_path, words, name):
+    with pytest.raises(ValueError, match=r"x: expected labels below 5.* or 255, got 5"):
+        FORMATS[name](words, tmp_path).write(Labelled("x", "x.jpg", ONE + np.uint8(5)))
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"), [("cvat", "annotations.zip"), ("scores", "photo.npz")]
+)
+def test_archives_do_not_tell_the_time(tmp_path, items, words, name, archive):
+    run(name, words, tmp_path, items)
+    with zipfile.ZipFile(tmp_path / archive) as file:
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("name", ["", "/a", "../a", "a/../b", "a//b", "./a", "a/"])
+def test_names_stay_in_the_folder(name):
+    with pytest.raises(ValueError, match="plain relative path"):
+        Labelled(name, "x.jpg", ONE)
+
+
+def test_paths_that_no_text_file_can_hold_are_refused():
+    with pytest.raises(MaskCLIPError, match="not valid UTF-8: rename the photo"):
+        Labelled("x", "x\udcff.jpg", ONE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": np.zeros((0, 3), np.uint8)}, "some pixels"),
+        ({"labels": np.zeros((2, 3), np.int64)}, "uint8 or uint16, got int64"),
+        ({"labels": ONE, "scores": np.zeros((4, 3), np.float32)}, r"shape \(3, 4\), got \(4, 3\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Labelled("x", "x.jpg", **fields)
+
+
+def test_formats_are_chosen_by_name(tmp_path, words):
+    assert read_format_names(" png,coco , png") == ("png", "coco")
+    for text in ("", "png,tiff"):
+        with pytest.raises(MaskCLIPError, match="expected some of png,coco,cvat"):
+            read_format_names(text)
+    made = open_formats(("png", "scores"), words, tmp_path)
+    assert [each.out.name for each in made] == ["png", "scores"]
+    assert [each.wants_probabilities for each in made] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["cvat", "label-studio", "yolo"])
+def test_a_background_alone_is_not_enough(tmp_path, name):
+    with pytest.raises(MaskCLIPError, match=f"{name} has no background"):
+        FORMATS[name](Vocabulary.parse(["background"]), tmp_path)
+
+
+@pytest.mark.parametrize("word", ["ratio 1:2", "#1"])
+def test_cvat_refuses_names_that_its_list_cannot_hold(tmp_path, word):
+    with pytest.raises(MaskCLIPError, match="cvat holds no class called"):
+        FORMATS["cvat"](Vocabulary.parse(["dog", word]), tmp_path)
+
+
+def test_cvat_refuses_photos_that_its_list_cannot_hold(tmp_path, words):
+    for name in ("#1", "a\nb", " a", "a "):
+        with pytest.raises(MaskCLIPError, match="cvat holds no photo called"):
+            FORMATS["cvat"](words, tmp_path).write(Labelled(name, "x.jpg", ONE))
+
+
+def test_cvat_refuses_more_classes_than_bytes(tmp_path, many):
+    with pytest.raises(MaskCLIPError, match="cvat holds 255 classes besides the back"):
+        FORMATS["cvat"](many, tmp_path)
+
+
+def test_cvat_keeps_every_colour_that_it_can(tmp_path):
+    first, second = distinct_colours(2)
+    colours = [(0, 0, 0), first, second, first]
+    FORMATS["cvat"](Vocabulary.parse(list("abcd"), colours=colours), tmp_path).finish([])
+    lines = (tmp_path / "labelmap.txt").read_text(encoding="utf-8").splitlines()[2:]
+    found = [tuple(map(int, line.split(":")[1].split(","))) for line in lines]
+    assert found[1:3] == [first, second]
+    assert len({(0, 0, 0), *found}) == 5
+
+
+def test_tasks_are_spread_over_files_and_old_files_go(tmp_path, items, words, monkeypatch):
+    monkeypatch.setattr(label_studio_module, "MAX_BYTES", 3000)
+    spread = run("label-studio", words, tmp_path, items)
+    tasks = [name for name in spread if name.startswith("tasks-")]
+    assert len(tasks) > 1
+    monkeypatch.undo()
+    whole = run("label-studio", words, tmp_path, items)
+    assert [name for name in whole if name.startswith("tasks-")] == ["tasks-00001.json"]
+
+
+def test_png_shows_classes_in_their_colours(tmp_path, words):
+    labels = np.array([[0, 3, 255]], np.uint8)
+    FORMATS["png"](words, tmp_path).write(Labelled("a/x", "a/x.jpg", labels))
+    with Image.open(tmp_path / "a/x.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), labels)
+        colours = np.asarray(image.convert("RGB"))[0].tolist()
+    assert colours == [[10, 20, 30], [255, 0, 0], [224, 224, 192]]
+
+
+def test_png_is_wide_beyond_255_classes(tmp_path, many):
+    labels = np.array([[0, 299, 65_535]], np.uint16)
+    made = FORMATS["png"](many, tmp_path)
+    made.write(Labelled("x", "x.jpg", labels))
+    made.finish(["x"])
+    with Image.open(tmp_path / "x.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), labels)
+    assert (tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines() == list(many.names)
+
+
+def test_scores_are_read_by_numpy_alone(tmp_path, items, words):
+    run("scores", words, tmp_path, items)
+    with np.load(tmp_path / "a/b/photo.npz") as found:
+        assert found["probabilities"].dtype == np.float16
+        np.testing.assert_allclose(
+            found["probabilities"], items[1].probabilities, atol=1e-3, rtol=0
+        )
+        assert found["classes"].tolist() == list(words.names)
+        assert found["size"].tolist() == [64, 41]
+
+
+@pytest.mark.parametrize("maps", [None, np.ones((4, 2, 2)), np.ones((5, 0, 2)), np.ones((5, 2))])
+def test_scores_of_another_shape_are_refused(tmp_path, words, maps):
+    with pytest.raises(ValueError, match=r"expected probabilities \(5, h, w\), got"):
+        FORMATS["scores"](words, tmp_path).write(Labelled("x", "x.jpg", ONE, probabilities=maps))
