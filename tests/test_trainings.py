@@ -42,7 +42,7 @@ pytestmark = [
 STEPS = 2
 CROP = 64
 PHOTOS = 8  # of Context, in each split
-MACHINE = Machine(device="cpu", workers=0, validate_on=1)
+MACHINE = Machine(device="cpu", workers=0, validate_on=1, overlays=0)
 TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
 
 
@@ -63,7 +63,8 @@ def both_phases(training: Training) -> Training:
     return replace(training, supervision=replace(training.supervision, **phases))
 
 
-CASES = {name: short(row.training) for name, row in TRAININGS.items()}
+PUBLISHED = {name: row.training for name, row in TRAININGS.items() if row.miou is not None}
+CASES = {name: short(training) for name, training in PUBLISHED.items()}
 CASES |= {f"{name}-both-phases": both_phases(CASES[name]) for name in CASES if "zeroshot" in name}
 IN_EVERY_SUITE = ("voc20-annofree-rn50", "context60-zeroshot-rn50-both-phases")
 CASES_OF_SUITES = [
