@@ -171,7 +171,12 @@ def _trained(
         raise WeightsError(f"{source}: short_side: expected px from 1, got {short_side!r:.40}")
     student = _fitted(config, state, source=source)
     try:
-        return TrainedStudent(student, vocabulary, step, short_side)  # type: ignore[arg-type]
+        return TrainedStudent(
+            student,
+            vocabulary,
+            step,  # type: ignore[arg-type]  # as checked
+            short_side,
+        )
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskclip.core.choices import read_choices
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.segmentation import Segmentation
@@ -51,12 +52,7 @@ def read_kinds(text: str) -> tuple[str, ...]:
     Raises:
         MaskCLIPError: a kind is unknown, or there is none.
     """
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        what = repr(unknown[0]) if unknown else "nothing"
-        raise MaskCLIPError(f"cannot save {what}: expected some of {','.join(KINDS)}")
-    return kinds
+    return read_choices(text, KINDS, to="save")
 
 
 def check_writable(folder: Path) -> None:

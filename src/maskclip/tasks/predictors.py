@@ -85,10 +85,7 @@ class StudentPredictor:
             "student": asdict(segmenter.student.config),
             "step": segmenter.trained.step,
             "protocol": self.protocol,
-            "arithmetic": {
-                name: getattr(segmenter.method, name)
-                for name in ("antialias", "upsample", "resizes")
-            },
+            "arithmetic": {name: getattr(segmenter.method, name) for name in _OF_STUDENTS},
             "options": asdict(self.options),
             "precision": str(segmenter.precision).removeprefix("torch."),
             "device": segmenter.device.type,

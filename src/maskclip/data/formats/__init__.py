@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.choices import read_choices
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import Format, Labelled
 from maskclip.data.formats.coco import Coco
@@ -32,12 +32,7 @@ def read_format_names(text: str) -> tuple[str, ...]:
     Raises:
         MaskCLIPError: a format is unknown, or there is none.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names:
-        what = repr(unknown[0]) if unknown else "nothing"
-        raise MaskCLIPError(f"cannot write {what}: expected some of {','.join(FORMATS)}")
-    return names
+    return read_choices(text, FORMATS, to="write")
 
 
 def open_formats(names: tuple[str, ...], vocabulary: Vocabulary, out: Path) -> list[Format]:
