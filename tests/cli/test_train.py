@@ -30,6 +30,8 @@ def test_own_photos_and_words_become_a_student_that_labels(photos, tmp_path, cap
     words = ["--images", str(photos), "--classes", str(tmp_path / "classes.txt")]
     assert main(["train", *words, "--out", str(run), *SMALL, *SHORT]) == 0
     assert "student.safetensors" in capsys.readouterr().out
+    pictures = sorted(path.name for path in (run / "overlays").iterdir())
+    assert pictures == [f"000002_{seed}_png.jpg" for seed in (1, 2, 3)]
     for model in ("student.safetensors", "last.ckpt"):
         out = tmp_path / model
         asked = ["segment", str(photos / "1.png"), "--model", str(run / model), "--save", "json"]

@@ -66,7 +66,8 @@ class Overlays(Callback):
         for index in self.indices:
             sample = self.samples[index]
             picture = segmenter.segment(sample.image).overlay()
-            path = self.folder / f"{step:06}_{sample.name.replace('/', '_')}.jpg"
+            name = sample.name.replace("/", "_").replace(".", "_")  # photos' names have suffixes
+            path = self.folder / f"{step:06}_{name}.jpg"
             with atomic_path(path) as temporary:
                 picture.save(temporary, format="JPEG", quality=90)
             _show(picture, sample.name, step, trainer.loggers)
