@@ -228,7 +228,9 @@ def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
     )
 
 
-def _emoji(name: str, teacher: str, supervision: Supervision, *, steps: int) -> TrainingRow:
+def _emoji(
+    name: str, teacher: str, supervision: Supervision, *, steps: int, batch: int = 16
+) -> TrainingRow:
     """A student for a CPU: small, on drawn scenes half as large as its teacher sees them."""
     training = replace(
         own_training("emoji", teacher, classes=len(Vocabulary.builtin("emoji"))),
@@ -239,7 +241,9 @@ def _emoji(name: str, teacher: str, supervision: Supervision, *, steps: int) -> 
         augmentation=Augmentation(
             scale=(128, 128), ratio=(0.9, 1.4), crop=(128, 128), distort=False
         ),
-        optimisation=Optimisation(optimiser="adamw", rate=0.003, weight_decay=0.01, steps=steps),
+        optimisation=Optimisation(
+            optimiser="adamw", rate=0.003, weight_decay=0.01, steps=steps, batch=batch
+        ),
     )
     return TrainingRow(name, training)
 
@@ -248,14 +252,15 @@ def _emoji_free(teacher: str, *, steps: int) -> TrainingRow:
     supervision = Supervision(
         unlabelled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
     )
-    return _emoji(f"emoji-annofree-{teacher}", f"emoji-{teacher}", supervision, steps=steps)
+    name = f"emoji-annofree-{teacher}"
+    return _emoji(name, f"emoji-{teacher}", supervision, steps=steps, batch=8)
 
 
 # A student from scratch has something to teach itself later than one from ImageNet.
 _EMOJI_ZERO_SHOT = Supervision(unlabelled=UNSEEN, clip_guided=(1, 800), self_training=(801, None))
 _EMBEDDED_ROWS = (
     _emoji_free("rn", steps=6000),
-    _emoji_free("vit", steps=4000),
+    _emoji_free("vit", steps=5000),
     _emoji("emoji-zeroshot-rn", "emoji-rn", _EMOJI_ZERO_SHOT, steps=1600),
 )
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from maskclip.data.images import ImageError, find_images, image_size, load_image, output_stems
+from maskclip.data.images import ImageError, image_size, load_image
+from maskclip.data.sources import find_images, output_stems
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

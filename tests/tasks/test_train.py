@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from maskclip.core.differences import differences
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.augmentation import Augmentation
 from maskclip.emoji.dataset import EmojiScenes
@@ -203,7 +204,7 @@ def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> 
     for content in (b"one", b"other"):
         weights.write_bytes(content)
         configs.append(task.config_of(training, SCENES))
-    (change,) = task.differences(*configs)
+    (change,) = differences(*configs)
     assert change.startswith(f"files.{weights}: ")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskclip.cli import convert_student, data, emoji, evaluate, lists, segment, train
+from maskclip.cli import convert_student, data, emoji, evaluate, label, lists, segment, train
 from maskclip.cli import doctor as doctor_verb
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _main(
 
 
 app.command("segment")(segment.segment)
+app.command("label")(label.label)
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("convert")(convert_student.convert)

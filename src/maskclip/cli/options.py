@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from maskclip.core.vocabulary import Background, Vocabulary
     from maskclip.data.datasets import Dataset
 
-_DATA, _MODEL, _REFINE, _MACHINE = "Data", "Model", "Refinement and resolution", "Machine"
+_DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
+_REFINE, _MACHINE = "Refinement and resolution", "Machine"
 
 Data = Annotated[
     Path | None,
@@ -45,6 +46,44 @@ Classes = Annotated[
         metavar="FILE",
         help="With `folder`: classes in the order of their ids; text, one a line, or TOML.",
         rich_help_panel=_DATA,
+    ),
+]
+
+ClassNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        metavar="NAME",
+        help='A class: "dog", or "person=man,woman", which prompts man and woman. Repeat it.',
+        rich_help_panel=_WORDS,
+    ),
+]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Classes: text, one a line, or TOML.",
+        rich_help_panel=_WORDS,
+    ),
+]
+ClassSet = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary",
+        metavar="NAME",
+        help="A built-in class set: see `maskclip vocabularies`.",
+        rich_help_panel=_WORDS,
+    ),
+]
+BackgroundRule = Annotated[
+    str | None,
+    typer.Option(
+        "--background",
+        help="`none`, words such as `sky,wall,road`, or a threshold on the best probability "
+        "(only above 1 / number of classes does it do anything).",
+        rich_help_panel=_WORDS,
     ),
 ]
 
@@ -124,6 +163,16 @@ Precision = Annotated[
     ),
 ]
 
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Refuse larger images (about 179 million).",
+        min=1,
+        rich_help_panel=_MACHINE,
+    ),
+]
+
 
 def open_data(
     name: str,
@@ -180,6 +229,30 @@ def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None
         if "," in name and "=" not in name:
             warning_line(f"{name!r} is one class; for several, repeat -c: -c dog -c cat")
     return Vocabulary.parse(names)
+
+
+def read_words(
+    names: Sequence[str] | None,
+    file: Path | None,
+    builtin: str | None,
+    background: str | None,
+    *,
+    model: str,
+) -> tuple[Vocabulary | None, Background | None]:
+    """Return the classes for a model, None for those of a student, and a rule that is left over.
+
+    A CLIP's classes have the background in them; to a student, which takes none, it is passed on.
+
+    Raises:
+        MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
+    """
+    from maskclip.tasks.segment import names_student
+
+    rule, trained = read_background(background), names_student(model)
+    if trained and not names and file is None and builtin is None:
+        return None, rule
+    words = read_vocabulary(names or [], file, builtin)
+    return (words, rule) if trained else (words.with_background(rule), None)
 
 
 def read_background(text: str | None) -> Background | None:

@@ -20,36 +20,14 @@ def segment(
     images: Annotated[
         list[str], typer.Argument(help="Images, folders or glob patterns.", metavar="IMAGE")
     ],
-    names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            "-c",
-            metavar="NAME",
-            help='A class: "dog", or "person=man,woman", which prompts man and woman. Repeat it.',
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Classes: text, one a line, or TOML.")
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A built-in class set: see `maskclip vocabularies`."),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            help="`none`, words such as `sky,wall,road`, or a threshold on the best probability "
-            "(only above 1 / number of classes does it do anything)."
-        ),
-    ] = None,
+    names: opt.ClassNames = None,
+    classes: opt.ClassFile = None,
+    vocabulary: opt.ClassSet = None,
+    background: opt.BackgroundRule = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where files go.")] = Path("segmented"),
     save: Annotated[
         str, typer.Option(metavar="KINDS", help="Which files: of overlay, labels, scores, json.")
     ] = "overlay,labels",
-    max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", help="Refuse larger images (about 179 million).")
-    ] = None,
     model: opt.ModelName = "ViT-B-16:openai",
     weights: opt.Weights = None,
     method: opt.MethodName = "clean",
@@ -61,6 +39,7 @@ def segment(
     stride: opt.Stride = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
+    max_pixels: opt.MaxPixels = None,
 ) -> None:
     """Label every pixel of images with the words you give.
 
@@ -78,17 +57,13 @@ def segment(
     `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
     from maskclip.cli.show import error_line, track, warning_line, working
-    from maskclip.data.images import MAX_PIXELS, find_images
+    from maskclip.data.images import MAX_PIXELS
+    from maskclip.data.sources import find_images
     from maskclip.tasks.batch import check_writable, read_kinds, segment_files
     from maskclip.tasks.options import Options
-    from maskclip.tasks.segment import load, names_student
+    from maskclip.tasks.segment import load
 
-    rule = opt.read_background(background)
-    words = None  # those that a student's file carries
-    if names or classes or vocabulary is not None or not names_student(model):
-        words = opt.read_vocabulary(names or [], classes, vocabulary)
-        if not names_student(model):
-            words, rule = words.with_background(rule), None
+    words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
     kinds = read_kinds(save)
     options = Options(
         key_smoothing=key_smoothing,
@@ -97,8 +72,6 @@ def segment(
         window=window,
         stride=stride,
     )
-    if max_pixels is not None and max_pixels < 1:
-        raise MaskCLIPError(f"--max-pixels is a number of pixels from 1, got {max_pixels}")
     paths = find_images(images)
     if not any(path.exists() for path in paths):
         raise MaskCLIPError(f"{paths[0]}: no such file")  # before a model is fetched for nothing

@@ -291,6 +291,19 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
 
 
+def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
+    """Enlarge maps to the output and average them where windows overlap, all classes at once.
+
+    Args:
+        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
+        geometry: where they lie.
+
+    Returns:
+        (K, H, W) float32: for small outputs, since `label` is there to avoid just this.
+    """
+    return _band(lay_out(maps, geometry), range(geometry.output[0]), geometry.output[1])
+
+
 def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
     """Label bands of rows from all their classes' values."""
     height, width = geometry.output
@@ -298,12 +311,22 @@ def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
     step = max(1, BAND_BYTES // (4 * maps.shape[1] * width))
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        total = maps.new_zeros((maps.shape[1], bottom - top, width))
-        for tile in tiles:
-            first, last = max(top, tile.top), min(bottom, tile.bottom)
-            if first < last:
-                rows = tile.rows[first - tile.top : last - tile.top]
-                place = (slice(None), slice(first - top, last - top), slice(tile.left, tile.right))
-                total[place] += rows @ tile.maps @ tile.columns.T
-        best, winner = total.max(dim=0)
+        best, winner = _band(tiles, range(top, bottom), width).max(dim=0)
         yield slice(top, bottom), winner, best
+
+
+def _band(tiles: list[Tile], band: range, width: int) -> Tensor:
+    """Return all classes' values (K, rows, width) of some rows of the output."""
+    maps = tiles[0].maps
+    total = maps.new_zeros((maps.shape[0], len(band), width))
+    for tile in tiles:
+        first, last = max(band.start, tile.top), min(band.stop, tile.bottom)
+        if first < last:
+            rows = tile.rows[first - tile.top : last - tile.top]
+            place = (
+                slice(None),
+                slice(first - band.start, last - band.start),
+                slice(tile.left, tile.right),
+            )
+            total[place] += rows @ tile.maps @ tile.columns.T
+    return total

@@ -5,10 +5,9 @@ Pillow's global settings are neither changed nor needed; several threads may loa
 
 from __future__ import annotations
 
-import glob
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -231,96 +230,3 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def find_images(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files that paths, folders and patterns name, in order, each once.
-
-    A folder gives the images in it and below, sorted; hidden files and folders are left out. A
-    pattern (`*`, `?`, `[...]`, `**`) gives its matches, sorted; a path that exists is never taken
-    for a pattern. A file named outright is returned even if it is missing or looks like no image,
-    so that loading it says what is wrong with it.
-
-    Raises:
-        ImageError: a folder without images, or that cannot be read; a pattern without a match.
-    """
-    found: dict[str, Path] = {}
-    for source in sources:
-        path = Path(source)
-        if not str(source):
-            raise ImageError("an empty path: name an image, a folder or a pattern")
-        if path.is_dir():
-            paths = sorted(_images_below(path))
-            if not paths:
-                raise ImageError(f"{path}: no images in this folder")
-        elif not path.exists() and glob.has_magic(str(source)):
-            matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 (takes absolute ones)
-            paths = [match for match in sorted(map(Path, matches)) if _is_image(match)]
-            if not paths:
-                raise ImageError(f"{source}: no image matches this pattern")
-        else:
-            paths = [path]
-        for image in paths:
-            found.setdefault(str(image.absolute()), image)
-    return list(found.values())
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        raise ImageError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if not name.startswith(".") and _is_image(path):
-                yield path
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-
-
-def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return a name for the outputs of each image, all different, in the order of `paths`.
-
-    It is the file's name without suffix. Where that would be the same for two, whatever the case of
-    letters, it is told apart by the suffix (`x_jpg`, `x_png`), else by as many parent folders as it
-    takes (`a_x`, `b_x`), else by a number.
-    """
-    files = [Path(path) for path in paths]
-    stems = [path.stem for path in files]
-    groups: dict[str, list[int]] = {}
-    for index, stem in enumerate(stems):
-        groups.setdefault(stem.casefold(), []).append(index)
-    for indices in groups.values():
-        if len(indices) > 1:
-            for index, stem in zip(indices, _told_apart([files[i] for i in indices]), strict=True):
-                stems[index] = stem
-    return _numbered(stems, first=[group[0] for group in groups.values() if len(group) == 1])
-
-
-def _told_apart(files: list[Path]) -> list[str]:
-    """Return longer names for files of one stem: different ones, if their paths differ."""
-    suffixed = [f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem for path in files]
-    parents = [path.parent.resolve().parts[1:] for path in files]
-    for depth in range(max(map(len, parents)) + 1):
-        for names in ([path.stem for path in files], suffixed):
-            heads = [parts[len(parts) - depth :] if depth else () for parts in parents]
-            joined = ["_".join((*head, name)) for head, name in zip(heads, names, strict=True)]
-            if len({name.casefold() for name in joined}) == len(joined):
-                return joined
-    return suffixed
-
-
-def _numbered(stems: list[str], *, first: Sequence[int]) -> list[str]:
-    """Add `_2`, `_3` ... to names that are taken; those at `first` choose before the others."""
-    result, taken = list(stems), set()
-    for index in (*first, *(i for i in range(len(stems)) if i not in set(first))):
-        name, number = stems[index], 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stems[index]}_{number}"
-        taken.add(name.casefold())
-        result[index] = name
-    return result

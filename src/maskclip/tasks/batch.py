@@ -13,7 +13,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.images import MAX_PIXELS, load_image, output_stems
+from maskclip.data.images import MAX_PIXELS, load_image
+from maskclip.data.sources import output_stems
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 from maskclip.tasks.segment import Segmenter
 

@@ -50,7 +50,7 @@ class ZeroShotPredictor:
         segmenter = self.segmenter
         return {
             "model": segmenter.clip.name,
-            "weights": segmenter.clip.fingerprint,
+            "weights": segmenter.fingerprint,
             "protocol": self.protocol,
             "method": segmenter.method.name,
             "arithmetic": asdict(segmenter.method),

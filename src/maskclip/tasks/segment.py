@@ -30,7 +30,7 @@ from maskclip.tasks.photos import (
     Classes,
     ImageSource,
     Maps,
-    View,
+    Network,
     as_vocabulary,
     segment_photos,
 )
@@ -125,6 +125,11 @@ class Segmenter:
         self.encoder.prepare(self.precision)
         self._rows: dict[Vocabulary, Tensor] = {}
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the weights, 16 hex digits."""
+        return self.clip.fingerprint
+
     @overload
     def segment(
         self,
@@ -200,15 +205,22 @@ class Segmenter:
     def _segment_photos(
         self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
     ) -> list[Segmentation]:
+        return segment_photos(photos, vocabulary, options, self.network(vocabulary, options))
+
+    def network(self, vocabulary: Vocabulary, options: Options) -> Network:
+        """Return the image tower, told to look for the classes of a vocabulary.
+
+        Raises:
+            PromptError: a name is too long for the model.
+        """
         rows = self.text_rows(vocabulary)
-        view = View(
+        return Network(
+            read=partial(self._maps, rows=rows, vocabulary=vocabulary, options=options),
             short_side=self.clip.short_side,
             antialias=self.method.antialias,
             resizes=self.method.resizes,
             device=self.device,
         )
-        read = partial(self._maps, rows=rows, vocabulary=vocabulary, options=options)
-        return segment_photos(photos, vocabulary, options, view, read)
 
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.

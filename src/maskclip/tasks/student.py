@@ -17,7 +17,14 @@ from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.data.images import load_image
 from maskclip.plus.files import TrainedStudent, file_fingerprint, read_student
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
-from maskclip.tasks.photos import Classes, ImageSource, Maps, View, as_vocabulary, segment_photos
+from maskclip.tasks.photos import (
+    Classes,
+    ImageSource,
+    Maps,
+    Network,
+    as_vocabulary,
+    segment_photos,
+)
 
 _NAMED = 6  # classes that a message lists
 
@@ -161,13 +168,17 @@ class StudentSegmenter:
     def _segment(
         self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
     ) -> list[Segmentation]:
-        view = View(
+        return segment_photos(photos, vocabulary, options, self.network(vocabulary, options))
+
+    def network(self, vocabulary: Vocabulary, options: Options) -> Network:
+        """Return what reads photos; a student's classes and options are its own."""
+        return Network(
+            read=self._maps,
             short_side=self.trained.short_side,
             antialias=self.method.antialias,
             resizes=self.method.resizes,
             device=self.device,
         )
-        return segment_photos(photos, vocabulary, options, view, self._maps)
 
     def _maps(self, crops: Tensor) -> Maps:
         """Return probabilities, or logits, on the grid, which is stretched over the crops."""

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from maskclip.clip.prompts import text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core.device import choose_device, choose_precision
+from maskclip.core.differences import differences, listed
 from maskclip.core.files import write_json
 from maskclip.core.method import get_method
 from maskclip.core.samples import Samples
@@ -221,26 +222,13 @@ def checkpoint_in(out: Path, config: dict[str, Any], *, resume: bool) -> Path | 
     changes = differences(kept, config)
     if changes:
         raise TrainingError(
-            f"{out} holds another training: {'; '.join(changes[:5])}"
-            f"{'; ...' if len(changes) > 5 else ''}. Choose another --out"
+            f"{out} holds another training: {listed(changes)}. Choose another --out"
         )
     if not resume:
         raise TrainingError(
             f"{out} holds this training already: go on with --resume, or choose another --out"
         )
     return last
-
-
-def differences(kept: Any, wanted: Any, name: str = "") -> list[str]:
-    """Return in which values two trees of plain values differ: `name: kept -> wanted`."""
-    if isinstance(kept, dict) and isinstance(wanted, dict):
-        keys = dict.fromkeys([*kept, *wanted])
-        found = [
-            differences(kept.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
-            for key in keys
-        ]
-        return [change for changes in found for change in changes]
-    return [] if kept == wanted else [f"{name}: {kept!r} there, {wanted!r} asked for"]
 
 
 class _Proof(Dataset[tuple[Tensor, Tensor]]):

@@ -1,0 +1,227 @@
+"""`maskclip label`: label whole folders."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.core.errors import MaskCLIPError
+
+if TYPE_CHECKING:
+    from maskclip.data.sources import Source
+    from maskclip.tasks.label import Crew
+
+_CARE, _MACHINE = "Care", "Machine"
+
+
+def label(
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, glob patterns or images; `-` reads a list from standard input.",
+            metavar="PHOTOS",
+        ),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--list", metavar="FILE", help="A list of photos, one a line.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
+        "labels"
+    ),
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="LIST",
+            help="Which files: of png, coco, cvat, label-studio, yolo, scores.",
+        ),
+    ] = "png",
+    names: opt.ClassNames = None,
+    classes: opt.ClassFile = None,
+    vocabulary: opt.ClassSet = None,
+    background: opt.BackgroundRule = None,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            metavar="T", help="Drop pixels whose score is under T.", rich_help_panel=_CARE
+        ),
+    ] = 0.0,
+    class_confidence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=T",
+            help="The same for one class, instead of --confidence. Repeat it.",
+            rich_help_panel=_CARE,
+        ),
+    ] = None,
+    min_region: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Drop regions of fewer than N pixels.", rich_help_panel=_CARE
+        ),
+    ] = 0,
+    model: opt.ModelName = "ViT-B-16:openai",
+    weights: opt.Weights = None,
+    templates: opt.Templates = "published",
+    key_smoothing: opt.KeySmoothing = None,
+    prompt_denoising: opt.PromptDenoising = None,
+    short_side: opt.ShortSide = None,
+    window: opt.Window = None,
+    stride: opt.Stride = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="`auto` (every GPU there is, else the CPU), `cpu`, `cuda:N` or `mps`; each of "
+            "several between commas has a worker: `cuda:0,cuda:2`, `cpu,cpu`.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = "auto",
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Work on the Ray cluster at hand, whose machines have the photos and DIR under "
+            'the same paths; needs `pip install "maskclip[ray]"`.',
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --ray: how many; by default one for each GPU, else one a machine.",
+            min=1,
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    precision: opt.Precision = "auto",
+    max_pixels: opt.MaxPixels = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
+    """Label whole folders of photos, in the formats that other tools import.
+
+    Writes DIR/FORMAT/ with the tree of your folder, DIR/report.html and DIR/report.json. Run the
+    same command again after a stop, a crash or a full disk, or when there are new photos: what is
+    done is not done again. A photo that cannot be read is listed, and the others go on.
+
+    **Examples**
+
+    `maskclip label photos/ --classes classes.txt --out labels`
+
+    `maskclip label photos/ -c dog -c grass --format coco,yolo --confidence 0.5 --min-region 100`
+
+    `find /data -name "*.jpg" | maskclip label - --vocabulary voc21 --background 0.3 --out labels`
+
+    `maskclip label photos/ --model student.safetensors --device cuda:0,cuda:1`
+    """
+    from maskclip.cli.label_lines import LabelLines, show_end, show_plan
+    from maskclip.cli.show import working
+    from maskclip.core.cleaning import Cleaning
+    from maskclip.data.formats import read_format_names
+    from maskclip.data.images import MAX_PIXELS
+    from maskclip.tasks.label import label_photos, plan_labels
+    from maskclip.tasks.labeller import Job
+    from maskclip.tasks.options import Options
+    from maskclip.tasks.student import refuse_options_of_clip
+
+    words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
+    refuse_options_of_clip(model, background=rule is not None)
+    job = Job(
+        model=model,
+        vocabulary=words,
+        out=out,
+        weights=weights,
+        templates=templates,
+        precision=precision,
+        options=Options(
+            key_smoothing=key_smoothing,
+            prompt_denoising=prompt_denoising,
+            short_side=short_side,
+            window=window,
+            stride=stride,
+        ),
+        cleaning=Cleaning(
+            confidence=confidence,
+            by_class=_by_class(class_confidence or []),
+            min_region=min_region,
+        ),
+        formats=read_format_names(formats),
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    with working("looking for photos"):
+        sources = _find(photos or [], listed, out)
+    if dry_run:
+        show_plan(plan_labels(job, sources), out)
+        return
+    if workers is not None and not ray:
+        raise MaskCLIPError("--workers belongs to --ray; on this machine --device says how many")
+    devices = _devices(device)
+    crew = _ray_crew(workers) if ray else _crew(devices)
+    with LabelLines() as lines:
+        counts = label_photos(job, sources, device=devices[0], crew=crew, watch=lines.watch)
+    show_end(counts, job)
+    if counts.failed:
+        raise typer.Exit(1)
+
+
+def _by_class(texts: list[str]) -> dict[str, float]:
+    """Read `dog=0.6`."""
+    found = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            found[" ".join(name.split())] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise MaskCLIPError(f"--class-confidence is NAME=T, such as dog=0.6, got {text!r}")
+    return found
+
+
+def _find(arguments: list[str], listed: Path | None, out: Path) -> list[Source]:
+    from maskclip.data.sources import find_sources, read_list
+
+    wanted = [argument for argument in arguments if argument != "-"]
+    if "-" in arguments:
+        wanted += read_list(sys.stdin.buffer)
+    if listed is not None:
+        with listed.open("rb") as file:
+            wanted += read_list(file)
+    if not wanted:
+        raise MaskCLIPError(
+            "no photos: name folders, patterns or images, give --list FILE, or pipe a list into -"
+        )
+    return find_sources(wanted, outside=out)
+
+
+def _devices(text: str) -> list[str]:
+    import torch
+
+    if text == "auto" and torch.cuda.device_count() > 1:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [name.strip() for name in text.split(",")]
+
+
+def _crew(devices: list[str]) -> Crew | None:
+    if len(devices) == 1:
+        return None
+    from functools import partial
+
+    from maskclip.tasks.crew import label_in_processes
+
+    return partial(label_in_processes, devices=devices)
+
+
+def _ray_crew(workers: int | None) -> Crew:
+    from functools import partial
+
+    from maskclip.tasks.ray_crew import label_on_ray
+
+    return partial(label_on_ray, workers=workers)

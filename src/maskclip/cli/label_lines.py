@@ -1,0 +1,102 @@
+"""How far a labelling is, and what it came to, on the screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import Progress, TextColumn
+
+from maskclip.cli.show import console, error_line, progress_bar, warning_line
+
+if TYPE_CHECKING:
+    from maskclip.tasks.label import Plan
+    from maskclip.tasks.labeller import Job
+    from maskclip.tasks.manifest import Counts, Outcome
+
+_SECONDS = 30.0  # between lines, where the output is no terminal
+_LISTED = 20  # failures that are printed; the report has all
+
+
+class LabelLines:
+    """A bar on a terminal, a line now and then elsewhere; failures as they come."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._began = self._said = time.monotonic()
+        self._done = 0
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def watch(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
+        """Show what became of some photos, and how far the work is with them."""
+        now = time.monotonic()
+        if not self._done:  # the model is loaded, and a bar may stand on the screen
+            self._begin(counts, len(outcomes))
+        self._done += len(outcomes)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self._failed += 1
+                if self._failed <= _LISTED:
+                    error_line(outcome.error)
+                elif self._failed == _LISTED + 1:
+                    warning_line("more failures are in report.html")
+        speed = self._done / max(1e-6, now - self._began)
+        finished = counts.total - counts.left
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0], completed=finished, speed=speed, failed=counts.failed
+            )
+        elif now - self._said >= _SECONDS:
+            self._said = now
+            left = timedelta(seconds=round(counts.left / speed))
+            console(errors=True).print(
+                f"{finished:,} of {counts.total:,} photos, {speed:.1f} a second, {left} left, "
+                f"{counts.failed:,} failed"
+            )
+
+    def _begin(self, counts: Counts, first: int) -> None:
+        before = counts.total - counts.left - first
+        if before:
+            console(errors=True).print(f"going on: {before:,} of {counts.total:,} photos are done")
+        if sys.stderr.isatty():
+            self._bar = progress_bar(
+                TextColumn("{task.fields[speed]:.1f} a second, {task.fields[failed]} failed")
+            )
+            self._bar.start()
+            self._bar.add_task(
+                "labelling", total=counts.total, completed=before, speed=0.0, failed=counts.failed
+            )
+
+
+def show_plan(plan: Plan, out: Path) -> None:
+    """Print what a labelling would do."""
+    counts, screen = plan.counts, console()
+    screen.print(f"{counts.left:,} photos would be labelled, {counts.done:,} are done already")
+    for path in plan.first:
+        screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+    if counts.left > len(plan.first):
+        screen.print(f"   ... and report.html in {out}", style="dim", markup=False, soft_wrap=True)
+
+
+def show_end(counts: Counts, job: Job) -> None:
+    """Print what a labelling came to."""
+    screen = console()
+    screen.print(f"{counts.done:,} photos labelled, {counts.failed:,} failed")
+    for name in (*job.formats, "report.html"):
+        screen.print(f"-> {job.out / name}", style="dim", markup=False, soft_wrap=True)
+    if counts.failed:
+        warning_line(
+            f"{counts.failed:,} photos have no labels: {job.out / 'report.html'} says why. "
+            "The same command tries them again"
+        )

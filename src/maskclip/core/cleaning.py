@@ -1,0 +1,100 @@
+"""Care with labels that nobody has checked: what is unsure, or too small, is left unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskclip.core.draw import Labels
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning:
+    """Which labels are dropped.
+
+    Attributes:
+        confidence: pixels with a lower score, in [0, 1], are dropped.
+        by_class: class name -> the confidence that counts for it instead.
+        min_region: connected regions of fewer pixels are dropped; 4 neighbours connect a pixel.
+
+    Raises:
+        MaskCLIPError: a value is out of its range.
+    """
+
+    confidence: float = 0.0
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    min_region: int = 0
+
+    def __post_init__(self) -> None:
+        given = {"the confidence": self.confidence} | {
+            f"the confidence of {name!r}": value for name, value in self.by_class.items()
+        }
+        for what, value in given.items():
+            if not 0 <= value <= 1:
+                raise MaskCLIPError(f"{what} is a score in [0, 1], got {value}")
+        if self.min_region < 0:
+            raise MaskCLIPError(f"the smallest region is some pixels or 0, got {self.min_region}")
+
+    def thresholds(self, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:
+        """Return the confidence that each class needs, (K,).
+
+        A background by threshold needs none: its score says how unsure the others are.
+
+        Raises:
+            MaskCLIPError: a class is named that there is not.
+        """
+        unknown = [name for name in self.by_class if name not in vocabulary.names]
+        if unknown:
+            raise MaskCLIPError(
+                f"a confidence for {unknown[0]!r}, which is no class: expected one of "
+                f"{', '.join(vocabulary.names)}"
+            )
+        needed = [self.by_class.get(name, self.confidence) for name in vocabulary.names]
+        if vocabulary.threshold is not None:
+            needed[0] = 0.0
+        return np.array(needed, np.float32)
+
+
+def clean(
+    labels: Labels, scores: npt.NDArray[np.float32], cleaning: Cleaning, vocabulary: Vocabulary
+) -> Labels:
+    """Return labels in which what is not sure or large enough has the ignored label.
+
+    Unsure pixels go first, so a region counts without them.
+
+    Args:
+        labels: (H, W) class ids; not changed.
+        scores: (H, W), how sure each is.
+        cleaning: what is dropped.
+        vocabulary: the classes.
+
+    Raises:
+        MaskCLIPError: a confidence is given for a class that there is not.
+    """
+    needed = cleaning.thresholds(vocabulary)
+    ignored = labels.dtype.type(vocabulary.ignore)
+    cleaned = labels
+    if needed.any():
+        cleaned = np.where(scores < needed[labels], ignored, labels)
+    if cleaning.min_region > 1:
+        cleaned = np.where(_small_regions(cleaned, cleaning.min_region), ignored, cleaned)
+    return cleaned
+
+
+def _small_regions(labels: Labels, least: int) -> npt.NDArray[np.bool_]:
+    """Return which pixels (H, W) lie in connected regions of one label of fewer than `least`."""
+    small = np.zeros(labels.shape, np.bool_)
+    for label in np.unique(labels):
+        mask = (labels == label).view(np.uint8)
+        _, regions, facts, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        few = facts[:, cv2.CC_STAT_AREA] < least
+        few[0] = False  # all pixels of other labels
+        if few.any():
+            small |= few[regions]
+    return small

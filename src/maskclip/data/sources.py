@@ -1,0 +1,198 @@
+"""Which images are meant: paths, folders, patterns and lists; and what their results are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from maskclip.data.images import IMAGE_SUFFIXES, ImageError
+
+__all__ = ["Source", "find_images", "find_sources", "output_names", "output_stems", "read_list"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image, and its place in the tree that it was found in.
+
+    Attributes:
+        path: of the image.
+        place: a relative POSIX path. Below the folder that was named, or below the fixed part of
+            a pattern; of a file that was named itself, the whole path without its root.
+    """
+
+    path: Path
+    place: str
+
+
+def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the paths of `find_sources`."""
+    return [source.path for source in find_sources(arguments)]
+
+
+def find_sources(
+    arguments: Sequence[str | os.PathLike[str]], *, outside: Path | None = None
+) -> list[Source]:
+    """Return the image files that paths, folders and patterns name, in order, each once.
+
+    A folder gives the images in it and below, sorted; hidden files and folders are left out. A
+    pattern (`*`, `?`, `[...]`, `**`) gives its matches, sorted; a path that exists is never taken
+    for a pattern. A file named outright is returned even if it is missing or looks like no image,
+    so that loading it says what is wrong with it.
+
+    Args:
+        arguments: what was named.
+        outside: a folder whose images are left out of folders and patterns: that of the results.
+
+    Raises:
+        ImageError: a folder without images, or that cannot be read; a pattern without a match.
+    """
+    found: dict[str, Source] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if not str(argument):
+            raise ImageError("an empty path: name an image, a folder or a pattern")
+        if path.is_dir():
+            root, paths = path, sorted(_images_below(path, outside))
+            if not paths:
+                raise ImageError(f"{path}: no images in this folder")
+        elif not path.exists() and glob.has_magic(str(argument)):
+            root, paths = _fixed_part(path), _matches(str(argument), outside)
+            if not paths:
+                raise ImageError(f"{argument}: no image matches this pattern")
+        else:
+            root, paths = None, [path]
+        for image in paths:
+            place = _own_place(image) if root is None else image.relative_to(root).as_posix()
+            found.setdefault(str(image.absolute()), Source(image, place))
+    return list(found.values())
+
+
+def read_list(file: IO[bytes]) -> list[str]:
+    """Read paths, one a line, or ended by NUL bytes as `find -print0` writes them.
+
+    Empty lines are left out.
+    """
+    content = file.read().removeprefix(b"\xef\xbb\xbf")
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _images_below(folder: Path, outside: Path | None) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    left_out = None if outside is None else outside.resolve()
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (left_out is None or not _is(parent, name, left_out))
+        ]
+        for name in files:
+            path = Path(parent, name)
+            if not name.startswith(".") and _is_image(path):
+                yield path
+
+
+def _is(parent: str, name: str, folder: Path) -> bool:
+    return name == folder.name and Path(parent, name).resolve() == folder
+
+
+def _matches(pattern: str, outside: Path | None) -> list[Path]:
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (takes absolute ones)
+    images = [match for match in sorted(map(Path, found)) if _is_image(match)]
+    if outside is None:
+        return images
+    left_out = outside.resolve()
+    return [image for image in images if not image.resolve().is_relative_to(left_out)]
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder above the first part of a pattern that is not a plain name."""
+    folder = Path(pattern.anchor)
+    for part in pattern.relative_to(pattern.anchor).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        folder /= part
+    return folder
+
+
+def _own_place(path: Path) -> str:
+    plain = Path(os.path.normpath(path))
+    if ".." in plain.parts:
+        plain = path.resolve()
+    return plain.relative_to(plain.anchor).as_posix()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+
+
+def output_names(places: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
+    """Return a path without suffix for the results of each image, all different, in their order.
+
+    It is the image's place without suffix. Where that is taken already or would be the same for
+    two, whatever the case of letters, the suffix is joined to it (`a/x_jpg`), then a number.
+    """
+    paths = [PurePosixPath(place) for place in places]
+    plain = [str(path.with_suffix("")) for path in paths]
+    used = {name.casefold() for name in taken}
+    count: dict[str, int] = {}
+    for name in plain:
+        count[name.casefold()] = count.get(name.casefold(), 0) + 1
+    alone = [count[name.casefold()] == 1 and name.casefold() not in used for name in plain]
+    wished = [
+        name if single or not path.suffix else f"{name}_{path.suffix[1:]}"
+        for name, path, single in zip(plain, paths, alone, strict=True)
+    ]
+    first = [index for index, single in enumerate(alone) if single]
+    return _numbered(wished, first=first, taken=used)
+
+
+def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return a name for the outputs of each image, all different, in the order of `paths`.
+
+    It is the file's name without suffix. Where that would be the same for two, whatever the case of
+    letters, it is told apart by the suffix (`x_jpg`, `x_png`), else by as many parent folders as it
+    takes (`a_x`, `b_x`), else by a number.
+    """
+    files = [Path(path) for path in paths]
+    stems = [path.stem for path in files]
+    groups: dict[str, list[int]] = {}
+    for index, stem in enumerate(stems):
+        groups.setdefault(stem.casefold(), []).append(index)
+    for indices in groups.values():
+        if len(indices) > 1:
+            for index, stem in zip(indices, _told_apart([files[i] for i in indices]), strict=True):
+                stems[index] = stem
+    return _numbered(stems, first=[group[0] for group in groups.values() if len(group) == 1])
+
+
+def _told_apart(files: list[Path]) -> list[str]:
+    """Return longer names for files of one stem: different ones, if their paths differ."""
+    suffixed = [f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem for path in files]
+    parents = [path.parent.resolve().parts[1:] for path in files]
+    for depth in range(max(map(len, parents)) + 1):
+        for names in ([path.stem for path in files], suffixed):
+            heads = [parts[len(parts) - depth :] if depth else () for parts in parents]
+            joined = ["_".join((*head, name)) for head, name in zip(heads, names, strict=True)]
+            if len({name.casefold() for name in joined}) == len(joined):
+                return joined
+    return suffixed
+
+
+def _numbered(stems: list[str], *, first: Sequence[int], taken: Collection[str] = ()) -> list[str]:
+    """Add `_2`, `_3` ... to names that are taken; those at `first` choose before the others."""
+    result, taken, before = list(stems), set(taken), set(first)
+    for index in (*first, *(i for i in range(len(stems)) if i not in before)):
+        name, number = stems[index], 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stems[index]}_{number}"
+        taken.add(name.casefold())
+        result[index] = name
+    return result
