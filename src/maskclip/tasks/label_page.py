@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -66,35 +67,43 @@ def page(
         settings: of the labelling.
     """
     names = vocabulary.names
-    parts = [
-        _HEAD,
-        "<h1>Labels by maskclip</h1>",
-        f'<p class="note">{escape(settings["model"])}, {len(names)} classes, '
-        f"formats {escape(', '.join(settings['formats']))}. All figures of all photos: "
-        '<a href="report.json">report.json</a></p>',
-        _figures(summary),
-        "<h2>Classes</h2>",
-        _class_table(summary, vocabulary),
-    ]
-    if failures:
-        parts += [f"<h2>Failed ({len(failures):,})</h2>", _failure_list(failures)]
-    if doubts:
-        parts += [
-            f"<h2>Worth a look ({len(doubts):,})</h2>",
-            '<p class="note">A class that is less sure or larger in a photo than in most others, '
-            "or of which most was dropped.</p>",
-            _wall(
-                (d.outcome, f"<b>{escape(names[d.label])}</b>: {escape(d.reason)}")
-                for d in doubts[:_MOST]
+    sections = {
+        f"Failed ({len(failures):,})": _failure_list(failures) if failures else "",
+        f"Worth a look ({len(doubts):,})": _doubt_wall(doubts, names) if doubts else "",
+        f"{len(samples)} of {summary.done:,} photos": _wall(
+            (outcome, _named(outcome, names)) for outcome in samples
+        )
+        if samples
+        else "",
+        "Classes": _class_table(summary, vocabulary),
+    }
+    shown = {title: text for title, text in sections.items() if text}
+    links = (f'<a href="#{number}">{title}</a>' for number, title in enumerate(shown))
+    return "\n".join(
+        [
+            _HEAD,
+            "<h1>Labels by maskclip</h1>",
+            f'<p class="note">{escape(_settings_line(settings, len(names)))}</p>',
+            _figures(summary),
+            f'<p>{" · ".join(links)} · <a href="report.json">report.json</a>, with every photo</p>',
+            *(
+                f'<h2 id="{number}">{title}</h2>\n{text}'
+                for number, (title, text) in enumerate(shown.items())
             ),
-            _rest(len(doubts) - _MOST),
+            "</html>\n",
         ]
-    if samples:
-        parts += [
-            f"<h2>{len(samples)} of {summary.done:,} photos</h2>",
-            _wall((outcome, _named(outcome, names)) for outcome in samples),
-        ]
-    return "\n".join(part for part in parts if part) + "\n</html>\n"
+    )
+
+
+def _settings_line(settings: dict[str, Any], classes: int) -> str:
+    cleaning = settings["cleaning"]
+    said = [settings["model"], f"{classes} classes", f"formats {', '.join(settings['formats'])}"]
+    if cleaning["confidence"] or cleaning["by_class"]:
+        own = (f"{name} {value:g}" for name, value in cleaning["by_class"].items())
+        said.append("; ".join([f"dropped under score {cleaning['confidence']:g}", *own]))
+    if cleaning["min_region"] > 1:
+        said.append(f"dropped regions under {cleaning['min_region']:,} pixels")
+    return ", ".join(said)
 
 
 def _figures(summary: Summary) -> str:
@@ -132,6 +141,18 @@ def _class_table(summary: Summary, vocabulary: Vocabulary) -> str:
 
 def _by_coverage(row: tuple[Any, Any]) -> tuple[float, int]:
     return -row[0].coverage, -row[0].pixels
+
+
+def _doubt_wall(doubts: Sequence[Doubt], names: Sequence[str]) -> str:
+    photos: dict[int, tuple[Outcome, list[str]]] = {}
+    for doubt in doubts:
+        _, lines = photos.setdefault(doubt.outcome.task.number, (doubt.outcome, []))
+        lines.append(f"<b>{escape(names[doubt.label])}</b>: {escape(doubt.reason)}")
+    shown = ((outcome, "<br>".join(lines)) for outcome, lines in islice(photos.values(), _MOST))
+    return (
+        '<p class="note">A class that is less sure or larger in a photo than in most others, '
+        f"or of which most was dropped.</p>{_wall(shown)}{_rest(len(photos) - _MOST)}"
+    )
 
 
 def _failure_list(failures: Sequence[Outcome]) -> str:
