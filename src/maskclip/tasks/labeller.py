@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskclip.core.ahead import map_ahead
 from maskclip.core.cleaning import Cleaning, clean
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
@@ -38,7 +37,7 @@ from maskclip.tasks.photos import (
     read_maps,
 )
 from maskclip.tasks.segment import load
-from maskclip.tasks.thumbnails import thumbnail_path, write_thumbnail
+from maskclip.tasks.thumbnails import reduced, thumbnail_path, write_thumbnail
 
 _READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
 _WRITERS = _READERS
@@ -76,11 +75,15 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A photo, and what the network gets of it."""
+    """A photo that was read: its (H, W), what the network gets of it, and a small copy.
+
+    The photo itself is let go: many wait for the network and for the writers.
+    """
 
     task: Task
-    photo: Image.Image
+    size: Size
     pixels: Tensor
+    small: Image.Image
 
 
 class Labeller:
@@ -123,43 +126,38 @@ class Labeller:
             LabelError: a file cannot be written for a reason that will not go away by itself.
         """
         waiting: deque[list[Future[Outcome] | Outcome]] = deque()
-        with ThreadPoolExecutor(_WRITERS) as writers:
+        with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_WRITERS) as writers:
             try:
-                for seen in self._read_ahead(chunks):
+                for seen in self._read_ahead(chunks, readers):
                     waiting.append(self._infer(seen, writers))
-                    while len(waiting) > _WAITING:
+                    if len(waiting) > _WAITING:
                         yield _settled(waiting.popleft())
                 while waiting:
                     yield _settled(waiting.popleft())
             finally:
+                readers.shutdown(cancel_futures=True)
                 writers.shutdown(cancel_futures=True)
 
-    def _read_ahead(self, chunks: Iterable[Chunk]) -> Iterator[list[_Seen | Outcome]]:
-        """Yield the photos of each chunk, read while those before are in work."""
-        sizes: deque[int] = deque()
-
-        def tasks() -> Iterator[Task]:
-            for chunk in chunks:
-                sizes.append(len(chunk))
-                yield from chunk
-
-        chunk: list[_Seen | Outcome] = []
-        for seen in map_ahead(
-            ThreadPoolExecutor(_READERS), self._read, tasks(), ahead=2 * _READERS
-        ):
-            chunk.append(seen)
-            if len(chunk) == sizes[0]:
-                yield chunk
-                chunk = []
-                sizes.popleft()
+    def _read_ahead(
+        self, chunks: Iterable[Chunk], readers: ThreadPoolExecutor
+    ) -> Iterator[list[_Seen | Outcome]]:
+        """Yield the photos of each chunk, while those of the next are being read."""
+        ahead: list[Future[_Seen | Outcome]] = []
+        for chunk in chunks:
+            ready, ahead = ahead, [readers.submit(self._read, task) for task in chunk]
+            if ready:
+                yield [future.result() for future in ready]
+        if ahead:
+            yield [future.result() for future in ahead]
 
     def _read(self, task: Task) -> _Seen | Outcome:
         try:
             photo = load_image(task.path, max_pixels=self.job.max_pixels)
         except MaskCLIPError as error:
             return Outcome(task, error=str(error))
-        size = network_size((photo.height, photo.width), self.job.options, self.network)
-        return _Seen(task, photo, network_input(photo, size, self.network))
+        size = (photo.height, photo.width)
+        seen = network_size(size, self.job.options, self.network)
+        return _Seen(task, size, network_input(photo, seen, self.network), reduced(photo))
 
     def _infer(
         self, chunk: list[_Seen | Outcome], writers: ThreadPoolExecutor
@@ -180,7 +178,7 @@ class Labeller:
 
     def _maps(self, photos: list[_Seen]) -> list[PhotoMaps | None]:
         """Read photos of one size together, in halves where memory is short; None: not even one."""
-        outputs: list[Size] = [(seen.photo.height, seen.photo.width) for seen in photos]
+        outputs = [seen.size for seen in photos]
         try:
             with torch.inference_mode():
                 pixels = [seen.pixels for seen in photos]
@@ -204,7 +202,7 @@ class Labeller:
             item = Labelled(task.name, task.place, kept, scores, probabilities)
             for written in self.formats:
                 written.write(item)
-            write_thumbnail(seen.photo, kept, self.vocabulary, thumbnail_path(job.out, task.name))
+            write_thumbnail(seen.small, kept, self.vocabulary, thumbnail_path(job.out, task.name))
         except MaskCLIPError as error:
             return Outcome(task, error=str(error))
         except OSError as error:

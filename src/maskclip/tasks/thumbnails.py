@@ -22,20 +22,25 @@ def thumbnail_path(out: Path, name: str) -> Path:
     return out / FOLDER / f"{name}.jpg"
 
 
-def write_thumbnail(photo: Image.Image, labels: Labels, vocabulary: Vocabulary, path: Path) -> None:
+def reduced(photo: Image.Image) -> Image.Image:
+    """Return a copy of an RGB photo that fits into `SIDE` x `SIDE` px."""
+    small = photo.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return small
+
+
+def write_thumbnail(small: Image.Image, labels: Labels, vocabulary: Vocabulary, path: Path) -> None:
     """Write a photo and its labels side by side; where nothing is said the photo shows.
 
     Args:
-        photo: RGB, W x H.
-        labels: (H, W) class ids, or the ignored label.
+        small: the photo, `reduced`.
+        labels: (H, W) class ids, or the ignored label, of the photo at its own size.
         vocabulary: the classes.
         path: a JPEG, written whole or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    small = photo.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     rows, columns = (
         (np.arange(size) * whole) // size
         for size, whole in zip((small.height, small.width), labels.shape, strict=True)
