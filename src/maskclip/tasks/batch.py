@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskclip.core.choices import read_choices
 from maskclip.core.errors import MaskCLIPError
@@ -16,10 +16,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image
 from maskclip.data.sources import output_stems
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options
-from maskclip.tasks.segment import Segmenter
-
-if TYPE_CHECKING:
-    from maskclip.tasks.student import StudentSegmenter
+from maskclip.tasks.photos import PhotoSegmenter
 
 KINDS = {
     "overlay": "_overlay.png",
@@ -73,7 +70,7 @@ def check_writable(folder: Path) -> None:
 
 
 def segment_files(
-    segmenter: Segmenter | StudentSegmenter,
+    segmenter: PhotoSegmenter,
     paths: Sequence[Path],
     vocabulary: Vocabulary,
     *,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,12 @@ from torch import Tensor
 
 from maskclip.core import resize
 from maskclip.core.draw import Labels
+from maskclip.core.method import Method
 from maskclip.core.segmentation import Segmentation
-from maskclip.core.vocabulary import Vocabulary
+from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.core.windows import cut, fit_within
-from maskclip.tasks.options import Options
+from maskclip.data.images import load_image
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 Classes = Vocabulary | Sequence[str]
@@ -83,6 +87,97 @@ class PhotoMaps:
         )
         onto = replace(self.geometry, output=(height, width), resizes=1)
         return resize.enlarge(self.maps, onto).cpu().numpy()
+
+
+class PhotoSegmenter(ABC):
+    """What labels the pixels of photos: a model that knows its classes, or is told them.
+
+    Attributes:
+        method: the arithmetic.
+        device, precision: where and in what the network computes.
+    """
+
+    method: Method
+    device: torch.device
+    precision: torch.dtype
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the weights, 16 hex digits."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Vocabulary:
+        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
+
+        Raises:
+            MaskCLIPError: the classes or the options cannot be used.
+        """
+
+    @abstractmethod
+    def network(self, vocabulary: Vocabulary, options: Options) -> Network:
+        """Return the network, told to look for the classes of a vocabulary of `prepare`."""
+
+    @overload
+    def segment(
+        self,
+        images: ImageSource,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        images: list[ImageSource] | tuple[ImageSource, ...],
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> Segmentation | list[Segmentation]:
+        """Label every pixel of one image, or of each image of a list.
+
+        Args:
+            images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
+            classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`. A
+                student has its own: None, unless its file does not carry them.
+            background: None; a threshold in (-1, 1) under which a pixel is background (clean:
+                of the best probability; published: of the best map value); or words that are.
+                Not for students.
+            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
+                `long_side`, `window`, `stride`. The first two are not for students.
+
+        Returns:
+            A `Segmentation` at the image's own size, or a list of them for a list.
+
+        Raises:
+            MaskCLIPError: an image, a name or an option cannot be used.
+        """
+        checked = Options(**options)
+        vocabulary = self.prepare(classes, background=background, options=checked)
+        network = self.network(vocabulary, checked)
+        several = images if isinstance(images, list | tuple) else [images]
+        photos = [load_image(image) for image in several]
+        with torch.inference_mode():
+            found = segment_photos(photos, vocabulary, checked, network)
+        return found if several is images else found[0]
 
 
 def as_vocabulary(classes: Classes) -> Vocabulary:

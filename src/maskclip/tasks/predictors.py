@@ -13,6 +13,7 @@ from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, read_ids
 from maskclip.tasks.options import Options
+from maskclip.tasks.photos import PhotoSegmenter
 from maskclip.tasks.segment import Segmenter
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class MeasuredPredictor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroShotPredictor:
-    """A CLIP that is given a data set's classes as words."""
+class _ModelPredictor:
+    """A model that labels images with a data set's classes."""
 
-    segmenter: Segmenter
+    segmenter: PhotoSegmenter
     vocabulary: Vocabulary
     options: Options
     protocol: str
@@ -44,51 +45,53 @@ class ZeroShotPredictor:
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
         """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
         return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+
+    def facts(self) -> dict[str, Any]:
+        """Return its weights, how it looks at images, and in what it computes."""
+        return {
+            "weights": self.segmenter.fingerprint,
+            "protocol": self.protocol,
+            "options": asdict(self.options),
+            "precision": str(self.segmenter.precision).removeprefix("torch."),
+            "device": self.segmenter.device.type,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotPredictor(_ModelPredictor):
+    """A CLIP that is given a data set's classes as words."""
+
+    segmenter: Segmenter
 
     def facts(self) -> dict[str, Any]:
         """Return the model, its arithmetic, its words and how it looks at images."""
         segmenter = self.segmenter
         return {
+            **super().facts(),
             "model": segmenter.clip.name,
-            "weights": segmenter.fingerprint,
-            "protocol": self.protocol,
             "method": segmenter.method.name,
             "arithmetic": asdict(segmenter.method),
             "templates": segmenter.templates,
             "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
             "background": self.vocabulary.background_rule,
-            "options": asdict(self.options),
-            "precision": str(segmenter.precision).removeprefix("torch."),
-            "device": segmenter.device.type,
         }
 
 
 @dataclass(frozen=True, eq=False)
-class StudentPredictor:
+class StudentPredictor(_ModelPredictor):
     """A trained student, whose classes are a data set's."""
 
     segmenter: StudentSegmenter
-    vocabulary: Vocabulary
-    options: Options
-    protocol: str
-
-    def __call__(self, name: str, image: Image.Image, /) -> Ids:
-        """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
-        return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
 
     def facts(self) -> dict[str, Any]:
         """Return the student, its architecture and training, and how it looks at images."""
         segmenter = self.segmenter
         return {
+            **super().facts(),
             "model": segmenter.name,
-            "weights": segmenter.fingerprint,
             "student": asdict(segmenter.student.config),
             "step": segmenter.trained.step,
-            "protocol": self.protocol,
             "arithmetic": {name: getattr(segmenter.method, name) for name in _OF_STUDENTS},
-            "options": asdict(self.options),
-            "precision": str(segmenter.precision).removeprefix("torch."),
-            "device": segmenter.device.type,
         }
 
 

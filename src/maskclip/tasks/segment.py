@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from maskclip.clip.embedded import ALIASES, EMBEDDED
@@ -20,33 +19,19 @@ from maskclip.core import refine
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Method, get_method
-from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.data.images import load_image
 from maskclip.plus.recognise import is_student_file
-from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 from maskclip.tasks.photos import (
-    LONG_SIDE_RATIO,
     Classes,
-    ImageSource,
     Maps,
     Network,
+    PhotoSegmenter,
     as_vocabulary,
-    segment_photos,
 )
 
 if TYPE_CHECKING:
     from maskclip.tasks.student import StudentSegmenter
-
-__all__ = [
-    "LONG_SIDE_RATIO",
-    "Classes",
-    "ImageSource",
-    "Segmenter",
-    "as_vocabulary",
-    "load",
-    "names_student",
-]
 
 
 def load(
@@ -101,7 +86,7 @@ def names_student(name: str) -> bool:
     return name not in {*EMBEDDED, *ALIASES} and is_student_file(Path(name))
 
 
-class Segmenter:
+class Segmenter(PhotoSegmenter):
     """A CLIP that labels pixels. Made by `load`."""
 
     def __init__(
@@ -130,57 +115,6 @@ class Segmenter:
         """A hash of the weights, 16 hex digits."""
         return self.clip.fingerprint
 
-    @overload
-    def segment(
-        self,
-        images: ImageSource,
-        classes: Classes,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation: ...
-
-    @overload
-    def segment(
-        self,
-        images: list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> list[Segmentation]: ...
-
-    def segment(
-        self,
-        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation | list[Segmentation]:
-        """Label every pixel of one image, or of each image of a list.
-
-        Args:
-            images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
-            classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`.
-            background: None; a threshold in (-1, 1) under which a pixel is background (clean:
-                of the best probability; published: of the best map value); or words that are.
-            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
-                `long_side`, `window`, `stride`.
-
-        Returns:
-            A `Segmentation` at the image's own size, or a list of them for a list.
-
-        Raises:
-            MaskCLIPError: an image, a name or an option cannot be used.
-        """
-        vocabulary = as_vocabulary(classes).with_background(background)
-        checked = Options(**options)
-        if isinstance(images, list | tuple):
-            photos = [load_image(image) for image in images]
-            return self._segment_photos(photos, vocabulary, checked)
-        return self._segment_photos([load_image(images)], vocabulary, checked)[0]
-
     def prepare(
         self,
         classes: Classes | None = None,
@@ -190,8 +124,6 @@ class Segmenter:
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use, its words encoded; refuse bad ones now.
 
-        A CLIP takes all options; they are here because a student's `prepare` refuses some.
-
         Raises:
             MaskCLIPError: there are no classes, or they cannot be used.
         """
@@ -200,12 +132,6 @@ class Segmenter:
         vocabulary = as_vocabulary(classes).with_background(background)
         self.text_rows(vocabulary)
         return vocabulary
-
-    @torch.inference_mode()
-    def _segment_photos(
-        self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
-    ) -> list[Segmentation]:
-        return segment_photos(photos, vocabulary, options, self.network(vocabulary, options))
 
     def network(self, vocabulary: Vocabulary, options: Options) -> Network:
         """Return the image tower, told to look for the classes of a vocabulary.
@@ -237,7 +163,7 @@ class Segmenter:
                     f"never saw: {', '.join(unknown[:8])}"
                     + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
                     MaskCLIPWarning,
-                    stacklevel=5,  # the caller of `segment`
+                    stacklevel=4,  # the caller of `segment`
                 )
             self._rows[vocabulary] = rows.to(self.device)
         return self._rows[vocabulary]

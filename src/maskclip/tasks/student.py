@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack, overload
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from maskclip.core.device import choose_precision
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, Method
-from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.data.images import load_image
 from maskclip.plus.files import TrainedStudent, file_fingerprint, read_student
-from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
-from maskclip.tasks.photos import (
-    Classes,
-    ImageSource,
-    Maps,
-    Network,
-    as_vocabulary,
-    segment_photos,
-)
+from maskclip.tasks.options import DEFAULT_OPTIONS, Options
+from maskclip.tasks.photos import Classes, Maps, Network, PhotoSegmenter, as_vocabulary
 
 _NAMED = 6  # classes that a message lists
 
@@ -47,7 +36,7 @@ def load_student(
     )
 
 
-class StudentSegmenter:
+class StudentSegmenter(PhotoSegmenter):
     """A student that labels pixels. Made by `load` from a student's file.
 
     Args:
@@ -70,60 +59,17 @@ class StudentSegmenter:
     ) -> None:
         self.trained = trained
         self.name = name
-        self.fingerprint = fingerprint
+        self._fingerprint = fingerprint
         self.method = method
         self.device = device
         self.student = trained.student.to(device).eval()
         size = sum(weight.numel() for weight in self.student.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
 
-    @overload
-    def segment(
-        self,
-        images: ImageSource,
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation: ...
-
-    @overload
-    def segment(
-        self,
-        images: list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> list[Segmentation]: ...
-
-    def segment(
-        self,
-        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation | list[Segmentation]:
-        """Label every pixel of one image, or of each image of a list.
-
-        Args:
-            images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
-            classes: those of the student, in its order; None where its file carries them.
-            background: None: a student's classes are fixed.
-            options: `short_side`, `long_side`, `window` and `stride` of `Options`.
-
-        Returns:
-            A `Segmentation` at the image's own size, or a list of them for a list.
-
-        Raises:
-            MaskCLIPError: an image or an option cannot be used, or the classes are not its own.
-        """
-        checked = Options(**options)
-        vocabulary = self.prepare(classes, background=background, options=checked)
-        if isinstance(images, list | tuple):
-            return self._segment([load_image(image) for image in images], vocabulary, checked)
-        return self._segment([load_image(images)], vocabulary, checked)[0]
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the file, 16 hex digits."""
+        return self._fingerprint
 
     def prepare(
         self,
@@ -163,12 +109,6 @@ class StudentSegmenter:
                 f"{_listed(own.names)}; for other classes take a CLIP"
             )
         return given
-
-    @torch.inference_mode()
-    def _segment(
-        self, photos: list[Image.Image], vocabulary: Vocabulary, options: Options
-    ) -> list[Segmentation]:
-        return segment_photos(photos, vocabulary, options, self.network(vocabulary, options))
 
     def network(self, vocabulary: Vocabulary, options: Options) -> Network:
         """Return what reads photos; a student's classes and options are its own."""
