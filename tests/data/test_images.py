@@ -3,14 +3,12 @@ import struct
 import threading
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from maskclip.data.images import ImageError, image_size, load_image
-from maskclip.data.sources import find_images, output_stems
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -403,83 +401,3 @@ class TestPixelLimit:
         assert sizes == [(40, 30)] * 8
         after = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, len(warnings.filters)
         assert after == before
-
-
-class TestFindImages:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        for name in ("b.jpg", "a.PNG", "sub/deep/c.webp", ".hidden.jpg", ".cache/d.jpg", "n.txt"):
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return tmp_path
-
-    def names(self, folder, sources):
-        return [path.relative_to(folder).as_posix() for path in find_images(sources)]
-
-    def test_a_folder_gives_its_images_sorted_without_hidden_ones(self, folder):
-        assert self.names(folder, [folder]) == ["a.PNG", "b.jpg", "sub/deep/c.webp"]
-
-    def test_files_keep_their_order_and_come_once(self, folder):
-        sources = [folder / "b.jpg", str(folder / "a.PNG"), folder, folder / "b.jpg"]
-        assert self.names(folder, sources) == ["b.jpg", "a.PNG", "sub/deep/c.webp"]
-
-    def test_patterns(self, folder):
-        assert self.names(folder, [f"{folder}/*"]) == ["a.PNG", "b.jpg"]
-        assert self.names(folder, [f"{folder}/?.jpg"]) == ["b.jpg"]
-        assert self.names(folder, [f"{folder}/**/*.webp"]) == ["sub/deep/c.webp"]
-
-    def test_relative_patterns(self, folder, monkeypatch):
-        monkeypatch.chdir(folder)
-        assert find_images(["*.jpg", "./b.jpg"]) == [Path("b.jpg")]
-
-    def test_a_path_that_exists_is_no_pattern(self, folder):
-        (folder / "b[1].jpg").touch()
-        (folder / "b1.jpg").touch()
-        assert self.names(folder, [folder / "b[1].jpg"]) == ["b[1].jpg"]
-        (folder / "album [2024]").mkdir()
-        (folder / "album [2024]" / "x.png").touch()
-        assert self.names(folder, [folder / "album [2024]"]) == ["album [2024]/x.png"]
-
-    def test_a_missing_file_is_left_to_the_loader(self, folder):
-        assert self.names(folder, [folder / "nowhere.jpg", folder / "n.txt"]) == [
-            "nowhere.jpg",
-            "n.txt",
-        ]
-
-    def test_a_folder_or_pattern_without_images_is_an_error(self, folder):
-        (folder / "empty").mkdir()
-        with pytest.raises(ImageError, match="empty: no images in this folder"):
-            find_images([folder / "empty"])
-        with pytest.raises(ImageError, match=r"\*\.bmp: no image matches this pattern"):
-            find_images([f"{folder}/*.bmp"])
-        with pytest.raises(ImageError, match="an empty path"):
-            find_images([""])
-
-
-class TestOutputStems:
-    @pytest.mark.parametrize(
-        ("paths", "stems"),
-        [
-            (["a/x.jpg", "b/y.png"], ["x", "y"]),
-            (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
-            (["a/x.jpg", "b/x.jpg"], ["a_x", "b_x"]),
-            (["a/x.jpg", "b/x.jpg", "b/x.png"], ["a_x_jpg", "b_x_jpg", "b_x_png"]),
-            (["r/a/x.jpg", "s/a/x.jpg"], ["r_a_x", "s_a_x"]),
-            (["x.JPG", "X.jpg"], ["x_JPG", "X_jpg_2"]),
-            (["x.jpg", "x.jpg"], ["x_jpg", "x_jpg_2"]),
-            (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
-            (["archive.tar.jpg", "noöne"], ["archive.tar", "noöne"]),
-            ([], []),
-        ],
-    )
-    def test_names(self, paths, stems):
-        assert output_stems(paths) == stems
-
-    def test_always_different_whatever_the_case(self):
-        folders = ["", "a", "b", "a/b", "A"]
-        names = ["x.jpg", "X.jpg", "x.png", "x_jpg.gif", "a_x.jpg", "x_jpg_2.png", "x"]
-        paths = [Path(folder, name) for folder in folders for name in names]
-        stems = output_stems(paths)
-        assert len({stem.casefold() for stem in stems}) == len(paths)
-        assert stems == output_stems(paths)
