@@ -132,15 +132,17 @@ class Manifest:
         """Return a manifest in memory with what a file holds; empty where there is none.
 
         Raises:
-            LabelError: it cannot be read.
+            LabelError: another labelling has it open, or it cannot be read.
         """
         copy = cls(":memory:")
         copy.path = path
         if path.exists():
             with (
                 copy._telling(),
-                closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as kept,
+                closing(sqlite3.connect(_read_only(path), timeout=1, uri=True)) as kept,
             ):
+                kept.execute("begin")
+                kept.execute("select 1 from sqlite_master")  # a backup waits for ever for a lock
                 kept.backup(copy._database)
         return copy
 
@@ -202,11 +204,13 @@ class Manifest:
             self._database.execute("drop table wanted")
             known = dict(self._database.execute("select path, name from photos"))
             new = [source for source in sources if _key(source) not in known]
-            names = output_names([_place(source) for source in new], taken=list(known.values()))
+            names = output_names(
+                [_plain(source.place) for source in new], taken=list(known.values())
+            )
             self._database.executemany(
                 "insert into photos (path, place, name, chunk) values (?, ?, ?, -1)",
                 (
-                    (_key(source), _place(source), name)
+                    (_key(source), _plain(source.place), name)
                     for source, name in zip(new, names, strict=True)
                 ),
             )
@@ -242,10 +246,10 @@ class Manifest:
             for outcome in outcomes:
                 number = outcome.task.number
                 facts = json.dumps({"width": outcome.width, "height": outcome.height})
-                done = outcome.error is None
+                error = None if outcome.error is None else _plain(outcome.error)
                 self._database.execute(
                     "update photos set chunk = null, error = ?, facts = ? where number = ?",
-                    (outcome.error, facts if done else None, number),
+                    (error, facts if error is None else None, number),
                 )
                 self._database.execute("delete from found where photo = ?", (number,))
                 self._database.executemany(
@@ -310,12 +314,17 @@ class Manifest:
             ) from error
 
 
+def _read_only(path: Path) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
 def _key(source: Source) -> bytes:
     return os.fsencode(source.path.absolute())
 
 
-def _place(source: Source) -> str:
-    return source.place.encode("utf-8", "backslashreplace").decode()
+def _plain(text: str) -> str:
+    """Return a text that may name a path that is not UTF-8, in UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _task(number: int, path: bytes, place: str, name: str) -> Task:
