@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -183,6 +185,28 @@ def test_a_copy_of_a_manifest_in_use_is_refused_and_not_waited_for(manifest, pat
     thread.start()
     thread.join(10)
     assert answers == [f"{path} is in use: another labelling writes there"]
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("pragma cache_size = 5")  # pages: more are written before the end
+database.execute("begin immediate")
+database.execute("update photos set place = hex(randomblob(4000)), chunk = null")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("opened", [Manifest, Manifest.copy_of])
+def test_what_was_being_written_when_it_was_killed_is_undone(path, opened):
+    with Manifest(path) as manifest:
+        manifest.plan(many(50), SETTINGS)
+        expected = tasks(manifest)
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    with opened(path) as again:
+        assert tasks(again) == expected
 
 
 @pytest.mark.parametrize("opened", [Manifest, Manifest.copy_of])

@@ -137,10 +137,8 @@ class Manifest:
         copy = cls(":memory:")
         copy.path = path
         if path.exists():
-            with (
-                copy._telling(),
-                closing(sqlite3.connect(_read_only(path), timeout=1, uri=True)) as kept,
-            ):
+            # Read-only it could not roll back what a killed labelling had begun to write.
+            with copy._telling(), closing(sqlite3.connect(path, timeout=1)) as kept:
                 kept.execute("begin")
                 kept.execute("select 1 from sqlite_master")  # a backup waits for ever for a lock
                 kept.backup(copy._database)
@@ -312,10 +310,6 @@ class Manifest:
             raise LabelError(
                 f"{self.path}: the record of what is done cannot be used ({error})"
             ) from error
-
-
-def _read_only(path: Path) -> str:
-    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 def _key(source: Source) -> bytes:
