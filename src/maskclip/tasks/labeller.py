@@ -44,7 +44,14 @@ _WRITERS = _READERS
 _WAITING = 2  # chunks whose files are being written while the network goes on
 
 # Of one photo's own name, and no reason to stop the others.
-_OF_THE_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR}
+_OF_THE_NAME = {
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,  # a file where a folder must be
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +198,12 @@ class Labeller:
 
     def _write(self, seen: _Seen, maps: PhotoMaps) -> Outcome:
         job, task = self.job, seen.task
+        if not maps.maps.isfinite().all():
+            message = f"{task.path}: the network's values are not finite: try --precision float32"
+            return Outcome(task, error=message)
         with torch.inference_mode():
             labels, scores = maps.labels(self.vocabulary)
             probabilities = maps.grid() if self._wants_probabilities else None
-        if not np.isfinite(scores).all():
-            message = f"{task.path}: the network's values are not finite: try --precision float32"
-            return Outcome(task, error=message)
         kept = clean(labels, scores, job.cleaning, self.vocabulary)
         try:
             item = Labelled(task.name, task.place, kept, scores, probabilities)
