@@ -59,7 +59,7 @@ def label_in_processes(
 def _received(connection: Connection, process: SpawnProcess) -> list[Outcome] | None:
     try:
         answer: list[Outcome] | MaskCLIPError | None = connection.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # between two answers, or within one
         process.join()
         raise LabelError(
             f"a worker died (exit code {process.exitcode}), perhaps for want of memory; nothing is "
