@@ -56,7 +56,10 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     if job.precision == "auto":
         of_the_model.append("precision")
     manifest.check_settings(settings, ignore=of_the_model)
-    formats = [] if job.vocabulary is None else open_formats(job.formats, job.vocabulary, job.out)
+    formats = []
+    if job.vocabulary is not None:
+        job.cleaning.thresholds(job.vocabulary)  # refuses a class that there is not
+        formats = open_formats(job.formats, job.vocabulary, job.out)
     manifest.plan(sources, settings, gone=_gone(manifest, formats, job.out))
     chunk = next(manifest.chunks(), ())
     first = [path for task in chunk for f in formats[:1] for path in f.files(task.name)]
