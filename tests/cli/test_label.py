@@ -1,0 +1,196 @@
+"""`maskclip label` as a user runs it, on drawn scenes and the embedded model."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskclip.cli import main
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.files import TrainedStudent, save_student
+from maskclip.plus.student import StudentConfig, build_student
+
+EMOJI = ("--model", "emoji", "--templates", "plain", "--short-side", "64", "--device", "cpu")
+WORDS = ("-c", "dog", "-c", "grass")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for seed, name in enumerate(("a.png", "sub/b.png")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_scene(seed, size=(48, 64)).image).save(path)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def label(*arguments):
+    return main(["label", *map(str, arguments)])
+
+
+def pngs(out):
+    return {path.relative_to(out / "png").as_posix() for path in (out / "png").rglob("*.png")}
+
+
+def test_a_folder_is_labelled_into_a_tree_of_its_own(photos, out, capsys):
+    assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+    assert pngs(out) == {"a.png", "sub/b.png"}
+    with Image.open(out / "png" / "sub" / "b.png") as image:
+        assert (image.mode, image.size) == ("P", (64, 48))
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "2 photos labelled, 0 failed",
+        f"-> {out / 'png'}",
+        f"-> {out / 'report.html'}",
+    ]
+    assert captured.err == ""
+
+
+def test_run_again_it_does_what_is_new(photos, out, capsys):
+    assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+    Image.fromarray(draw_scene(5, size=64).image).save(photos / "new.png")
+    assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+    assert "going on: 2 of 3 photos are done" in capsys.readouterr().err
+    assert pngs(out) == {"a.png", "sub/b.png", "new.png"}
+
+
+def test_a_broken_photo_is_named_and_the_exit_code_is_1(photos, out, capsys):
+    (photos / "broken.jpg").touch()
+    assert label(photos, *WORDS, *EMOJI, "--out", out) == 1
+    captured = capsys.readouterr()
+    error, warning = captured.err.splitlines()
+    assert error == f"error: {photos / 'broken.jpg'}: an empty file"
+    assert warning.startswith("warning: 1 photos have no labels: ")
+    assert "2 photos labelled, 1 failed" in captured.out
+    assert pngs(out) == {"a.png", "sub/b.png"}
+
+
+def test_cleaning_is_asked_for_by_class_and_size(photos, out):
+    care = ("--confidence", 0.5, "--class-confidence", " red  car =1", "--min-region", 9)
+    words = ("-c", "dog", "-c", "red car")
+    assert label(photos, *words, *EMOJI, *care, "--out", out) == 0
+    settings = json.loads((out / "report.json").read_text())["settings"]
+    assert settings["cleaning"] == {
+        "confidence": 0.5,
+        "by_class": {"red car": 1.0},
+        "min_region": 9,
+    }
+    with Image.open(out / "png" / "a.png") as image:
+        assert 1 not in np.asarray(image)
+
+
+def test_a_dry_run_does_nothing(photos, out, capsys):
+    assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2 photos would be labelled, 0 are done already",
+        f"-> {out / 'png' / 'a.png'}",
+        f"-> {out / 'png' / 'sub' / 'b.png'}",
+    ]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\0"])
+def test_lists_come_from_a_file_or_from_standard_input(end, photos, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos)
+    listed = f"a.png{end}sub/b.png{end}".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    assert label("-", *WORDS, *EMOJI, "--out", out) == 0
+    assert pngs(out) == {"a.png", "sub/b.png"}
+    (tmp_path / "list.txt").write_bytes(listed)
+    again = ("--list", tmp_path / "list.txt", "--dry-run")
+    assert label(*again, *WORDS, *EMOJI, "--out", out) == 0
+
+
+def test_results_within_the_folder_of_the_photos_are_no_photos(photos, capsys):
+    out = photos / "labels"
+    for _ in range(2):
+        assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+        assert pngs(out) == {"a.png", "sub/b.png"}
+    assert label(photos / "*" / "*.png", *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
+    assert "0 photos would be labelled, 2 are done" in capsys.readouterr().out
+
+
+def test_several_formats_have_a_folder_each(photos, out):
+    assert label(photos, *WORDS, *EMOJI, "--format", "png,coco", "--out", out) == 0
+    assert (out / "coco" / "instances.json").exists()
+    assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\n"
+
+
+MISTAKES = {
+    "no classes": ((), "no classes"),
+    "an unknown format": ((*WORDS, "--format", "png,tiff"), "cannot write 'tiff'"),
+    "a class without a confidence": ((*WORDS, "--class-confidence", "dog"), "NAME=T"),
+    "a confidence without a class": ((*WORDS, "--class-confidence", "=1"), "NAME=T"),
+    "no number": ((*WORDS, "--class-confidence", "dog=x"), "NAME=T, such as dog=0.6, got 'dog=x'"),
+    "out of range": ((*WORDS, "--class-confidence", "dog=2"), "the confidence of 'dog' is a score"),
+    "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is no class"),
+    "too sure": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
+    "a negative size": ((*WORDS, "--min-region", "-1"), "some pixels or 0"),
+    "workers without Ray": ((*WORDS, "--workers", "2"), "--workers belongs to --ray"),
+    "an unknown device": ((*WORDS, "--device", "tpu9"), "doctor"),
+    "a missing list": ((*WORDS, "--list", "none.txt"), "none.txt"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, photos, out, capsys):
+    arguments, part = MISTAKES[mistake]
+    assert label(photos, *EMOJI, *arguments, "--out", out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert part in line
+
+
+def test_a_class_that_there_is_not_is_noticed_by_a_dry_run(photos, out, capsys):
+    care = ("--class-confidence", "cat=1", "--dry-run")
+    assert label(photos, *WORDS, *EMOJI, *care, "--out", out) == 2
+    assert "'cat', which is no class" in capsys.readouterr().err
+
+
+def test_without_photos_it_says_how_to_name_them(photos, out, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    for arguments in ((), ("-",)):
+        assert label(*arguments, *WORDS, *EMOJI, "--out", out) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no photos: name folders" in line
+    (tmp_path / "empty").mkdir()
+    assert label(tmp_path / "empty", *WORDS, *EMOJI, "--out", out) == 2
+    assert "no images in this folder" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(photos, out, capsys):
+    assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+    capsys.readouterr()
+    for more in ((), ("--dry-run",)):
+        assert label(photos, *WORDS, *EMOJI, "--confidence", 0.5, *more, "--out", out) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "cleaning.confidence: 0.0 there, 0.5 asked for. Choose another --out" in line
+
+
+def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_path, capsys):
+    words = Vocabulary.parse(["dog", "grass", "sky"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = torch.nn.functional.normalize(torch.randn(len(words), 8), dim=1)
+        student = build_student(StudentConfig(depth=50, width=8, embed_dim=8), rows).eval()
+    path = tmp_path / "student.safetensors"
+    save_student(TrainedStudent(student, words, 5), path)
+    common = (photos, "--model", path, "--short-side", 64, "--device", "cpu", "--out", out)
+    assert label(*common, "--background", "0.5") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "background belongs to CLIP" in line
+    assert label(*common) == 0
+    assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\nsky\n"
+    assert label(*common, "--dry-run") == 0
+    assert "0 photos would be labelled, 2 are done already" in capsys.readouterr().out
