@@ -194,3 +194,20 @@ def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_pat
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\nsky\n"
     assert label(*common, "--dry-run") == 0
     assert "0 photos would be labelled, 2 are done already" in capsys.readouterr().out
+
+
+def test_results_below_the_photos_are_no_photos(photos, capsys):
+    out = photos / "labels"
+    for done in (0, 2):
+        assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
+        left = 2 - done
+        wanted = f"{left} photos would be labelled, {done} are done already"
+        assert capsys.readouterr().out.splitlines()[0] == wanted
+        assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
+        capsys.readouterr()
+
+
+def test_photos_may_not_lie_where_the_results_go(photos, capsys):
+    assert label(photos, *WORDS, *EMOJI, "--out", photos) == 2
+    assert "where results go: choose another --out" in capsys.readouterr().err
+    assert {path.name for path in photos.iterdir()} == {"a.png", "sub"}

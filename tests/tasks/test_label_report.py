@@ -9,7 +9,11 @@ from maskclip.tasks.manifest import Found, Outcome, Task
 
 WORDS = Vocabulary.parse(["dog", "it's <grass>"])
 DOG, GRASS = 0, 1
-SETTINGS = {"model": "<model>", "formats": ["png"]}
+SETTINGS = {
+    "model": "<model>",
+    "formats": ["png"],
+    "cleaning": {"confidence": 0.3, "by_class": {"<grass>": 0.5}, "min_region": 9},
+}
 
 
 def outcome(number, *classes, name=None, error=None):
@@ -116,6 +120,7 @@ def test_the_report_names_failures_doubts_and_samples_and_is_the_same_again(tmp_
     )
     assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == text
     assert (tmp_path / "again" / "report.json").read_text(encoding="utf-8") == content
+    assert "dropped under score 0.3; &lt;grass&gt; 0.5, dropped regions under 9 pixels" in text
     assert "Failed (1)" in text
     assert "<li>/photos/&lt;i&gt;.jpg: an empty file</li>" in text
     assert "Worth a look (1)" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
@@ -17,7 +17,7 @@ from maskclip.tasks.manifest import Chunk, LabelError, Outcome
 
 def label_in_processes(
     job: Job, chunks: Iterable[Chunk], devices: Sequence[str]
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     """Label chunks with a process for each device; yield what became of each chunk as it is done.
 
     Processes on the CPU share its cores.
@@ -63,7 +63,7 @@ def _received(connection: Connection, process: SpawnProcess) -> list[Outcome] | 
         process.join()
         raise LabelError(
             f"a worker died (exit code {process.exitcode}), perhaps for want of memory; nothing is "
-            "lost: run the same command to go on, with fewer --workers"
+            "lost: run the same command to go on, perhaps on fewer devices"
         ) from None
     if isinstance(answer, MaskCLIPError):
         raise answer

@@ -6,7 +6,8 @@ The output folder gets one folder a format, `report.html` and `report.json`, `th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from maskclip.data.sources import Source
 from maskclip.tasks.batch import check_writable
 from maskclip.tasks.label_report import write_report
 from maskclip.tasks.labeller import Job, Labeller
-from maskclip.tasks.manifest import Chunk, Counts, Manifest, Outcome
+from maskclip.tasks.manifest import Chunk, Counts, LabelError, Manifest, Outcome
 from maskclip.tasks.thumbnails import thumbnail_path
 
 MANIFEST = "manifest.sqlite"
 
-Crew = Callable[[Job, Iterable[Chunk]], Iterator[list[Outcome]]]
+Crew = Callable[[Job, Iterable[Chunk]], Generator[list[Outcome], None, None]]
 """Labels chunks, somewhere; yields what became of each chunk, as they are done."""
 
 Watcher = Callable[[Sequence[Outcome], Counts], None]
@@ -50,6 +51,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     Raises:
         MaskCLIPError: it would be refused, as far as can be told without the model.
     """
+    _check_apart(sources, job.out)
     manifest = Manifest.copy_of(job.out / MANIFEST)
     settings = _settings(job, weights="")
     of_the_model = ["weights", *(["vocabulary"] if job.vocabulary is None else [])]
@@ -94,6 +96,7 @@ def label_photos(
         MaskCLIPError: the model or the settings cannot be used, another labelling is at work in
             the folder, or a file cannot be written.
     """
+    _check_apart(sources, job.out)
     check_writable(job.out)
     with Manifest(job.out / MANIFEST) as manifest:
         labeller = Labeller(job, device)
@@ -108,15 +111,26 @@ def label_photos(
         else:
             del labeller  # its memory is the workers'
             results = crew(job, manifest.chunks())
-        for outcomes in results:
-            manifest.record(outcomes)
-            if watch is not None:
-                watch(outcomes, manifest.counts())
+        with closing(results):
+            for outcomes in results:
+                manifest.record(outcomes)
+                if watch is not None:
+                    watch(outcomes, manifest.counts())
         for written in formats:
             written.finish(o.task.name for o in manifest.outcomes() if o.error is None)
         assert job.vocabulary is not None
         write_report(manifest.outcomes, job.vocabulary, settings, job.out)
         return manifest.counts()
+
+
+def _check_apart(sources: Sequence[Source], out: Path) -> None:
+    """Refuse photos that lie where the results go, which would be taken for photos."""
+    inside = out.resolve()
+    for folder in {source.path.parent for source in sources}:
+        if folder.resolve().is_relative_to(inside):
+            raise LabelError(
+                f"photos of {folder} lie in {out}, where results go: choose another --out"
+            )
 
 
 def _settings(job: Job, *, weights: str) -> dict[str, Any]:

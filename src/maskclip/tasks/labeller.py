@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,7 +126,7 @@ class Labeller:
         self.formats = open_formats(job.formats, self.vocabulary, job.out)
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
 
-    def label(self, chunks: Iterable[Chunk]) -> Iterator[list[Outcome]]:
+    def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
         """Label the photos of chunks; yield what became of each chunk's, in their order.
 
         Raises:
@@ -137,7 +137,7 @@ class Labeller:
             try:
                 for seen in self._read_ahead(chunks, readers):
                     waiting.append(self._infer(seen, writers))
-                    if len(waiting) > _WAITING:
+                    while waiting and (len(waiting) > _WAITING or _is_settled(waiting[0])):
                         yield _settled(waiting.popleft())
                 while waiting:
                     yield _settled(waiting.popleft())
@@ -202,7 +202,11 @@ class Labeller:
             message = f"{task.path}: the network's values are not finite: try --precision float32"
             return Outcome(task, error=message)
         with torch.inference_mode():
-            labels, scores = maps.labels(self.vocabulary)
+            try:
+                labels, scores = maps.labels(self.vocabulary)
+            except torch.OutOfMemoryError:  # the network needs the device for other photos
+                maps = replace(maps, maps=maps.maps.cpu())
+                labels, scores = maps.labels(self.vocabulary)
             probabilities = maps.grid() if self._wants_probabilities else None
         kept = clean(labels, scores, job.cleaning, self.vocabulary)
         try:
@@ -221,6 +225,10 @@ class Labeller:
             ) from error
         height, width = labels.shape
         return Outcome(task, width, height, tuple(_found(labels, kept, scores)))
+
+
+def _is_settled(results: list[Future[Outcome] | Outcome]) -> bool:
+    return all(item.done() for item in results if isinstance(item, Future))
 
 
 def _settled(results: list[Future[Outcome] | Outcome]) -> list[Outcome]:

@@ -16,7 +16,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.data.sources import Source, output_names
 
 CHUNK = 16
-"""Photos that are labelled and recorded together: killed between, all of them are done again."""
+"""Photos that are labelled and recorded together: all of them are done, or none."""
 
 _TABLES = """
 create table if not exists settings (content text not null);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ _BLOCK = 4  # chunks that a worker is given at once: reading and writing overlap
 
 def label_on_ray(
     job: Job, chunks: Iterable[Chunk], *, workers: int | None = None
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     """Label chunks on a Ray cluster; yield what became of each chunk as it is done.
 
     It is the cluster that this process is connected to, else that of `RAY_ADDRESS`, else one that
