@@ -30,8 +30,8 @@ from maskclip.data.images import load_image
 from maskclip.data.sources import Source, find_sources
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.tasks.label import label_photos
-from maskclip.tasks.labeller import Job, Labeller
-from maskclip.tasks.manifest import CHUNK, Counts, Manifest, Outcome
+from maskclip.tasks.labelling.labeller import Job, Labeller
+from maskclip.tasks.labelling.manifest import CHUNK, Counts, Manifest, Outcome
 from maskclip.tasks.photos import batches_of, network_input, network_size
 
 PHOTO = (375, 500)  # height x width, px, of most photos in PASCAL VOC

@@ -50,7 +50,7 @@ SIZES = {f"{factor}x": 256 * factor for factor in (1, 2, 3, 4)}
 MANY_CELLS, LARGE = 150, 100  # scenes of a cell where there are many cells, or large ones
 EACH = 25  # scenes of a concept
 STUDENTS = ("emoji-annofree-rn", "emoji-annofree-vit")
-FEWER_STEPS = 300
+FEWER_STEPS = 800
 ZERO_SHOT = "emoji-zeroshot-rn"
 PROVED = 60  # scenes of a validation
 MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=PROVED)

@@ -13,11 +13,11 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks import manifest
-from maskclip.tasks.crew import label_in_processes
 from maskclip.tasks.label import MANIFEST, label_photos
-from maskclip.tasks.labeller import Job
-from maskclip.tasks.manifest import Counts, LabelError
+from maskclip.tasks.labelling import manifest
+from maskclip.tasks.labelling.crew import label_in_processes
+from maskclip.tasks.labelling.labeller import Job
+from maskclip.tasks.labelling.manifest import Counts, LabelError
 from maskclip.tasks.options import Options
 
 SCENES = 24

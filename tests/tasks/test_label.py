@@ -29,10 +29,10 @@ from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.files import TrainedStudent, save_student
 from maskclip.plus.student import StudentConfig, build_student
-from maskclip.tasks import labeller, manifest
 from maskclip.tasks.label import MANIFEST, label_photos, plan_labels
-from maskclip.tasks.labeller import Job
-from maskclip.tasks.manifest import Counts, LabelError, Manifest
+from maskclip.tasks.labelling import labeller, manifest
+from maskclip.tasks.labelling.labeller import Job
+from maskclip.tasks.labelling.manifest import Counts, LabelError, Manifest
 from maskclip.tasks.options import Options
 
 WORDS = Vocabulary.parse(["dog", "red car", "grass", "sky", "water"])

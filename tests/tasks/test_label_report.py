@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.label_report import LEAST_PHOTOS, find_doubts, summarise, write_report
-from maskclip.tasks.manifest import Found, Outcome, Task
+from maskclip.tasks.labelling.figures import LEAST_PHOTOS, find_doubts, summarise
+from maskclip.tasks.labelling.manifest import Found, Outcome, Task
+from maskclip.tasks.labelling.report import write_report
 
 WORDS = Vocabulary.parse(["dog", "it's <grass>"])
 DOG, GRASS = 0, 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskclip.data.sources import Source
-from maskclip.tasks.manifest import CHUNK, Counts, Found, LabelError, Manifest, Outcome
+from maskclip.tasks.labelling.manifest import CHUNK, Counts, Found, LabelError, Manifest, Outcome
 
 SETTINGS = {"model": "emoji", "cleaning": {"confidence": 0.5}, "formats": ["png"]}
 

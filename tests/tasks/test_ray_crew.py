@@ -12,12 +12,12 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks import manifest
 from maskclip.tasks.label import MANIFEST, label_photos
-from maskclip.tasks.labeller import Job
-from maskclip.tasks.manifest import Counts
+from maskclip.tasks.labelling import manifest
+from maskclip.tasks.labelling.labeller import Job
+from maskclip.tasks.labelling.manifest import Counts
+from maskclip.tasks.labelling.ray_crew import label_on_ray
 from maskclip.tasks.options import Options
-from maskclip.tasks.ray_crew import label_on_ray
 
 ray = pytest.importorskip("ray")
 

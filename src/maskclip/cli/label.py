@@ -127,7 +127,7 @@ def label(
     from maskclip.data.formats import read_format_names
     from maskclip.data.images import MAX_PIXELS
     from maskclip.tasks.label import label_photos, plan_labels
-    from maskclip.tasks.labeller import Job
+    from maskclip.tasks.labelling.labeller import Job
     from maskclip.tasks.options import Options
     from maskclip.tasks.student import refuse_options_of_clip
 
@@ -214,7 +214,7 @@ def _crew(devices: list[str]) -> Crew | None:
         return None
     from functools import partial
 
-    from maskclip.tasks.crew import label_in_processes
+    from maskclip.tasks.labelling.crew import label_in_processes
 
     return partial(label_in_processes, devices=devices)
 
@@ -222,6 +222,6 @@ def _crew(devices: list[str]) -> Crew | None:
 def _ray_crew(workers: int | None) -> Crew:
     from functools import partial
 
-    from maskclip.tasks.ray_crew import label_on_ray
+    from maskclip.tasks.labelling.ray_crew import label_on_ray
 
     return partial(label_on_ray, workers=workers)

@@ -15,8 +15,8 @@ from maskclip.cli.show import console, error_line, progress_bar, warning_line
 
 if TYPE_CHECKING:
     from maskclip.tasks.label import Plan
-    from maskclip.tasks.labeller import Job
-    from maskclip.tasks.manifest import Counts, Outcome
+    from maskclip.tasks.labelling.labeller import Job
+    from maskclip.tasks.labelling.manifest import Counts, Outcome
 
 _SECONDS = 30.0  # between lines, where the output is no terminal
 _LISTED = 20  # failures that are printed; the report has all

@@ -16,10 +16,10 @@ from maskclip.core.files import remove_unfinished
 from maskclip.data.formats import Format, open_formats
 from maskclip.data.sources import Source
 from maskclip.tasks.batch import check_writable
-from maskclip.tasks.label_report import write_report
-from maskclip.tasks.labeller import Job, Labeller
-from maskclip.tasks.manifest import Chunk, Counts, LabelError, Manifest, Outcome
-from maskclip.tasks.thumbnails import thumbnail_path
+from maskclip.tasks.labelling.labeller import Job, Labeller
+from maskclip.tasks.labelling.manifest import Chunk, Counts, LabelError, Manifest, Outcome
+from maskclip.tasks.labelling.report import write_report
+from maskclip.tasks.labelling.thumbnails import thumbnail_path
 
 MANIFEST = "manifest.sqlite"
 

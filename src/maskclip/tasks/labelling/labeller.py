@@ -26,7 +26,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labelled, open_formats
 from maskclip.data.images import MAX_PIXELS, load_image
-from maskclip.tasks.manifest import Chunk, Found, LabelError, Outcome, Task
+from maskclip.tasks.labelling.manifest import Chunk, Found, LabelError, Outcome, Task
+from maskclip.tasks.labelling.thumbnails import reduced, thumbnail_path, write_thumbnail
 from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 from maskclip.tasks.photos import (
     PhotoMaps,
@@ -37,7 +38,6 @@ from maskclip.tasks.photos import (
     read_maps,
 )
 from maskclip.tasks.segment import load
-from maskclip.tasks.thumbnails import reduced, thumbnail_path, write_thumbnail
 
 _READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
 _WRITERS = _READERS

@@ -11,8 +11,8 @@ from multiprocessing.queues import Queue
 import torch
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.tasks.labeller import Job, Labeller
-from maskclip.tasks.manifest import Chunk, LabelError, Outcome
+from maskclip.tasks.labelling.labeller import Job, Labeller
+from maskclip.tasks.labelling.manifest import Chunk, LabelError, Outcome
 
 
 def label_in_processes(

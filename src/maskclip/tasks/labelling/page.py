@@ -6,15 +6,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.manifest import Outcome
-from maskclip.tasks.thumbnails import thumbnail_path
-
-if TYPE_CHECKING:
-    from maskclip.tasks.label_report import Doubt, Summary
+from maskclip.tasks.labelling.figures import Doubt, Summary
+from maskclip.tasks.labelling.manifest import Outcome
+from maskclip.tasks.labelling.thumbnails import thumbnail_path
 
 _MOST = 60  # thumbnails of one section
 _MOST_LINES = 200  # failures that are listed

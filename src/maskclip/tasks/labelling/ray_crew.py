@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.tasks.labeller import Job, Labeller
-from maskclip.tasks.manifest import Chunk, Outcome
+from maskclip.tasks.labelling.labeller import Job, Labeller
+from maskclip.tasks.labelling.manifest import Chunk, Outcome
 
 _BLOCK = 4  # chunks that a worker is given at once: reading and writing overlap within them
 

@@ -1,0 +1,1 @@
+"""The parts of a labelling; `tasks.label` puts them together."""
