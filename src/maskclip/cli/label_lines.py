@@ -27,9 +27,8 @@ class LabelLines:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._began = self._said = time.monotonic()
-        self._done = 0
-        self._failed = 0
+        self._began = self._said = 0.0
+        self._first = self._done = self._failed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +41,8 @@ class LabelLines:
         """Show what became of some photos, and how far the work is with them."""
         now = time.monotonic()
         if not self._done:  # the model is loaded, and a bar may stand on the screen
-            self._begin(counts, len(outcomes))
+            self._began, self._said, self._first = now, now, len(outcomes)
+            self._begin(counts)
         self._done += len(outcomes)
         for outcome in outcomes:
             if outcome.error is not None:
@@ -51,13 +51,13 @@ class LabelLines:
                     error_line(outcome.error)
                 elif self._failed == _LISTED + 1:
                     warning_line("more failures are in report.html")
-        speed = self._done / max(1e-6, now - self._began)
+        speed = (self._done - self._first) / max(1e-6, now - self._began)
         finished = counts.total - counts.left
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0], completed=finished, speed=speed, failed=counts.failed
             )
-        elif now - self._said >= _SECONDS:
+        elif now - self._said >= _SECONDS:  # so that some have come since the first
             self._said = now
             left = timedelta(seconds=round(counts.left / speed))
             console(errors=True).print(
@@ -65,8 +65,8 @@ class LabelLines:
                 f"{counts.failed:,} failed"
             )
 
-    def _begin(self, counts: Counts, first: int) -> None:
-        before = counts.total - counts.left - first
+    def _begin(self, counts: Counts) -> None:
+        before = counts.total - counts.left - self._first
         if before:
             console(errors=True).print(f"going on: {before:,} of {counts.total:,} photos are done")
         if sys.stderr.isatty():
