@@ -50,6 +50,7 @@ SIZES = {f"{factor}x": 256 * factor for factor in (1, 2, 3, 4)}
 MANY_CELLS, LARGE = 150, 100  # scenes of a cell where there are many cells, or large ones
 EACH = 25  # scenes of a concept
 STUDENTS = ("emoji-annofree-rn", "emoji-annofree-vit")
+FURTHER, FURTHER_STEPS = STUDENTS[1], 2500  # by which this one is trained further
 FEWER_STEPS = 800
 ZERO_SHOT = "emoji-zeroshot-rn"
 PROVED = 60  # scenes of a validation
@@ -220,20 +221,28 @@ def told_apart(report: Report) -> dict[str, Any]:
 
 def students(out: Path) -> Table:
     """Students of drawn scenes without labels, beside the CLIPs that taught them."""
-    rows = [["student", "teacher", "teacher's mIoU", "student's mIoU", "gain"]]
+    rows = [["student", "steps", "teacher", "teacher's mIoU", "student's mIoU", "gain"]]
     lines = {}
-    for name in STUDENTS:
-        training = TRAININGS[name].training
-        path = out / f"{training.teacher}_none.json"
+    trainings = {name: TRAININGS[name].training for name in STUDENTS}
+    trainings[f"{FURTHER}, further"] = further(trainings[FURTHER], out / FURTHER)
+    for name, training in trainings.items():
+        path = out / f"{training.teacher}.json"
         teacher, _ = measure(emoji(training.teacher), EmojiScenes(), path)
-        run = out / f"{name}_none"
+        run = out / name.replace(", ", "-")
         found = learn(training, run)["last"]
         figures = (teacher["miou"], found["miou"])
         gain = f"{figures[1] - figures[0]:+.1f}"
-        rows.append([name, training.teacher, *map(percent, figures), gain])
+        steps = f"{training.optimisation.steps:,}"
+        rows.append([name, steps, training.teacher, *map(percent, figures), gain])
         lines[name] = curve(run)
     draw_curves(lines, "students", "Students of unlabelled scenes while they learn")
     return rows
+
+
+def further(training: Training, run: Path) -> Training:
+    """Return a training that starts from the student of another, with chance of its own."""
+    optimisation = replace(training.optimisation, steps=FURTHER_STEPS, seed=1)
+    return replace(training, initial=str(run / "student.safetensors"), optimisation=optimisation)
 
 
 def refined_students(out: Path) -> Table:

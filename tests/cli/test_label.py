@@ -49,7 +49,7 @@ def test_a_folder_is_labelled_into_a_tree_of_its_own(photos, out, capsys):
         assert (image.mode, image.size) == ("P", (64, 48))
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
-        "2 photos labelled, 0 failed",
+        "photos labelled: 2; failed: 0",
         f"-> {out / 'png'}",
         f"-> {out / 'report.html'}",
     ]
@@ -60,7 +60,9 @@ def test_run_again_it_does_what_is_new(photos, out, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
     Image.fromarray(draw_scene(5, size=64).image).save(photos / "new.png")
     assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
-    assert "going on: 2 of 3 photos are done" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "going on: 2 of 3 photos are done" in captured.err
+    assert "photos labelled: 3 (2 of them earlier); failed: 0" in captured.out
     assert pngs(out) == {"a.png", "sub/b.png", "new.png"}
 
 
@@ -70,8 +72,8 @@ def test_a_broken_photo_is_named_and_the_exit_code_is_1(photos, out, capsys):
     captured = capsys.readouterr()
     error, warning = captured.err.splitlines()
     assert error == f"error: {photos / 'broken.jpg'}: an empty file"
-    assert warning.startswith("warning: 1 photos have no labels: ")
-    assert "2 photos labelled, 1 failed" in captured.out
+    assert warning.startswith("warning: 1 without labels: ")
+    assert "photos labelled: 2; failed: 1" in captured.out
     assert pngs(out) == {"a.png", "sub/b.png"}
 
 
@@ -92,7 +94,7 @@ def test_cleaning_is_asked_for_by_class_and_size(photos, out):
 def test_a_dry_run_does_nothing(photos, out, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "2 photos would be labelled, 0 are done already",
+        "to be labelled: 2; done already: 0",
         f"-> {out / 'png' / 'a.png'}",
         f"-> {out / 'png' / 'sub' / 'b.png'}",
     ]
@@ -117,7 +119,7 @@ def test_results_within_the_folder_of_the_photos_are_no_photos(photos, capsys):
         assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
         assert pngs(out) == {"a.png", "sub/b.png"}
     assert label(photos / "*" / "*.png", *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
-    assert "0 photos would be labelled, 2 are done" in capsys.readouterr().out
+    assert "to be labelled: 0; done already: 2" in capsys.readouterr().out
 
 
 def test_several_formats_have_a_folder_each(photos, out):
@@ -133,7 +135,7 @@ MISTAKES = {
     "a confidence without a class": ((*WORDS, "--class-confidence", "=1"), "NAME=T"),
     "no number": ((*WORDS, "--class-confidence", "dog=x"), "NAME=T, such as dog=0.6, got 'dog=x'"),
     "out of range": ((*WORDS, "--class-confidence", "dog=2"), "the confidence of 'dog' is a score"),
-    "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is no class"),
+    "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is none of the"),
     "too sure": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
     "a negative size": ((*WORDS, "--min-region", "-1"), "some pixels or 0"),
     "workers without Ray": ((*WORDS, "--workers", "2"), "--workers belongs to --ray"),
@@ -154,7 +156,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, photos, out, capsys):
 def test_a_class_that_there_is_not_is_noticed_by_a_dry_run(photos, out, capsys):
     care = ("--class-confidence", "cat=1", "--dry-run")
     assert label(photos, *WORDS, *EMOJI, *care, "--out", out) == 2
-    assert "'cat', which is no class" in capsys.readouterr().err
+    assert "'cat', which is none of the" in capsys.readouterr().err
 
 
 def test_without_photos_it_says_how_to_name_them(photos, out, tmp_path, capsys, monkeypatch):
@@ -193,7 +195,7 @@ def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_pat
     assert label(*common) == 0
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\nsky\n"
     assert label(*common, "--dry-run") == 0
-    assert "0 photos would be labelled, 2 are done already" in capsys.readouterr().out
+    assert "to be labelled: 0; done already: 2" in capsys.readouterr().out
 
 
 def test_results_below_the_photos_are_no_photos(photos, capsys):
@@ -201,7 +203,7 @@ def test_results_below_the_photos_are_no_photos(photos, capsys):
     for done in (0, 2):
         assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
         left = 2 - done
-        wanted = f"{left} photos would be labelled, {done} are done already"
+        wanted = f"to be labelled: {left}; done already: {done}"
         assert capsys.readouterr().out.splitlines()[0] == wanted
         assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
         capsys.readouterr()
@@ -211,3 +213,14 @@ def test_photos_may_not_lie_where_the_results_go(photos, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", photos) == 2
     assert "where results go: choose another --out" in capsys.readouterr().err
     assert {path.name for path in photos.iterdir()} == {"a.png", "sub"}
+
+
+def test_what_is_called_like_no_image_and_is_not_there_is_no_photo(tmp_path, out, capsys):
+    assert label(tmp_path / "nophotos", *WORDS, *EMOJI, "--out", out) == 2
+    assert "nophotos: no such file or folder" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_file_that_is_not_there_is_named(photos, out, capsys):
+    assert label(photos, "--model", "no.safetensors", "--out", out) == 2
+    assert "no.safetensors: no such model file" in capsys.readouterr().err

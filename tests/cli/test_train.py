@@ -53,8 +53,8 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "RECIPE"),
-        (["voc20-annofree-rn50", "--images", "x"], "not both"),
+        ([], "nothing to train on"),
+        (["voc20-annofree-rn50", "--images", "x"], "a recipe has its own images"),
         (["voc20-annofree-rn50"], "--data ROOT"),
         (["voc20"], "unknown recipe 'voc20'"),
         (["emoji-annofree-rn", "--classes", "x.txt"], "belong to --images"),
@@ -69,3 +69,14 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_photos_that_cannot_be_read_are_named_before_the_first_step(photos, tmp_path, capsys):
+    for name in ("4.png", "5.png"):
+        (photos / name).write_bytes(b"no image")
+    words = ["--images", str(photos), "--classes", str(tmp_path / "classes.txt")]
+    assert main(["train", *words, "--out", str(tmp_path / "run"), *SMALL, *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert "4.png: not an image that can be read" in error
+    assert "(and 1 more): mend it, or take it out of the folder" in error
+    assert not (tmp_path / "run").exists()

@@ -82,5 +82,5 @@ def test_impossible_values_are_refused(fields, message):
 
 
 def test_a_confidence_for_a_class_that_there_is_not_is_refused():
-    with pytest.raises(MaskCLIPError, match=r"'cat', which is no class: .* dog, grass, sky"):
+    with pytest.raises(MaskCLIPError, match="'cat', which is none of the 3 classes"):
         cleaned([[0]], by_class={"cat": 0.5})

@@ -417,7 +417,7 @@ def test_values_that_are_not_finite_are_a_failure(part, scenes, out, monkeypatch
 
 
 def test_a_class_that_there_is_not_is_refused_before_any_work(scenes, out):
-    with pytest.raises(MaskCLIPError, match="'cat', which is no class"):
+    with pytest.raises(MaskCLIPError, match="'cat', which is none of the"):
         run(scenes, out, cleaning=Cleaning(by_class={"cat": 0.5}))
     assert tree(out) == {}
 

@@ -107,6 +107,23 @@ def test_photos_whose_files_are_gone_are_planned_again(manifest):
     assert list(manifest.outcomes()) == [done(a), done(b)]
 
 
+def test_photos_that_have_changed_are_planned_again(manifest, tmp_path):
+    sources = [Source(tmp_path / place, place) for place in ("a.jpg", "b.jpg")]
+    for source in sources:
+        source.path.write_bytes(b"one")
+    manifest.plan(sources, SETTINGS)
+    a, b = tasks(manifest)
+    manifest.record([done(a), done(b)])
+    sources[1].path.write_bytes(b"another")
+    for _ in range(2):  # also where the first of them was stopped
+        manifest.plan(sources, SETTINGS)
+        assert tasks(manifest) == [b]
+    manifest.record([done(b)])
+    sources[0].path.unlink()  # what is done stays
+    manifest.plan(sources, SETTINGS)
+    assert tasks(manifest) == []
+
+
 def test_photos_that_are_not_asked_for_any_more_are_forgotten_unless_done(manifest):
     manifest.plan(photos("done.jpg", "failed.jpg", "left.jpg", "kept.jpg"), SETTINGS)
     first, second, *_ = tasks(manifest)

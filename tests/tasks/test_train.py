@@ -17,7 +17,9 @@ from PIL import Image
 
 from maskclip.core.differences import differences
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
+from maskclip.data.datasets import open_photos
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.plus.files import read_student
 from maskclip.plus.settings import Optimisation, Supervision, TrainingError
@@ -118,6 +120,74 @@ def test_going_on_gives_the_weights_of_the_unbroken_training(
     assert 0 < done < 6  # it truly stopped in between
     task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
     assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_an_interrupt_keeps_the_step_at_work(unbroken: Path, tmp_path: Path) -> None:
+    class PressKey(task.Callback):
+        def on_train_batch_start(self, trainer, *_args) -> None:
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    rarely = replace(MACHINE, save_every=100, keep_every=None)
+    with pytest.raises(KeyboardInterrupt):
+        task.train(TINY, SCENES, tmp_path, machine=rarely, callbacks=[PressKey()])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: Path) -> None:
+    file = unbroken / "student.safetensors"
+    still = replace(
+        TINY,
+        initial=str(file),
+        optimisation=replace(
+            TINY.optimisation, steps=1, rate=1e-30, floor=1e-30, frozen_norms=True
+        ),
+        supervision=Supervision(unlabelled=TINY.supervision.unlabelled, clip_guided=(1, None)),
+    )
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        SCENES[index].image.save(tmp_path / "photos" / f"{index}.png")
+    others = open_photos(tmp_path / "photos", Vocabulary.parse(["dog", "grass"]))
+    for samples in (SCENES, others):
+        out = tmp_path / f"{len(samples.vocabulary)}"
+        classes = tuple(range(len(samples.vocabulary)))
+        fewer = replace(still, supervision=replace(still.supervision, unlabelled=classes))
+        given = read_student(file).student.state_dict()
+        task.train(fewer, samples, out, machine=MACHINE)
+        found = read_student(out / "student.safetensors").student.state_dict()
+        assert len(found.pop("rows")) == len(classes)
+        given.pop("rows")
+        torch.testing.assert_close(found, given)
+
+
+def test_a_student_of_another_architecture_gives_no_weights(unbroken: Path, tmp_path: Path) -> None:
+    other = replace(
+        TINY, student="unet:mobilenetv3_small_050", initial=str(unbroken / "student.safetensors")
+    )
+    with pytest.raises(TrainingError, match="decoder: 'fpn' there, 'unet' asked for"):
+        task.train(other, SCENES, tmp_path, machine=MACHINE)
+
+
+def test_labels_that_nobody_is_sure_enough_of_are_noted(tmp_path: Path) -> None:
+    noted = []
+
+    class Watch(task.Callback):
+        def on_train_batch_end(self, trainer, module, *_args) -> None:
+            noted.append(module.unlearnt)
+
+    unsure = replace(
+        TINY,
+        supervision=replace(
+            TINY.supervision, confidence=2.0, clip_guided=(1, None), self_training=None
+        ),
+        optimisation=replace(TINY.optimisation, steps=10),
+    )
+    task.train(unsure, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
+    assert noted == [False] * 9 + [True]
 
 
 def test_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="maskclip")
         except SystemExit as end:
+            if end.code == 130:  # how the parser ends what the keyboard interrupts
+                error_line("interrupted")
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except KeyboardInterrupt:
             error_line("interrupted")
@@ -37,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (MaskCLIPError, OSError) as error:
             if os.environ.get("MASKCLIP_DEBUG"):
                 raise
-            error_line(str(error))
+            error_line(_told(error))
             return 2
     return 0
+
+
+def _told(error: Exception) -> str:
+    """Return an error in words: of one of files, without its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -155,18 +155,18 @@ def label(
         formats=read_format_names(formats),
         max_pixels=max_pixels or MAX_PIXELS,
     )
+    if workers is not None and not ray:
+        raise MaskCLIPError("--workers belongs to --ray; on this machine --device says how many")
+    devices = _devices(device)
     with working("looking for photos"):
         sources = _find(photos or [], listed, out)
     if dry_run:
         show_plan(plan_labels(job, sources), out)
         return
-    if workers is not None and not ray:
-        raise MaskCLIPError("--workers belongs to --ray; on this machine --device says how many")
-    devices = _devices(device)
     crew = _ray_crew(workers) if ray else _crew(devices)
     with LabelLines() as lines:
         counts = label_photos(job, sources, device=devices[0], crew=crew, watch=lines.watch)
-    show_end(counts, job)
+    show_end(counts, lines.done, job)
     if counts.failed:
         raise typer.Exit(1)
 
@@ -204,9 +204,14 @@ def _find(arguments: list[str], listed: Path | None, out: Path) -> list[Source]:
 def _devices(text: str) -> list[str]:
     import torch
 
+    from maskclip.core.device import choose_device
+
     if text == "auto" and torch.cuda.device_count() > 1:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return [name.strip() for name in text.split(",")]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        choose_device(name)  # refuses one that there is not
+    return names
 
 
 def _crew(devices: list[str]) -> Crew | None:

@@ -28,22 +28,29 @@ class LabelLines:
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._began = self._said = 0.0
-        self._first = self._done = self._failed = 0
+        self._first = self._seen = self._failed = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if kind is KeyboardInterrupt:
+            console(errors=True).print("stopped: the same command goes on")
+
+    @property
+    def done(self) -> int:
+        """How many photos have been labelled so far."""
+        return self._seen - self._failed
 
     def watch(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
         """Show what became of some photos, and how far the work is with them."""
         now = time.monotonic()
-        if not self._done:  # the model is loaded, and a bar may stand on the screen
+        if not self._seen:  # the model is loaded, and a bar may stand on the screen
             self._began, self._said, self._first = now, now, len(outcomes)
             self._begin(counts)
-        self._done += len(outcomes)
+        self._seen += len(outcomes)
         for outcome in outcomes:
             if outcome.error is not None:
                 self._failed += 1
@@ -51,7 +58,7 @@ class LabelLines:
                     error_line(outcome.error)
                 elif self._failed == _LISTED + 1:
                     warning_line("more failures are in report.html")
-        speed = (self._done - self._first) / max(1e-6, now - self._began)
+        speed = (self._seen - self._first) / max(1e-6, now - self._began)
         finished = counts.total - counts.left
         if self._bar is not None:
             self._bar.update(
@@ -82,21 +89,22 @@ class LabelLines:
 def show_plan(plan: Plan, out: Path) -> None:
     """Print what a labelling would do."""
     counts, screen = plan.counts, console()
-    screen.print(f"{counts.left:,} photos would be labelled, {counts.done:,} are done already")
+    screen.print(f"to be labelled: {counts.left:,}; done already: {counts.done:,}")
     for path in plan.first:
         screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
     if counts.left > len(plan.first):
         screen.print(f"   ... and report.html in {out}", style="dim", markup=False, soft_wrap=True)
 
 
-def show_end(counts: Counts, job: Job) -> None:
-    """Print what a labelling came to."""
+def show_end(counts: Counts, done: int, job: Job) -> None:
+    """Print what a labelling came to: all its photos, `done` of which were labelled just now."""
     screen = console()
-    screen.print(f"{counts.done:,} photos labelled, {counts.failed:,} failed")
+    earlier = f" ({counts.done - done:,} of them earlier)" if counts.done > done else ""
+    screen.print(f"photos labelled: {counts.done:,}{earlier}; failed: {counts.failed:,}")
     for name in (*job.formats, "report.html"):
         screen.print(f"-> {job.out / name}", style="dim", markup=False, soft_wrap=True)
     if counts.failed:
         warning_line(
-            f"{counts.failed:,} photos have no labels: {job.out / 'report.html'} says why. "
-            "The same command tries them again"
+            f"{counts.failed:,} without labels: {job.out / 'report.html'} says why. The same "
+            "command tries them again"
         )

@@ -58,6 +58,15 @@ def train(
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
     ] = False,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            "--init",
+            metavar="FILE",
+            help="Start from the weights of a student's file, to train it further or for other "
+            "classes.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Phases keep their share of them.")
     ] = None,
@@ -176,6 +185,7 @@ def train(
         "teacher": model,
         "weights": weights,
         "pretrained": False if scratch else None,
+        "initial": None if initial is None else str(initial),
         "supervision": _replaced(
             supervision,
             key_smoothing=key_smoothing,
@@ -205,15 +215,19 @@ def train(
     with working("loading the training engine"):
         from maskclip.tasks.train import train as run
     lines = TrainingLines(samples.vocabulary.names)
-    finished = run(
-        training,
-        samples,
-        out,
-        validation=validation,
-        machine=machine,
-        resume=resume,
-        callbacks=[lines],
-    )
+    try:
+        finished = run(
+            training,
+            samples,
+            out,
+            validation=validation,
+            machine=machine,
+            resume=resume,
+            callbacks=[lines],
+        )
+    except KeyboardInterrupt:
+        console(errors=True).print("stopped: the same command with --resume goes on")
+        raise
     if lines.first:
         console().print(f"-> {finished}", style="dim", markup=False, soft_wrap=True)
 
@@ -233,7 +247,8 @@ def _asked(
 ) -> tuple[Training, Samples, Samples | None]:
     """Return what is trained, on what, and what it is proved on."""
     if (recipe is None) == (images is None):
-        raise MaskCLIPError("give either a RECIPE (`maskclip recipes`) or --images DIR, not both")
+        what = "nothing to train on" if recipe is None else "a recipe has its own images"
+        raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")
     if images is not None:
         if data is not None:
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")

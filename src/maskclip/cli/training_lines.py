@@ -68,6 +68,12 @@ class TrainingLines(Callback):
         elif step % max(1, trainer.max_steps // _LINES) == 0 or step == trainer.max_steps:
             self._line(step, trainer.max_steps, loss)
         assert isinstance(pl_module, MaskCLIPPlus)
+        if pl_module.unlearnt:
+            pl_module.unlearnt = False
+            warning_line(
+                f"step {step:,}: no pixel has been given a label, so nothing is learnt: lower "
+                "--confidence"
+            )
         if pl_module.collapsed is not None:
             index, share = pl_module.collapsed
             pl_module.collapsed = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 from maskclip.core.errors import MaskCLIPError
 
@@ -24,3 +25,9 @@ def read_choices(text: str, known: Collection[str], *, to: str) -> tuple[str, ..
         what = repr(unknown[0]) if unknown else "nothing"
         raise MaskCLIPError(f"cannot {to} {what}: expected some of {','.join(known)}")
     return names
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean a or b or c?)" with up to three close names, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

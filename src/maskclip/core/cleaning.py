@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskclip.core.choices import did_you_mean
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
@@ -52,8 +53,8 @@ class Cleaning:
         unknown = [name for name in self.by_class if name not in vocabulary.names]
         if unknown:
             raise MaskCLIPError(
-                f"a confidence for {unknown[0]!r}, which is no class: expected one of "
-                f"{', '.join(vocabulary.names)}"
+                f"a confidence for {unknown[0]!r}, which is none of the {len(vocabulary)} classes"
+                f"{did_you_mean(unknown[0], vocabulary.names)}"
             )
         needed = [self.by_class.get(name, self.confidence) for name in vocabulary.names]
         if vocabulary.threshold is not None:

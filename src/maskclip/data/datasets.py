@@ -20,8 +20,9 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Colour, voc_colours
 from maskclip.core.samples import UNLABELLED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.images import IMAGE_SUFFIXES, load_image
+from maskclip.data.images import image_size, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
+from maskclip.data.sources import find_sources
 from maskclip.data.specs import SPECS, Part, Spec
 
 _FIND_ALL = " (`maskclip data check` finds all such masks)"
@@ -179,14 +180,8 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
     for folder, what in ((images, "images"), (masks, "masks")):
         if not folder.is_dir():
             raise DatasetError(f"no folder of {what}: {folder}")
-    found = (
-        path.relative_to(images)
-        for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
-    )
+    found = (Path(source.place) for source in find_sources([images]))
     files = sorted(found, key=lambda file: (file.with_suffix(""), file.suffix))
-    if not files:
-        raise DatasetError(f"no images in {images}")
     for one, other in pairwise(files):
         if one.with_suffix("") == other.with_suffix(""):
             raise DatasetError(f"{images}: {one} and {other} would share a mask: rename one")
@@ -232,10 +227,31 @@ class Photos(Samples):
         labels = np.full((image.height, image.width), UNLABELLED, dtype=np.int16)
         return Sample(name, image, labels)
 
+    def check(self, count: int) -> None:
+        """Read the beginning of the first `count` images.
+
+        Raises:
+            MaskCLIPError: some are missing, or no images; the message names the first of them.
+        """
+        found = (_problem(self.folder / name) for name in self.files[:count])
+        broken = [problem for problem in found if problem is not None]
+        if broken:
+            rest = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
+            raise DatasetError(f"{broken[0]}{rest}: mend it, or take it out of the folder")
+
     def facts(self) -> dict[str, Any]:
         """Return which images these are, ready for JSON."""
         digest = hashlib.sha256("\n".join(self.files).encode()).hexdigest()[:16]
         return {**super().facts(), "folders": [str(self.folder.resolve())], "list": digest}
+
+
+def _problem(path: Path) -> str | None:
+    """Return what is wrong with an image file, as far as its beginning tells."""
+    try:
+        image_size(path)
+    except MaskCLIPError as error:
+        return str(error)
+    return None
 
 
 def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
@@ -246,16 +262,8 @@ def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder of images: {folder}")
-    files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
-    )
-    if not files:
-        raise DatasetError(f"no images in {folder}")
-    return Photos(
-        name="photos", split="all", vocabulary=vocabulary, folder=folder, files=tuple(files)
-    )
+    files = tuple(source.place for source in find_sources([folder]))
+    return Photos(name="photos", split="all", vocabulary=vocabulary, folder=folder, files=files)
 
 
 def _check_folders(part: Part, root: Path, name: str) -> None:

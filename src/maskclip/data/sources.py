@@ -48,7 +48,8 @@ def find_sources(
         outside: a folder whose images are left out of folders and patterns: that of the results.
 
     Raises:
-        ImageError: a folder without images, or that cannot be read; a pattern without a match.
+        ImageError: a folder without images, or that cannot be read; a pattern without a match; a
+            path of nothing, that is not called as an image is.
     """
     found: dict[str, Source] = {}
     for argument in arguments:
@@ -63,6 +64,8 @@ def find_sources(
             root, paths = _fixed_part(path), _matches(str(argument), outside)
             if not paths:
                 raise ImageError(f"{argument}: no image matches this pattern")
+        elif not path.exists() and path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ImageError(f"{argument}: no such file or folder")
         else:
             root, paths = None, [path]
         for image in paths:

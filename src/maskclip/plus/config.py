@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from maskclip.core.choices import did_you_mean
 from maskclip.core.errors import MaskCLIPError
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
@@ -91,12 +90,6 @@ def parse_student(name: str, *, embed_dim: int, background: bool = False) -> Stu
     return StudentConfig(
         decoder=decoder, depth=int(depth), embed_dim=embed_dim, background=background
     )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean a or b or c?)" with up to three close names, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f" (did you mean {_either(tuple(close))}?)" if close else ""
 
 
 def _either(values: tuple[object, ...]) -> str:

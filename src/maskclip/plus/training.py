@@ -45,6 +45,7 @@ MIOU = "miou"
 
 COLLAPSED = 0.95  # of the assigned pixels in one class: the labels say next to nothing
 _WATCHED = 50  # steps over which assigned classes are counted
+_FIRST_LOOK = 10  # of these counts
 
 
 class MaskCLIPPlus(L.LightningModule):
@@ -79,7 +80,9 @@ class MaskCLIPPlus(L.LightningModule):
         self.facts = dict(facts)
         self._outside = {"teacher": teacher, "rows": rows}  # a dict hides them from nn.Module
         self._assigned = torch.zeros(len(rows), dtype=torch.int64)
+        self._unlabelled = 0
         self.collapsed: tuple[int, float] | None = None
+        self.unlearnt = False
         self.confusion = ConfusionMatrix(len(rows), ignore=IGNORE)
 
     def on_fit_start(self) -> None:
@@ -182,12 +185,17 @@ class MaskCLIPPlus(L.LightningModule):
         )
 
     def _watch(self, given: Tensor, labels: Tensor) -> None:
-        """Count what was assigned, and say once when nearly all of it is one class."""
+        """Count what was assigned; note when that is nothing, or nearly all of it one class."""
+        self._unlabelled += int((given == UNLABELLED).sum())
         found = labels[(given == UNLABELLED) & (labels >= 0) & (labels < len(self._assigned))]
         self._assigned += torch.bincount(found, minlength=len(self._assigned))
-        if (self.global_step + 1) % _WATCHED:
+        step = self.global_step + 1
+        if step != _FIRST_LOOK and step % _WATCHED:
             return
         total = int(self._assigned.sum())
+        needed = phase_at(self.supervision, step) != "none"
+        self.unlearnt = needed and self._unlabelled > 0 and total == 0
+        self._unlabelled = 0
         share, index = (self._assigned / max(total, 1)).max(dim=0)
         if total and len(self.supervision.unlabelled) > 1 and float(share) > COLLAPSED:
             self.collapsed = (int(index), float(share))

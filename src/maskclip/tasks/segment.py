@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from maskclip.tasks.student import StudentSegmenter
 
 
+_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+
+
 def load(
     name: str = DEFAULT_MODEL,
     *,
@@ -82,7 +85,13 @@ def load(
 
 
 def names_student(name: str) -> bool:
-    """Return whether the name of a model is the file of a student."""
+    """Return whether the name of a model is the file of a student.
+
+    Raises:
+        MaskCLIPError: it names a file that there is not.
+    """
+    if Path(name).suffix in _FILES and not Path(name).exists():
+        raise MaskCLIPError(f"{name}: no such model file")
     return name not in {*EMBEDDED, *ALIASES} and is_student_file(Path(name))
 
 

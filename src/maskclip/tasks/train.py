@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ from maskclip.plus.files import (
 )
 from maskclip.plus.settings import TrainingError
 from maskclip.plus.stream import Stream, StreamSampler, suppress
-from maskclip.plus.student import build_student
+from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher
 from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.tasks.batch import check_writable
@@ -104,7 +106,7 @@ def train(
         folder=out / OVERLAYS,
         short_side=training.short_side,
     )
-    callbacks = [drawing, *callbacks]
+    callbacks = [drawing, *callbacks, *([_StopBetweenSteps(out / LAST)] if world == 1 else [])]
     with _quiet():
         trainer = _trainer(training, machine, out, device, world, callbacks, validation is not None)
         sampler = StreamSampler(
@@ -124,7 +126,10 @@ def train(
         proving = (
             None if validation is None else _proving(training, validation, machine, rank, world)
         )
-        trainer.fit(module, loader, proving, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, loader, proving, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:  # what Lightning makes of an interrupt
+            raise KeyboardInterrupt from None
         if trainer.interrupted:
             raise KeyboardInterrupt
         trainer.save_checkpoint(out / LAST)
@@ -152,7 +157,10 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     torch.manual_seed(training.optimisation.seed)
     architecture = parse_student(training.student, embed_dim=rows.shape[1], background=background)
     own = rows[1:] if background else rows
-    student = build_student(architecture, own, pretrained=training.pretrained)
+    from_imagenet = training.pretrained and training.initial is None
+    student = build_student(architecture, own, pretrained=from_imagenet)
+    if training.initial is not None:
+        _start_from(student, Path(training.initial))
     teacher = None
     if supervision.needs_teacher:
         teacher = build_teacher(clip, method=get_method(training.method))
@@ -160,6 +168,18 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         teacher.prepare(choose_precision("auto", device, parameters=size))
     facts = student_facts(TrainedStudent(student, vocabulary, short_side=training.short_side))
     return MaskCLIPPlus(student, teacher, rows, supervision, training.optimisation, facts=facts)
+
+
+def _start_from(student: Student, path: Path) -> None:
+    """Take over the weights of a student's file, but not what it classifies by."""
+    given = read_student(path).student
+    if given.config != student.config:
+        raise TrainingError(
+            f"{path}: another student than is asked for: "
+            f"{listed(differences(asdict(given.config), asdict(student.config)))}"
+        )
+    weights = {key: value for key, value in given.state_dict().items() if key != "rows"}
+    student.load_state_dict(weights, strict=False)  # the rows are its own
 
 
 def class_rows(clip: Any, vocabulary: Vocabulary, *, templates: str, background: bool) -> Tensor:
@@ -195,7 +215,8 @@ def stream_of(training: Training, samples: Samples) -> Stream:
 
 def config_of(training: Training, samples: Samples) -> dict[str, Any]:
     """Return what config.json holds: all that decides the weights, files by their content."""
-    files = [Path(name) for name in (training.teacher, training.weights) if name is not None]
+    named = (training.teacher, training.weights, training.initial)
+    files = [Path(name) for name in named if name is not None]
     content = {
         **asdict(training),
         "files": {str(file): file_fingerprint(file) for file in files if file.is_file()},
@@ -260,6 +281,36 @@ def _proving(
     )
     proof = _Proof(validation, range(rank, count, world), training.augmentation.scale)
     return DataLoader(proof, batch_size=None, num_workers=0)
+
+
+class _StopBetweenSteps(Callback):
+    """An interrupt from the keyboard ends the step at work and keeps it; a second one does not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._asked = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen; only the main thread of a program may."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Stop here if that was asked for."""
+        if self._asked:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the key to who had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
 
 class _Checkpoints(ModelCheckpoint):

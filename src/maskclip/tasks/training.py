@@ -21,6 +21,8 @@ class Training:
         method, templates: the teacher's arithmetic and its prompts.
         student: a name, as `plus.config.parse_student` takes it.
         pretrained: whether the student's backbone starts from ImageNet.
+        initial: the file of a student of the same architecture, whose weights this one starts
+            from; its classes may be others.
         supervision, augmentation, optimisation: how it learns.
     """
 
@@ -32,6 +34,7 @@ class Training:
     templates: str = "published"
     student: str = "deeplabv2-r101"
     pretrained: bool = True
+    initial: str | None = None
     supervision: Supervision = field(default_factory=Supervision)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimisation: Optimisation = field(default_factory=Optimisation)

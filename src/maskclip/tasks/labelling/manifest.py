@@ -18,11 +18,14 @@ from maskclip.data.sources import Source, output_names
 CHUNK = 16
 """Photos that are labelled and recorded together: all of them are done, or none."""
 
+_AGAIN = "chunk = -1, error = null, facts = null"
+
 _TABLES = """
 create table if not exists settings (content text not null);
 create table if not exists photos (
     number integer primary key,
     path blob not null unique,  -- as the file system has it: it need not be UTF-8
+    stamp text not null,  -- of the photo as it was when it was planned
     place text not null,
     name text not null unique collate nocase,
     chunk integer,  -- null once it is done or has failed
@@ -174,7 +177,7 @@ class Manifest:
     def plan(
         self, sources: Sequence[Source], settings: dict[str, Any], *, gone: Iterable[int] = ()
     ) -> None:
-        """Note what is to be done: photos that are new, failed before, or whose files are gone.
+        """Note what is to be done: photos that are new, changed, failed before or lack files.
 
         Those that were not done and are not among the sources any more are forgotten; what is
         done stays. Which photos are labelled together is decided here, once: a network may give
@@ -189,41 +192,54 @@ class Manifest:
             self._database.execute("delete from settings")
             self._database.execute("insert into settings values (?)", (json.dumps(settings),))
             self._database.executemany(
-                "update photos set chunk = -1, facts = null where number = ?",
-                ((number,) for number in gone),
+                f"update photos set {_AGAIN} where number = ?", ((number,) for number in gone)
             )
-            self._database.execute("create temp table wanted (path blob primary key)")
-            self._database.executemany(
-                "insert into wanted values (?)", ((_key(source),) for source in sources)
-            )
-            self._database.execute(
-                "delete from photos where facts is null and path not in (select path from wanted)"
-            )
-            self._database.execute("drop table wanted")
-            known = dict(self._database.execute("select path, name from photos"))
-            new = [source for source in sources if _key(source) not in known]
-            names = output_names(
-                [_plain(source.place) for source in new], taken=list(known.values())
-            )
-            self._database.executemany(
-                "insert into photos (path, place, name, chunk) values (?, ?, ?, -1)",
-                (
-                    (_key(source), _plain(source.place), name)
-                    for source, name in zip(new, names, strict=True)
-                ),
-            )
-            self._database.execute(
-                "update photos set chunk = -1, error = null where error is not null"
-            )
-            begun = self._one("select coalesce(max(chunk), -1) + 1 from photos")
-            waiting = self._database.execute("select number from photos where chunk = -1")
-            self._database.executemany(
-                "update photos set chunk = ? where number = ?",
-                [
-                    (begun[0] + index // CHUNK, number)
-                    for index, (number,) in enumerate(waiting.fetchall())
-                ],
-            )
+            self._compare(sources)
+            self._add(sources)
+            self._database.execute(f"update photos set {_AGAIN} where error is not null")
+            self._deal()
+
+    def _compare(self, sources: Sequence[Source]) -> None:
+        """Do again what has changed, and forget what is not done and not asked for any more."""
+        self._database.execute("create temp table wanted (path blob primary key, stamp text)")
+        self._database.executemany(
+            "insert into wanted values (?, ?)", ((_key(s), _stamp(s.path)) for s in sources)
+        )
+        changed = "from wanted where wanted.path = photos.path and wanted.stamp <> photos.stamp"
+        self._database.execute(
+            f"update photos set {_AGAIN} where facts is not null "
+            f"and exists (select 1 {changed} and wanted.stamp <> '')"
+        )
+        self._database.execute(
+            f"update photos set stamp = (select stamp {changed}) where exists (select 1 {changed})"
+        )
+        self._database.execute(
+            "delete from photos where facts is null and path not in (select path from wanted)"
+        )
+        self._database.execute("drop table wanted")
+
+    def _add(self, sources: Sequence[Source]) -> None:
+        """Note new photos, under names that no other has."""
+        known = dict(self._database.execute("select path, name from photos"))
+        new = [source for source in sources if _key(source) not in known]
+        places = [_plain(source.place) for source in new]
+        names = output_names(places, taken=list(known.values()))
+        self._database.executemany(
+            "insert into photos (path, stamp, place, name, chunk) values (?, ?, ?, ?, -1)",
+            (
+                (_key(source), _stamp(source.path), place, name)
+                for source, place, name in zip(new, places, names, strict=True)
+            ),
+        )
+
+    def _deal(self) -> None:
+        """Give a chunk to every photo that waits for one."""
+        (begun,) = self._one("select coalesce(max(chunk), -1) + 1 from photos")
+        waiting = self._database.execute("select number from photos where chunk = -1").fetchall()
+        self._database.executemany(
+            "update photos set chunk = ? where number = ?",
+            ((begun + index // CHUNK, number) for index, (number,) in enumerate(waiting)),
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the photos that are to be labelled, those of a chunk together."""
@@ -314,6 +330,15 @@ class Manifest:
 
 def _key(source: Source) -> bytes:
     return os.fsencode(source.path.absolute())
+
+
+def _stamp(path: Path) -> str:
+    """Return what changes with a file's content, or nothing where it is missing."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return ""
+    return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def _plain(text: str) -> str:

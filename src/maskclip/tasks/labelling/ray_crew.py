@@ -47,7 +47,7 @@ def label_on_ray(
         return
     began = not ray.is_initialized()
     if began:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     try:
         settings = ray.data.DataContext.get_current()
