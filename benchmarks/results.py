@@ -51,7 +51,7 @@ MANY_CELLS, LARGE = 150, 100  # scenes of a cell where there are many cells, or 
 EACH = 25  # scenes of a concept
 STUDENTS = ("emoji-annofree-rn", "emoji-annofree-vit")
 FURTHER, FURTHER_STEPS = STUDENTS[1], 2500  # by which this one is trained further
-FEWER_STEPS = 800
+FEWER_STEPS = 600
 ZERO_SHOT = "emoji-zeroshot-rn"
 PROVED = 60  # scenes of a validation
 MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=PROVED)
