@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from maskclip.data.augmentation import Augmentation
@@ -41,8 +42,9 @@ class Training:
 
     @property
     def short_side(self) -> int:
-        """Of images in use, px: that at which they are not scaled in training."""
-        return min(self.augmentation.scale)
+        """Of images in use, px: the middle of the sizes that it has in training, as a ratio."""
+        low, high = self.augmentation.ratio
+        return round(min(self.augmentation.scale) * math.sqrt(low * high))
 
 
 @dataclass(frozen=True, kw_only=True)
