@@ -172,7 +172,7 @@ def test_segment_refuses_what_is_not_the_students(arguments, message, files, pho
         ("named.safetensors", ("--key-smoothing", 1), "key smoothing belongs to CLIP"),
         ("named.safetensors", ("--method", "published"), "method belongs to CLIP"),
         ("released.pth", (), "emoji: "),
-        ("nothing.ckpt", (), "no such student file"),
+        ("nothing.ckpt", (), "no such model file"),
     ],
 )
 def test_eval_refuses_what_is_not_the_students(name, arguments, message, files, capsys):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import DatasetError, open_dataset, open_folder
+from maskclip.data.images import ImageError
 from maskclip.data.masks import MaskError
 from maskclip.data.specs import SPECS
 
@@ -130,7 +131,7 @@ def test_a_folder_of_ones_own(tmp_path):
     with pytest.raises(DatasetError, match="no folder of masks"):
         open_folder(tmp_path / "images", tmp_path / "none", words)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="no images in"):
+    with pytest.raises(ImageError, match="no images in"):
         open_folder(tmp_path / "empty", tmp_path / "masks", words)
     Image.new("RGB", (5, 5)).save(tmp_path / "images" / "two.k.jpg")  # sorts between the two
     Image.new("RGB", (5, 5)).save(tmp_path / "images" / "two.jpg")

@@ -175,7 +175,8 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
     Masks hold the ids of the vocabulary, or its colours, in PNGs named as the images are.
 
     Raises:
-        DatasetError: a folder is missing, or has no image; two images have the same name.
+        DatasetError: a folder is missing; two images have the same name.
+        ImageError: there is no image.
     """
     for folder, what in ((images, "images"), (masks, "masks")):
         if not folder.is_dir():
@@ -258,7 +259,8 @@ def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
     """Make a data set of the unlabelled images of a folder and its subfolders.
 
     Raises:
-        DatasetError: it is missing, or has no image.
+        DatasetError: it is missing.
+        ImageError: it has no image.
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder of images: {folder}")
