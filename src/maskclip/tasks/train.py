@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor
@@ -51,6 +49,7 @@ from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher
 from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.tasks.batch import check_writable
+from maskclip.tasks.keeping import Checkpoints, StopBetweenSteps
 from maskclip.tasks.overlays import Overlays
 from maskclip.tasks.training import PRECISIONS, Machine, Training
 
@@ -106,7 +105,7 @@ def train(
         folder=out / OVERLAYS,
         short_side=training.short_side,
     )
-    callbacks = [drawing, *callbacks, *([_StopBetweenSteps(out / LAST)] if world == 1 else [])]
+    callbacks = [drawing, *callbacks, *([StopBetweenSteps(out / LAST)] if world == 1 else [])]
     with _quiet():
         trainer = _trainer(training, machine, out, device, world, callbacks, validation is not None)
         sampler = StreamSampler(
@@ -283,45 +282,6 @@ def _proving(
     return DataLoader(proof, batch_size=None, num_workers=0)
 
 
-class _StopBetweenSteps(Callback):
-    """An interrupt from the keyboard ends the step at work and keeps it; a second one does not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._asked = False
-        self._before: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen; only the main thread of a program may."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, *_: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stop here if that was asked for."""
-        if self._asked:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the key to who had it."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-
-class _Checkpoints(ModelCheckpoint):
-    """Told apart by their file names: Lightning's own mark is the same for equal intervals."""
-
-    @property
-    def state_key(self) -> str:
-        """What its state is kept under."""
-        return f"{type(self).__name__}:{self.filename}"
-
-
 def _trainer(
     training: Training,
     machine: Machine,
@@ -333,7 +293,7 @@ def _trainer(
 ) -> L.Trainer:
     steps = training.optimisation.steps
     saving: list[Callback] = [
-        _Checkpoints(
+        Checkpoints(
             out,
             filename="last",
             every_n_train_steps=machine.save_every,
@@ -342,13 +302,13 @@ def _trainer(
     ]
     if machine.keep_every is not None:
         saving.append(
-            _Checkpoints(
+            Checkpoints(
                 out, filename="{step}", every_n_train_steps=machine.keep_every, save_top_k=-1
             )
         )
     if validated:
         saving.append(
-            _Checkpoints(
+            Checkpoints(
                 out,
                 filename="best",
                 monitor=MIOU,
