@@ -129,10 +129,12 @@ def label(
     from maskclip.tasks.label import label_photos, plan_labels
     from maskclip.tasks.labelling.labeller import Job
     from maskclip.tasks.options import Options
-    from maskclip.tasks.student import refuse_options_of_clip
 
     words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
-    refuse_options_of_clip(model, background=rule is not None)
+    if rule is not None:
+        from maskclip.tasks.student import refuse_options_of_clip  # timm comes along
+
+        refuse_options_of_clip(model, background=True)
     job = Job(
         model=model,
         vocabulary=words,

@@ -127,10 +127,10 @@ def train(
         )
         try:
             trainer.fit(module, loader, proving, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # what Lightning makes of an interrupt
-            raise KeyboardInterrupt from None
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        except SystemExit:
+            if trainer.interrupted:  # of which Lightning makes an exit
+                raise KeyboardInterrupt from None
+            raise
         trainer.save_checkpoint(out / LAST)
     if trainer.is_global_zero:
         best = out / BEST

@@ -11,6 +11,7 @@ import os
 import pickle
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def label_on_ray(
         ).map_batches(
             _Worker,
             fn_constructor_args=(
-                replace(job, out=job.out.resolve()),
+                _anywhere(job),
                 max(1, int(resources.get("CPU", 1)) // count),
             ),
             batch_size=None,
@@ -77,6 +78,16 @@ def label_on_ray(
     finally:
         if began:
             ray.shutdown()
+
+
+def _anywhere(job: Job) -> Job:
+    """Return a job whose files are found from any working folder."""
+    weights = None if job.weights is None else _whole(job.weights)
+    return replace(job, out=job.out.resolve(), model=_whole(job.model), weights=weights)
+
+
+def _whole(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_file() else name
 
 
 class _Worker:
