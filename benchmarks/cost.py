@@ -29,16 +29,16 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import fit_within
 from maskclip.data.specs import SPECS
 from maskclip.plus.config import parse_student
-from maskclip.plus.settings import Optimisation
+from maskclip.plus.settings import Optimization
 from maskclip.plus.student import build_student
 from maskclip.plus.supervision import build_teacher, segmentation_loss, teacher_maps
+from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks.photos import LONG_SIDE_RATIO
-from maskclip.tasks.training import Machine, Training
 
 TEXT_DIMS = {"RN50:openai": 1024, "RN50x16:openai": 768, "ViT-B-16:openai": 512}
 PHOTO = (375, 500)  # a usual size, for validation
-BATCH = Optimisation().batch  # the published one
+BATCH = Optimization().batch  # the published one
 SMALL = {"batch": 2, "crop": 256}  # of the steps that are measured
 HEAD = (
     "row|student, TFLOP|teacher|GiB at {own} images|GiB at {all}|run, GB|training, h|validation, h"
@@ -102,7 +102,7 @@ class Step:
         self.teacher = build_teacher(clip(training.teacher), method=get_method(training.method))
         self.teacher.prepare(torch.float32 if device == "cpu" else torch.bfloat16)
         self.teacher.to(device)
-        self.optimiser = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4
         )
         self.images = torch.zeros(batch, 3, crop, crop, dtype=torch.uint8, device=device)
@@ -119,9 +119,9 @@ class Step:
         self.teach()
         loss = segmentation_loss(self.student.logits(features), self.labels)
         del features
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
     @torch.no_grad()
     def teach(self) -> None:
@@ -159,7 +159,7 @@ def added(step: Step) -> int:
 def line(name: str, how: Namespace) -> list[str]:
     """Count one recipe."""
     training = TRAININGS[name].training
-    config, crop = training.optimisation, training.augmentation.crop[0]
+    config, crop = training.optimization, training.augmentation.crop[0]
     own = config.batch // how.gpus
     step = Step(training, batch=own, crop=crop, device="meta")
     weights = size_of(step.student.state_dict().values())

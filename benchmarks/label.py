@@ -29,9 +29,9 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import load_image
 from maskclip.data.sources import Source, find_sources
 from maskclip.emoji.dataset import EmojiScenes
-from maskclip.tasks.label import label_photos
-from maskclip.tasks.labelling.labeller import Job, Labeller
-from maskclip.tasks.labelling.manifest import CHUNK, Counts, Manifest, Outcome
+from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest, Outcome
+from maskclip.tasks.label.pipeline import label_photos
+from maskclip.tasks.label.worker import Job, Labeler
 from maskclip.tasks.photos import batches_of, network_input, network_size
 
 PHOTO = (375, 500)  # height x width, px, of most photos in PASCAL VOC
@@ -47,9 +47,9 @@ def draw_photos(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / f"{index:05}.jpg", quality=92)
 
 
-def network_alone(labeller: Labeller, sources: Sequence[Source]) -> Iterable[torch.Tensor]:
-    """Return the batches of `labeller`, ready for its network."""
-    options, network = labeller.job.options, labeller.network
+def network_alone(labeler: Labeler, sources: Sequence[Source]) -> Iterable[torch.Tensor]:
+    """Return the batches of `labeler`, ready for its network."""
+    options, network = labeler.job.options, labeler.network
     for start in range(0, len(sources), CHUNK):
         photos = [load_image(source.path) for source in sources[start : start + CHUNK]]
         sizes = [network_size((photo.height, photo.width), options, network) for photo in photos]
@@ -76,29 +76,27 @@ def throughput(how: Namespace) -> Rows:
                     formats=tuple(formats.split(",")),
                     out=Path(place, "labels"),
                 )
-                labeller = Labeller(job, how.device)
-                inputs = list(network_alone(labeller, sources))
+                labeler = Labeler(job, how.device)
+                inputs = list(network_alone(labeler, sources))
 
                 @torch.inference_mode()
-                def alone(
-                    labeller: Labeller = labeller, inputs: list[torch.Tensor] = inputs
-                ) -> None:
+                def alone(labeler: Labeler = labeler, inputs: list[torch.Tensor] = inputs) -> None:
                     for batch in inputs:
-                        labeller.network.read(batch.to(labeller.network.device))
+                        labeler.network.read(batch.to(labeler.network.device))
 
-                def label(labeller: Labeller = labeller, job: Job = job) -> None:
+                def label(labeler: Labeler = labeler, job: Job = job) -> None:
                     shutil.rmtree(job.out, ignore_errors=True)
                     job.out.mkdir()
                     with Manifest(job.out / "manifest.sqlite") as manifest:
                         manifest.plan(sources, {})
-                        for outcomes in labeller.label(manifest.chunks()):
+                        for outcomes in labeler.label(manifest.chunks()):
                             manifest.record(outcomes)
 
                 for clock in dict.fromkeys(("wall", how.clock)):
                     times = in_turn({"network": alone, "label": label}, how.repeats, clock=clock)
                     rows.append(
                         [
-                            f"{model} {labeller.job.precision}",
+                            f"{model} {labeler.job.precision}",
                             formats,
                             spans((len(sources) / np.array(times["network"])).tolist()),
                             ratios(times, "network", "label"),

@@ -18,26 +18,26 @@ import numpy as np
 import rich
 from PIL import Image
 
-from maskclip.cli.training_lines import TrainingLines
-from maskclip.core.charts import line_chart
-from maskclip.core.confusion_chart import confusion_chart
-from maskclip.core.contact_sheet import contact_sheet
+from maskclip.cli.train_progress import TrainingLines
+from maskclip.core.config import Options
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from maskclip.emoji.concepts import LOOK_ALIKES, colours_of, concept_scenes
+from maskclip.emoji.concepts import LOOK_ALIKES, colors_of, concept_scenes
 from maskclip.emoji.dataset import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
+from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
-from maskclip.tasks.evaluate import Report, describe, evaluate, load_predictor
-from maskclip.tasks.evaluation import Evaluation, Run
-from maskclip.tasks.options import Options
-from maskclip.tasks.processes import Processes
-from maskclip.tasks.report import earlier_result
-from maskclip.tasks.sweep import CLEAN, cell_name, measure_cells, write_sweep
+from maskclip.tasks.evaluation.charts import line_chart
+from maskclip.tasks.evaluation.confusion_chart import confusion_chart
+from maskclip.tasks.evaluation.contact_sheet import contact_sheet
+from maskclip.tasks.evaluation.evaluate import Report, describe, evaluate, load_predictor
+from maskclip.tasks.evaluation.processes import Processes
+from maskclip.tasks.evaluation.report import earlier_result
+from maskclip.tasks.evaluation.settings import Evaluation, Run
+from maskclip.tasks.evaluation.sweep import CLEAN, cell_name, measure_cells, write_sweep
 from maskclip.tasks.train import train
-from maskclip.tasks.training import Machine, Training
 
 MODELS = ("emoji-rn", "emoji-vit")
 REFINEMENTS = {
@@ -55,7 +55,7 @@ FEWER_STEPS = 600
 ZERO_SHOT = "emoji-zeroshot-rn"
 PROVED = 60  # scenes of a validation
 MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=PROVED)
-PICTURED = (LOOK_ALIKES[0], colours_of("car"))
+PICTURED = (LOOK_ALIKES[0], colors_of("car"))
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 PICTURES = DOCUMENT.parent / "results"
@@ -175,12 +175,12 @@ def novel_pairs(out: Path) -> Table:
     heads = [f"{model} {what}" for model in MODELS for what in ("pair", "trained colours")]
     rows = [["never trained: told apart", *heads]]
     totals = []
-    for colour, thing in HELD_OUT_PAIRS:
+    for color, thing in HELD_OUT_PAIRS:
         figures = []
         for model in MODELS:
-            shares = dict(concepts(colours_of(thing), model, out)["told_apart"])
-            figures += [shares.pop(f"{colour} {thing}"), float(np.mean(list(shares.values())))]
-        rows.append([f"{colour} {thing}", *map(percent, figures)])
+            shares = dict(concepts(colors_of(thing), model, out)["told_apart"])
+            figures += [shares.pop(f"{color} {thing}"), float(np.mean(list(shares.values())))]
+        rows.append([f"{color} {thing}", *map(percent, figures)])
         totals.append(figures)
     rows.append(["mean", *map(percent, np.mean(totals, axis=0).tolist())])
     return rows
@@ -201,7 +201,7 @@ def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
             report.worst[:3],
             sheet,
             names=vocabulary.names,
-            colours=vocabulary.colours,
+            colors=vocabulary.colors,
             ignore=vocabulary.ignore,
             title=title,
         )
@@ -232,7 +232,7 @@ def students(out: Path) -> Table:
         found = learn(training, run)["last"]
         figures = (teacher["miou"], found["miou"])
         gain = f"{figures[1] - figures[0]:+.1f}"
-        steps = f"{training.optimisation.steps:,}"
+        steps = f"{training.optimization.steps:,}"
         rows.append([name, steps, training.teacher, *map(percent, figures), gain])
         lines[name] = curve(run)
     draw_curves(lines, "students", "Students of unlabelled scenes while they learn")
@@ -241,8 +241,8 @@ def students(out: Path) -> Table:
 
 def further(training: Training, run: Path) -> Training:
     """Return a training that starts from the student of another, with chance of its own."""
-    optimisation = replace(training.optimisation, steps=FURTHER_STEPS, seed=1)
-    return replace(training, initial=str(run / "student.safetensors"), optimisation=optimisation)
+    optimization = replace(training.optimization, steps=FURTHER_STEPS, seed=1)
+    return replace(training, initial=str(run / "student.safetensors"), optimization=optimization)
 
 
 def refined_students(out: Path) -> Table:
@@ -250,7 +250,7 @@ def refined_students(out: Path) -> Table:
     kinds = ("none", "KS", "PD")
     rows = [["student", *kinds]]
     training = TRAININGS[STUDENTS[0]].training
-    training = replace(training, optimisation=replace(training.optimisation, steps=FEWER_STEPS))
+    training = replace(training, optimization=replace(training.optimization, steps=FEWER_STEPS))
     row, lines = [f"{STUDENTS[0]}, {FEWER_STEPS} steps"], {}
     for name in kinds:
         options = REFINEMENTS[name]

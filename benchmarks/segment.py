@@ -24,8 +24,8 @@ import torch
 from measuring import Rows, apart, in_turn, kib, machine, peak_mib, ratios, show, spans
 from three_ways import REFINEMENTS, WAYS, Cell, Contest, dtype_of
 
-from maskclip.core.charts import line_chart
 from maskclip.core.files import write_json
+from maskclip.tasks.evaluation.charts import line_chart
 
 LISTS: dict[str, list[Any]] = {
     "models": ["ViT-B-16", "RN50"],

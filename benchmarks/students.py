@@ -20,7 +20,7 @@ from three_ways import Cell, Contest
 from maskclip.core.method import CLEAN
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.student import build_student, parse_student
-from maskclip.tasks.student import StudentSegmenter
+from maskclip.tasks.student_segmenter import StudentSegmenter
 
 HEAD = "photos|network|images a second|time / teacher's|MiB"
 

@@ -33,7 +33,7 @@ from maskclip.core.device import PRECISIONS
 from maskclip.core.method import CLEAN
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import pad_bottom_right
-from maskclip.tasks.segment import Segmenter
+from maskclip.tasks.segmenter import Segmenter
 
 WAYS = ("bare", "usual", "ours")
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
@@ -129,10 +129,10 @@ class Contest:
         self.rows = F.normalize(rows, dim=1).to(self.device)
         self.segmenter._rows[self.vocabulary] = self.rows
         self.options = REFINEMENTS[cell.refinement]
-        self.ready = self.normalised()
+        self.ready = self.normalized()
         fit_positions(self.visual, [s // self.segmenter.encoder.cell for s in self.ready.shape[2:]])
 
-    def normalised(self) -> Tensor:
+    def normalized(self) -> Tensor:
         """Return the photos as the encoder takes them, padded to whole cells."""
         side, pixels = self.segmenter.encoder.cell, pixels_of(self.photos).to(self.device)
         mean, std = (
@@ -152,7 +152,7 @@ class Contest:
     def usual(self) -> Any:
         torch.backends.mha.set_fastpath_enabled(True)
         read = usual_resnet if hasattr(self.visual, "attnpool") else usual_vit
-        features, keys = read(self.visual, self.normalised())
+        features, keys = read(self.visual, self.normalized())
         maps = F.conv2d(F.normalize(features.float(), dim=1), self.rows[:, :, None, None])
         if self.options:
             maps = usual_refinement(maps, keys.float())

@@ -37,13 +37,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskclip.core.device import PRECISIONS as DTYPES
-from maskclip.core.samples import UNLABELLED, Samples
+from maskclip.core.samples import UNLABELED, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_folder, open_photos
-from maskclip.plus.settings import Optimisation, Supervision
-from maskclip.plus.stream import StreamSampler
+from maskclip.plus.dataset import StreamSampler
+from maskclip.plus.settings import Optimization, Supervision
+from maskclip.plus.training_config import PRECISIONS, Training
 from maskclip.tasks.train import build, stream_of
-from maskclip.tasks.training import PRECISIONS, Training
 
 WAYS = ("bare", "ours", "labels")
 LISTS: dict[str, list[Any]] = {
@@ -82,7 +82,7 @@ def words(count: int) -> Vocabulary:
 
 def training_of(cell: Cell, *, steps: int = 2000) -> Training:
     """Return the published annotation-free training, with random weights."""
-    supervision = Supervision(unlabelled=tuple(range(cell.classes)), clip_guided=(1, None))
+    supervision = Supervision(unlabeled=tuple(range(cell.classes)), clip_guided=(1, None))
     return Training(
         dataset="drawn",
         teacher=cell.teacher,
@@ -91,7 +91,7 @@ def training_of(cell: Cell, *, steps: int = 2000) -> Training:
         student=cell.student,
         pretrained=False,
         supervision=supervision,
-        optimisation=Optimisation(steps=steps, batch=cell.batch),
+        optimization=Optimization(steps=steps, batch=cell.batch),
     )
 
 
@@ -107,15 +107,15 @@ class Contest:
         module = build(training_of(cell), words(cell.classes), device=device)
         if cell.teacher_precision != "auto":
             cast(Any, module._outside["teacher"]).prepare(DTYPES[cell.teacher_precision])
-        (optimiser,), _ = module.configure_optimizers()
+        (optimizer,), _ = module.configure_optimizers()
         self.module, self.student = module, module.student
-        self.stepping, self.optimiser = self.fabric.setup(module, optimiser)
+        self.stepping, self.optimizer = self.fabric.setup(module, optimizer)
         module.on_fit_start()
         side, seeded = (cell.crop, cell.crop), torch.Generator().manual_seed(0)
         self.images = pixels_of([smooth_photo(side, seed) for seed in range(cell.batch)]).to(device)
         shape = (cell.batch, *side)
         self.given = torch.randint(cell.classes, shape, generator=seeded).to(device)
-        self.unlabelled = torch.full_like(self.given, UNLABELLED)
+        self.unlabeled = torch.full_like(self.given, UNLABELED)
 
     def bare(self) -> None:
         with self.fabric.autocast():
@@ -124,16 +124,16 @@ class Contest:
         self._descend(F.cross_entropy(logits, self.given))
 
     def ours(self) -> None:
-        self._descend(self.stepping.training_step((self.images, self.unlabelled), 0))
+        self._descend(self.stepping.training_step((self.images, self.unlabeled), 0))
 
     def labels(self) -> Tensor:
         unread = self.images  # the student's features label in self-training alone
-        return self.module.find_labels(self.images, self.unlabelled, unread)
+        return self.module.find_labels(self.images, self.unlabeled, unread)
 
     def _descend(self, loss: Tensor) -> None:
         self.fabric.backward(loss)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def peak(way: str, cell: Cell) -> float:
@@ -199,7 +199,7 @@ def pipeline(how: Namespace, consumed: float) -> Rows:
 
     def read(samples: Samples, workers: int) -> None:
         sampler = StreamSampler(
-            steps=training.optimisation.steps, batch=batch, rank=0, world=1, reached=lambda: 0
+            steps=training.optimization.steps, batch=batch, rank=0, world=1, reached=lambda: 0
         )
         stream = stream_of(training, samples)
         for _ in DataLoader(stream, batch_size=batch, sampler=sampler, num_workers=workers):
@@ -217,7 +217,7 @@ def pipeline(how: Namespace, consumed: float) -> Rows:
             run = {kind: lambda s=samples, w=workers: read(s, w)}
             others = workers > 0 and clock == "cpu"
             times = in_turn(run, how.repeats, clock="children" if others else clock)[kind]
-            count = training.optimisation.steps * batch * (workers if others else 1)
+            count = training.optimization.steps * batch * (workers if others else 1)
             rates = count / np.array(times)
             where = f"{workers} workers" if workers else "its own"
             rows.append([kind, where, clock, spans(rates), f"{np.median(rates) / consumed:.3g}"])

@@ -50,7 +50,7 @@ def isolated(tmp_path_factory, monkeypatch):
     return home
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Give every layer something to do: fresh BatchNorms and layer scales are the identity or 0."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -73,7 +73,7 @@ def randomise(model, seed=0):
 
 
 @torch.inference_mode()
-def centre(resnet):
+def center(resnet):
     """Give the features mean 0 and variance 1: else one direction, and one class, leads all."""
     x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     for stage in (resnet.stem, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
@@ -95,9 +95,9 @@ def make_clip():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = open_clip.CLIP(EMBED_DIM, {**base, **vision}, dict(text), quick_gelu=quick_gelu)
-        model = randomise(model, seed).eval()
+        model = randomize(model, seed).eval()
         if family == "resnet":
-            centre(model.visual)
+            center(model.visual)
         return model
 
     return make

@@ -14,8 +14,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.recipes import KS_PD, RECIPES, TRAININGS, get_recipe, get_training, published_row
-from maskclip.tasks import segment as task
-from maskclip.tasks.evaluation import Evaluation
+from maskclip.tasks import segmenter as task
+from maskclip.tasks.evaluation.settings import Evaluation
 
 TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
 
@@ -163,15 +163,15 @@ def test_zero_shot_students_learn_from_clip_for_a_tenth_and_then_from_themselves
     training = get_training("voc20-zeroshot-rn50").training
     assert training.supervision.clip_guided == (1, 1999)
     assert training.supervision.self_training == (2000, None)
-    assert training.supervision.unlabelled == (15, 16, 17, 18, 19)
+    assert training.supervision.unlabeled == (15, 16, 17, 18, 19)
 
 
 def test_the_student_of_context_with_background_is_as_published():
     training = get_training("context60-zeroshot-rn50").training
     assert training.student == "deeplabv3plus-r101"
     assert training.supervision.background
-    assert 0 not in training.supervision.unlabelled
-    assert (training.optimisation.rate, training.optimisation.weight_decay) == (0.004, 1e-4)
+    assert 0 not in training.supervision.unlabeled
+    assert (training.optimization.rate, training.optimization.weight_decay) == (0.004, 1e-4)
     assert training.augmentation.crop == (480, 480)
 
 

@@ -24,14 +24,14 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.clip.prompts import TextRows
 from maskclip.clip.weights import load_clip
-from maskclip.core.samples import UNLABELLED
+from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.data.datasets import Dataset, open_dataset
 from maskclip.data.specs import SPECS
 from maskclip.plus.files import read_student
+from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks import train as task
-from maskclip.tasks.training import Machine, Training
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 pytestmark = [
@@ -53,7 +53,7 @@ def short(training: Training) -> Training:
         weights="random",
         pretrained=False,
         augmentation=replace(training.augmentation, scale=(CROP, CROP), crop=(CROP, CROP)),
-        optimisation=replace(training.optimisation, steps=STEPS, batch=2),
+        optimization=replace(training.optimization, steps=STEPS, batch=2),
     )
 
 
@@ -170,8 +170,8 @@ def test_a_published_student_trains_at_full_size(
 ) -> None:
     training = CASES[name]
     samples = open_dataset(training.dataset, root, split=training.split)
-    unlabelled = training.supervision.unlabelled
-    zero_shot = unlabelled == samples.unseen
+    unlabeled = training.supervision.unlabeled
+    zero_shot = unlabeled == samples.unseen
     if zero_shot:
         samples = with_unseen(samples)
     validated = name not in IN_EVERY_SUITE and training.dataset != "cocostuff171"
@@ -197,6 +197,6 @@ def test_a_published_student_trains_at_full_size(
     assert kept["classes"] == list(samples.vocabulary.names)
     asked = json.loads(json.dumps(asdict(training)))
     assert {key: kept[key] for key in asked} == asked
-    assert watch.given.isdisjoint(unlabelled)  # no true label of theirs was seen
-    assert UNLABELLED in watch.given
-    assert bool(watch.given - {UNLABELLED, IGNORE}) == zero_shot
+    assert watch.given.isdisjoint(unlabeled)  # no true label of theirs was seen
+    assert UNLABELED in watch.given
+    assert bool(watch.given - {UNLABELED, IGNORE}) == zero_shot

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maskclip.core.method import Method
     from maskclip.core.segmentation import Segmentation
     from maskclip.core.vocabulary import Vocabulary
-    from maskclip.tasks.segment import Segmenter, load
+    from maskclip.tasks.segmenter import Segmenter, load
 
 _HOMES = {
     "Dense": "maskclip.clip.encoder",
@@ -26,9 +26,9 @@ _HOMES = {
     "MaskCLIPError": "maskclip.core.errors",
     "Method": "maskclip.core.method",
     "Segmentation": "maskclip.core.segmentation",
-    "Segmenter": "maskclip.tasks.segment",
+    "Segmenter": "maskclip.tasks.segmenter",
     "Vocabulary": "maskclip.core.vocabulary",
-    "load": "maskclip.tasks.segment",
+    "load": "maskclip.tasks.segmenter",
 }
 
 __all__ = [

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.dataset import UNSEEN
-from maskclip.plus.settings import Optimisation, Supervision
-from maskclip.tasks.evaluation import Evaluation
-from maskclip.tasks.options import Options
-from maskclip.tasks.training import Training
+from maskclip.plus.settings import Optimization, Supervision
+from maskclip.plus.training_config import Training
+from maskclip.tasks.evaluation.settings import Evaluation
 
 TEACHERS = {"rn50": "RN50:openai", "rn50x16": "RN50x16:openai", "vitb16": "ViT-B-16:openai"}
 
@@ -151,7 +151,7 @@ _CROPS = {"voc20": 512, "context59": 480, "context60": 480, "cocostuff171": 512}
 
 
 def _training(
-    dataset: str, teacher: str, supervision: Supervision, optimisation: Optimisation
+    dataset: str, teacher: str, supervision: Supervision, optimization: Optimization
 ) -> Training:
     crop = _CROPS[dataset]
     augmentation = Augmentation(scale=SPECS[dataset].scale, crop=(crop, crop))
@@ -161,14 +161,14 @@ def _training(
         teacher=TEACHERS[teacher],
         supervision=supervision,
         augmentation=augmentation,
-        optimisation=optimisation,
+        optimization=optimization,
     )
 
 
 def _annotation_free(dataset: str, teacher: str, steps: int, miou: float) -> TrainingRow:
     """All pixels are CLIP's, in every step."""
-    supervision = Supervision(unlabelled=_all_classes(dataset), clip_guided=(1, None))
-    training = _training(dataset, teacher, supervision, Optimisation(steps=steps))
+    supervision = Supervision(unlabeled=_all_classes(dataset), clip_guided=(1, None))
+    training = _training(dataset, teacher, supervision, Optimization(steps=steps))
     return TrainingRow(f"{dataset}-annofree-{teacher}", training, miou)
 
 
@@ -178,9 +178,9 @@ def _zero_shot(
     """CLIP labels the unseen classes in the first tenth of the steps, the student afterwards."""
     last = steps // 10 - 1
     supervision = Supervision(
-        unlabelled=SPECS[dataset].unseen, clip_guided=(1, last), self_training=(last + 1, None)
+        unlabeled=SPECS[dataset].unseen, clip_guided=(1, last), self_training=(last + 1, None)
     )
-    training = _training(dataset, "rn50", supervision, Optimisation(steps=steps))
+    training = _training(dataset, "rn50", supervision, Optimization(steps=steps))
     return TrainingRow(f"{dataset}-zeroshot-rn50", training, miou, unseen, harmonic)
 
 
@@ -195,7 +195,7 @@ def _with_background(row: TrainingRow) -> TrainingRow:
         training,
         student="deeplabv3plus-r101",
         supervision=replace(training.supervision, background=True),
-        optimisation=replace(training.optimisation, rate=0.004, weight_decay=1e-4),
+        optimization=replace(training.optimization, rate=0.004, weight_decay=1e-4),
     )
     return replace(row, training=changed)
 
@@ -221,7 +221,7 @@ def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
     CLIP's own arithmetic labels, and the loss is averaged over the pixels that count.
     """
     supervision = Supervision(
-        unlabelled=tuple(range(classes)), clip_guided=(1, None), published_loss=False
+        unlabeled=tuple(range(classes)), clip_guided=(1, None), published_loss=False
     )
     return Training(
         dataset=dataset, split="all", teacher=teacher, method="clean", supervision=supervision
@@ -241,8 +241,8 @@ def _emoji(
         augmentation=Augmentation(
             scale=(128, 128), ratio=(0.9, 1.4), crop=(128, 128), distort=False
         ),
-        optimisation=Optimisation(
-            optimiser="adamw", rate=0.003, weight_decay=0.01, steps=steps, batch=batch
+        optimization=Optimization(
+            optimizer="adamw", rate=0.003, weight_decay=0.01, steps=steps, batch=batch
         ),
     )
     return TrainingRow(name, training)
@@ -250,14 +250,14 @@ def _emoji(
 
 def _emoji_free(teacher: str, *, steps: int) -> TrainingRow:
     supervision = Supervision(
-        unlabelled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
+        unlabeled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
     )
     name = f"emoji-annofree-{teacher}"
     return _emoji(name, f"emoji-{teacher}", supervision, steps=steps, batch=8)
 
 
 # A student from scratch has something to teach itself later than one from ImageNet.
-_EMOJI_ZERO_SHOT = Supervision(unlabelled=UNSEEN, clip_guided=(1, 800), self_training=(801, None))
+_EMOJI_ZERO_SHOT = Supervision(unlabeled=UNSEEN, clip_guided=(1, 800), self_training=(801, None))
 _EMBEDDED_ROWS = (
     _emoji_free("rn", steps=6000),
     _emoji_free("vit", steps=5000),

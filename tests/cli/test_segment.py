@@ -9,7 +9,7 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks.segment import Segmenter
+from maskclip.tasks.segmenter import Segmenter
 
 EMOJI = ("--model", "emoji", "--templates", "plain", "--short-side", "64")
 WORDS = ("-c", "dog", "-c", "grass")

@@ -17,8 +17,8 @@ from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.files import TrainedStudent, read_student, save_student
 from maskclip.plus.released import published_name
 from maskclip.plus.student import StudentConfig, build_student
-from maskclip.tasks.evaluate import load_predictor
-from maskclip.tasks.evaluation import Evaluation
+from maskclip.tasks.evaluation.evaluate import load_predictor
+from maskclip.tasks.evaluation.settings import Evaluation
 
 EMOJI = Vocabulary.builtin("emoji")
 
@@ -104,9 +104,9 @@ def test_published_labels_are_argmax_of_logits_resized_twice(files, tmp_path):
     sure = (two[0] - two[1] > 1e-3 * full.abs().max()).numpy()
     assert sure.mean() > 0.5
     assert (labels == full.argmax(dim=0).numpy())[sure].all()
-    facts = predictor.facts()
-    assert facts["arithmetic"] == {"antialias": False, "upsample": "maps", "resizes": 2}
-    json.dumps(facts)
+    metadata = predictor.metadata()
+    assert metadata["arithmetic"] == {"antialias": False, "upsample": "maps", "resizes": 2}
+    json.dumps(metadata)
 
 
 @pytest.mark.parametrize("name", ["named", "bare"])

@@ -20,13 +20,13 @@ class TestOverlay:
         assert picture[20, 5].tolist() == [150, 50, 50]
         assert picture[20, 55].tolist() == [50, 50, 150]
 
-    @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
-    def test_boundaries_show_on_any_photo(self, colour):
-        photo = Image.new("RGB", (60, 40), colour)
-        row = np.asarray(overlay(photo, halves(), [colour, colour]).convert("L"))[20].astype(int)
+    @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
+    def test_boundaries_show_on_any_photo(self, color):
+        photo = Image.new("RGB", (60, 40), color)
+        row = np.asarray(overlay(photo, halves(), [color, color]).convert("L"))[20].astype(int)
         border = row[25:35]
         assert border.max() - border.min() > 80
-        assert set(row[:25]) == {colour[0]}
+        assert set(row[:25]) == {color[0]}
 
     def test_one_region_has_no_boundary(self):
         photo = Image.new("RGB", (60, 40), (10, 20, 30))
@@ -73,15 +73,15 @@ class TestLegend:
         photo = Image.new("RGB", (400, 300), (9, 9, 9))
         picture = with_legend(photo, [("dog", RED, 0.75), ("cat", BLUE, 0.25)])
         assert picture.crop((0, 0, 400, 300)).tobytes() == photo.tobytes()
-        colours = {colour for _, colour in picture.crop((0, 300, *picture.size)).getcolors(9999)}
-        assert {RED, BLUE} <= colours
+        colors = {color for _, color in picture.crop((0, 300, *picture.size)).getcolors(9999)}
+        assert {RED, BLUE} <= colors
 
     def test_lists_24_classes_and_counts_the_rest(self):
         entries = [(f"class {i}", (i, 2 * i, 255 - i), 0.01) for i in range(100)]
         picture = with_legend(Image.new("RGB", (500, 375)), entries)
         panel = picture.crop((0, 375, *picture.size))
-        colours = {colour for _, colour in panel.getcolors(99999)}
-        listed = [i for i, (_, colour, _) in enumerate(entries) if colour in colours]
+        colors = {color for _, color in panel.getcolors(99999)}
+        listed = [i for i, (_, color, _) in enumerate(entries) if color in colors]
         assert set(range(24)) <= set(listed)
         assert panel.height < 400
         exactly = with_legend(Image.new("RGB", (500, 375)), entries[:24])

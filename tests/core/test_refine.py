@@ -39,7 +39,7 @@ class TestSimilarity:
 
     def test_can_leave_lengths_as_they_are(self):
         features = torch.tensor([3.0, 4]).view(1, 2, 1, 1)
-        found = similarity(features, torch.tensor([[0.6, 0.8]]), normalise=False)
+        found = similarity(features, torch.tensor([[0.6, 0.8]]), normalize=False)
         assert found.item() == pytest.approx(5)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -105,7 +105,7 @@ def naive_smoothing(maps, keys, threshold, method):
     for b in range(len(maps)):
         p = probs[b].flatten(1).T.double()  # hw x K
         k = keys[b].flatten(1).T.double()  # hw x C
-        k = k / k.norm(dim=1 if method.normalise_keys == "channels" else 0, keepdim=True)
+        k = k / k.norm(dim=1 if method.normalize_keys == "channels" else 0, keepdim=True)
         weight = k @ k.T
         mixed = weight @ p
         unsure = p.max(dim=1).values < threshold

@@ -100,8 +100,8 @@ class TestFiles:
         with Image.open(tmp_path / "labels.png") as image:
             assert image.mode == "P"
             assert np.array_equal(np.asarray(image), labels)
-            colours = np.asarray(image.convert("RGB"))
-        assert tuple(colours[1, 0]) == ANIMALS.colours[2]
+            colors = np.asarray(image.convert("RGB"))
+        assert tuple(colors[1, 0]) == ANIMALS.colors[2]
 
     @pytest.mark.parametrize("count", [1, 2, 17, 255])
     def test_any_number_of_8_bit_classes_survives(self, tmp_path, count):

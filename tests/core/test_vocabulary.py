@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from maskclip.core.palettes import distinct_colours, voc_colours
+from maskclip.core.palettes import distinct_colors, voc_colors
 from maskclip.core.vocabulary import Vocabulary, VocabularyError, builtin_names, describe
 
 SIZES = {
@@ -77,11 +77,11 @@ class TestParse:
             Vocabulary.parse(str(i) for i in range(65_536))
 
     @pytest.mark.parametrize(
-        "colours", [[(0, 0, 256)], [(-1, 0, 0)], [(0.5, 0, 0)], [(0, 0)], ["red"], []]
+        "colors", [[(0, 0, 256)], [(-1, 0, 0)], [(0.5, 0, 0)], [(0, 0)], ["red"], []]
     )
-    def test_wrong_colours(self, colours):
+    def test_wrong_colours(self, colors):
         with pytest.raises(VocabularyError, match="colour"):
-            Vocabulary.parse(["dog"], colours=colours)
+            Vocabulary.parse(["dog"], colors=colors)
 
 
 class TestValue:
@@ -136,7 +136,7 @@ class TestBackground:
         vocabulary = self.animals.with_background(0.4)
         assert vocabulary.names == ("background", "dog", "cat")
         assert vocabulary.prompts == ((), ("dog",), ("cat",))
-        assert vocabulary.colours == ((0, 0, 0), *self.animals.colours)
+        assert vocabulary.colors == ((0, 0, 0), *self.animals.colors)
         assert vocabulary.threshold == 0.4
         assert vocabulary.prompt_class == (1, 2)
         assert vocabulary.has_background
@@ -229,11 +229,11 @@ class TestToml:
         vocabulary = self.read(
             tmp_path,
             'description = "pets"\nclasses = ["dog", "cat=kitten,cat"]\n'
-            'colours = ["#ff0000", [1, 2, 3]]\nbackground = ["sky", "wall"]\n',
+            'colors = ["#ff0000", [1, 2, 3]]\nbackground = ["sky", "wall"]\n',
         )
         assert vocabulary.names == ("background", "dog", "cat")
         assert vocabulary.prompts == (("sky", "wall"), ("dog",), ("kitten", "cat"))
-        assert vocabulary.colours == ((0, 0, 0), (255, 0, 0), (1, 2, 3))
+        assert vocabulary.colors == ((0, 0, 0), (255, 0, 0), (1, 2, 3))
 
     def test_a_number_is_a_threshold(self, tmp_path):
         vocabulary = self.read(tmp_path, 'classes = ["dog"]\nbackground = 0.3\n')
@@ -241,7 +241,7 @@ class TestToml:
 
     def test_palettes(self, tmp_path):
         voc = self.read(tmp_path, 'classes = ["dog", "cat"]\npalette = "voc"')
-        assert voc.colours == ((128, 0, 0), (0, 128, 0))
+        assert voc.colors == ((128, 0, 0), (0, 128, 0))
         distinct = self.read(tmp_path, 'classes = ["dog", "cat"]\npalette = "distinct"')
         assert distinct == self.read(tmp_path, 'classes = ["dog", "cat"]')
 
@@ -254,10 +254,10 @@ class TestToml:
             ('classes = "dog"', "classes should look like"),
             ("classes = [1]", "got 1"),
             ("classes = []", "no classes"),
-            ('classes = ["dog"]\ncolours = ["#12345"]', "expected a colour"),
-            ('classes = ["dog"]\ncolours = []', "one colour per class"),
+            ('classes = ["dog"]\ncolors = ["#12345"]', "expected a colour"),
+            ('classes = ["dog"]\ncolors = []', "one colour per class"),
             ('classes = ["dog"]\npalette = "pink"', "unknown palette 'pink'"),
-            ('classes = ["dog"]\npalette = "voc"\ncolours = ["#000000"]', "keep one of them"),
+            ('classes = ["dog"]\npalette = "voc"\ncolors = ["#000000"]', "keep one of them"),
             ('classes = ["dog"]\nbackground = "sky"', "one string"),
             ('classes = ["dog"]\nbackground = 3', "between -1 and 1"),
         ],
@@ -279,7 +279,7 @@ class TestBuiltin:
         for name in builtin_names():
             assert len(describe(name)) > 10
             vocabulary = Vocabulary.builtin(name)
-            assert len(set(vocabulary.colours)) == len(vocabulary)
+            assert len(set(vocabulary.colors)) == len(vocabulary)
 
     def test_an_unknown_name_gets_the_nearest_and_all(self):
         with pytest.raises(
@@ -310,36 +310,36 @@ class TestBuiltin:
 
     def test_voc_colours(self):
         voc21 = Vocabulary.builtin("voc21")
-        assert voc21.colours == voc_colours(21)
-        assert voc21.colours[1:] == Vocabulary.builtin("voc20").colours
-        assert voc21.colours[15] == (192, 128, 128)  # person
-        assert voc21.colours[20] == (0, 64, 128)  # tv monitor
+        assert voc21.colors == voc_colors(21)
+        assert voc21.colors[1:] == Vocabulary.builtin("voc20").colors
+        assert voc21.colors[15] == (192, 128, 128)  # person
+        assert voc21.colors[20] == (0, 64, 128)  # tv monitor
 
     def test_cityscapes_colours(self):
         cityscapes = Vocabulary.builtin("cityscapes19")
-        colour = dict(zip(cityscapes.names, cityscapes.colours, strict=True))
-        assert colour["road"] == (128, 64, 128)
-        assert colour["car"] == (0, 0, 142)
-        assert colour["person"] == (220, 20, 60)
+        color = dict(zip(cityscapes.names, cityscapes.colors, strict=True))
+        assert color["road"] == (128, 64, 128)
+        assert color["car"] == (0, 0, 142)
+        assert color["person"] == (220, 20, 60)
 
 
 class TestPalettes:
     @pytest.mark.parametrize("count", [0, 1, 2, 171, 256, 257, 65_535])
     def test_distinct_colours_are_distinct_and_never_black(self, count):
-        colours = distinct_colours(count)
-        assert len(colours) == len(set(colours)) == count
-        assert all(max(colour) > 60 for colour in colours)
+        colors = distinct_colors(count)
+        assert len(colors) == len(set(colors)) == count
+        assert all(max(color) > 60 for color in colors)
 
     def test_a_shorter_list_begins_a_longer_one(self):
-        assert distinct_colours(1000)[:300] == distinct_colours(300)
-        assert distinct_colours(300)[:20] == distinct_colours(20)
+        assert distinct_colors(1000)[:300] == distinct_colors(300)
+        assert distinct_colors(300)[:20] == distinct_colors(20)
 
     def test_the_first_colours_are_far_apart(self):
-        colours = np.array(distinct_colours(20), dtype=float)
-        apart = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+        colors = np.array(distinct_colors(20), dtype=float)
+        apart = np.linalg.norm(colors[:, None] - colors[None], axis=2)
         assert apart[~np.eye(20, dtype=bool)].min() > 50
 
     def test_voc_colours_do_not_repeat(self):
-        assert voc_colours(3) == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
-        assert voc_colours(256)[255] == (224, 224, 192)
-        assert len(set(voc_colours(1000))) == 1000
+        assert voc_colors(3) == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+        assert voc_colors(256)[255] == (224, 224, 192)
+        assert len(set(voc_colors(1000))) == 1000

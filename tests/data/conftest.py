@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats import Labelled
+from maskclip.data.formats import Labeled
 
 SHAPES = {"photo": (37, 53), "a/b/photo": (64, 41), "ü ñ/日本.v2": (1, 40), "a/one pixel": (1, 1)}
 
@@ -11,8 +11,8 @@ SHAPES = {"photo": (37, 53), "a/b/photo": (64, 41), "ü ñ/日本.v2": (1, 40), 
 @pytest.fixture
 def words():
     """Classes with two colours that are equal and one that is black."""
-    colours = [(10, 20, 30), (0, 0, 0), (10, 20, 30), (255, 0, 0), (0, 255, 0)]
-    return Vocabulary.parse(["dog", "red car", "it's <b>", "naïve 日本", "sky"], colours=colours)
+    colors = [(10, 20, 30), (0, 0, 0), (10, 20, 30), (255, 0, 0), (0, 255, 0)]
+    return Vocabulary.parse(["dog", "red car", "it's <b>", "naïve 日本", "sky"], colors=colors)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def label_maps():
     def item(name, labels, rng):
         dtype = np.uint16 if labels.max() > 255 else np.uint8
         scores = rng.random(labels.shape, np.float32)
-        return Labelled(name, f"{name}.jpg", labels.astype(dtype), scores)
+        return Labeled(name, f"{name}.jpg", labels.astype(dtype), scores)
 
     return make
 

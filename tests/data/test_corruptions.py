@@ -94,8 +94,8 @@ class TestRandomness:
         assert (name in FIXED) != (name in RANDOM)
 
     def test_severities_share_their_random_numbers(self):
-        grey = np.full((50, 50, 3), 128, np.uint8)
-        hits = [ours(grey, Corruption("impulse_noise", severity)) != 128 for severity in SEVERITIES]
+        gray = np.full((50, 50, 3), 128, np.uint8)
+        hits = [ours(gray, Corruption("impulse_noise", severity)) != 128 for severity in SEVERITIES]
         for mild, severe in itertools.pairwise(hits):
             assert mild.sum() < severe.sum()
             assert not (mild & ~severe).any()

@@ -65,12 +65,12 @@ def test_lists_that_cannot_be_trusted(tmp_path, content, message):
 
 
 def test_the_facts_tell_two_folders_apart(tmp_path):
-    facts = []
+    metadata = []
     for folder, names in (("one", ("a", "b")), ("two", ("a", "b")), ("two", ("a", "b", "c"))):
         make(tmp_path / folder, "ade150", "val", names=names)
-        facts.append(open_dataset("ade150", tmp_path / folder).facts())
-    assert facts[0]["folders"] != facts[1]["folders"] == facts[2]["folders"]
-    assert facts[0]["list"] == facts[1]["list"] != facts[2]["list"]
+        metadata.append(open_dataset("ade150", tmp_path / folder).metadata())
+    assert metadata[0]["folders"] != metadata[1]["folders"] == metadata[2]["folders"]
+    assert metadata[0]["list"] == metadata[1]["list"] != metadata[2]["list"]
 
 
 def test_hidden_files_of_archives_are_no_images(tmp_path):
@@ -124,7 +124,7 @@ def test_a_folder_of_ones_own(tmp_path):
         Image.new("RGB", (5, 5)).save(tmp_path / path)
     for path in ("masks/x/one.png", "masks/two.png"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (5, 5), words.colours[1]).save(tmp_path / path)
+        Image.new("RGB", (5, 5), words.colors[1]).save(tmp_path / path)
     dataset = open_folder(tmp_path / "images", tmp_path / "masks", words)
     assert [dataset[i].name for i in range(2)] == ["two", "x/one"]
     assert (dataset[1].labels == 1).all()

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.palettes import distinct_colours
+from maskclip.core.palettes import distinct_colors
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats import FORMATS, Labelled, open_formats, read_format_names
+from maskclip.data.formats import FORMATS, Labeled, open_formats, read_format_names
 from maskclip.data.formats import label_studio as label_studio_module
 
 ONE = np.zeros((3, 4), np.uint8)
@@ -86,7 +86,7 @@ def test_what_is_gone_is_named_and_the_files_of_the_set_stay(tmp_path, items, wo
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "scores"])
 def test_labels_without_a_meaning_are_refused(tmp_path, words, name):
     with pytest.raises(ValueError, match=r"x: expected labels below 5.* or 255, got 5"):
-        FORMATS[name](words, tmp_path).write(Labelled("x", "x.jpg", ONE + np.uint8(5)))
+        FORMATS[name](words, tmp_path).write(Labeled("x", "x.jpg", ONE + np.uint8(5)))
     assert contents(tmp_path) == {}
 
 
@@ -102,12 +102,12 @@ def test_archives_do_not_tell_the_time(tmp_path, items, words, name, archive):
 @pytest.mark.parametrize("name", ["", "/a", "../a", "a/../b", "a//b", "./a", "a/"])
 def test_names_stay_in_the_folder(name):
     with pytest.raises(ValueError, match="plain relative path"):
-        Labelled(name, "x.jpg", ONE)
+        Labeled(name, "x.jpg", ONE)
 
 
 def test_paths_that_no_text_file_can_hold_are_refused():
     with pytest.raises(MaskCLIPError, match="not valid UTF-8: rename the photo"):
-        Labelled("x", "x\udcff.jpg", ONE)
+        Labeled("x", "x\udcff.jpg", ONE)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_paths_that_no_text_file_can_hold_are_refused():
 )
 def test_arrays_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        Labelled("x", "x.jpg", **fields)
+        Labeled("x", "x.jpg", **fields)
 
 
 def test_formats_are_chosen_by_name(tmp_path, words):
@@ -148,7 +148,7 @@ def test_cvat_refuses_names_that_its_list_cannot_hold(tmp_path, word):
 def test_cvat_refuses_photos_that_its_list_cannot_hold(tmp_path, words):
     for name in ("#1", "a\nb", " a", "a "):
         with pytest.raises(MaskCLIPError, match="cvat holds no photo called"):
-            FORMATS["cvat"](words, tmp_path).write(Labelled(name, "x.jpg", ONE))
+            FORMATS["cvat"](words, tmp_path).write(Labeled(name, "x.jpg", ONE))
 
 
 def test_cvat_refuses_more_classes_than_bytes(tmp_path, many):
@@ -157,9 +157,9 @@ def test_cvat_refuses_more_classes_than_bytes(tmp_path, many):
 
 
 def test_cvat_keeps_every_colour_that_it_can(tmp_path):
-    first, second = distinct_colours(2)
-    colours = [(0, 0, 0), first, second, first]
-    FORMATS["cvat"](Vocabulary.parse(list("abcd"), colours=colours), tmp_path).finish([])
+    first, second = distinct_colors(2)
+    colors = [(0, 0, 0), first, second, first]
+    FORMATS["cvat"](Vocabulary.parse(list("abcd"), colors=colors), tmp_path).finish([])
     lines = (tmp_path / "labelmap.txt").read_text(encoding="utf-8").splitlines()[2:]
     found = [tuple(map(int, line.split(":")[1].split(","))) for line in lines]
     assert found[1:3] == [first, second]
@@ -178,18 +178,18 @@ def test_tasks_are_spread_over_files_and_old_files_go(tmp_path, items, words, mo
 
 def test_png_shows_classes_in_their_colours(tmp_path, words):
     labels = np.array([[0, 3, 255]], np.uint8)
-    FORMATS["png"](words, tmp_path).write(Labelled("a/x", "a/x.jpg", labels))
+    FORMATS["png"](words, tmp_path).write(Labeled("a/x", "a/x.jpg", labels))
     with Image.open(tmp_path / "a/x.png") as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), labels)
-        colours = np.asarray(image.convert("RGB"))[0].tolist()
-    assert colours == [[10, 20, 30], [255, 0, 0], [224, 224, 192]]
+        colors = np.asarray(image.convert("RGB"))[0].tolist()
+    assert colors == [[10, 20, 30], [255, 0, 0], [224, 224, 192]]
 
 
 def test_png_is_wide_beyond_255_classes(tmp_path, many):
     labels = np.array([[0, 299, 65_535]], np.uint16)
     made = FORMATS["png"](many, tmp_path)
-    made.write(Labelled("x", "x.jpg", labels))
+    made.write(Labeled("x", "x.jpg", labels))
     made.finish(["x"])
     with Image.open(tmp_path / "x.png") as image:
         np.testing.assert_array_equal(np.asarray(image), labels)
@@ -210,4 +210,4 @@ def test_scores_are_read_by_numpy_alone(tmp_path, items, words):
 @pytest.mark.parametrize("maps", [None, np.ones((4, 2, 2)), np.ones((5, 0, 2)), np.ones((5, 2))])
 def test_scores_of_another_shape_are_refused(tmp_path, words, maps):
     with pytest.raises(ValueError, match=r"expected probabilities \(5, h, w\), got"):
-        FORMATS["scores"](words, tmp_path).write(Labelled("x", "x.jpg", ONE, probabilities=maps))
+        FORMATS["scores"](words, tmp_path).write(Labeled("x", "x.jpg", ONE, probabilities=maps))

@@ -107,7 +107,7 @@ def test_coco_panoptic(tmp_path, label_maps, vocabulary):
         np.testing.assert_array_equal(labels, item.labels)
 
 
-@pytest.mark.parametrize("decode", ["colours", "indices", "opencv"])
+@pytest.mark.parametrize("decode", ["colors", "indices", "opencv"])
 @pytest.mark.parametrize("case", ["words", "background", "255 classes"])
 def test_cvat(tmp_path, label_maps, words, case, decode):
     """Read as its documentation says: by the colours of the list, or by places in it."""
@@ -124,23 +124,23 @@ def test_cvat(tmp_path, label_maps, words, case, decode):
     ]
     assert all(len(entry) == 4 for entry in entries)
     names = [name for name, *_ in entries]
-    colours = [tuple(map(int, colour.split(","))) for _, colour, *_ in entries]
+    colors = [tuple(map(int, color.split(","))) for _, color, *_ in entries]
     assert entries[0][:2] == ["background", "0,0,0"]
-    assert len(set(colours)) == len(set(names)) == len(entries)
+    assert len(set(colors)) == len(set(names)) == len(entries)
     if case == "words":
-        assert colours[1] == vocabulary.colours[0], "a colour that is free is kept"
+        assert colors[1] == vocabulary.colors[0], "a colour that is free is kept"
     listed = files["ImageSets/Segmentation/default.txt"].decode().splitlines()
     assert listed == sorted(item.name for item in items)
     for item in items:
-        places = _places(files[f"SegmentationClass/{item.name}.png"], colours, decode)
-        objects = _places(files[f"SegmentationObject/{item.name}.png"], _voc_colours(), decode)
+        places = _places(files[f"SegmentationClass/{item.name}.png"], colors, decode)
+        objects = _places(files[f"SegmentationObject/{item.name}.png"], _voc_colors(), decode)
         ids = np.array([-1, *(vocabulary.names.index(name) for name in names[1:])])
         np.testing.assert_array_equal(ids[places], without_background(item.labels, vocabulary))
         pairs = set(zip(places.ravel().tolist(), objects.ravel().tolist(), strict=True))
         assert len(pairs) == len(np.unique(places)) == len(np.unique(objects)), "one for one"
 
 
-def _places(png, colours, decode):
+def _places(png, colors, decode):
     if decode == "opencv":
         pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]
     else:
@@ -148,14 +148,14 @@ def _places(png, colours, decode):
         if decode == "indices":
             return np.asarray(image)
         pixels = np.asarray(image.convert("RGB"))
-    place = {colour: index for index, colour in enumerate(colours)}
+    place = {color: index for index, color in enumerate(colors)}
     flat = [place[tuple(pixel)] for pixel in pixels.reshape(-1, 3).tolist()]
     return np.array(flat).reshape(pixels.shape[:2])
 
 
-def _voc_colours():
+def _voc_colors():
     """VOC's colour map, as its development kit describes it."""
-    colours = []
+    colors = []
     for index in range(256):
         red = green = blue = 0
         for bit in range(8):
@@ -163,8 +163,8 @@ def _voc_colours():
             green |= (index >> 1 & 1) << 7 - bit
             blue |= (index >> 2 & 1) << 7 - bit
             index >>= 3
-        colours.append((red, green, blue))
-    return colours
+        colors.append((red, green, blue))
+    return colors
 
 
 def test_label_studio(tmp_path, label_maps, vocabulary):

@@ -30,7 +30,7 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
 
 
-def colour_at(image, x=0, y=0):
+def color_at(image, x=0, y=0):
     assert image.mode == "RGB"
     return image.getpixel((x, y))
 
@@ -58,7 +58,7 @@ class TestKinds:
 
     def test_cmyk(self, tmp_path):
         Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
-        red, green, blue = colour_at(load_image(tmp_path / "print.jpg"))
+        red, green, blue = color_at(load_image(tmp_path / "print.jpg"))
         assert red > 240
         assert max(green, blue) < 15
 
@@ -66,7 +66,7 @@ class TestKinds:
     def test_grey_and_black_and_white(self, tmp_path, mode, value):
         Image.new(mode, (8, 8), value).save(tmp_path / "grey.png")
         level = 77 if mode == "L" else 255
-        assert colour_at(load_image(tmp_path / "grey.png")) == (level,) * 3
+        assert color_at(load_image(tmp_path / "grey.png")) == (level,) * 3
 
     def test_16_bit_grey_png(self, tmp_path):
         values = np.array([[0, 257, 128 * 257, 65_535]], np.uint16)
@@ -75,7 +75,7 @@ class TestKinds:
 
     @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
     def test_a_dark_16_bit_image_stays_dark(self, mode):
-        assert colour_at(load_image(Image.new(mode, (2, 2), 200))) == (1, 1, 1)
+        assert color_at(load_image(Image.new(mode, (2, 2), 200))) == (1, 1, 1)
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -102,12 +102,12 @@ class TestKinds:
         image.putpixel((1, 0), (0, 0, 0, 255))
         image.convert(mode).save(tmp_path / "glass.png")
         loaded = load_image(tmp_path / "glass.png")
-        assert colour_at(loaded) == WHITE
-        assert colour_at(loaded, 1) == (0, 0, 0)
+        assert color_at(loaded) == WHITE
+        assert color_at(loaded, 1) == (0, 0, 0)
 
     def test_half_transparent_red(self, tmp_path):
         Image.new("RGBA", (2, 2), (255, 0, 0, 128)).save(tmp_path / "glass.webp", lossless=True)
-        assert colour_at(load_image(tmp_path / "glass.webp")) == (255, 127, 127)
+        assert color_at(load_image(tmp_path / "glass.webp")) == (255, 127, 127)
 
     def test_a_palette_with_transparency(self, tmp_path):
         image = Image.new("P", (2, 1))
@@ -115,24 +115,24 @@ class TestKinds:
         image.putpixel((1, 0), 1)
         image.save(tmp_path / "palette.png", transparency=0)
         loaded = load_image(tmp_path / "palette.png")
-        assert colour_at(loaded) == WHITE
-        assert colour_at(loaded, 1) == RED
+        assert color_at(loaded) == WHITE
+        assert color_at(loaded, 1) == RED
 
     def test_transparent_colour_keys_and_palette_with_alpha_channel(self, tmp_path):
         Image.new("RGB", (2, 1), RED).save(tmp_path / "key.png", transparency=RED)
-        assert colour_at(load_image(tmp_path / "key.png")) == WHITE
+        assert color_at(load_image(tmp_path / "key.png")) == WHITE
         Image.new("L", (2, 1), 9).save(tmp_path / "grey.png", transparency=9)
-        assert colour_at(load_image(tmp_path / "grey.png")) == WHITE
+        assert color_at(load_image(tmp_path / "grey.png")) == WHITE
         pa = Image.new("RGBA", (2, 1), (255, 0, 0, 0)).convert("PA")
-        assert colour_at(load_image(pa)) == WHITE
+        assert color_at(load_image(pa)) == WHITE
 
     @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
     def test_the_first_frame_of_an_animation(self, tmp_path, suffix):
-        frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+        frames = [Image.new("RGB", (8, 8), color) for color in (RED, (0, 255, 0), (0, 0, 255))]
         extra = {"lossless": True} if suffix == "webp" else {}
         path = tmp_path / f"moving.{suffix}"
         frames[0].save(path, save_all=True, append_images=frames[1:], **extra)
-        assert colour_at(load_image(path)) == RED
+        assert color_at(load_image(path)) == RED
 
     @pytest.mark.parametrize("suffix", ["bmp", "ppm", "tif", "jp2", "ico", "avif", "jpg"])
     def test_other_formats(self, tmp_path, suffix):
@@ -262,16 +262,16 @@ class TestMemory:
         image = Image.new("RGB", (3, 2), RED)
         loaded = load_image(image)
         loaded.putpixel((0, 0), (1, 2, 3))
-        assert colour_at(image) == RED
+        assert color_at(image) == RED
 
     @pytest.mark.parametrize(("shape", "expected"), [((2, 3), (9, 9, 9)), ((2, 3, 3), (9, 9, 9))])
     def test_arrays(self, shape, expected):
         loaded = load_image(np.full(shape, 9, np.uint8))
         assert loaded.size == (3, 2)
-        assert colour_at(loaded) == expected
+        assert color_at(loaded) == expected
 
     def test_an_array_with_alpha_is_laid_on_white(self):
-        assert colour_at(load_image(np.zeros((2, 2, 4), np.uint8))) == WHITE
+        assert color_at(load_image(np.zeros((2, 2, 4), np.uint8))) == WHITE
 
     def test_views_that_are_not_contiguous(self):
         flipped = gradient()[:, ::-1]

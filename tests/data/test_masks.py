@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.core.palettes import voc_colours
+from maskclip.core.palettes import voc_colors
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, MaskError, load_labels, read_ids
 
 VALUES = np.array([[0, 1, 20], [255, 3, 0]], np.uint8)
-VOC21 = LabelRule(21, 255, colours=voc_colours(256))
+VOC21 = LabelRule(21, 255, colors=voc_colors(256))
 
 
 def palette():
     image = Image.fromarray(VALUES)
-    image.putpalette(np.array(voc_colours(256), np.uint8).tobytes())
+    image.putpalette(np.array(voc_colors(256), np.uint8).tobytes())
     return image
 
 
@@ -26,7 +26,7 @@ def palette():
         palette().convert("RGB"),
         palette().convert("RGBA"),
     ],
-    ids=["palette", "grey", "16-bit", "grey as RGB", "colours", "colours with alpha"],
+    ids=["palette", "grey", "16-bit", "grey as RGB", "colors", "colours with alpha"],
 )
 def test_every_coding_gives_the_same_ids(tmp_path, image):
     image.save(tmp_path / "mask.png")

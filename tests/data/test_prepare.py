@@ -112,7 +112,7 @@ class TestValues:
             np.zeros((0, 2), np.uint8),
             np.empty((1, 1), object),
         ],
-        ids=["float", "bool", "colours", "no pixels", "objects"],
+        ids=["float", "bool", "colors", "no pixels", "objects"],
     )
     def test_what_is_no_label_map_is_refused(self, values):
         with pytest.raises(LabelError, match="one whole number a pixel"):

@@ -307,9 +307,9 @@ def test_steps_clip_and_cut_to_whole_levels():
 
 
 def test_saturation_and_hue_leave_grey_alone():
-    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    np.testing.assert_array_equal(saturate(grey, 1.5), grey)
-    np.testing.assert_array_equal(turn_hue(grey, 17), grey)
+    gray = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    np.testing.assert_array_equal(saturate(gray, 1.5), gray)
+    np.testing.assert_array_equal(turn_hue(gray, 17), gray)
 
 
 def test_hue_turns_around_the_circle():

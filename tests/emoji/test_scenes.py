@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.emoji import examples, scenes
+from maskclip.emoji import scenes
 from maskclip.emoji.captions import (
     class_names,
     every_word,
@@ -19,18 +19,19 @@ from maskclip.emoji.captions import (
     trained_pairs,
     write_caption,
 )
-from maskclip.emoji.examples import draw_example
 from maskclip.emoji.layers import paint, place_object, place_textures
 from maskclip.emoji.scenes import draw_scene, iter_scenes, paint_labels, write_scenes
 from maskclip.emoji.sprites import (
-    COLOURS,
+    COLORS,
     HELD_OUT_PAIRS,
-    coloured_pairs,
+    colored_pairs,
     object_names,
     render_sheet,
     sprite,
 )
 from maskclip.emoji.textures import texture, texture_names
+from tools.emoji_clip import examples
+from tools.emoji_clip.examples import draw_example
 
 
 def test_the_vocabulary_lists_the_objects_and_then_the_textures():
@@ -63,17 +64,17 @@ def test_the_sheet_can_be_rendered_again(tmp_path):
 
 
 def test_a_coloured_object_is_mostly_of_that_hue():
-    for colour, name in coloured_pairs():
-        pixels = np.asarray(sprite(name, colour).convert("RGB").convert("HSV")).reshape(-1, 3)
+    for color, name in colored_pairs():
+        pixels = np.asarray(sprite(name, color).convert("RGB").convert("HSV")).reshape(-1, 3)
         degrees = pixels[pixels[:, 1] > 120, 0] * (360 / 256)
-        distance = np.abs((degrees - COLOURS[colour] + 180) % 360 - 180)
-        assert np.median(distance) < 15, (colour, name)
+        distance = np.abs((degrees - COLORS[color] + 180) % 360 - 180)
+        assert np.median(distance) < 15, (color, name)
 
 
-@pytest.mark.parametrize(("name", "colour"), [("dragon", None), ("dog", "blue"), ("car", "mauve")])
-def test_an_unknown_sprite_is_refused(name, colour):
+@pytest.mark.parametrize(("name", "color"), [("dragon", None), ("dog", "blue"), ("car", "mauve")])
+def test_an_unknown_sprite_is_refused(name, color):
     with pytest.raises(ValueError, match=r"expected one of|there is no"):
-        sprite(name, colour)
+        sprite(name, color)
 
 
 @pytest.mark.parametrize("name", texture_names())
@@ -126,11 +127,11 @@ def test_a_scene_shows_what_is_asked_for():
 def test_captions_name_exactly_the_labelled_classes():
     seen = set()
     for scene in iter_scenes(range(60), size=96):
-        labelled = {class_names()[label] for label in np.unique(scene.labels)}
-        assert names_in(scene.caption) == labelled
-        assert 1 <= len(labelled & set(object_names())) <= 3
-        assert 1 <= len(labelled & set(texture_names())) <= 2
-        seen |= labelled
+        labeled = {class_names()[label] for label in np.unique(scene.labels)}
+        assert names_in(scene.caption) == labeled
+        assert 1 <= len(labeled & set(object_names())) <= 3
+        assert 1 <= len(labeled & set(texture_names())) <= 2
+        seen |= labeled
     assert len(seen) > 45
 
 
@@ -189,7 +190,7 @@ def test_training_shows_every_pair_but_those_held_out():
     for seed in range(1500):
         shown |= pairs_in(draw_example(seed, size=32)[1])
     assert shown == set(trained_pairs())
-    assert set(HELD_OUT_PAIRS) == set(coloured_pairs()) - set(trained_pairs())
+    assert set(HELD_OUT_PAIRS) == set(colored_pairs()) - set(trained_pairs())
     assert len({name for _, name in HELD_OUT_PAIRS}) >= 6
 
 
@@ -222,7 +223,7 @@ def test_templates_name_nothing_themselves():
     for template in templates():
         assert template.count("{}") == 1
         assert not names_in(template)
-        assert not any(colour in template.split() for colour in COLOURS)
+        assert not any(color in template.split() for color in COLORS)
 
 
 def test_captions_say_colours_and_use_known_words():

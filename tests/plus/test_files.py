@@ -13,9 +13,9 @@ from maskclip.plus.files import (
     TrainedStudent,
     read_student,
     save_student,
-    student_facts,
+    student_metadata,
 )
-from maskclip.plus.recognise import is_student_file
+from maskclip.plus.recognize import is_student_file
 from maskclip.plus.released import published_name
 from maskclip.plus.student import StudentConfig, build_student
 
@@ -40,7 +40,7 @@ def made(config=CONFIGS["v2"], classes=3):
 
 def lightning(student, vocabulary, path, **changes):
     content = {
-        "maskclip": student_facts(TrainedStudent(student, vocabulary)),
+        "maskclip": student_metadata(TrainedStudent(student, vocabulary)),
         "global_step": 40,
         "state_dict": {
             **{f"student.{key}": value for key, value in student.state_dict().items()},
@@ -113,10 +113,10 @@ class TestRoundTrips:
 
     @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
     def test_facts_are_json(self, words):
-        facts = student_facts(TrainedStudent(made(), words))
-        assert json.loads(json.dumps(facts)) == facts
-        assert StudentConfig(**facts["config"]) == CONFIGS["v2"]
-        assert Vocabulary.from_dict(facts["vocabulary"]) == words
+        metadata = student_metadata(TrainedStudent(made(), words))
+        assert json.loads(json.dumps(metadata)) == metadata
+        assert StudentConfig(**metadata["config"]) == CONFIGS["v2"]
+        assert Vocabulary.from_dict(metadata["vocabulary"]) == words
 
 
 class TestRecognition:
@@ -192,9 +192,13 @@ class TestRefusals:
     )
     def test_facts_that_cannot_be(self, change, part, tmp_path):
         student = made()
-        facts = {**student_facts(TrainedStudent(student, WORDS["plain"])), "step": 1, **change}
+        metadata = {
+            **student_metadata(TrainedStudent(student, WORDS["plain"])),
+            "step": 1,
+            **change,
+        }
         path = tmp_path / "a.safetensors"
-        save_file(student.state_dict(), path, metadata={"maskclip": json.dumps(facts)})
+        save_file(student.state_dict(), path, metadata={"maskclip": json.dumps(metadata)})
         self.refused(path, part)
 
     @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "null"])
@@ -206,13 +210,15 @@ class TestRefusals:
     def test_weights_that_do_not_fit(self, tmp_path):
         path = tmp_path / "a.safetensors"
         save_student(TrainedStudent(made()), path)
-        state, facts = load_file(path), json.dumps(student_facts(TrainedStudent(made())))
+        state, metadata = load_file(path), json.dumps(student_metadata(TrainedStudent(made())))
         key = "backbone.layer1.0.conv1.weight"
-        save_file({k: v for k, v in state.items() if k != key}, path, metadata={"maskclip": facts})
+        save_file(
+            {k: v for k, v in state.items() if k != key}, path, metadata={"maskclip": metadata}
+        )
         self.refused(path, "1 missing", key)
-        save_file({**state, "extra": torch.zeros(1)}, path, metadata={"maskclip": facts})
+        save_file({**state, "extra": torch.zeros(1)}, path, metadata={"maskclip": metadata})
         self.refused(path, "1 extra (extra)")
-        save_file({"a": torch.zeros(1)}, path, metadata={"maskclip": facts})
+        save_file({"a": torch.zeros(1)}, path, metadata={"maskclip": metadata})
         self.refused(path, "the text rows are missing")
 
     def test_lightning_without_facts_or_with_code(self, tmp_path):

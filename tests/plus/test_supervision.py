@@ -12,7 +12,7 @@ from maskclip.clip.checkpoint import vision_config
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.refine import refine, similarity
-from maskclip.core.samples import UNLABELLED
+from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.released import published_name, student_from
 from maskclip.plus.settings import Supervision, SupervisionError, phase_at, poly_lr, stretched
@@ -31,19 +31,21 @@ STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 class Case:
-    """A golden training: its arrays, its facts, and the product's parts for it."""
+    """A golden training: its arrays, its metadata, and the product's parts for it."""
 
     def __init__(self, start):
         self.name = start.name.removesuffix("_init.safetensors")
         with np.load(start.with_name(f"{self.name}.npz")) as file:
             self.arrays = {key: torch.from_numpy(file[key]) for key in file.files}
-        self.facts = json.loads(start.with_name(f"{self.name}.json").read_text(encoding="utf-8"))
+        self.metadata = json.loads(start.with_name(f"{self.name}.json").read_text(encoding="utf-8"))
         self.student = student_from(load_file(start), source=self.name).train()
         self.images = self.arrays["input"] * self.student.std + self.student.mean
         self.labels = self.arrays["gt_in"][:, 0]
-        self.config = configured(self.facts["case"])
+        self.config = configured(self.metadata["case"])
         weights = start.parents[1] / "weights"
-        self.teacher = teacher_of(weights / f"{self.facts['case']['teacher']}_openai.safetensors")
+        self.teacher = teacher_of(
+            weights / f"{self.metadata['case']['teacher']}_openai.safetensors"
+        )
 
     def of(self, step, name):
         """Return an array of a step, or None where the case has none."""
@@ -56,11 +58,11 @@ def configured(case):
         return None if first < 0 else (max(first, 1), None if last < 0 else last)
 
     refinement = {"prompt_denoising": 0.5, "key_smoothing": 1.0} if case.get("kspd") else {}
-    labelling = {"clip_guided": steps("clip", (1, -1)), "self_training": steps("self", (-1, -1))}
+    labeling = {"clip_guided": steps("clip", (1, -1)), "self_training": steps("self", (-1, -1))}
     if case.get("distill"):
-        labelling = {}  # published distillation assigns no labels
+        labeling = {}  # published distillation assigns no labels
     # `background` forbids what the authors do not: that CLIP assigns class 0.
-    return Supervision(unlabelled=tuple(case["cats"]), **labelling, **refinement)
+    return Supervision(unlabeled=tuple(case["cats"]), **labeling, **refinement)
 
 
 def teacher_of(weights):
@@ -84,14 +86,14 @@ def supervised(case, step, features):
         maps = teacher_maps(case.teacher, case.images, rows, case.config)
     else:
         maps = self_maps(features, rows, case.config)
-    return assign_labels(case.labels, maps, case.config.unlabelled)
+    return assign_labels(case.labels, maps, case.config.unlabeled)
 
 
 def trained(case):
     """Train as published; return the features, the loss and the gradient's norm of every step."""
     optimizer = torch.optim.SGD(case.student.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
     trace = []
-    for step in range(1, len(case.facts["steps"]) + 1):
+    for step in range(1, len(case.metadata["steps"]) + 1):
         features = case.student.features(case.images)
         loss = segmentation_loss(case.student.logits(features), supervised(case, step, features))
         optimizer.zero_grad()
@@ -139,9 +141,9 @@ class TestGolden:
     def test_labels_are_those_of_the_authors(self, golden_start):
         case = Case(golden_start)
         compared = 0
-        for step in range(1, len(case.facts["steps"]) + 1):
+        for step in range(1, len(case.metadata["steps"]) + 1):
             labels = supervised(case, step, case.of(step, "self_feat"))
-            ours = labels.where(labels != UNLABELLED, IGNORE)
+            ours = labels.where(labels != UNLABELED, IGNORE)
             for name in ("clip_label", "self_label", "final_label"):
                 if case.of(step, name) is not None:
                     assert agreement(ours, case.of(step, name)[:, 0]) >= 0.999, (step, name)
@@ -150,15 +152,17 @@ class TestGolden:
 
     def test_losses_of_their_logits_are_those_of_the_authors(self, golden_start):
         case = Case(golden_start)
-        for step, facts in enumerate(case.facts["steps"], start=1):
+        for step, metadata in enumerate(case.metadata["steps"], start=1):
             logits, labels = case.of(step, "logits"), case.of(step, "final_label")
             if logits is not None and labels is not None:
                 loss = segmentation_loss(logits, labels[:, 0].long())
-                assert loss.item() == pytest.approx(facts["log"]["decode.loss_ce"], rel=1e-5)
-            if "decode.loss_distill" in facts["log"]:
+                assert loss.item() == pytest.approx(metadata["log"]["decode.loss_ce"], rel=1e-5)
+            if "decode.loss_distill" in metadata["log"]:
                 raw = case.teacher.encode(case.images).features
                 loss = distillation_loss(case.of(step, "student_feat"), raw, case.labels)
-                assert loss.item() == pytest.approx(facts["log"]["decode.loss_distill"], rel=1e-3)
+                assert loss.item() == pytest.approx(
+                    metadata["log"]["decode.loss_distill"], rel=1e-3
+                )
 
     def test_three_steps_lead_where_the_authors_lead(self, golden_start):
         """Where rounding decides, the tolerance is wider.
@@ -174,17 +178,17 @@ class TestGolden:
         for step, ((_, loss, gradient), apart) in enumerate(
             zip(trace, spread, strict=True), start=1
         ):
-            facts = case.facts["steps"][step - 1]
+            metadata = case.metadata["steps"][step - 1]
             rate = poly_lr(step - 1, steps=10, base=0.01, floor=1e-4)
-            assert rate == pytest.approx(facts["lr"], rel=1e-12)
+            assert rate == pytest.approx(metadata["lr"], rel=1e-12)
             tolerance = 1e-3 if apart < 0.1 else 1e-2
-            assert loss == pytest.approx(facts["log"]["decode.loss_ce"], rel=tolerance), step
+            assert loss == pytest.approx(metadata["log"]["decode.loss_ce"], rel=tolerance), step
             if step == 1:
-                assert gradient == pytest.approx(facts["grad_norm"], rel=5e-3)
+                assert gradient == pytest.approx(metadata["grad_norm"], rel=5e-3)
         tolerance = 1e-3 if spread[-1] < 0.1 else 2e-2
         compared = 0
         for key, value in case.student.state_dict().items():
-            length, total = case.facts["final_param_norms"][published_name(key)]
+            length, total = case.metadata["final_param_norms"][published_name(key)]
             assert float(value.double().norm()) == pytest.approx(length, rel=tolerance), key
             assert abs(float(value.double().sum()) - total) <= 10 * tolerance * length, key
             compared += 1
@@ -195,38 +199,38 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"unlabelled": (1, 1)}, r"distinct class ids from 0 without 255, got \(1, 1\)"),
-            ({"unlabelled": (-1,)}, "distinct class ids"),
-            ({"unlabelled": (IGNORE,)}, "distinct class ids"),
+            ({"unlabeled": (1, 1)}, r"distinct class ids from 0 without 255, got \(1, 1\)"),
+            ({"unlabeled": (-1,)}, "distinct class ids"),
+            ({"unlabeled": (IGNORE,)}, "distinct class ids"),
             ({"clip_guided": (0, 3)}, r"clip_guided: expected .* from 1.*got \(0, 3\); None"),
             ({"self_training": (4, 3)}, r"self_training: expected \(first, last\)"),
-            ({"unlabelled": (), "clip_guided": (1, 3)}, "clip_guided: set `unlabelled`"),
+            ({"unlabeled": (), "clip_guided": (1, 3)}, "clip_guided: set `unlabeled`"),
             ({"clip_guided": (1, 4), "self_training": (4, None)}, "share steps; end one before"),
             ({"clip_guided": (5, None), "self_training": (1, None)}, "share steps"),
             ({"prompt_denoising": 1.5}, r"prompt_denoising: expected a threshold in \[0, 1\]"),
             ({"key_smoothing": float("nan")}, "key_smoothing: expected a threshold"),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
             (
-                {"background": True, "unlabelled": (0, 2), "clip_guided": (1, 2)},
-                "class 0 is the learnable background.*take it out of `unlabelled`",
+                {"background": True, "unlabeled": (0, 2), "clip_guided": (1, 2)},
+                "class 0 is the learnable background.*take it out of `unlabeled`",
             ),
         ],
     )
     def test_impossible_supervision_is_refused(self, fields, message):
         with pytest.raises(SupervisionError, match=message):
-            Supervision(**{"unlabelled": (1, 2), **fields})
+            Supervision(**{"unlabeled": (1, 2), **fields})
 
     def test_the_background_may_label_itself(self):
-        Supervision(unlabelled=(0, 2), background=True, self_training=(1, None))
+        Supervision(unlabeled=(0, 2), background=True, self_training=(1, None))
 
     def test_phases_begin_and_end_with_their_steps(self):
-        config = Supervision(unlabelled=(1,), clip_guided=(2, 3), self_training=(5, 6))
+        config = Supervision(unlabeled=(1,), clip_guided=(2, 3), self_training=(5, 6))
         phases = [phase_at(config, step) for step in range(1, 8)]
         guided, own, none = "clip-guided", "self-training", "none"
         assert phases == [none, guided, guided, none, own, own, none]
 
     def test_phases_without_end(self):
-        config = Supervision(unlabelled=(1,), clip_guided=(1, 3), self_training=(4, None))
+        config = Supervision(unlabeled=(1,), clip_guided=(1, 3), self_training=(4, None))
         phases = [phase_at(config, step) for step in (1, 3, 4, 10**9)]
         assert phases == ["clip-guided"] * 2 + ["self-training"] * 2
         assert phase_at(Supervision(), 1) == "none"
@@ -241,15 +245,15 @@ class TestConfig:
         ],
     )
     def test_phases_keep_their_share_of_another_length(self, to, guided, own):
-        whole = Supervision(unlabelled=(1,), clip_guided=(1, 1999), self_training=(2000, None))
+        whole = Supervision(unlabeled=(1,), clip_guided=(1, 1999), self_training=(2000, None))
         found = stretched(whole, steps=20_000, to=to)
         assert (found.clip_guided, found.self_training) == (guided, own)
 
     def test_clip_teaches_by_labels_or_by_features(self):
         with pytest.raises(SupervisionError, match="not by both"):
-            Supervision(unlabelled=(1,), clip_guided=(1, None), distillation=1.0)
+            Supervision(unlabeled=(1,), clip_guided=(1, None), distillation=1.0)
         assert Supervision(distillation=1.0).needs_teacher
-        assert not Supervision(unlabelled=(1,), self_training=(1, None)).needs_teacher
+        assert not Supervision(unlabeled=(1,), self_training=(1, None)).needs_teacher
 
 
 class TestPolyLr:
@@ -275,7 +279,7 @@ def maps_of(*classes):
 
 class TestAssignLabels:
     def test_only_unlabelled_pixels_are_filled(self):
-        labels = one_row(UNLABELLED, IGNORE, 0, 4, UNLABELLED)
+        labels = one_row(UNLABELED, IGNORE, 0, 4, UNLABELED)
         maps = maps_of([0.1, 0.9, 0.9, 0.9, 0.8], [0.2, 0.1, 0.1, 0.1, 0.3])
         before = labels.clone()
         assigned = assign_labels(labels, maps, (3, 7))
@@ -284,35 +288,35 @@ class TestAssignLabels:
         assert torch.equal(labels, before)
 
     def test_every_image_has_its_own_maps(self):
-        labels = torch.full((2, 1, 1), UNLABELLED)
+        labels = torch.full((2, 1, 1), UNLABELED)
         maps = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[:, :, None, None]
         assert assign_labels(labels, maps, (5, 6)).flatten().tolist() == [5, 6]
 
     def test_maps_are_enlarged_to_the_labels(self):
-        labels = torch.full((1, 4, 8), UNLABELLED)
+        labels = torch.full((1, 4, 8), UNLABELED)
         maps = maps_of([1.0, 0.0], [0.4, 0.6])
         row = assign_labels(labels, maps, (0, 1))[0]
         # The lines cross where the first map is .5, half way between the two centres, 2 and 6 px.
         assert row.tolist() == [[0] * 4 + [1] * 4] * 4
 
     def test_ties_go_to_the_lower_class(self):
-        labels = torch.full((1, 1, 3), UNLABELLED)
+        labels = torch.full((1, 1, 3), UNLABELED)
         maps = maps_of([0.5, 0.1, -100.0], [0.5, 0.4, -100.0], [0.5, 0.4, -100.0])
         assert assign_labels(labels, maps, (2, 4, 9)).flatten().tolist() == [2, 4, 2]
 
     def test_one_class(self):
-        labels = one_row(UNLABELLED, IGNORE, 1)
+        labels = one_row(UNLABELED, IGNORE, 1)
         maps = maps_of([-3.0, 0.0, 0.0])
         assert assign_labels(labels, maps, (6,)).flatten().tolist() == [6, IGNORE, 1]
 
     def test_unsure_pixels_are_ignored_and_true_labels_kept(self):
-        labels = one_row(UNLABELLED, UNLABELLED, UNLABELLED, 0, IGNORE)
+        labels = one_row(UNLABELED, UNLABELED, UNLABELED, 0, IGNORE)
         maps = maps_of([0.49, 0.5, 0.2, 0.1, 0.1], [0.1, 0.1, 0.9, 0.1, 0.1])
         assigned = assign_labels(labels, maps, (1, 2), confidence=0.5)
         assert assigned.flatten().tolist() == [IGNORE, 1, 2, 0, IGNORE]
 
     def test_leakage_names_the_class(self):
-        labels = one_row(UNLABELLED, 7, 0)
+        labels = one_row(UNLABELED, 7, 0)
         with pytest.raises(MaskCLIPError, match="label leakage: the ground truth has class 7"):
             assign_labels(labels, maps_of([0.0] * 3, [0.0] * 3), (3, 7))
         check_leakage(labels, (1, 2))
@@ -342,7 +346,7 @@ class TestMaps:
     def test_other_classes_have_no_part(self, make_clip, family):
         teacher = self.teacher(make_clip, family)
         images, rows = torch.rand(2, 3, 64, 96), self.rows(teacher)
-        config = Supervision(unlabelled=(4, 1), prompt_denoising=0.5, key_smoothing=1.0)
+        config = Supervision(unlabeled=(4, 1), prompt_denoising=0.5, key_smoothing=1.0)
         maps = teacher_maps(teacher, images, rows, config)
         dense = teacher.encode(images, keys=True)
         cosines = similarity(dense.features, rows[[4, 1]])
@@ -360,7 +364,7 @@ class TestMaps:
         assert visual.transformer.resblocks[0].mlp.gelu is activation
         assert not any(p.requires_grad for p in teacher.parameters())
         rows = self.rows(teacher).requires_grad_()
-        config = Supervision(unlabelled=(0,))
+        config = Supervision(unlabeled=(0,))
         assert not teacher_maps(teacher, torch.rand(1, 3, 32, 32), rows, config).requires_grad
 
     def test_a_teacher_in_training_mode_is_refused(self, make_clip):
@@ -371,7 +375,7 @@ class TestMaps:
 
     def test_maps_of_padded_images_span_the_images(self, make_clip):
         teacher = self.teacher(make_clip, method=CLEAN)
-        rows, config = self.rows(teacher), Supervision(unlabelled=(0, 2))
+        rows, config = self.rows(teacher), Supervision(unlabeled=(0, 2))
         image = torch.rand(1, 3, 64, 80)
         maps = teacher_maps(teacher, image, rows, config)
         assert maps.shape == (1, 2, 64, 80)
@@ -383,7 +387,7 @@ class TestMaps:
         teacher = self.teacher(make_clip)
         rows, image = self.rows(teacher), torch.rand(1, 3, 32, 48)
         larger = torch.nn.functional.interpolate(image, (64, 96), mode="bilinear")
-        config = Supervision(unlabelled=(0, 2), teacher_scale=2)
+        config = Supervision(unlabeled=(0, 2), teacher_scale=2)
         found = teacher_maps(teacher, image, rows, config)
         assert torch.equal(
             found, teacher_maps(teacher, larger, rows, replace(config, teacher_scale=1))
@@ -406,7 +410,7 @@ class TestMaps:
     def test_the_students_own_features_are_not_tracked(self):
         features = torch.rand(2, 4, 3, 3, requires_grad=True)
         rows = torch.rand(5, 4, requires_grad=True)
-        maps = self_maps(features, rows, Supervision(unlabelled=(3, 0)))
+        maps = self_maps(features, rows, Supervision(unlabeled=(3, 0)))
         expected = torch.einsum("bdhw,kd->bkhw", features, rows[[3, 0]])
         assert torch.allclose(maps, expected)
         assert not maps.requires_grad
@@ -418,7 +422,7 @@ class TestSegmentationLoss:
         logits = torch.randn(2, 3, 2, 2, generator=generator)
         labels = torch.randint(3, (2, 6, 5), generator=generator)
         labels[:, :2] = IGNORE
-        labels[:, 2] = UNLABELLED
+        labels[:, 2] = UNLABELED
         return logits.requires_grad_(), labels
 
     @pytest.mark.parametrize(("published", "pixels"), [(True, 60), (False, 30)])
@@ -431,7 +435,7 @@ class TestSegmentationLoss:
         assert loss.item() == pytest.approx(-chosen.sum().item() / pixels, rel=1e-5)
 
     @pytest.mark.parametrize("published", [True, False])
-    @pytest.mark.parametrize("nothing", [IGNORE, UNLABELLED])
+    @pytest.mark.parametrize("nothing", [IGNORE, UNLABELED])
     def test_nothing_to_learn_is_0(self, published, nothing):
         logits, labels = self.case()
         loss = segmentation_loss(logits, torch.full_like(labels, nothing), published=published)
@@ -452,7 +456,7 @@ class TestDistillationLoss:
         student = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 1, 2)
         student = student.clone().requires_grad_()
         teacher = torch.tensor([[3.0, 0.0], [4.0, -2.0]])[None, :, None]  # .6 .8, and 0 -1
-        labels = one_row(UNLABELLED, IGNORE)
+        labels = one_row(UNLABELED, IGNORE)
         loss = distillation_loss(student, teacher, labels)
         assert loss.item() == pytest.approx((0.4 + 0.8) / 2)
         loss.backward()
@@ -461,7 +465,7 @@ class TestDistillationLoss:
     def test_descent_leads_to_the_teacher(self):
         student = torch.zeros(1, 3, 4, 4, requires_grad=True)
         teacher = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        labels = torch.full((1, 4, 4), UNLABELLED)
+        labels = torch.full((1, 4, 4), UNLABELED)
         for step in range(200):
             loss = distillation_loss(student, teacher, labels)
             (gradient,) = torch.autograd.grad(loss, student)

@@ -24,8 +24,8 @@ class TestGrid:
     def test_it_spans_the_photo_and_not_the_padding(self):
         whole = [(range(4), range(10))]
         photo = PhotoMaps(ramp((1, 3)), Geometry(whole, (4, 12), (4, 10), (40, 100), 1))
-        centres = (torch.arange(3) + 0.5) * 10 / 3  # in px of what the network saw
-        expected = (centres / 4 - 0.5).clamp(0, 2)
+        centers = (torch.arange(3) + 0.5) * 10 / 3  # in px of what the network saw
+        expected = (centers / 4 - 0.5).clamp(0, 2)
         torch.testing.assert_close(torch.from_numpy(photo.grid()), expected.view(1, 1, 3))
 
     def test_cells_of_nothing_but_padding_are_left_out(self):

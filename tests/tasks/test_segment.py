@@ -9,13 +9,13 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.prompts import PromptError
 from maskclip.clip.weights import load_clip
 from maskclip.core import refine
+from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks import segment as task
-from maskclip.tasks.options import Options
-from maskclip.tasks.segment import Segmenter
+from maskclip.tasks import segmenter as task
+from maskclip.tasks.segmenter import Segmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
 FAMILIES = ["vit", "resnet"]

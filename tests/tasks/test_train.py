@@ -22,10 +22,10 @@ from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.plus.files import read_student
-from maskclip.plus.settings import Optimisation, Supervision, TrainingError
-from maskclip.plus.training import MaskCLIPPlus
+from maskclip.plus.module import MaskCLIPPlus
+from maskclip.plus.settings import Optimization, Supervision, TrainingError
+from maskclip.plus.training_config import Machine, Training
 from maskclip.tasks import train as task
-from maskclip.tasks.training import Machine, Training
 
 MACHINE = Machine(device="cpu", workers=0, save_every=2, keep_every=2, validate_every=3)
 SCENES = EmojiScenes(split="train", size=64, seeds=range(10_000, 10_006), official=6)
@@ -38,13 +38,13 @@ TINY = Training(
     student="fpn:mobilenetv3_small_050",
     pretrained=False,
     supervision=Supervision(
-        unlabelled=tuple(range(CLASSES)),
+        unlabeled=tuple(range(CLASSES)),
         clip_guided=(1, 3),
         self_training=(4, None),
         published_loss=False,
     ),
     augmentation=Augmentation(scale=(64, 64), crop=(64, 64)),
-    optimisation=Optimisation(steps=6, batch=2, rate=0.01),
+    optimization=Optimization(steps=6, batch=2, rate=0.01),
 )
 
 
@@ -52,7 +52,7 @@ FROZEN = replace(
     TINY,
     student="unet:mobilenetv3_small_050",  # without dropout
     supervision=replace(TINY.supervision, published_loss=True),
-    optimisation=replace(TINY.optimisation, frozen_norms=True),
+    optimization=replace(TINY.optimization, frozen_norms=True),
 )
 """A training that does not hang on which images share a batch."""
 
@@ -91,7 +91,7 @@ def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Pa
     kept = sorted(path.name for path in unbroken.glob("*.ckpt"))
     assert kept == ["best.ckpt", "last.ckpt", "step=2.ckpt", "step=4.ckpt", "step=6.ckpt"]
     config = json.loads((unbroken / "config.json").read_text())
-    assert config["optimisation"]["steps"] == 6
+    assert config["optimization"]["steps"] == 6
     assert config["samples"]["first_seed"] == 10_000
     (csv,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
     assert {"loss", "miou", "rate"} <= set(csv.read_text().splitlines()[0].split(","))
@@ -143,10 +143,10 @@ def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: 
     still = replace(
         TINY,
         initial=str(file),
-        optimisation=replace(
-            TINY.optimisation, steps=1, rate=1e-30, floor=1e-30, frozen_norms=True
+        optimization=replace(
+            TINY.optimization, steps=1, rate=1e-30, floor=1e-30, frozen_norms=True
         ),
-        supervision=Supervision(unlabelled=TINY.supervision.unlabelled, clip_guided=(1, None)),
+        supervision=Supervision(unlabeled=TINY.supervision.unlabeled, clip_guided=(1, None)),
     )
     (tmp_path / "photos").mkdir()
     for index in range(2):
@@ -155,7 +155,7 @@ def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: 
     for samples in (SCENES, others):
         out = tmp_path / f"{len(samples.vocabulary)}"
         classes = tuple(range(len(samples.vocabulary)))
-        fewer = replace(still, supervision=replace(still.supervision, unlabelled=classes))
+        fewer = replace(still, supervision=replace(still.supervision, unlabeled=classes))
         given = read_student(file).student.state_dict()
         task.train(fewer, samples, out, machine=MACHINE)
         found = read_student(out / "student.safetensors").student.state_dict()
@@ -184,7 +184,7 @@ def test_labels_that_nobody_is_sure_enough_of_are_noted(tmp_path: Path) -> None:
         supervision=replace(
             TINY.supervision, confidence=2.0, clip_guided=(1, None), self_training=None
         ),
-        optimisation=replace(TINY.optimisation, steps=10),
+        optimization=replace(TINY.optimization, steps=10),
     )
     task.train(unsure, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
     assert noted == [False] * 9 + [True]
@@ -196,7 +196,7 @@ def test_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_other_weights(unbroken: Path, tmp_path: Path) -> None:
-    other = replace(TINY, optimisation=replace(TINY.optimisation, seed=1))
+    other = replace(TINY, optimization=replace(TINY.optimization, seed=1))
     task.train(other, SCENES, tmp_path, machine=MACHINE)
     assert not same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
 
@@ -229,7 +229,7 @@ def test_two_processes_agree_with_one_on_the_joined_batch(tmp_path: Path) -> Non
 
 
 def test_mixed_precision_learns_and_is_validated(tmp_path: Path) -> None:
-    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=4, optimiser="adamw"))
+    short = replace(TINY, optimization=replace(TINY.optimization, steps=4, optimizer="adamw"))
     mixed = replace(MACHINE, precision="bfloat16")
     task.train(short, SCENES, tmp_path, machine=mixed, validation=SCENES)
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "last.ckpt").values())
@@ -239,8 +239,8 @@ def test_mixed_precision_learns_and_is_validated(tmp_path: Path) -> None:
 def test_distillation_brings_features_closer(tmp_path: Path) -> None:
     distilled = replace(
         TINY,
-        supervision=Supervision(distillation=1.0, unlabelled=TINY.supervision.unlabelled),
-        optimisation=replace(TINY.optimisation, steps=12, rate=0.1),
+        supervision=Supervision(distillation=1.0, unlabeled=TINY.supervision.unlabeled),
+        optimization=replace(TINY.optimization, steps=12, rate=0.1),
     )
     distances = []
 
@@ -262,8 +262,8 @@ def test_pictures_show_what_the_student_learns(unbroken: Path) -> None:
 
 
 def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:
-    other = replace(TINY, optimisation=replace(TINY.optimisation, rate=0.02))
-    with pytest.raises(TrainingError, match=r"optimisation\.rate: 0\.01 there, 0\.02 asked for"):
+    other = replace(TINY, optimization=replace(TINY.optimization, rate=0.02))
+    with pytest.raises(TrainingError, match=r"optimization\.rate: 0\.01 there, 0\.02 asked for"):
         task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
 
 
@@ -286,7 +286,7 @@ def test_a_training_is_not_begun_anew_by_accident(unbroken: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_step_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maskclip.plus import training
+    from maskclip.plus import module as training
 
     plain = training.segmentation_loss
     calls = iter(range(100))
@@ -304,7 +304,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_step_before(
 
 
 def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> None:
-    from maskclip.plus import training
+    from maskclip.plus import module as training
 
     monkeypatch.setattr(training, "_WATCHED", 2)
     monkeypatch.setattr(
@@ -318,7 +318,7 @@ def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> N
         def on_train_batch_end(self, trainer, module: MaskCLIPPlus, *_args) -> None:
             seen.append(module.collapsed)
 
-    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=2))
+    short = replace(TINY, optimization=replace(TINY.optimization, steps=2))
     task.train(short, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
     assert seen[-1] == (7, 1.0)
 
@@ -326,7 +326,7 @@ def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> N
 def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maskclip.plus import training
+    from maskclip.plus import module as training
 
     plain, calls = torch.save, iter(range(100))
 
@@ -342,17 +342,17 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
 
 
 def test_true_labels_of_unseen_classes_are_never_seen() -> None:
-    zero_shot = replace(TINY, supervision=Supervision(unlabelled=(0,), clip_guided=(1, None)))
+    zero_shot = replace(TINY, supervision=Supervision(unlabeled=(0,), clip_guided=(1, None)))
     stream = task.stream_of(zero_shot, SCENES)
     assert all(0 not in stream[position][1] for position in range(4))
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}, {"optimiser": "x"}]
+    "values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}, {"optimizer": "x"}]
 )
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(TrainingError):
-        Optimisation(**values)
+        Optimization(**values)
 
 
 if __name__ == "__main__":  # what the tests above start, to kill it or to run it twice

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted. `MASKCLIP_DEBUG=1` shows the traceback of an error.
     """
     from maskclip.cli.app import app
-    from maskclip.cli.show import error_line, warning_line
+    from maskclip.cli.console import error_line, warning_line
 
     def show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, MaskCLIPWarning):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maskclip.core.samples import Samples
     from maskclip.core.vocabulary import Background
     from maskclip.recipes import Row
-    from maskclip.tasks.evaluation import Evaluation, Run
+    from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 DATASETS = (*SPECS, "emoji", "folder")
 ALL = "all"
@@ -77,7 +77,7 @@ def open_samples(
 def read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
     """Return which images are seen, under which corruption; of a sweep, without any."""
     from maskclip.data.corruptions import Corruption
-    from maskclip.tasks.evaluation import Run
+    from maskclip.tasks.evaluation.settings import Run
 
     if corruption is None:
         return Run(corruption=None if row is None else row.corruption, seed=seed, limit=limit)
@@ -99,8 +99,8 @@ def read_evaluation(row: Row | None, dataset: str, **given: Any) -> Evaluation:
     """Return what is measured: the recipe's settings or the defaults, under those given."""
     from dataclasses import replace
 
-    from maskclip.clip.weights import DEFAULT_MODEL
-    from maskclip.tasks.evaluation import Evaluation
+    from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.tasks.evaluation.settings import Evaluation
 
     own = dataset in ("emoji", "folder")
     base = Evaluation(

@@ -50,7 +50,7 @@ def check(
 
     `maskclip data check folder --images photos --masks masks --classes classes.txt`
     """
-    from maskclip.cli.show import track
+    from maskclip.cli.console import track
     from maskclip.tasks.check import check_samples, start_report
     from maskclip.tasks.convert import usable_cpus
 
@@ -69,7 +69,7 @@ def check(
 
 def _refuse_useless(out: Path | None) -> None:
     """Refuse a report file that cannot be written, before any work is done for it."""
-    from maskclip.tasks.batch import check_writable
+    from maskclip.core.files import check_writable
 
     if out is None:
         return
@@ -80,7 +80,7 @@ def _refuse_useless(out: Path | None) -> None:
 
 def _show(report: CheckReport, out: Path | None) -> None:
     """Print the table, the verdict and the problems, which stay in sight as the last."""
-    from maskclip.cli.show import console, print_table
+    from maskclip.cli.console import console, print_table
     from maskclip.core.files import write_json
 
     columns = "class", "images", "pixels", "share %"
@@ -108,7 +108,7 @@ def _verdict(report: CheckReport) -> str:
 
 def _list_problems(report: CheckReport, out: Path | None) -> None:
     """Print what is wrong, and what is only odd; of very much the first lines."""
-    from maskclip.cli.show import error_line, warning_line
+    from maskclip.cli.console import error_line, warning_line
 
     for problem in report.problems[:_MOST_LINES]:
         error_line(problem.message)

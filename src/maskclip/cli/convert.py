@@ -49,7 +49,7 @@ def convert(
 
     `maskclip data convert context --data ~/data --source ~/downloads/trainval --workers 4`
     """
-    from maskclip.cli.show import console, error_line, track, warning_line
+    from maskclip.cli.console import console, error_line, track, warning_line
     from maskclip.tasks.convert import complete_lists, convert_files, plan_conversion, usable_cpus
 
     plan = plan_conversion(dataset, data, source=source)

@@ -43,7 +43,7 @@ def convert(
 
     `maskclip convert old.pth student.safetensors --classes classes.txt --force`
     """
-    from maskclip.cli.show import console, working
+    from maskclip.cli.console import console, working
 
     if out.suffix != ".safetensors":
         raise MaskCLIPError(f"{out}: students are written as .safetensors; choose such a name")

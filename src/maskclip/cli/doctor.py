@@ -16,7 +16,7 @@ def doctor() -> None:
 
     `maskclip doctor`
     """
-    from maskclip.cli.show import print_table
+    from maskclip.cli.console import print_table
 
     rows = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),

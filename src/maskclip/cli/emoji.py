@@ -33,9 +33,9 @@ def scenes(
 
     `maskclip emoji scenes --out scenes --count 8 --seed 0`
     """
-    from maskclip.cli.show import console, track
+    from maskclip.cli.console import console, track
+    from maskclip.core.files import check_writable
     from maskclip.emoji.scenes import write_scenes
-    from maskclip.tasks.batch import check_writable
 
     check_writable(out)
     written = write_scenes(out, count=count, seed=seed, size=size)

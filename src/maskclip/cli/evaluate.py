@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from maskclip.core.samples import Sample, Samples
     from maskclip.recipes import Row
-    from maskclip.tasks.evaluate import Report
-    from maskclip.tasks.evaluation import Evaluation, Run
-    from maskclip.tasks.predictors import MeasuredPredictor
-    from maskclip.tasks.processes import Processes
+    from maskclip.tasks.evaluation.evaluate import Report
+    from maskclip.tasks.evaluation.predictors import MeasuredPredictor
+    from maskclip.tasks.evaluation.processes import Processes
+    from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 
 def evaluate(
@@ -142,8 +142,8 @@ def evaluate(
 
     `torchrun --nproc-per-node 2 -m maskclip eval emoji`
     """
+    from maskclip.core.config import DEFAULT_OPTIONS, Options
     from maskclip.recipes import get_recipe
-    from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 
     row = None if recipe is None else get_recipe(recipe)
     name = asked.dataset_name(dataset, row)
@@ -181,8 +181,8 @@ def evaluate(
             precision=precision,
         )
 
-    from maskclip.tasks.batch import check_writable  # torch comes with these
-    from maskclip.tasks.processes import join_processes
+    from maskclip.core.files import check_writable  # torch comes with these
+    from maskclip.tasks.evaluation.processes import join_processes
 
     if out is not None:
         check_writable(out)
@@ -205,9 +205,9 @@ def _predictor(
     run: Run,
     device: str,
 ) -> MeasuredPredictor:
-    from maskclip.cli.show import working
-    from maskclip.tasks.evaluate import load_predictor
-    from maskclip.tasks.predictors import PredictedFolder
+    from maskclip.cli.console import working
+    from maskclip.tasks.evaluation.evaluate import load_predictor
+    from maskclip.tasks.evaluation.predictors import PredictedFolder
 
     if evaluation is not None:
         classes = len(samples.vocabulary)
@@ -220,7 +220,7 @@ def _predictor(
 
 
 def _warn_of_size(samples: Samples) -> None:
-    from maskclip.cli.show import warning_line
+    from maskclip.cli.console import warning_line
 
     if samples.official not in (None, len(samples)):
         warning_line(
@@ -230,7 +230,7 @@ def _warn_of_size(samples: Samples) -> None:
 
 
 def _warn_of_changes(row: Row | None, evaluation: Evaluation | None, run: Run) -> None:
-    from maskclip.cli.show import warning_line
+    from maskclip.cli.console import warning_line
     from maskclip.recipes import published_row
 
     if row is None or evaluation is None or published_row(evaluation, run.corruption):
@@ -246,10 +246,10 @@ def _single(
     out: Path | None,
     processes: Processes,
 ) -> None:
+    from maskclip.cli.console import console
     from maskclip.cli.results import show_result
-    from maskclip.cli.show import console
-    from maskclip.tasks import evaluate as task
-    from maskclip.tasks.report import write_report
+    from maskclip.tasks.evaluation import evaluate as task
+    from maskclip.tasks.evaluation.report import write_report
 
     report = task.evaluate(
         predictor, samples, run, processes=processes, progress=_progress(processes)
@@ -282,9 +282,9 @@ def _sweep(
 ) -> None:
     from functools import partial
 
+    from maskclip.cli.console import console
     from maskclip.cli.results import beside, figure, show_sweep
-    from maskclip.cli.show import console
-    from maskclip.tasks.sweep import measure_cells, write_sweep
+    from maskclip.tasks.evaluation.sweep import measure_cells, write_sweep
 
     screen, cells = console(), {}
     measured = measure_cells(
@@ -308,7 +308,7 @@ def _sweep(
 
 
 def _progress(processes: Processes) -> Any:
-    from maskclip.cli.show import track
+    from maskclip.cli.console import track
 
     def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
         return track(samples, what="images", total=total) if processes.first else samples

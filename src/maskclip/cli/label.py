@@ -13,7 +13,7 @@ from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
     from maskclip.data.sources import Source
-    from maskclip.tasks.label import Crew
+    from maskclip.tasks.label.pipeline import Crew
 
 _CARE, _MACHINE = "Care", "Machine"
 
@@ -121,18 +121,18 @@ def label(
 
     `maskclip label photos/ --model student.safetensors --device cuda:0,cuda:1`
     """
-    from maskclip.cli.label_lines import LabelLines, show_end, show_plan
-    from maskclip.cli.show import working
+    from maskclip.cli.console import working
+    from maskclip.cli.label_progress import LabelLines, show_end, show_plan
     from maskclip.core.cleaning import Cleaning
+    from maskclip.core.config import Options
     from maskclip.data.formats import read_format_names
     from maskclip.data.images import MAX_PIXELS
-    from maskclip.tasks.label import label_photos, plan_labels
-    from maskclip.tasks.labelling.labeller import Job
-    from maskclip.tasks.options import Options
+    from maskclip.tasks.label.pipeline import label_photos, plan_labels
+    from maskclip.tasks.label.worker import Job
 
     words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
     if rule is not None:
-        from maskclip.tasks.student import refuse_options_of_clip  # timm comes along
+        from maskclip.tasks.student_segmenter import refuse_options_of_clip  # timm comes along
 
         refuse_options_of_clip(model, background=True)
     job = Job(
@@ -221,7 +221,7 @@ def _crew(devices: list[str]) -> Crew | None:
         return None
     from functools import partial
 
-    from maskclip.tasks.labelling.crew import label_in_processes
+    from maskclip.tasks.label.worker_pool import label_in_processes
 
     return partial(label_in_processes, devices=devices)
 
@@ -229,6 +229,6 @@ def _crew(devices: list[str]) -> Crew | None:
 def _ray_crew(workers: int | None) -> Crew:
     from functools import partial
 
-    from maskclip.tasks.labelling.ray_crew import label_on_ray
+    from maskclip.tasks.label.ray_backend import label_on_ray
 
     return partial(label_on_ray, workers=workers)

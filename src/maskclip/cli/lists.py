@@ -16,7 +16,7 @@ def models() -> None:
 
     `maskclip segment photo.jpg -c dog --model RN50:openai`
     """
-    from maskclip.cli.show import print_table
+    from maskclip.cli.console import print_table
     from maskclip.clip.download import cached_path
     from maskclip.clip.embedded import ALIASES, EMBEDDED
     from maskclip.clip.open_clip_models import architectures, tags
@@ -45,7 +45,7 @@ def vocabularies(
 
     `maskclip vocabularies voc21`
     """
-    from maskclip.cli.show import print_table
+    from maskclip.cli.console import print_table
     from maskclip.core.vocabulary import Vocabulary, builtin_names, describe
 
     if name is None:
@@ -82,7 +82,7 @@ def recipes() -> None:
     """
     from dataclasses import replace
 
-    from maskclip.cli.show import console, print_table
+    from maskclip.cli.console import console, print_table
     from maskclip.recipes import KS_PD, RECIPES, TRAININGS, published_row
 
     rows = []
@@ -102,7 +102,7 @@ def recipes() -> None:
             name,
             row.training.teacher,
             row.training.student,
-            f"{row.training.optimisation.steps:,}",
+            f"{row.training.optimization.steps:,}",
             *("" if figure is None else f"{figure:.1f}" for figure in row.figures),
         )
         for name, row in TRAININGS.items()

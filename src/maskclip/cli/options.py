@@ -212,7 +212,7 @@ def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None
     Raises:
         MaskCLIPError: none or several are given, or the classes cannot be used.
     """
-    from maskclip.cli.show import warning_line
+    from maskclip.cli.console import warning_line
     from maskclip.core.vocabulary import Vocabulary
 
     given = [bool(names), file is not None, builtin is not None]
@@ -246,7 +246,7 @@ def read_words(
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
-    from maskclip.tasks.segment import names_student
+    from maskclip.tasks.segmenter import names_student
 
     rule, trained = read_background(background), names_student(model)
     if trained and not names and file is None and builtin is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maskclip.cli.show import console, print_table
+from maskclip.cli.console import console, print_table
 
 
 def figure(percent: float | None) -> str:
@@ -15,7 +15,7 @@ def figure(percent: float | None) -> str:
 
 def show_result(result: Mapping[str, Any]) -> None:
     """Print what `result.json` holds: per class, best first, and in all."""
-    from maskclip.tasks.evaluate import headline, settings
+    from maskclip.tasks.evaluation.evaluate import headline, settings
 
     present = [(name, iou) for name, iou in result["iou"].items() if iou is not None]
     rows = [
@@ -54,8 +54,8 @@ def beside(result: Mapping[str, Any]) -> str:
 def show_sweep(cells: Mapping[str, Mapping[str, Any]]) -> None:
     """Print mIoU by corruption and severity; `cells` are results by name of cell."""
     from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-    from maskclip.tasks.evaluate import headline, settings
-    from maskclip.tasks.sweep import CLEAN, cell_name
+    from maskclip.tasks.evaluation.evaluate import headline, settings
+    from maskclip.tasks.evaluation.sweep import CLEAN, cell_name
 
     clean = figure(cells[CLEAN]["miou"])
     rows = []

@@ -56,12 +56,13 @@ def segment(
 
     `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
-    from maskclip.cli.show import error_line, track, warning_line, working
+    from maskclip.cli.console import error_line, track, warning_line, working
+    from maskclip.core.config import Options
+    from maskclip.core.files import check_writable
     from maskclip.data.images import MAX_PIXELS
     from maskclip.data.sources import find_images
-    from maskclip.tasks.batch import check_writable, read_kinds, segment_files
-    from maskclip.tasks.options import Options
-    from maskclip.tasks.segment import load
+    from maskclip.tasks.batch import read_kinds, segment_files
+    from maskclip.tasks.segmenter import load
 
     words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
     kinds = read_kinds(save)
@@ -110,7 +111,7 @@ def segment(
 
 
 def _show(result: FileResult) -> None:
-    from maskclip.cli.show import console, print_table
+    from maskclip.cli.console import console, print_table
 
     classes = result.summary["classes"]
     rows = [

@@ -12,7 +12,7 @@ from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
-    from maskclip.tasks.training import Training
+    from maskclip.plus.training_config import Training
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images a step, of all processes.")
     ] = None,
-    optimiser: Annotated[
+    optimizer: Annotated[
         str | None,
         typer.Option(help="`sgd` (published), or `adamw`: with --scratch, at a --rate near 0.002."),
     ] = None,
@@ -162,7 +162,7 @@ def train(
     from dataclasses import replace
 
     from maskclip.plus.settings import stretched
-    from maskclip.tasks.training import Machine
+    from maskclip.plus.training_config import Machine
 
     machine = Machine(
         device=device,
@@ -179,7 +179,7 @@ def train(
     if distillation is not None:
         supervision = replace(supervision, clip_guided=None)
     if steps is not None:
-        supervision = stretched(supervision, steps=training.optimisation.steps, to=steps)
+        supervision = stretched(supervision, steps=training.optimization.steps, to=steps)
     changes: dict[str, Any] = {
         "student": student,
         "teacher": model,
@@ -194,11 +194,11 @@ def train(
             teacher_scale=teacher_scale,
             distillation=distillation,
         ),
-        "optimisation": _replaced(
-            training.optimisation,
+        "optimization": _replaced(
+            training.optimization,
             steps=steps,
             batch=batch,
-            optimiser=optimiser,
+            optimizer=optimizer,
             rate=rate,
             seed=seed,
         ),
@@ -209,8 +209,8 @@ def train(
     training = replace(training, **{key: v for key, v in changes.items() if v is not None})
     samples.check(len(samples))
 
-    from maskclip.cli.show import console, working
-    from maskclip.cli.training_lines import TrainingLines
+    from maskclip.cli.console import console, working
+    from maskclip.cli.train_progress import TrainingLines
 
     with working("loading the training engine"):
         from maskclip.tasks.train import train as run
@@ -276,7 +276,7 @@ def _published(name: str, data: Path | None, split: str) -> Samples:
 
 
 def _own_photos(images: Path, words: Any) -> tuple[Training, Samples, None]:
-    from maskclip.clip.weights import DEFAULT_MODEL
+    from maskclip.core.config import DEFAULT_MODEL
     from maskclip.data.datasets import open_photos
     from maskclip.recipes import own_training
 

@@ -87,7 +87,7 @@ class DenseCLIP(nn.Module):
         Raises:
             ValueError: the batch has another shape or dtype.
         """
-        features, key_map = self.tower.dense(self._normalise(images), keys=keys)
+        features, key_map = self.tower.dense(self._normalize(images), keys=keys)
         height, width = images.shape[-2:]
         if self.method.stretch:
             covered = (height, width)
@@ -97,15 +97,15 @@ class DenseCLIP(nn.Module):
 
     def pool(self, images: Tensor) -> Tensor:
         """Return CLIP's ordinary image embeddings (B, D); ResNets need their native input size."""
-        return self.tower.pooled(self._normalise(images))
+        return self.tower.pooled(self._normalize(images))
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         weight = next(self.visual.parameters())
-        normalised = normalise_pixels(images, self.mean, self.std)
-        return normalised.to(weight.dtype, memory_format=self.tower.layout)
+        normalized = normalize_pixels(images, self.mean, self.std)
+        return normalized.to(weight.dtype, memory_format=self.tower.layout)
 
 
-def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Check a batch of images and normalise its pixels.
 
     Args:

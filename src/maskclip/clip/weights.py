@@ -18,8 +18,8 @@ from maskclip.clip.embedded import (
     load_embedded,
 )
 from maskclip.clip.model import CLIPModel
+from maskclip.core.config import DEFAULT_MODEL
 
-DEFAULT_MODEL = "ViT-B-16:openai"
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.palettes import Colour, voc_colours
+from maskclip.core.palettes import Color, voc_colors
 
-TOML_KEYS = ("classes", "description", "colours", "palette", "background")
+TOML_KEYS = ("classes", "description", "colors", "palette", "background")
 
 
 class VocabularyError(MaskCLIPError):
@@ -57,7 +57,7 @@ def parse_line(line: str) -> tuple[str, tuple[str, ...]]:
         ) from None
 
 
-def parse_colour(value: object) -> Colour:
+def parse_color(value: object) -> Color:
     """Read "#rrggbb" or three whole numbers in 0..255.
 
     Raises:
@@ -135,29 +135,29 @@ def read_table(text: str) -> dict[str, Any]:
         raise VocabularyError(f"unknown key {unknown[0]!r}: the keys are {', '.join(TOML_KEYS)}")
     for key, kind, example in (
         ("classes", list, 'classes = ["dog", "grass"]'),
-        ("colours", list, 'colours = ["#ff0000", "#00ff00"]'),
+        ("colors", list, 'colours = ["#ff0000", "#00ff00"]'),
         ("description", str, 'description = "what I look for"'),
     ):
         if not isinstance(table.get(key, kind()), kind):
             raise VocabularyError(f"{key} should look like {example}, got {table[key]!r}")
     if "classes" not in table:
         raise VocabularyError('the list of classes is missing: classes = ["dog", "grass"]')
-    if "colours" in table and "palette" in table:
+    if "colors" in table and "palette" in table:
         raise VocabularyError("both colours and palette are given: keep one of them")
     return table
 
 
-def table_colours(table: Mapping[str, Any]) -> list[Colour] | None:
+def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
     """Return the colours of a table that `read_table` read; None leaves the choice open.
 
     Raises:
         VocabularyError: a colour that is none, or an unknown palette.
     """
-    if "colours" in table:
-        return [parse_colour(colour) for colour in table["colours"]]
+    if "colors" in table:
+        return [parse_color(color) for color in table["colors"]]
     match table.get("palette", "distinct"):
         case "voc":
-            return list(voc_colours(len(table["classes"]) + 1)[1:])  # black is the background's
+            return list(voc_colors(len(table["classes"]) + 1)[1:])  # black is the background's
         case "distinct":
             return None
         case other:

@@ -14,23 +14,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from maskclip.core.palettes import Colour
+from maskclip.core.palettes import Color
 
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-LegendEntry = tuple[str, Colour, float]  # name, colour, fraction of the picture in 0..1
+LegendEntry = tuple[str, Color, float]  # name, colour, fraction of the picture in 0..1
 
 MAX_LEGEND_ROWS = 24
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_PAPER: Colour = (255, 255, 255)
-_INK: Colour = (32, 33, 36)
-_FAINT_INK: Colour = (112, 117, 122)
+_PAPER: Color = (255, 255, 255)
+_INK: Color = (32, 33, 36)
+_FAINT_INK: Color = (112, 117, 122)
 _DISPLAY_SIDE = 256  # pictures smaller than this are enlarged to be seen beside a legend
 _LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
 
 
-def palette_image(labels: Labels, colours: Sequence[Colour]) -> Image.Image:
+def palette_image(labels: Labels, colors: Sequence[Color]) -> Image.Image:
     """Return `labels` (H, W) uint8 as a palette image (mode P) that shows class i in colour i.
 
     Raises:
@@ -41,19 +41,19 @@ def palette_image(labels: Labels, colours: Sequence[Colour]) -> Image.Image:
             f"a palette image holds labels (H, W) of uint8, got {labels.dtype} {labels.shape}"
         )
     image = Image.fromarray(np.ascontiguousarray(labels))
-    image.putpalette(np.asarray(colours[:256], dtype=np.uint8).tobytes())
+    image.putpalette(np.asarray(colors[:256], dtype=np.uint8).tobytes())
     return image
 
 
 def overlay(
-    image: Image.Image, labels: Labels, colours: Sequence[Colour], *, opacity: float = 0.55
+    image: Image.Image, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.55
 ) -> Image.Image:
     """Blend class colours over the photo and draw lines where regions meet.
 
     Args:
         image: RGB, W x H.
-        labels: (H, W), each an index into `colours`.
-        colours: one per class.
+        labels: (H, W), each an index into `colors`.
+        colors: one per class.
         opacity: of the colours, from 0 (photo and lines alone) to 1.
 
     Returns:
@@ -69,9 +69,9 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
     if labels.dtype == np.uint8:
-        layer = palette_image(labels, colours).convert("RGB")  # five times as fast as indexing
+        layer = palette_image(labels, colors).convert("RGB")  # five times as fast as indexing
     else:
-        layer = Image.fromarray(np.asarray(colours, dtype=np.uint8)[labels])
+        layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[labels])
     return _draw_boundaries(Image.blend(image.convert("RGB"), layer, opacity), labels)
 
 
@@ -109,7 +109,7 @@ def with_legend(image: Image.Image, entries: Sequence[LegendEntry]) -> Image.Ima
     boxes. An image that is small should be enlarged before, by `display_factor`.
     """
     image = image.convert("RGB")
-    rows = [_Row(name, _percent(part), colour) for name, colour, part in entries]
+    rows = [_Row(name, _percent(part), color) for name, color, part in entries]
     if len(rows) > MAX_LEGEND_ROWS:
         more = f"+ {len(rows) - MAX_LEGEND_ROWS} more"
         rows = [*rows[:MAX_LEGEND_ROWS], _Row(more, "", None)]
@@ -143,7 +143,7 @@ def _percent(fraction: float) -> str:
 class _Row:
     name: str
     figure: str
-    colour: Colour | None
+    color: Color | None
 
 
 def _panel(rows: list[_Row], *, size: int, width: int | None, height: int) -> Image.Image:
@@ -189,10 +189,10 @@ def _draw_row(
 ) -> None:
     left, middle, width, size = place
     ink = _FAINT_INK
-    if row.colour is not None:
+    if row.color is not None:
         top = middle - size // 2
         draw.rounded_rectangle(
-            (left, top, left + size, top + size), radius=size // 5, fill=row.colour
+            (left, top, left + size, top + size), radius=size // 5, fill=row.color
         )
         ink = _INK
     draw.text((left + round(1.5 * size), middle), row.name, fill=ink, font=font, anchor="lm")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from maskclip.core.errors import MaskCLIPError
+
 _UNFINISHED = ".writing-"
 
 
@@ -56,6 +58,22 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and try to write into it, before any work is done for it.
+
+    Raises:
+        MaskCLIPError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MaskCLIPError(
+            f"the output folder {folder} cannot be written ({error.strerror}): choose another"
+        ) from error
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

@@ -37,7 +37,7 @@ class Method:
         stretch: whether the grid's maps are stretched over the unpadded image; otherwise each
             cell keeps its true place.
         antialias: whether shrinking the input image filters out what is too fine for its new size.
-        normalise_keys: key smoothing compares keys normalised over their `"channels"` (cosine,
+        normalize_keys: key smoothing compares keys normalised over their `"channels"` (cosine,
             as the paper writes) or each channel over all `"positions"` (as its code does).
         smoothed_probabilities: whether key smoothing averages (weights sum to one, results are
             probabilities) or only adds.
@@ -63,7 +63,7 @@ class Method:
     pad_to_cells: bool
     stretch: bool
     antialias: bool
-    normalise_keys: Literal["channels", "positions"]
+    normalize_keys: Literal["channels", "positions"]
     smoothed_probabilities: bool
     keep_best_class: bool
     upsample: Literal["probabilities", "maps"]
@@ -83,7 +83,7 @@ CLEAN = Method(
     pad_to_cells=True,
     stretch=False,
     antialias=True,
-    normalise_keys="channels",
+    normalize_keys="channels",
     smoothed_probabilities=True,
     keep_best_class=True,
     upsample="probabilities",
@@ -104,7 +104,7 @@ PUBLISHED = Method(
     pad_to_cells=False,
     stretch=True,
     antialias=False,
-    normalise_keys="positions",
+    normalize_keys="positions",
     smoothed_probabilities=False,
     keep_best_class=False,
     upsample="maps",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Colour = tuple[int, int, int]  # red, green, blue in 0..255
+Color = tuple[int, int, int]  # red, green, blue in 0..255
 _Floats = npt.NDArray[np.floating[Any]]
 
-BLACK: Colour = (0, 0, 0)
+BLACK: Color = (0, 0, 0)
 
 # Up to here each colour is the one farthest from all before it; a longer list goes on with hues a
 # golden angle apart: nobody tells 300 colours apart, and the search grows with their number.
@@ -34,12 +34,12 @@ _LMS_TO_RGB = np.array(
 )
 
 
-def voc_colours(count: int) -> tuple[Colour, ...]:
+def voc_colors(count: int) -> tuple[Color, ...]:
     """Return the first `count` colours of Pascal VOC's colour map, of which the first is black."""
-    return tuple(_voc_colour(index) for index in range(count))
+    return tuple(_voc_color(index) for index in range(count))
 
 
-def _voc_colour(index: int) -> Colour:
+def _voc_color(index: int) -> Color:
     """Deal the bits of `index` out to red, green and blue in turn, lowest bit to highest place."""
     channels = [0, 0, 0]
     for bit in range(24):
@@ -47,23 +47,23 @@ def _voc_colour(index: int) -> Colour:
     return channels[0], channels[1], channels[2]
 
 
-def distinct_colours(count: int) -> tuple[Colour, ...]:
+def distinct_colors(count: int) -> tuple[Color, ...]:
     """Return `count` colours (at most 65,535) that are easy to tell apart; none equal, none black.
 
     A shorter list is the beginning of every longer one.
     """
     if count <= _FARTHEST:
-        return _farthest_colours()[:count]
-    colours = dict.fromkeys(_farthest_colours())
-    for colour in _golden_colours(2 * count):
-        if len(colours) == count:
+        return _farthest_colors()[:count]
+    colors = dict.fromkeys(_farthest_colors())
+    for color in _golden_colors(2 * count):
+        if len(colors) == count:
             break
-        colours.setdefault(colour)
-    return tuple(colours)
+        colors.setdefault(color)
+    return tuple(colors)
 
 
 @lru_cache(maxsize=1)
-def _farthest_colours() -> tuple[Colour, ...]:
+def _farthest_colors() -> tuple[Color, ...]:
     """Start with a warm red and add, one by one, the colour farthest from all before it."""
     lightness, chroma, hue = np.meshgrid(
         np.linspace(0.50, 0.86, 9), (0.09, 0.12, 0.15, 0.18), np.arange(0.0, 360.0, 6.0)
@@ -76,15 +76,15 @@ def _farthest_colours() -> tuple[Colour, ...]:
     for _ in range(_FARTHEST - 1):
         nearest = np.minimum(nearest, np.linalg.norm(lab - lab[picked[-1]], axis=1))
         picked.append(int(nearest.round(6).argmax()))  # rounded: the same choice on every machine
-    return _colours(lab[picked])
+    return _colors(lab[picked])
 
 
-def _golden_colours(count: int) -> tuple[Colour, ...]:
+def _golden_colors(count: int) -> tuple[Color, ...]:
     """Return `count` colours on a spiral of hues; a few may be equal."""
     index = np.arange(count)
     lightness = 0.50 + 0.36 * (index * 0.754877666 % 1)  # the plastic number's sequence: even cover
     chroma = 0.06 + 0.12 * (index * 0.569840291 % 1)
-    return _colours(_oklab(lightness, chroma, index * 137.50776405 % 360))
+    return _colors(_oklab(lightness, chroma, index * 137.50776405 % 360))
 
 
 def _oklab(lightness: _Floats, chroma: _Floats, hue: _Floats) -> _Floats:
@@ -99,7 +99,7 @@ def _linear_rgb(lab: _Floats) -> _Floats:
     return linear
 
 
-def _colours(lab: _Floats) -> tuple[Colour, ...]:
+def _colors(lab: _Floats) -> tuple[Color, ...]:
     """OKLab (N, 3) -> the nearest 8-bit sRGB colours."""
     linear = _linear_rgb(lab).clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

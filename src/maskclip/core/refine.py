@@ -18,19 +18,19 @@ DROPPED = -100.0
 """The cosine given to a class that prompt denoising drops."""
 
 
-def similarity(features: Tensor, rows: Tensor, *, normalise: bool = True) -> Tensor:
+def similarity(features: Tensor, rows: Tensor, *, normalize: bool = True) -> Tensor:
     """Compare every position's feature with every text row.
 
     Args:
         features: (B, D, h, w).
         rows: (P, D), unit length.
-        normalise: cosine (CLIP); False takes the plain inner product (students of MaskCLIP+).
+        normalize: cosine (CLIP); False takes the plain inner product (students of MaskCLIP+).
 
     Returns:
         (B, P, h, w) float32, in [-1, 1] when normalised.
     """
     features = features.float()
-    if normalise:
+    if normalize:
         features = F.normalize(features, dim=1)
     return F.conv2d(features, rows.float()[:, :, None, None])
 
@@ -91,14 +91,14 @@ def smooth_keys(maps: Tensor, keys: Tensor, threshold: float, *, method: Method)
         maps: (B, K, h, w) cosines.
         keys: (B, C, h, w).
         threshold: in [0, 1]; 1 smooths nearly every position.
-        method: `normalise_keys` and `smoothed_probabilities` are read.
+        method: `normalize_keys` and `smoothed_probabilities` are read.
 
     Returns:
         (B, K, h, w): probabilities, or unscaled sums of them for the published method.
     """
     probs = probabilities(maps)
     flat = probs.flatten(2).transpose(1, 2)  # B x hw x K
-    over = 2 if method.normalise_keys == "channels" else 1
+    over = 2 if method.normalize_keys == "channels" else 1
     unit = F.normalize(keys.float().flatten(2).transpose(1, 2), dim=over)  # B x hw x C
     smoothed = unit @ (unit.transpose(1, 2) @ flat)
     unsure = flat.amax(dim=2, keepdim=True) < threshold

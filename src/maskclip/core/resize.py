@@ -59,8 +59,8 @@ def bilinear_taps(inputs: int, outputs: range, *, scale: float, start: float = 0
         scale: input positions per output position.
         start: where input position 0 begins, in input positions from output 0 (a window's place).
     """
-    centres = torch.arange(outputs.start, outputs.stop, dtype=torch.float64) + 0.5
-    source = (centres * scale - start - 0.5).clamp(0, inputs - 1)
+    centers = torch.arange(outputs.start, outputs.stop, dtype=torch.float64) + 0.5
+    source = (centers * scale - start - 0.5).clamp(0, inputs - 1)
     low = source.long()
     return Taps(low, (low + 1).clamp_max(inputs - 1), (source - low).float(), inputs)
 

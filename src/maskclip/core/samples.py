@@ -15,7 +15,7 @@ from maskclip.core.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.integer]
 
-UNLABELLED = -1
+UNLABELED = -1
 """The label of pixels that nobody has labelled yet."""
 
 
@@ -78,6 +78,6 @@ class Samples(Sequence[Sample], ABC):
             MaskCLIPError: some are not.
         """
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return which samples these are, ready for JSON."""
         return {"dataset": self.name, "split": self.split, "official_images": self.official}

@@ -101,19 +101,19 @@ class Segmentation:
         if image is None:
             raise ValueError("the segmentation keeps no image: pass it, overlay(image)")
         self._check_size(image)
-        labels, colours = self.labels, self.vocabulary.colours
+        labels, colors = self.labels, self.vocabulary.colors
         if not legend:
-            return draw.overlay(image, labels, colours, opacity=opacity)
+            return draw.overlay(image, labels, colors, opacity=opacity)
         factor = draw.display_factor(*image.size)
         if factor > 1:
             image = image.resize(
                 (image.width * factor, image.height * factor), Image.Resampling.BOX
             )
             labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-        blended = draw.overlay(image, labels, colours, opacity=opacity)
+        blended = draw.overlay(image, labels, colors, opacity=opacity)
         names, total = self.vocabulary.names, self.labels.size
         return draw.with_legend(
-            blended, [(names[i], colours[i], pixels / total) for i, pixels in self._pixels()]
+            blended, [(names[i], colors[i], pixels / total) for i, pixels in self._pixels()]
         )
 
     def label_image(self) -> Image.Image:
@@ -123,7 +123,7 @@ class Segmentation:
         (mode I;16) for uint16.
         """
         if self.labels.dtype == np.uint8:
-            return draw.palette_image(self.labels, self.vocabulary.colours)
+            return draw.palette_image(self.labels, self.vocabulary.colors)
         return Image.fromarray(self.labels)
 
     def score_image(self) -> Image.Image:

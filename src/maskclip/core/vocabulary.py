@@ -21,14 +21,14 @@ from maskclip.core.class_lists import (
     builtin_names,
     builtin_text,
     fold,
-    parse_colour,
+    parse_color,
     parse_line,
     read_table,
     read_text,
-    table_colours,
+    table_colors,
     text_classes,
 )
-from maskclip.core.palettes import BLACK, Colour, distinct_colours
+from maskclip.core.palettes import BLACK, Color, distinct_colors
 
 __all__ = [
     "BACKGROUND",
@@ -57,7 +57,7 @@ class Vocabulary:
         names: one name per class, in label order; white space in names and prompts is folded.
         prompts: per class the names put into prompts: `(name,)`, or its synonyms. Only a background
             by threshold has none.
-        colours: one (red, green, blue) in 0..255 per class.
+        colors: one (red, green, blue) in 0..255 per class.
         threshold: None, or the score in (-1, 1) below which class 0, the background, wins a pixel
             from every other class.
 
@@ -68,19 +68,19 @@ class Vocabulary:
 
     names: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
-    colours: tuple[Colour, ...]
+    colors: tuple[Color, ...]
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the only moment at which a frozen value may be tidied
         set_field(self, "names", tuple(map(fold, _listed(self.names))))
         set_field(self, "prompts", tuple(tuple(map(fold, _listed(p))) for p in self.prompts))
-        set_field(self, "colours", tuple(map(parse_colour, self.colours)))
+        set_field(self, "colors", tuple(map(parse_color, self.colors)))
         self._check_names()
         self._check_prompts()
-        if len(self.colours) != len(self.names):
+        if len(self.colors) != len(self.names):
             raise VocabularyError(
-                f"expected one colour per class, got {len(self.colours)} colours "
+                f"expected one colour per class, got {len(self.colors)} colours "
                 f"for {len(self.names)} classes"
             )
 
@@ -121,29 +121,29 @@ class Vocabulary:
                 )
 
     @classmethod
-    def parse(cls, lines: Iterable[str], *, colours: Sequence[Colour] | None = None) -> Vocabulary:
+    def parse(cls, lines: Iterable[str], *, colors: Sequence[Color] | None = None) -> Vocabulary:
         """Make a vocabulary from lines such as `dog` or `person=man,woman,child`.
 
         The second form prompts man, woman and child (not person) and calls what it finds person.
-        White space is folded; without `colours` the classes get `distinct_colours`.
+        White space is folded; without `colors` the classes get `distinct_colors`.
 
         Raises:
             VocabularyError: a line without a name or with an empty synonym, or what the class says.
         """
         classes = [parse_line(line) for line in _listed(lines)]
         names = tuple(name for name, _ in classes)
-        if colours is None:
-            colours = distinct_colours(min(len(names), MAX_CLASSES))
+        if colors is None:
+            colors = distinct_colors(min(len(names), MAX_CLASSES))
         if len(names) > MAX_CLASSES:
-            colours = ()  # the class count is the error to report
-        return cls(names, tuple(prompts for _, prompts in classes), tuple(colours))
+            colors = ()  # the class count is the error to report
+        return cls(names, tuple(prompts for _, prompts in classes), tuple(colors))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Vocabulary:
         """Read a vocabulary from TOML (suffix `.toml`) or text with a class a line.
 
         A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
-        (a list of lines as `parse` takes them) and may have `description`, `colours` (a list of
+        (a list of lines as `parse` takes them) and may have `description`, `colors` (a list of
         "#rrggbb" or [red, green, blue]), `palette` ("voc" or "distinct") and `background` (a list
         of words, or a number: the threshold).
 
@@ -180,7 +180,7 @@ class Vocabulary:
         return {
             "names": list(self.names),
             "prompts": [list(words) for words in self.prompts],
-            "colours": [list(colour) for colour in self.colours],
+            "colors": [list(color) for color in self.colors],
             "threshold": self.threshold,
         }
 
@@ -211,7 +211,7 @@ class Vocabulary:
             self,
             names=(BACKGROUND, *names),
             prompts=(words, *prompts),
-            colours=(self.colours[0] if start else BLACK, *self.colours[start:]),
+            colors=(self.colors[0] if start else BLACK, *self.colors[start:]),
             threshold=threshold,
         )
 
@@ -268,7 +268,7 @@ def _from_text(text: str, source: object, *, toml: bool) -> Vocabulary:
         if not toml:
             return Vocabulary.parse(text_classes(text))
         table = read_table(text)
-        vocabulary = Vocabulary.parse(table["classes"], colours=table_colours(table))
+        vocabulary = Vocabulary.parse(table["classes"], colors=table_colors(table))
         return vocabulary.with_background(table.get("background"))
     except VocabularyError as error:
         raise VocabularyError(f"{source}: {error}") from None

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.palettes import Colour, voc_colours
-from maskclip.core.samples import UNLABELLED, Sample, Samples
+from maskclip.core.palettes import Color, voc_colors
+from maskclip.core.samples import UNLABELED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import image_size, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
@@ -105,7 +105,7 @@ class Dataset(Samples):
                 f"the first {missing[0]}: see `maskclip data check`"
             )
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return which samples these are, ready for JSON: their folders, and a hash of the list."""
         folders = [
             [str((self.root / folder).resolve()) for folder in (part.images, part.masks)]
@@ -113,7 +113,7 @@ class Dataset(Samples):
         ]
         content = "\n".join(f"{item.part}/{item.folder}/{item.name}" for item in self.items)
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return {**super().facts(), "folders": folders, "list": digest}
+        return {**super().metadata(), "folders": folders, "list": digest}
 
     def image_path(self, item: Item) -> Path:
         """Return the image file of an item."""
@@ -152,7 +152,7 @@ def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
         len(vocabulary),
         vocabulary.ignore,
         reduce_zero=spec.reduce_zero,
-        colours=_mask_colours(spec, vocabulary),
+        colors=_mask_colors(spec, vocabulary),
     )
     return Dataset(
         name=name,
@@ -225,7 +225,7 @@ class Photos(Samples):
         """
         name = self.files[index]
         image = load_image(self.folder / name)
-        labels = np.full((image.height, image.width), UNLABELLED, dtype=np.int16)
+        labels = np.full((image.height, image.width), UNLABELED, dtype=np.int16)
         return Sample(name, image, labels)
 
     def check(self, count: int) -> None:
@@ -240,10 +240,10 @@ class Photos(Samples):
             rest = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
             raise DatasetError(f"{broken[0]}{rest}: mend it, or take it out of the folder")
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return which images these are, ready for JSON."""
         digest = hashlib.sha256("\n".join(self.files).encode()).hexdigest()[:16]
-        return {**super().facts(), "folders": [str(self.folder.resolve())], "list": digest}
+        return {**super().metadata(), "folders": [str(self.folder.resolve())], "list": digest}
 
 
 def _problem(path: Path) -> str | None:
@@ -320,11 +320,11 @@ def _found(part: Part, number: int, root: Path) -> list[Item]:
     ]
 
 
-def _mask_colours(spec: Spec, vocabulary: Vocabulary) -> tuple[Colour, ...]:
+def _mask_colors(spec: Spec, vocabulary: Vocabulary) -> tuple[Color, ...]:
     match spec.palette:
         case "voc":
-            return voc_colours(256)
+            return voc_colors(256)
         case "own":
-            return vocabulary.colours
+            return vocabulary.colors
         case _:
             return ()

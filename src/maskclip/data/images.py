@@ -202,23 +202,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
     """Scale greys of more than 8 bits to 0..255 by the rule `load_image` documents."""
-    grey: npt.NDArray[np.floating[Any]] = values.astype(np.float32)
-    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
+    gray: npt.NDArray[np.floating[Any]] = values.astype(np.float32)
+    gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
+    low, high = float(gray.min()), float(gray.max())
     if mode.startswith("I;16"):
-        grey = grey / 257
+        gray = gray / 257
     elif low < 0 or high > 65_535:
-        grey = (grey - low) * (255 / max(high - low, 1e-6))
+        gray = (gray - low) * (255 / max(high - low, 1e-6))
     elif high > 255:
-        grey = grey / 257
+        gray = gray / 257
     elif mode == "F" and high <= 1:
-        grey = grey * 255
-    return grey.round().astype(np.uint8)
+        gray = gray * 255
+    return gray.round().astype(np.uint8)
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
-    grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] in (3, 4)
-    if array.dtype != np.uint8 or not (grey or colour):
+    gray, color = array.ndim == 2, array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype != np.uint8 or not (gray or color):
         raise ImageError(
             "expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
             f"got {array.dtype} {array.shape}"

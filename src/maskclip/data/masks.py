@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.palettes import Colour
+from maskclip.core.palettes import Color
 from maskclip.core.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int32]
@@ -35,19 +35,19 @@ class LabelRule:
         ignore: the id of pixels that do not count.
         reduce_zero: value 0 is ignored and 1..K are the ids 0..K-1: the published evaluation
             reads so the data sets that label a background which it does not score.
-        colours: the colour of each value, for masks that are coded so; none where a data set's
+        colors: the colour of each value, for masks that are coded so; none where a data set's
             masks never are.
     """
 
     classes: int
     ignore: int
     reduce_zero: bool = False
-    colours: tuple[Colour, ...] = ()
+    colors: tuple[Color, ...] = ()
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> LabelRule:
         """Return the rule for masks whose values are the ids of a vocabulary."""
-        return cls(len(vocabulary), vocabulary.ignore, colours=vocabulary.colours)
+        return cls(len(vocabulary), vocabulary.ignore, colors=vocabulary.colors)
 
     def ids(self, values: npt.NDArray[np.integer]) -> Ids:
         """Turn file values (H, W) into class ids; values without a meaning stay out of range."""
@@ -106,13 +106,13 @@ def read_ids(path: Path, rule: LabelRule) -> Ids:
     if image.mode in ("LA", "PA"):
         return rule.ids(np.asarray(image)[..., 0])
     if image.mode in ("RGB", "RGBA"):
-        return rule.ids(_values_of_colours(np.asarray(image)[..., :3], rule, path))
+        return rule.ids(_values_of_colors(np.asarray(image)[..., :3], rule, path))
     raise MaskError(
         f"{path}: pixels of mode {image.mode} are no class ids: expected palette, grey or RGB"
     )
 
 
-def _values_of_colours(
+def _values_of_colors(
     pixels: npt.NDArray[np.uint8], rule: LabelRule, path: Path
 ) -> npt.NDArray[np.integer]:
     """Read colours (H, W, 3) as the values they stand for; greys alone are the values themselves.
@@ -122,7 +122,7 @@ def _values_of_colours(
     packed = pixels.astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
     codes, place = np.unique(packed, return_inverse=True)
     table: dict[int, int] = {}
-    for value, (red, green, blue) in enumerate(rule.colours):
+    for value, (red, green, blue) in enumerate(rule.colors):
         table.setdefault(red << 16 | green << 8 | blue, value)
     unknown = [code for code in codes.tolist() if code not in table]
     if not unknown:
@@ -130,8 +130,8 @@ def _values_of_colours(
         return values[place.reshape(packed.shape)]
     if not any(code % 0x10101 for code in codes.tolist()):  # red, green and blue are equal
         return packed & 0xFF
-    coloured = next((code for code in unknown if code % 0x10101), unknown[0])
+    colored = next((code for code in unknown if code % 0x10101), unknown[0])
     raise MaskError(
-        f"{path}: the colour #{coloured:06x} is no class: expected class ids, or the colours of "
+        f"{path}: the colour #{colored:06x} is no class: expected class ids, or the colours of "
         "the classes"
     )

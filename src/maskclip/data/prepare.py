@@ -17,7 +17,7 @@ from PIL import Image
 from maskclip.core.draw import palette_image
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
-from maskclip.core.palettes import voc_colours
+from maskclip.core.palettes import voc_colors
 
 IGNORE = 255  # in masks: pixels that do not count
 
@@ -60,7 +60,7 @@ class Conversion:
         values: the values a source may hold, in words.
         ending: what the names of sources end in, and what stands there in those of masks.
         variable: the label map in a MATLAB file: the variable, then fields within.
-        coloured: masks are palette images in Pascal VOC's colours, not greyscale.
+        colored: masks are palette images in Pascal VOC's colours, not greyscale.
         lists: files that say which images belong to which split.
     """
 
@@ -73,7 +73,7 @@ class Conversion:
     values: str
     ending: tuple[str, str] = ("", "")
     variable: tuple[str, ...] = ()
-    coloured: bool = False
+    colored: bool = False
     lists: tuple[str, ...] = ()
 
     def target(self, file: str) -> str:
@@ -110,7 +110,7 @@ CONVERSIONS = {
             table=_table({value: value for value in (*range(21), 255)}),
             values="0..20 and 255",
             variable=("GTcls", "Segmentation"),
-            coloured=True,
+            colored=True,
             lists=tuple(
                 f"VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt"
                 for name in ("trainaug", "aug")
@@ -129,7 +129,7 @@ CONVERSIONS = {
             ),
             values="0..459",
             variable=("LabelMap",),
-            coloured=True,
+            colored=True,
             lists=tuple(
                 f"VOCdevkit/VOC2010/ImageSets/SegmentationContext/{name}.txt"
                 for name in ("train", "val")
@@ -174,8 +174,8 @@ def convert_file(source: Path, target: Path, conversion: Conversion) -> None:
         mask = convert_values(values, conversion)
     except LabelError as error:
         raise LabelError(f"{source}: {error}") from None
-    colours = voc_colours(256)  # all of them: 255, too, has its colour in VOC's own masks
-    image = palette_image(mask, colours) if conversion.coloured else Image.fromarray(mask)
+    colors = voc_colors(256)  # all of them: 255, too, has its colour in VOC's own masks
+    image = palette_image(mask, colors) if conversion.colored else Image.fromarray(mask)
     with atomic_path(target) as temporary:
         image.save(temporary, format="PNG")
 

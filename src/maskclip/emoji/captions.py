@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from maskclip.emoji.sprites import COLOURS, HELD_OUT_PAIRS, coloured_pairs, object_names
+from maskclip.emoji.sprites import COLORS, HELD_OUT_PAIRS, colored_pairs, object_names
 from maskclip.emoji.textures import texture_names
 
 PLAIN = "a photo of a {}."
@@ -70,7 +70,7 @@ def names_in(caption: str) -> frozenset[str]:
 
 def trained_pairs() -> tuple[tuple[str, str], ...]:
     """Return the (colour, object) pairs that training may show and name."""
-    return tuple(pair for pair in coloured_pairs() if pair not in HELD_OUT_PAIRS)
+    return tuple(pair for pair in colored_pairs() if pair not in HELD_OUT_PAIRS)
 
 
 def pairs_in(caption: str) -> frozenset[tuple[str, str]]:
@@ -82,7 +82,7 @@ def every_word() -> Iterable[str]:
     """Yield texts that together hold every word a caption, a template or a class name can have."""
     for template in templates():
         yield template.format("thing")
-    yield from ("a an the and this is of in there scene", *GROUND_WORDS, *COLOURS, *class_names())
+    yield from ("a an the and this is of in there scene", *GROUND_WORDS, *COLORS, *class_names())
 
 
 @functools.cache
@@ -92,5 +92,5 @@ def _names_pattern() -> re.Pattern[str]:
 
 @functools.cache
 def _pairs_pattern() -> re.Pattern[str]:
-    things = dict.fromkeys(name for _, name in coloured_pairs())
-    return re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(things)})\b")
+    things = dict.fromkeys(name for _, name in colored_pairs())
+    return re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(things)})\b")

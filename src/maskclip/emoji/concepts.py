@@ -16,10 +16,10 @@ from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.captions import class_names
 from maskclip.emoji.scenes import draw_scene, scene_name
-from maskclip.emoji.sprites import COLOURS
+from maskclip.emoji.sprites import COLORS
 from maskclip.emoji.textures import texture_names
 
-FIRST_SEED = 2_000_000  # far from the seeds of the evaluation and of `maskclip.emoji.check`
+FIRST_SEED = 2_000_000  # far from the seeds of the evaluation and of `tools.emoji_clip.check`
 
 LOOK_ALIKES = (
     ("dog", "wolf", "fox"),
@@ -44,9 +44,9 @@ class ConceptScenes(Samples):
     seeds: range
     size: int = 256
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return which scenes these are, ready for JSON."""
-        return {**super().facts(), "size": self.size, "first_seed": self.seeds.start}
+        return {**super().metadata(), "size": self.size, "first_seed": self.seeds.start}
 
     @property
     def names(self) -> Sequence[str]:
@@ -74,6 +74,6 @@ def concept_scenes(concepts: Sequence[str], *, each: int) -> ConceptScenes:
     )
 
 
-def colours_of(thing: str) -> tuple[str, ...]:
+def colors_of(thing: str) -> tuple[str, ...]:
     """Return a thing in all its colours: `red car`, `yellow car` ..."""
-    return tuple(f"{colour} {thing}" for colour in COLOURS)
+    return tuple(f"{color} {thing}" for color in COLORS)

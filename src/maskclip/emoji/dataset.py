@@ -49,9 +49,9 @@ class EmojiScenes(Samples):
         scene = draw_scene(seed, size=self.size)
         return Sample(scene_name(seed), Image.fromarray(scene.image), scene.labels)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return which scenes these are, ready for JSON."""
-        return {**super().facts(), "size": self.size, "first_seed": self.seeds.start}
+        return {**super().metadata(), "size": self.size, "first_seed": self.seeds.start}
 
 
 def training_scenes() -> EmojiScenes:

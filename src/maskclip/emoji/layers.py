@@ -85,7 +85,7 @@ def _beyond_border(generator: Generator, height: int, width: int) -> Floats:
 
 def place_object(
     name: str,
-    colour: str | None,
+    color: str | None,
     generator: Generator,
     *,
     frame: tuple[int, int],
@@ -97,7 +97,7 @@ def place_object(
     `side` is its longer side in pixels. When `inside`, all of it is in the frame where it fits;
     else its centre is in the frame or a little beyond.
     """
-    cutout = _pose(sprite(name, colour), generator, side=side)
+    cutout = _pose(sprite(name, color), generator, side=side)
     height, width = cutout.height, cutout.width
     if inside:
         top = int(generator.integers(0, max(frame[0] - height, 0) + 1))
@@ -112,7 +112,7 @@ def place_object(
     if pixels.size == 0:
         return None
     gain = generator.uniform(0.8, 1.1) * generator.uniform(0.96, 1.04, size=3).astype(np.float32)
-    words = name if colour is None else f"{colour} {name}"
+    words = name if color is None else f"{color} {name}"
     rgb = np.clip(pixels[..., :3] * gain, 0, 255, dtype=np.float32)
     alpha: Floats = pixels[..., 3] / np.float32(255)
     return Layer(name, words, rgb, alpha, max(top, 0), max(left, 0), opacity)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskclip.core.files import atomic_path
-from maskclip.core.palettes import voc_colours
+from maskclip.core.palettes import voc_colors
 from maskclip.emoji.captions import class_names, write_caption
 from maskclip.emoji.layers import Layer, paint, place_object, place_textures
-from maskclip.emoji.sprites import COLOURS, index, object_names
+from maskclip.emoji.sprites import COLORS, index, object_names
 from maskclip.emoji.textures import texture_names
 
 NAMESPACE = 2  # training examples draw from 1
@@ -68,7 +68,7 @@ def draw_scene(
     if objects is None:
         count = int(generator.integers(1, 4))
         chosen = generator.choice(object_names(), count, replace=False)
-        objects = [_any_colour(str(name), generator) for name in chosen]
+        objects = [_any_color(str(name), generator) for name in chosen]
     scale = min(height, width) / 256 * float(np.exp(generator.normal(0, 0.2)))
     layers = place_textures(grounds, generator, height=height, width=width, scale=scale)
     for words in objects:
@@ -138,20 +138,20 @@ def write_scenes(
             temporary.write_text(text, encoding="utf-8")
 
 
-def _any_colour(name: str, generator: np.random.Generator) -> str:
+def _any_color(name: str, generator: np.random.Generator) -> str:
     if index()[name].hue is None or generator.random() < 0.15:
         return name
-    return f"{generator.choice(list(COLOURS))} {name}"
+    return f"{generator.choice(list(COLORS))} {name}"
 
 
 def _place_apart(
     words: str, others: Sequence[Layer], generator: np.random.Generator, height: int, width: int
 ) -> list[Layer]:
-    colour, _, name = words.rpartition(" ")
+    color, _, name = words.rpartition(" ")
     for _ in range(TRIES):
         layer = place_object(
             name,
-            colour or None,
+            color or None,
             generator,
             frame=(height, width),
             side=generator.uniform(0.25, 0.6) * min(height, width),
@@ -170,4 +170,4 @@ def _overlap(one: Layer, other: Layer) -> float:
 
 
 def _palette() -> list[int]:
-    return [channel for colour in voc_colours(256) for channel in colour]
+    return [channel for color in voc_colors(256) for channel in color]

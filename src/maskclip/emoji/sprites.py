@@ -25,7 +25,7 @@ from maskclip.core.files import atomic_path
 CELL = 128  # side of a cell of the sheet, in pixels
 COLUMNS = 8
 FONT_SIZE = 109  # the one size in which the font holds its bitmaps
-COLOURS = {"red": 0, "yellow": 48, "green": 120, "blue": 218, "purple": 285}  # hues in degrees
+COLORS = {"red": 0, "yellow": 48, "green": 120, "blue": 218, "purple": 285}  # hues in degrees
 HUE_REACH = 40  # pixels whose hue is this close to the object's own take the new colour
 
 HELD_OUT_PAIRS: tuple[tuple[str, str], ...] = (
@@ -67,14 +67,14 @@ def object_names() -> tuple[str, ...]:
     return tuple(index())
 
 
-def coloured_pairs() -> tuple[tuple[str, str], ...]:
+def colored_pairs() -> tuple[tuple[str, str], ...]:
     """Return every (colour, object) that can be drawn, the held-out pairs included."""
-    colourable = [entry.name for entry in index().values() if entry.hue is not None]
-    return tuple((colour, name) for name in colourable for colour in COLOURS)
+    colorable = [entry.name for entry in index().values() if entry.hue is not None]
+    return tuple((color, name) for name in colorable for color in COLORS)
 
 
 @functools.cache
-def sprite(name: str, colour: str | None = None) -> Image.Image:
+def sprite(name: str, color: str | None = None) -> Image.Image:
     """Return an object cut out and trimmed, as an RGBA image of at most 128 x 128 px; do not edit.
 
     Raises:
@@ -85,18 +85,18 @@ def sprite(name: str, colour: str | None = None) -> Image.Image:
     row, column = divmod(list(index()).index(name), COLUMNS)
     cell = _sheet().crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
     trimmed = cell.crop(cell.getchannel("A").getbbox())
-    if colour is None:
+    if color is None:
         return trimmed
     hue = index()[name].hue
-    if hue is None or colour not in COLOURS:
+    if hue is None or color not in COLORS:
         raise ValueError(
-            f"there is no {colour} {name}: colours are {', '.join(COLOURS)}, "
-            f"for {', '.join(dict.fromkeys(pair[1] for pair in coloured_pairs()))}"
+            f"there is no {color} {name}: colours are {', '.join(COLORS)}, "
+            f"for {', '.join(dict.fromkeys(pair[1] for pair in colored_pairs()))}"
         )
-    return _recolour(trimmed, hue, COLOURS[colour])
+    return _recolor(trimmed, hue, COLORS[color])
 
 
-def _recolour(image: Image.Image, own_hue: int, hue: int) -> Image.Image:
+def _recolor(image: Image.Image, own_hue: int, hue: int) -> Image.Image:
     hsv = np.asarray(image.convert("RGB").convert("HSV")).astype(np.float32)
     degrees = hsv[..., 0] * (360 / 256)
     offset = (degrees - own_hue + 180) % 360 - 180
@@ -110,9 +110,9 @@ def _recolour(image: Image.Image, own_hue: int, hue: int) -> Image.Image:
         axis=-1,
     )
     result = np.where(paint[..., None], changed, hsv).clip(0, 255).astype(np.uint8)
-    coloured = Image.fromarray(result, "HSV").convert("RGB")
-    coloured.putalpha(image.getchannel("A"))
-    return coloured
+    colored = Image.fromarray(result, "HSV").convert("RGB")
+    colored.putalpha(image.getchannel("A"))
+    return colored
 
 
 @functools.cache
@@ -142,10 +142,10 @@ def render_sheet(font_file: Path) -> Image.Image:
         row, column = divmod(position, COLUMNS)
         left = column * CELL + (CELL - glyph.width) // 2
         sheet.paste(glyph, (left, row * CELL + (CELL - glyph.height) // 2))
-    return _without_invisible_colour(sheet)
+    return _without_invisible_color(sheet)
 
 
-def _without_invisible_colour(sheet: Image.Image) -> Image.Image:
+def _without_invisible_color(sheet: Image.Image) -> Image.Image:
     pixels: NDArray[np.uint8] = np.array(sheet)
     pixels[pixels[..., 3] == 0] = 0  # colours nobody sees would only make the file larger
     return Image.fromarray(pixels)

@@ -27,7 +27,7 @@ from maskclip.clip.checkpoint import (
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.vocabulary import Vocabulary, builtin_names
-from maskclip.plus.recognise import FACTS, LIGHTNING_SUFFIX
+from maskclip.plus.recognize import LIGHTNING_SUFFIX, METADATA_KEY
 from maskclip.plus.released import read_released
 from maskclip.plus.student import Student, StudentConfig, build_student
 
@@ -35,7 +35,7 @@ SHORT_SIDE = 512
 """The working size of students that name none, in px: that of the published tests."""
 
 VERSION = 1
-"""Of the facts in a file; another one is refused."""
+"""Of the metadata in a file; another one is refused."""
 
 _SPELLINGS = {"aeroplane": "airplane"}  # PASCAL's, and that of the built-in class sets
 _PREFIX = "student."  # of the student's weights in a Lightning checkpoint
@@ -70,7 +70,7 @@ class TrainedStudent:
         return len(self.student.rows) + self.student.config.background
 
 
-def student_facts(trained: TrainedStudent) -> dict[str, Any]:
+def student_metadata(trained: TrainedStudent) -> dict[str, Any]:
     """Describe a student with plain JSON values: architecture, classes and working size."""
     vocabulary = trained.vocabulary
     return {
@@ -92,13 +92,13 @@ def save_student(trained: TrainedStudent, path: Path) -> None:
 
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: students are written as .safetensors; choose such a name")
-    facts = {**student_facts(trained), "step": trained.step}
+    metadata = {**student_metadata(trained), "step": trained.step}
     state = {
         key: value.detach().cpu().contiguous()
         for key, value in trained.student.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={FACTS: json.dumps(facts, allow_nan=False)})
+        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(metadata, allow_nan=False)})
 
 
 def read_student(path: Path) -> TrainedStudent:
@@ -113,10 +113,10 @@ def read_student(path: Path) -> TrainedStudent:
     if path.suffix == LIGHTNING_SUFFIX:
         return _read_lightning(path)
     if path.suffix == ".safetensors":
-        state, metadata = read_safetensors(path)
-        if FACTS in metadata:
-            facts = _parse(metadata[FACTS], source=str(path))
-            return _trained(state, facts, facts.get("step"), source=str(path))
+        state, header = read_safetensors(path)
+        if METADATA_KEY in header:
+            metadata = _parse(header[METADATA_KEY], source=str(path))
+            return _trained(state, metadata, metadata.get("step"), source=str(path))
     released = read_released(path)
     return TrainedStudent(released.student, _builtin_of(released.names), released.step)
 
@@ -130,43 +130,43 @@ def file_fingerprint(path: Path) -> str:
 def _read_lightning(path: Path) -> TrainedStudent:
     source = str(path)
     content = load_pickle(path)
-    if not isinstance(content, dict) or not isinstance(content.get(FACTS), dict):
+    if not isinstance(content, dict) or not isinstance(content.get(METADATA_KEY), dict):
         raise WeightsError(
             f"{source}: not a checkpoint of a student's training: it has no description of one "
-            f"under the key {FACTS!r}"
+            f"under the key {METADATA_KEY!r}"
         )
     state = {
         key.removeprefix(_PREFIX): value
         for key, value in state_dict_of(content, source=source).items()
         if key.startswith(_PREFIX)
     }
-    return _trained(state, content[FACTS], content.get("global_step"), source=source)
+    return _trained(state, content[METADATA_KEY], content.get("global_step"), source=source)
 
 
 def _parse(text: str, *, source: str) -> Mapping[str, Any]:
     try:
-        facts = json.loads(text)
+        metadata = json.loads(text)
     except (ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict):
+        metadata = None
+    if not isinstance(metadata, dict):
         raise WeightsError(f"{source}: the description of the student in it is damaged")
-    return facts
+    return metadata
 
 
 def _trained(
-    state: StateDict, facts: Mapping[str, Any], step: object, *, source: str
+    state: StateDict, metadata: Mapping[str, Any], step: object, *, source: str
 ) -> TrainedStudent:
-    """Build a student, in eval mode, from untrusted facts and weights."""
-    if facts.get("version") != VERSION:
+    """Build a student, in eval mode, from untrusted metadata and weights."""
+    if metadata.get("version") != VERSION:
         raise WeightsError(
-            f"{source}: a student of file version {facts.get('version')!r}; this maskclip reads "
+            f"{source}: a student of file version {metadata.get('version')!r}; this maskclip reads "
             f"version {VERSION}"
         )
-    config = _config(facts.get("config"), source=source)
-    vocabulary = _vocabulary(facts.get("vocabulary"), source=source)
+    config = _config(metadata.get("config"), source=source)
+    vocabulary = _vocabulary(metadata.get("vocabulary"), source=source)
     if step is not None and (not _is(step, int) or step < 0):  # type: ignore[operator]  # an int
         raise WeightsError(f"{source}: expected the number of training steps, got {step!r}")
-    short_side = facts.get("short_side", SHORT_SIDE)
+    short_side = metadata.get("short_side", SHORT_SIDE)
     if not _is(short_side, int) or short_side < 1:
         raise WeightsError(f"{source}: short_side: expected px from 1, got {short_side!r:.40}")
     student = _fitted(config, state, source=source)
@@ -256,13 +256,13 @@ def _is_vocabulary(values: object) -> bool:
         return False
     names: Any = values.get("names")
     prompts: Any = values.get("prompts")
-    colours: Any = values.get("colours")
+    colors: Any = values.get("colors")
     return (
         _all(names, str)
         and _all(prompts, list)
         and all(_all(words, str) for words in prompts)
-        and _all(colours, list)
-        and all(_all(colour, int) and len(colour) == 3 for colour in colours)
+        and _all(colors, list)
+        and all(_all(color, int) and len(color) == 3 for color in colors)
         and type(values.get("threshold")) in (type(None), int, float)
     )
 

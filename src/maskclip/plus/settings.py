@@ -25,7 +25,7 @@ class Supervision:
     The defaults are the published arithmetic, without labels for unlabelled pixels.
 
     Attributes:
-        unlabelled: the ids of the classes without labels; only these are ever assigned.
+        unlabeled: the ids of the classes without labels; only these are ever assigned.
         clip_guided: the steps in which the frozen CLIP labels.
         self_training: the steps in which the student's own features label.
         teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
@@ -40,7 +40,7 @@ class Supervision:
             (reference fact P4), or over those that count.
     """
 
-    unlabelled: tuple[int, ...] = ()
+    unlabeled: tuple[int, ...] = ()
     clip_guided: Steps | None = None
     self_training: Steps | None = None
     teacher_scale: float = 1.0
@@ -52,7 +52,7 @@ class Supervision:
     published_loss: bool = True
 
     def __post_init__(self) -> None:
-        ids = self.unlabelled
+        ids = self.unlabeled
         if len(set(ids)) < len(ids) or any(index < 0 or index == IGNORE for index in ids):
             raise SupervisionError(
                 f"unlabelled: expected distinct class ids from 0 without {IGNORE}, got {ids}"
@@ -88,7 +88,7 @@ class Supervision:
         if self.background and self.clip_guided is not None and 0 in ids:
             raise SupervisionError(
                 "class 0 is the learnable background, which CLIP has no words for; take it out of "
-                "`unlabelled`, or set background=False"
+                "`unlabeled`, or set background=False"
             )
 
     @property
@@ -102,8 +102,8 @@ class Supervision:
                 f"{name}: expected (first, last) steps from 1, None for no last one, got {steps}; "
                 "None instead of both switches it off"
             )
-        if steps is not None and not self.unlabelled:
-            raise SupervisionError(f"{name}: set `unlabelled` to the classes it is to label")
+        if steps is not None and not self.unlabeled:
+            raise SupervisionError(f"{name}: set `unlabeled` to the classes it is to label")
 
 
 def _in(step: int, steps: Steps | None) -> bool:
@@ -133,7 +133,7 @@ def poly_lr(step: int, *, steps: int, base: float, floor: float, power: float = 
     return (base - floor) * math.pow(max(0.0, 1 - step / steps), power) + floor
 
 
-OPTIMISERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw")
 
 
 class TrainingError(MaskCLIPError):
@@ -141,7 +141,7 @@ class TrainingError(MaskCLIPError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Optimization:
     """How weights are changed; the defaults are those published (reference fact P15).
 
     Attributes:
@@ -149,7 +149,7 @@ class Optimisation:
         batch: images a step, of all processes together.
         rate, floor: learning rate at the first and after the last step.
         power: of the polynomial between them.
-        optimiser: `"sgd"`, or `"adamw"` for students from scratch and transformers, with a rate
+        optimizer: `"sgd"`, or `"adamw"` for students from scratch and transformers, with a rate
             near 0.002.
         momentum: of SGD; the first beta of AdamW.
         weight_decay: holds for every trained weight.
@@ -162,7 +162,7 @@ class Optimisation:
     rate: float = 0.01
     floor: float = 1e-4
     power: float = 0.9
-    optimiser: str = "sgd"
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     frozen_norms: bool = False
@@ -177,9 +177,9 @@ class Optimisation:
                 f"rate, floor: expected 0 < floor <= rate, got rate {self.rate:g} and floor "
                 f"{self.floor:g}"
             )
-        if self.optimiser not in OPTIMISERS:
+        if self.optimizer not in OPTIMIZERS:
             raise TrainingError(
-                f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}"
+                f"optimiser: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )
         if not 0 <= self.momentum < 1:
             raise TrainingError(f"momentum: expected [0, 1), got {self.momentum:g}")

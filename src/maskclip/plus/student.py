@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.clip.encoder import normalise_pixels
+from maskclip.clip.encoder import normalize_pixels
 from maskclip.core.refine import similarity
 from maskclip.plus import modern
 from maskclip.plus.config import StudentConfig, StudentError, parse_student
@@ -83,7 +83,7 @@ class Student(nn.Module):
         Raises:
             ValueError: the batch has another shape or dtype.
         """
-        stages = self.backbone(normalise_pixels(images, self.mean, self.std))
+        stages = self.backbone(normalize_pixels(images, self.mean, self.std))
         features: Tensor = self.decoder(*stages)
         height, width = (-(-side // self.decoder.stride) for side in images.shape[-2:])
         return features[..., :height, :width]
@@ -103,7 +103,7 @@ class Student(nn.Module):
             (B, K, h, w) float32.
         """
         with torch.autocast(features.device.type, enabled=False):
-            return similarity(self.dropout(features), self.classifier(), normalise=False)
+            return similarity(self.dropout(features), self.classifier(), normalize=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images (B, 3, H, W) on the grid: (B, K, h, w) float32."""

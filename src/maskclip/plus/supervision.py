@@ -19,7 +19,7 @@ from maskclip.clip.encoder import Dense, DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.refine import refine, similarity
-from maskclip.core.samples import UNLABELLED
+from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.settings import Supervision, SupervisionError
 
@@ -39,17 +39,17 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (K, D), unit length.
-        config: `unlabelled`, `teacher_scale`, `prompt_denoising` and `key_smoothing` are read.
+        config: `unlabeled`, `teacher_scale`, `prompt_denoising` and `key_smoothing` are read.
 
     Returns:
-        (B, U, h, w) in the order of `unlabelled`, spanning the images.
+        (B, U, h, w) in the order of `unlabeled`, spanning the images.
 
     Raises:
         ValueError: the encoder is in training mode.
     """
     images = _enlarged(images, config.teacher_scale)
     dense = _encode(encoder, images, keys=config.key_smoothing is not None)
-    maps = similarity(dense.features, rows[list(config.unlabelled)])
+    maps = similarity(dense.features, rows[list(config.unlabeled)])
     maps = refine(
         maps,
         dense.keys,
@@ -102,9 +102,9 @@ def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
     Args:
         features: (B, D, h, w) of the forward pass that the student then learns from.
         rows: (K, D).
-        config: `unlabelled` is read, whose order the (B, U, h, w) inner products have.
+        config: `unlabeled` is read, whose order the (B, U, h, w) inner products have.
     """
-    return similarity(features, rows[list(config.unlabelled)], normalise=False)
+    return similarity(features, rows[list(config.unlabeled)], normalize=False)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def assign_labels(
         found = ids[index]
         if confidence is not None:
             found = found.where(best >= confidence, IGNORE)
-        label.copy_(label.where(label != UNLABELLED, found))
+        label.copy_(label.where(label != UNLABELED, found))
     return assigned
 
 
@@ -147,8 +147,8 @@ def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
         found = int(labels[leaked].min())
         raise SupervisionError(
             f"label leakage: the ground truth has class {found}, which is to be learnt "
-            f"without labels; make it {UNLABELLED} where labels are read, or take it out of "
-            "`unlabelled`"
+            f"without labels; make it {UNLABELED} where labels are read, or take it out of "
+            "`unlabeled`"
         )
 
 
@@ -158,7 +158,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True)
     IGNORE and UNLABELLED add nothing; where nothing else is, the loss and its gradient are 0. The
     average is over all pixels (published, reference fact P4), or over those that count.
     """
-    targets = labels.masked_fill(labels == UNLABELLED, IGNORE)
+    targets = labels.masked_fill(labels == UNLABELED, IGNORE)
     logits = _resize(logits, labels.shape[-2:])
     total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
     if published:

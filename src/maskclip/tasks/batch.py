@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from maskclip.core.choices import read_choices
+from maskclip.core.config import DEFAULT_OPTIONS, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image
 from maskclip.data.sources import output_stems
-from maskclip.tasks.options import DEFAULT_OPTIONS, Options
 from maskclip.tasks.photos import PhotoSegmenter
 
 KINDS = {
@@ -51,22 +50,6 @@ def read_kinds(text: str) -> tuple[str, ...]:
         MaskCLIPError: a kind is unknown, or there is none.
     """
     return read_choices(text, KINDS, to="save")
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and try to write into it, before any work is done for it.
-
-    Raises:
-        MaskCLIPError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise MaskCLIPError(
-            f"the output folder {folder} cannot be written ({error.strerror}): choose another"
-        ) from error
 
 
 def segment_files(

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskclip.core.ahead import map_ahead
+from maskclip.core.prefetch import map_ahead
 from maskclip.data.datasets import Dataset, Item, how_to_make
 from maskclip.data.images import ImageError, image_size
 from maskclip.data.masks import Ids, LabelRule, MaskError, read_ids

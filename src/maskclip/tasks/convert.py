@@ -19,9 +19,9 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
-from maskclip.core.ahead import map_ahead
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
+from maskclip.core.prefetch import map_ahead
 from maskclip.data.prepare import CONVERSIONS, Conversion, LabelError, convert_file, voc_lists
 
 _AHEAD = 8  # files in flight for each worker: none waits for work, and memory stays flat

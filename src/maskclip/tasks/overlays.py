@@ -15,8 +15,8 @@ from maskclip.core.files import atomic_path
 from maskclip.core.method import CLEAN
 from maskclip.core.samples import Samples
 from maskclip.plus.files import TrainedStudent
-from maskclip.plus.training import MaskCLIPPlus
-from maskclip.tasks.student import StudentSegmenter
+from maskclip.plus.module import MaskCLIPPlus
+from maskclip.tasks.student_segmenter import StudentSegmenter
 
 
 class Overlays(Callback):

@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip.core import resize
+from maskclip.core.config import DEFAULT_OPTIONS, Options, OptionValues
 from maskclip.core.draw import Labels
 from maskclip.core.method import Method
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.core.windows import cut, fit_within
 from maskclip.data.images import load_image
-from maskclip.tasks.options import DEFAULT_OPTIONS, Options, OptionValues
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 Classes = Vocabulary | Sequence[str]

@@ -30,28 +30,27 @@ from maskclip.clip.prompts import text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.differences import differences, listed
-from maskclip.core.files import write_json
+from maskclip.core.files import check_writable, write_json
 from maskclip.core.method import get_method
 from maskclip.core.samples import Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import fit_within
 from maskclip.plus.config import parse_student
+from maskclip.plus.dataset import Stream, StreamSampler, suppress
 from maskclip.plus.files import (
     TrainedStudent,
     file_fingerprint,
     read_student,
     save_student,
-    student_facts,
+    student_metadata,
 )
+from maskclip.plus.module import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
 from maskclip.plus.settings import TrainingError
-from maskclip.plus.stream import Stream, StreamSampler, suppress
 from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher
-from maskclip.plus.training import LAST, MIOU, AtomicCheckpoints, MaskCLIPPlus
-from maskclip.tasks.batch import check_writable
-from maskclip.tasks.keeping import Checkpoints, StopBetweenSteps
+from maskclip.plus.training_config import PRECISIONS, Machine, Training
+from maskclip.tasks.callbacks import Checkpoints, StopBetweenSteps
 from maskclip.tasks.overlays import Overlays
-from maskclip.tasks.training import PRECISIONS, Machine, Training
 
 CONFIG, BEST, FINISHED = "config.json", "best.ckpt", "student.safetensors"
 LOGS, OVERLAYS = "logs", "overlays"
@@ -90,14 +89,14 @@ def train(
     rank, world = (
         int(os.environ.get(name, value)) for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
-    _check_batch(training.optimisation.batch, world)
+    _check_batch(training.optimization.batch, world)
     resolved = config_of(training, samples)
     checkpoint = checkpoint_in(out, resolved, resume=resume)
     check_writable(out)
     device = _own_device(choose_device(machine.device))
     module = build(training, samples.vocabulary, device=device)
     write_json(resolved, out / CONFIG)  # after all that can be refused
-    config = training.optimisation
+    config = training.optimization
     drawing = Overlays(
         validation or samples,
         count=machine.overlays,
@@ -153,7 +152,7 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     supervision = training.supervision
     background = supervision.background
     rows = class_rows(clip, vocabulary, templates=training.templates, background=background)
-    torch.manual_seed(training.optimisation.seed)
+    torch.manual_seed(training.optimization.seed)
     architecture = parse_student(training.student, embed_dim=rows.shape[1], background=background)
     own = rows[1:] if background else rows
     from_imagenet = training.pretrained and training.initial is None
@@ -165,8 +164,10 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         teacher = build_teacher(clip, method=get_method(training.method))
         size = sum(weight.numel() for weight in teacher.parameters())
         teacher.prepare(choose_precision("auto", device, parameters=size))
-    facts = student_facts(TrainedStudent(student, vocabulary, short_side=training.short_side))
-    return MaskCLIPPlus(student, teacher, rows, supervision, training.optimisation, facts=facts)
+    metadata = student_metadata(TrainedStudent(student, vocabulary, short_side=training.short_side))
+    return MaskCLIPPlus(
+        student, teacher, rows, supervision, training.optimization, metadata=metadata
+    )
 
 
 def _start_from(student: Student, path: Path) -> None:
@@ -202,11 +203,11 @@ def class_rows(clip: Any, vocabulary: Vocabulary, *, templates: str, background:
 
 def stream_of(training: Training, samples: Samples) -> Stream:
     """Return what a training sees, position by position."""
-    config = training.optimisation
+    config = training.optimization
     return Stream(
         samples,
         training.augmentation,
-        unlabelled=training.supervision.unlabelled,
+        unlabeled=training.supervision.unlabeled,
         seed=config.seed,
         length=config.steps * config.batch,
     )
@@ -219,7 +220,7 @@ def config_of(training: Training, samples: Samples) -> dict[str, Any]:
     content = {
         **asdict(training),
         "files": {str(file): file_fingerprint(file) for file in files if file.is_file()},
-        "samples": samples.facts(),
+        "samples": samples.metadata(),
         "classes": list(samples.vocabulary.names),
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
@@ -291,7 +292,7 @@ def _trainer(
     callbacks: Sequence[Callback],
     validated: bool,
 ) -> L.Trainer:
-    steps = training.optimisation.steps
+    steps = training.optimization.steps
     saving: list[Callback] = [
         Checkpoints(
             out,

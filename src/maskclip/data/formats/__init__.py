@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskclip.core.choices import read_choices
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats.base import Format, Labelled
+from maskclip.data.formats.base import Format, Labeled
 from maskclip.data.formats.coco import Coco
 from maskclip.data.formats.cvat import Cvat
 from maskclip.data.formats.label_studio import LabelStudio
@@ -14,7 +14,7 @@ from maskclip.data.formats.palette import Palette
 from maskclip.data.formats.scores import Scores
 from maskclip.data.formats.yolo import Yolo
 
-__all__ = ["FORMATS", "Format", "Labelled", "open_formats", "read_format_names"]
+__all__ = ["FORMATS", "Format", "Labeled", "open_formats", "read_format_names"]
 
 FORMATS: dict[str, type[Format]] = {
     "png": Palette,

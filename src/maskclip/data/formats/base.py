@@ -18,7 +18,7 @@ from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labeled:
     """One photo of H x W pixels with its labels.
 
     Attributes:
@@ -66,7 +66,7 @@ class Format(ABC):
     file appears whole or not at all, and depends on nothing but the photos' labels and paths.
 
     Attributes:
-        wants_probabilities: whether `write` needs `Labelled.probabilities`.
+        wants_probabilities: whether `write` needs `Labeled.probabilities`.
 
     Raises:
         MaskCLIPError: the format cannot hold such a vocabulary.
@@ -83,7 +83,7 @@ class Format(ABC):
         """Return the files that `write` leaves of a photo."""
 
     @abstractmethod
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write a photo's own files.
 
         Raises:
@@ -104,7 +104,7 @@ class Format(ABC):
             OSError: a file cannot be read or written.
         """
 
-    def class_ids(self, item: Labelled) -> Labels:
+    def class_ids(self, item: Labeled) -> Labels:
         """Return the labels in the vocabulary's type.
 
         Raises:

@@ -16,7 +16,7 @@ from maskclip.core.draw import Labels
 from maskclip.core.files import atomic_path, write_text
 from maskclip.data.formats.base import (
     Format,
-    Labelled,
+    Labeled,
     compact_json,
     foreground,
     ordered,
@@ -44,7 +44,7 @@ class Coco(Format):
         """Return the panoptic image and the photo's part of the JSON files."""
         return self.out / "panoptic" / f"{name}.png", self._part(name)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the panoptic image and the part, whose lines are image, segments and instances."""
         labels = self.class_ids(item)
         height, width = labels.shape
@@ -52,7 +52,7 @@ class Coco(Format):
         ids = labels + labels.dtype.type(1)  # the ignored label is the type's largest: it becomes 0
         image, part = self.files(item.name)
         with atomic_path(image) as temporary:
-            Image.fromarray(_as_colours(ids)).save(temporary)
+            Image.fromarray(_as_colors(ids)).save(temporary)
         lines = [
             {"file_name": item.image, "width": width, "height": height},
             {"file_name": f"{item.name}.png", "segments_info": _segments(ids)},
@@ -84,14 +84,14 @@ class Coco(Format):
             file.write("}\n")
 
     def _categories(self) -> list[dict[str, Any]]:
-        named = zip(self.vocabulary.names, self.vocabulary.colours, strict=True)
+        named = zip(self.vocabulary.names, self.vocabulary.colors, strict=True)
         return [
-            {"id": i, "name": name, "supercategory": name, "isthing": 0, "color": colour}
-            for i, (name, colour) in enumerate(named, 1)
+            {"id": i, "name": name, "supercategory": name, "isthing": 0, "color": color}
+            for i, (name, color) in enumerate(named, 1)
         ]
 
 
-def _as_colours(ids: Labels) -> npt.NDArray[np.uint8]:
+def _as_colors(ids: Labels) -> npt.NDArray[np.uint8]:
     """Return ids (H, W) as red, green and blue (H, W, 3), the lowest byte first."""
     wide = ids.astype("<u4")
     return wide[..., None].view(np.uint8)[..., :3]

@@ -11,9 +11,9 @@ import numpy as np
 from maskclip.core.draw import palette_image
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_text
-from maskclip.core.palettes import BLACK, Colour, distinct_colours, voc_colours
+from maskclip.core.palettes import BLACK, Color, distinct_colors, voc_colors
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
-from maskclip.data.formats.base import Format, Labelled, gone, ordered, some_foreground
+from maskclip.data.formats.base import Format, Labeled, gone, ordered, some_foreground
 
 _MAX_CLASSES = 255  # its importer takes ids and objects for bytes, of which 0 is the background
 _FOLDERS = ("SegmentationClass", "SegmentationObject")
@@ -45,9 +45,9 @@ class Cvat(Format):
                     f"the format cvat holds no class called {name!r}: rename it without ':', and "
                     "without '#' at its beginning"
                 )
-        self._colours = (
+        self._colors = (
             BLACK,
-            *_told_apart([vocabulary.colours[label] for label in self._classes]),
+            *_told_apart([vocabulary.colors[label] for label in self._classes]),
         )
         self._place = np.zeros(1 + np.iinfo(vocabulary.label_dtype).max, np.uint8)
         self._place[list(self._classes)] = np.arange(1, 1 + len(self._classes))
@@ -56,7 +56,7 @@ class Cvat(Format):
         """Return the mask of classes and the mask of objects."""
         return tuple(self.out / folder / f"{name}.png" for folder in _FOLDERS)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the two masks."""
         name = item.name
         if name != name.strip() or name.startswith("#") or set(name) & set("\r\n"):
@@ -65,15 +65,15 @@ class Cvat(Format):
                 "without spaces at its ends, and without '#' at its beginning"
             )
         places = self._place[self.class_ids(item)]
-        for path, colours in zip(self.files(name), (self._colours, voc_colours(256)), strict=True):
+        for path, colors in zip(self.files(name), (self._colors, voc_colors(256)), strict=True):
             with atomic_path(path) as temporary:
-                palette_image(places, colours).save(temporary)
+                palette_image(places, colors).save(temporary)
 
     def finish(self, names: Iterable[str]) -> None:
         """Write the lists of labels and photos, and the archive."""
         found = ordered(names)
         texts = {
-            "labelmap.txt": _label_map((BACKGROUND, *self._names), self._colours),
+            "labelmap.txt": _label_map((BACKGROUND, *self._names), self._colors),
             "ImageSets/Segmentation/default.txt": "".join(f"{name}\n" for name in found),
         }
         for place, text in texts.items():
@@ -87,20 +87,20 @@ class Cvat(Format):
                 _add(archive, path.relative_to(self.out).as_posix(), path)
 
 
-def _label_map(names: Sequence[str], colours: Sequence[Colour]) -> str:
+def _label_map(names: Sequence[str], colors: Sequence[Color]) -> str:
     lines = ["# label:color_rgb:parts:actions"]
-    for name, (red, green, blue) in zip(names, colours, strict=True):
+    for name, (red, green, blue) in zip(names, colors, strict=True):
         lines.append(f"{name}:{red},{green},{blue}::")
     return "\n".join(lines) + "\n"
 
 
-def _told_apart(colours: Sequence[Colour]) -> list[Colour]:
+def _told_apart(colors: Sequence[Color]) -> list[Color]:
     """Replace black and every repetition of a colour by one that no class has."""
-    taken = {BLACK, *colours}
-    fresh = (c for c in distinct_colours(2 * len(colours) + 1) if c not in taken)
+    taken = {BLACK, *colors}
+    fresh = (c for c in distinct_colors(2 * len(colors) + 1) if c not in taken)
     used, result = {BLACK}, []
-    for colour in colours:
-        result.append(next(fresh) if colour in used else colour)
+    for color in colors:
+        result.append(next(fresh) if color in used else color)
         used.add(result[-1])
     return result
 

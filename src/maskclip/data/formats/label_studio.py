@@ -15,7 +15,7 @@ from maskclip.core.files import atomic_path, write_text
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import (
     Format,
-    Labelled,
+    Labeled,
     compact_json,
     gone,
     ordered,
@@ -49,7 +49,7 @@ class LabelStudio(Format):
         """Return the photo's task."""
         return (self.out / ".parts" / f"{name}.json",)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the task, on one line."""
         labels = self.class_ids(item)
         classes = present(labels, self._classes)
@@ -99,7 +99,7 @@ class LabelStudio(Format):
     def _config(self) -> str:
         labels = "".join(
             f"    <Label value={quoteattr(self.vocabulary.names[i])} "
-            f'background="#{bytes(self.vocabulary.colours[i]).hex()}"/>\n'
+            f'background="#{bytes(self.vocabulary.colors[i]).hex()}"/>\n'
             for i in self._classes
         )
         return (

@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskclip.core.draw import palette_image
 from maskclip.core.files import atomic_path, write_text
-from maskclip.data.formats.base import Format, Labelled
+from maskclip.data.formats.base import Format, Labeled
 
 _VOID = (224, 224, 192)  # VOC's colour of index 255
 
@@ -26,12 +26,12 @@ class Palette(Format):
         """Return the image."""
         return (self.out / f"{name}.png",)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the image."""
         labels = self.class_ids(item)
         if labels.dtype == "uint8":
             spare = self.vocabulary.ignore - len(self.vocabulary)
-            image = palette_image(labels, (*self.vocabulary.colours, *[(0, 0, 0)] * spare, _VOID))
+            image = palette_image(labels, (*self.vocabulary.colors, *[(0, 0, 0)] * spare, _VOID))
         else:
             image = Image.fromarray(labels)
         with atomic_path(*self.files(item.name)) as temporary:

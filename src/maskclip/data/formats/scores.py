@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskclip.core.files import atomic_path
-from maskclip.data.formats.base import Format, Labelled
+from maskclip.data.formats.base import Format, Labeled
 
 
 class Scores(Format):
@@ -27,7 +27,7 @@ class Scores(Format):
         """Return the archive."""
         return (self.out / f"{name}.npz",)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the archive."""
         maps, count = item.probabilities, len(self.vocabulary)
         if maps is None or maps.ndim != 3 or len(maps) != count or maps.size == 0:

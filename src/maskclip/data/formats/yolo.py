@@ -10,7 +10,7 @@ import numpy as np
 
 from maskclip.core.files import write_text
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats.base import Format, Labelled, present, some_foreground
+from maskclip.data.formats.base import Format, Labeled, present, some_foreground
 from maskclip.data.formats.polygons import Points, polygons
 
 _WITHIN = 0.25  # of a pixel; readers that round and readers that cut off then find the same pixel
@@ -35,12 +35,12 @@ class Yolo(Format):
         """Return the text of polygons."""
         return (self.out / "labels" / f"{name}.txt",)
 
-    def write(self, item: Labelled) -> None:
+    def write(self, item: Labeled) -> None:
         """Write the text of polygons."""
         labels = self.class_ids(item)
         height, width = labels.shape
         lines = [
-            f"{label} {_normalised(polygon, width, height)}\n"
+            f"{label} {_normalized(polygon, width, height)}\n"
             for label in present(labels, self._classes)
             for polygon in polygons(labels == label)
         ]
@@ -54,7 +54,7 @@ class Yolo(Format):
         write_text("\n".join(lines) + "\n", self.out / "data.yaml")
 
 
-def _normalised(points: Points, width: int, height: int) -> str:
+def _normalized(points: Points, width: int, height: int) -> str:
     if len(points) < 3:
         points = np.resize(points, (3, 2))
     within = (points + _WITHIN) / (width, height)

@@ -1,0 +1,103 @@
+"""How far a training is, on the screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.progress import Progress, TextColumn
+
+from maskclip.cli.console import console, progress_bar, warning_line
+from maskclip.plus.module import MIOU, MaskCLIPPlus
+
+_LINES = 20  # of a training whose output is no terminal
+
+
+class TrainingLines(Callback):
+    """A bar on a terminal, lines elsewhere; figures of validation; warnings.
+
+    Args:
+        names: of the classes.
+
+    Attributes:
+        first: whether this is the process that prints.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.first = True
+        self._bar: Progress | None = None
+        self._began = (0.0, 0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin, also in the middle of a training that goes on."""
+        self.first = trainer.is_global_zero
+        self._began = (time.monotonic(), trainer.global_step)
+        if not self.first:
+            return
+        if trainer.global_step:
+            console(errors=True).print(f"going on after step {trainer.global_step:,}")
+        if trainer.world_size > 1 and pl_module.device.type != "cuda":
+            warning_line("BatchNorm is synchronised on GPUs alone: here each process has its own")
+        if sys.stderr.isatty():
+            self._bar = progress_bar(TextColumn("loss {task.fields[loss]:.3f}"))
+            self._bar.start()
+            self._bar.add_task(
+                "training", total=trainer.max_steps, completed=trainer.global_step, loss=0.0
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show the step, and what is wrong with its labels."""
+        if not self.first:
+            return
+        step, loss = trainer.global_step, float(trainer.callback_metrics.get("loss", 0.0))
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, loss=loss)
+        elif step % max(1, trainer.max_steps // _LINES) == 0 or step == trainer.max_steps:
+            self._line(step, trainer.max_steps, loss)
+        assert isinstance(pl_module, MaskCLIPPlus)
+        if pl_module.unlearnt:
+            pl_module.unlearnt = False
+            warning_line(
+                f"step {step:,}: no pixel has been given a label, so nothing is learnt: lower "
+                "--confidence"
+            )
+        if pl_module.collapsed is not None:
+            index, share = pl_module.collapsed
+            pl_module.collapsed = None
+            warning_line(
+                f"step {step:,}: {share:.0%} of the labels found are {self.names[index]!r}; the "
+                "student learns little else. Look at what `maskclip segment` makes of your images"
+            )
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the figure."""
+        miou = trainer.callback_metrics.get(MIOU)
+        if self.first and miou is not None and not trainer.sanity_checking:
+            step = trainer.global_step
+            console(errors=True).print(f"step {step:,}: mIoU {float(miou):.1f} % in validation")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Clear the bar, however the training ended."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _line(self, step: int, steps: int, loss: float) -> None:
+        began, first = self._began
+        each = (time.monotonic() - began) / max(1, step - first)
+        left = timedelta(seconds=round(each * (steps - step)))
+        console(errors=True).print(
+            f"step {step:,} of {steps:,}: loss {loss:.4f}, {each:.2f} s a step, {left} left"
+        )

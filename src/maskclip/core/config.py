@@ -1,0 +1,98 @@
+"""What users choose, in values that are quick to import: a model, and how it looks at images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import Method, get_method
+
+DEFAULT_MODEL = "ViT-B-16:openai"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model, read how; a trained student has its own method and templates.
+
+    Attributes:
+        name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
+            model (`emoji`), a weights file, or the file of a student.
+        weights: a local file for the architecture `name`, or `"random"`; None is the model's own.
+        method: `"clean"`, `"published"`, `"baseline"`, or a `Method` of your own.
+        templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
+        precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Raises:
+        MaskCLIPError: no method has that name.
+    """
+
+    name: str = DEFAULT_MODEL
+    weights: str | None = None
+    method: str | Method = "clean"
+    templates: str = "published"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        get_method(self.method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How images are cut, and their maps refined.
+
+    Attributes:
+        key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
+        short_side: images are resized so that their short side is this many px, if their long side
+            allows it; None is the model's working size, 0 the image's own size.
+        long_side: the most px their long side may get; None is four times the short side.
+        window, stride: side and step of sliding windows in px of the resized image; no window is
+            the whole image at once, no stride is half a window.
+
+    Raises:
+        MaskCLIPError: a value is out of its range.
+    """
+
+    key_smoothing: float | None = None
+    prompt_denoising: float | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    window: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("key_smoothing", "prompt_denoising"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {value}")
+        if self.short_side is not None and self.short_side < 0:
+            raise MaskCLIPError(f"short_side is a number of pixels or 0, got {self.short_side}")
+        if self.long_side is not None:
+            if not self.short_side:
+                raise MaskCLIPError("long_side needs a short_side")
+            if self.long_side < 1:
+                raise MaskCLIPError(f"long_side is a number of pixels from 1, got {self.long_side}")
+        if self.window is not None and self.window < 1:
+            raise MaskCLIPError(f"window is a number of pixels from 1, got {self.window}")
+        if self.stride is not None:
+            if self.window is None:
+                raise MaskCLIPError("stride needs a window")
+            if not 1 <= self.stride <= self.window:
+                raise MaskCLIPError(
+                    f"stride is from 1 to the window, {self.window} px, got {self.stride}"
+                )
+
+
+DEFAULT_OPTIONS = Options()
+"""The whole image at the model's working size, no refinement."""
+
+
+class OptionValues(TypedDict, total=False):
+    """The fields of `Options`, for keyword arguments."""
+
+    key_smoothing: float | None
+    prompt_denoising: float | None
+    short_side: int | None
+    long_side: int | None
+    window: int | None
+    stride: int | None

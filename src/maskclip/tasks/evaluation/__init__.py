@@ -1,0 +1,1 @@
+"""Measuring: a predictor on a data set, by a protocol."""

@@ -1,0 +1,491 @@
+"""Whole labellings of drawn scenes: tiny, on the CPU, and the same however they are broken up."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+from html import unescape
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import maskclip
+from maskclip.core.cleaning import Cleaning, clean
+from maskclip.core.config import Options
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats import FORMATS
+from maskclip.data.formats.scores import Scores
+from maskclip.data.sources import find_sources
+from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.files import TrainedStudent, save_student
+from maskclip.plus.student import StudentConfig, build_student
+from maskclip.tasks.label import manifest
+from maskclip.tasks.label import worker as labeler
+from maskclip.tasks.label.manifest import Counts, LabelError, Manifest
+from maskclip.tasks.label.pipeline import MANIFEST, label_photos, plan_labels
+from maskclip.tasks.label.worker import Job
+
+WORDS = Vocabulary.parse(["dog", "red car", "grass", "sky", "water"])
+SIZES = {
+    "x.jpg": 64,
+    "x.png": (48, 64),
+    "sub/y.png": 64,
+    "sub/deep/y.png": (64, 40),
+    "z ü.png": 64,
+}
+SCENES = {
+    "sub/deep/y": "sub/deep/y.png",
+    "sub/y": "sub/y.png",
+    "x_jpg": "x.jpg",
+    "x_png": "x.png",
+    "z ü": "z ü.png",
+}
+"""The photos, under the names of their results."""
+NAMES = list(SCENES)
+
+
+def job(out, **fields):
+    plain = {"templates": "plain", "precision": "float32", "options": Options(short_side=160)}
+    return Job(model="emoji", vocabulary=WORDS, out=out, **(plain | fields))
+
+
+def draw(path, seed, size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw_scene(seed, size=size).image).save(path)
+
+
+def run(photos, out, *, watch=None, **fields):
+    return label_photos(job(out, **fields), find_sources([photos]), device="cpu", watch=watch)
+
+
+def tree(out):
+    """All files with their content, but for the record of the work."""
+    files = (path for path in out.rglob("*") if path.is_file())
+    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    return {name: content for name, content in found.items() if not name.startswith(MANIFEST)}
+
+
+def times(out):
+    """When the files of photos were written."""
+    files = [path for suffix in ("png", "jpg", "npz", "jsonl") for path in out.rglob(f"*.{suffix}")]
+    return {path.relative_to(out): path.stat().st_mtime_ns for path in files}
+
+
+def labels(out, name):
+    with Image.open(out / "png" / f"{name}.png") as image:
+        return np.array(image)
+
+
+def report(out):
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop(*_):
+    raise StoppedError
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Photos in folders, two of one name, and nothing wrong with them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed, (name, size) in enumerate(SIZES.items()):
+        draw(folder / name, seed, size)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):
+    """Their labels in all formats at once, cleaned, by one unbroken run."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run(scenes, out, **ALL) == Counts(done=5, failed=0, left=0)
+    return out
+
+
+ALL = {"formats": tuple(FORMATS), "cleaning": Cleaning(confidence=0.4, min_region=200)}
+
+
+@pytest.fixture
+def photos(scenes, tmp_path):
+    """A copy of the scenes, to add to and to break."""
+    return shutil.copytree(scenes, tmp_path / "photos")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def segmented(scenes):
+    """The same scenes one by one, by name, without cleaning."""
+    segmenter = maskclip.load("emoji", templates="plain", precision="float32", device="cpu")
+    return {
+        name: segmenter.segment(scenes / place, WORDS, short_side=160)
+        for name, place in SCENES.items()
+    }
+
+
+def same(found, expected):
+    """Equal up to what batching changes in the last digits."""
+    assert found.shape == expected.shape
+    assert (found == expected).mean() > 0.998
+
+
+def test_labels_are_those_of_segment_in_a_tree_like_that_of_the_photos(scenes, segmented, out):
+    assert run(scenes, out) == Counts(done=5, failed=0, left=0)
+    for name, found in segmented.items():
+        same(labels(out, name), found.labels)
+    pngs = {path.relative_to(out / "png").as_posix() for path in (out / "png").rglob("*.png")}
+    assert pngs == {f"{name}.png" for name in NAMES}
+    assert (out / "png/classes.txt").read_text().splitlines() == list(WORDS.names)
+
+
+def test_all_formats_at_once_hold_all_photos(whole):
+    assert {path.name for path in whole.iterdir()} == {
+        *FORMATS,
+        "thumbnails",
+        "report.html",
+        "report.json",
+        "manifest.sqlite",
+    }
+    for kind in ("panoptic", "instances"):
+        images = json.loads((whole / "coco" / f"{kind}.json").read_text())["images"]
+        assert [image["file_name"] for image in images] == [SCENES[name] for name in NAMES]
+    assert (whole / "cvat/annotations.zip").stat().st_size > 0
+    assert len(json.loads((whole / "label-studio/tasks-00001.json").read_text())) == 5
+    for folder, suffix in (("png", "png"), ("scores", "npz"), ("thumbnails", "jpg")):
+        assert len(list((whole / folder).rglob(f"*.{suffix}"))) == 5
+    assert not list(whole.rglob(".writing-*"))
+
+
+def test_scores_are_the_probabilities_of_which_the_labels_are_made(whole, segmented):
+    for name in NAMES:
+        with np.load(whole / "scores" / f"{name}.npz") as found:
+            maps = torch.from_numpy(found["probabilities"].astype(np.float32))
+        torch.testing.assert_close(maps.sum(dim=0), torch.ones(maps.shape[1:]), rtol=0, atol=5e-3)
+        size = segmented[name].labels.shape
+        full = torch.nn.functional.interpolate(maps[None], size=size, mode="bilinear")[0]
+        assert (full.argmax(dim=0).numpy() == segmented[name].labels).mean() > 0.95
+
+
+def test_what_is_unsure_or_small_is_left_out_of_the_files_and_counted(whole, segmented):
+    kept = {name: labels(whole, name) for name in NAMES}
+    for name, found in segmented.items():
+        same(kept[name], clean(found.labels, found.scores, ALL["cleaning"], WORDS))
+    dropped = {name: (kept[name] == WORDS.ignore).mean() for name in NAMES}
+    assert 0 < sum(dropped.values()) < len(NAMES)
+    for entry in report(whole)["photos"]:
+        shares = [found["dropped"] for found in entry["classes"].values()]
+        assert sum(shares) == pytest.approx(dropped[entry["name"]], abs=1e-3)
+
+
+def test_the_figures_of_the_report_are_those_of_the_files(whole):
+    found = report(whole)
+    assert found["settings"]["model"] == "emoji"
+    assert found["settings"]["vocabulary"] == WORDS.to_dict()
+    kept = [labels(whole, name) for name in NAMES]
+    pixels = sum(array.size for array in kept)
+    summary = found["summary"]
+    assert (summary["done"], summary["failed"], summary["pixels"]) == (5, 0, pixels)
+    assert summary["kept"] == sum((array != WORDS.ignore).sum() for array in kept)
+    assert summary["coverage"] == pytest.approx(summary["kept"] / pixels)
+    for label, figures in enumerate(summary["classes"]):
+        assert figures["name"] == WORDS.names[label]
+        assert figures["kept"] == sum((array == label).sum() for array in kept)
+        assert figures["coverage"] == pytest.approx(figures["kept"] / pixels)
+    assert [entry["name"] for entry in found["photos"]] == NAMES
+    for entry, array in zip(found["photos"], kept, strict=True):
+        assert (entry["height"], entry["width"]) == array.shape
+        assert entry["coverage"] == pytest.approx((array != WORDS.ignore).mean(), abs=1e-4)
+        for name, figures in entry["classes"].items():
+            share = (array == WORDS.names.index(name)).mean()
+            assert figures["coverage"] == pytest.approx(share, abs=1e-4)
+
+
+def test_the_page_shows_pictures_that_are_there(whole):
+    text = (whole / "report.html").read_text(encoding="utf-8")
+    pictures = [unquote(unescape(source)) for source in re.findall(r'src="([^"]+)"', text)]
+    assert set(pictures) == {f"thumbnails/{name}.jpg" for name in NAMES}
+    for picture in pictures:
+        with Image.open(whole / picture) as image:
+            assert image.width == 2 * (40 if "deep" in picture else 64)
+
+
+def test_a_second_run_does_no_photo_twice(scenes, whole):
+    before, files, seen = times(whole), tree(whole), []
+    counts = run(scenes, whole, watch=lambda *arguments: seen.append(arguments), **ALL)
+    assert counts == Counts(done=5, failed=0, left=0)
+    assert seen == []
+    assert times(whole) == before
+    assert tree(whole) == files
+
+
+def test_photos_that_come_later_are_labelled_alone(photos, out):
+    run(photos, out)
+    before, seen = times(out), []
+    draw(photos / "x.bmp", 7)
+    draw(photos / "sub" / "new.png", 8)
+    run(photos, out, watch=lambda outcomes, _: seen.extend(o.task.name for o in outcomes))
+    assert sorted(seen) == ["sub/new", "x"]
+    after = times(out)
+    assert {path: after[path] for path in before} == before
+    assert report(out)["summary"]["done"] == 7
+
+
+@pytest.mark.parametrize(
+    "lost", ["png/sub/y.png", "thumbnails/sub/y.jpg", "coco/.parts/sub/y.jsonl"]
+)
+def test_a_file_that_is_gone_is_made_again(lost, scenes, whole, out):
+    shutil.copytree(whole, out)
+    (out / lost).unlink()
+    seen = []
+    run(scenes, out, watch=lambda outcomes, _: seen.extend(o.task.name for o in outcomes), **ALL)
+    assert seen == ["sub/y"]
+    assert tree(out).keys() == tree(whole).keys()
+    for name in NAMES:
+        same(labels(out, name), labels(whole, name))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cleaning": Cleaning(confidence=0.5)}, "cleaning.confidence: 0.4 there, 0.5 asked for"),
+        ({"options": Options(short_side=32)}, "options.short_side: 160 there, 32 asked for"),
+        ({"formats": ("png",)}, "formats: "),
+        ({"precision": "bfloat16"}, "precision: 'float32' there, 'bfloat16' asked for"),
+        ({"vocabulary": Vocabulary.parse(["dog"])}, "vocabulary.names: "),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_touched(fields, message, scenes, whole):
+    before = tree(whole)
+    wanted = replace(job(whole, **ALL), **fields)
+    for act in (plan_labels, label_photos):
+        with pytest.raises(LabelError, match=re.escape(message)):
+            act(wanted, find_sources([scenes]))
+    assert tree(whole) == before
+
+
+def test_a_plan_says_what_would_be_done_and_writes_nothing(photos, out):
+    wanted = job(out, formats=("coco", "png"))
+    plan = plan_labels(wanted, find_sources([photos]))
+    assert plan.counts == Counts(done=0, failed=0, left=5)
+    names = ("panoptic/sub/deep/y.png", ".parts/sub/deep/y.jsonl", "panoptic/sub/y.png")
+    assert plan.first == tuple(out / "coco" / name for name in names)
+    assert not out.exists()
+    label_photos(wanted, find_sources([photos]), device="cpu")
+    draw(photos / "new.png", 7)
+    before = times(out), tree(out), (out / MANIFEST).read_bytes()
+    plan = plan_labels(replace(wanted, precision="auto"), find_sources([photos]))
+    assert plan.counts == Counts(done=5, failed=0, left=1)
+    assert plan.first == (out / "coco/panoptic/new.png", out / "coco/.parts/new.jsonl")
+    assert (times(out), tree(out), (out / MANIFEST).read_bytes()) == before
+
+
+def test_a_broken_image_costs_no_other_and_is_tried_again(photos, out):
+    broken = photos / "sub" / "<b>.jpg"
+    broken.write_bytes(b"\xff\xd8\xff no image")
+    assert run(photos, out) == Counts(done=5, failed=1, left=0)
+    (entry,) = (entry for entry in report(out)["photos"] if "error" in entry)
+    assert entry["photo"] == "sub/<b>.jpg"
+    assert entry["error"].startswith(f"{broken}: ")
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "Failed (1)" in text
+    assert "sub/&lt;b&gt;.jpg: " in text
+    assert "<b>.jpg" not in text
+    assert run(photos, out) == Counts(done=5, failed=1, left=0)
+    draw(broken, 7)
+    assert run(photos, out) == Counts(done=6, failed=0, left=0)
+    assert labels(out, "sub/<b>").shape == (64, 64)
+    assert "&lt;b&gt;" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_broken_images_alone_leave_a_report(out, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.jpg").touch()
+    assert run(tmp_path / "photos", out) == Counts(done=0, failed=1, left=0)
+    assert report(out)["summary"]["coverage"] == 0
+    assert "an empty file" in (out / "report.html").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_is_written_in_ascii(photos, out):
+    name = os.fsdecode(b"\xff")
+    draw(photos / "plain.png", 7)
+    (photos / "plain.png").rename(photos / f"{name}.png")
+    (photos / f"{name}.jpg").touch()
+    assert run(photos, out, **ALL) == Counts(done=6, failed=1, left=0)
+    assert labels(out, "\\udcff_png").shape == (64, 64)
+    assert "udcff.jpg: an empty file" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_stops_it_and_going_on_leaves_the_files_of_an_unbroken_run(
+    scenes, whole, out, monkeypatch
+):
+    plain, calls = Scores.write, []
+
+    def full(self, item):
+        calls.append(item.name)
+        if len(calls) > 2:
+            path = self.files(item.name)[0]
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        plain(self, item)
+
+    monkeypatch.setattr(Scores, "write", full)
+    with pytest.raises(LabelError, match=r"\.npz: cannot be written \(No space left on device\)"):
+        run(scenes, out, **ALL)
+    assert not list(out.rglob(".writing-*"))
+    assert not (out / "report.json").exists()
+    monkeypatch.undo()
+    assert run(scenes, out, **ALL) == Counts(done=5, failed=0, left=0)
+    assert tree(out) == tree(whole)
+
+
+def test_a_name_that_is_too_long_is_one_photos_failure(photos, out):
+    draw(photos / f"{'n' * 251}.png", 7)
+    assert run(photos, out, formats=("png", "coco")) == Counts(done=5, failed=1, left=0)
+    (entry,) = (entry for entry in report(out)["photos"] if "error" in entry)
+    assert entry["error"].endswith("nnn.png: cannot be written (File name too long)")
+    assert run(photos, out, formats=("png", "coco")) == Counts(done=5, failed=1, left=0)
+
+
+def test_a_folder_called_like_the_file_of_another_photo_is_one_photos_failure(photos, out):
+    draw(photos / "y.png" / "inner.png", 7)
+    draw(photos / "y.bmp", 8)
+    assert run(photos, out) == Counts(done=6, failed=1, left=0)
+
+
+def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
+    scenes, whole, out, monkeypatch
+):
+    plain, sizes = labeler.read_maps, []
+
+    def small(seen, outputs, options, network):
+        sizes.append(len(seen))
+        if len(seen) > 1:
+            raise torch.OutOfMemoryError
+        return plain(seen, outputs, options, network)
+
+    monkeypatch.setattr(labeler, "read_maps", small)
+    assert run(scenes, out, **ALL) == Counts(done=5, failed=0, left=0)
+    assert max(sizes) > 1
+    for name in NAMES:
+        same(labels(out, name), labels(whole, name))
+
+
+def test_a_photo_that_is_too_large_for_the_memory_fails_alone(scenes, out, monkeypatch):
+    plain = labeler.read_maps
+
+    def small(seen, outputs, options, network):
+        if (64, 40) in outputs:
+            raise torch.OutOfMemoryError
+        return plain(seen, outputs, options, network)
+
+    monkeypatch.setattr(labeler, "read_maps", small)
+    assert run(scenes, out) == Counts(done=4, failed=1, left=0)
+    assert "deep/y.png: too large for the memory of the device" in (out / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("part", [slice(0, 1), slice(None)])
+def test_values_that_are_not_finite_are_a_failure(part, scenes, out, monkeypatch):
+    plain = labeler.read_maps
+
+    def overflown(*arguments):
+        found = plain(*arguments)
+        for photo in found:
+            photo.maps[..., part, :] = float("nan")
+        return found
+
+    monkeypatch.setattr(labeler, "read_maps", overflown)
+    assert run(scenes, out) == Counts(done=0, failed=5, left=0)
+    assert "not finite: try --precision float32" in (out / "report.html").read_text()
+
+
+def test_a_class_that_there_is_not_is_refused_before_any_work(scenes, out):
+    with pytest.raises(MaskCLIPError, match="'cat', which is none of the"):
+        run(scenes, out, cleaning=Cleaning(by_class={"cat": 0.5}))
+    assert tree(out) == {}
+
+
+def test_another_labelling_in_the_folder_is_refused(scenes, tmp_path):
+    with Manifest(tmp_path / MANIFEST), pytest.raises(LabelError, match="is in use"):
+        run(scenes, tmp_path)
+
+
+def test_a_student_labels_its_own_classes(scenes, out, tmp_path):
+    path = tmp_path / "student.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = torch.nn.functional.normalize(torch.randn(len(WORDS), 8), dim=1)
+        student = build_student(StudentConfig(depth=50, width=8, embed_dim=8), rows).eval()
+    save_student(TrainedStudent(student, WORDS, 5), path)
+    wanted = replace(job(out, templates="published"), model=str(path), vocabulary=None)
+    sources = find_sources([scenes])
+    assert plan_labels(wanted, sources).counts.left == 5
+    assert label_photos(wanted, sources, device="cpu").done == 5
+    segmenter = maskclip.load(str(path), precision="float32", device="cpu")
+    same(labels(out, "sub/y"), segmenter.segment(scenes / "sub/y.png", short_side=160).labels)
+    assert report(out)["settings"]["vocabulary"] == WORDS.to_dict()
+    assert plan_labels(wanted, sources).counts == Counts(done=5, failed=0, left=0)
+    save_student(TrainedStudent(student, WORDS, 6), path)
+    with pytest.raises(LabelError, match="weights: "):
+        label_photos(wanted, sources, device="cpu")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(manifest, "CHUNK", 4)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for seed in range(48):
+        draw(photos / f"{seed % 3}" / f"{seed}.png", seed, 32)
+    fields = {"formats": ("png", "coco", "scores"), "cleaning": Cleaning(min_region=4)}
+    run(photos, tmp_path / "whole", **fields)
+    with pytest.raises(StoppedError):
+        run(photos, out, watch=stop, **fields)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["maskclip.tasks.label.pipeline", "open_clip"])
+    wanted, sources = job(out, **fields), find_sources([photos])
+
+    def start():
+        process = context.Process(
+            target=label_photos, args=(wanted, sources), kwargs={"device": "cpu"}
+        )
+        process.start()
+        return process
+
+    def written():
+        return sum(1 for _ in (out / "png").rglob("*.png"))
+
+    generator, recorded = random.Random(0), {}
+    for _ in range(3):
+        process, enough = start(), written() + generator.randrange(1, 8)
+        while written() < enough and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.02))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        with Manifest(out / MANIFEST) as kept:
+            done = [out / "png" / f"{outcome.task.name}.png" for outcome in kept.outcomes()]
+        recorded = {path: path.stat().st_mtime_ns for path in done} | recorded
+        assert 0 < len(recorded) < 48
+    assert run(photos, out, **fields) == Counts(done=48, failed=0, left=0)
+    assert tree(out) == tree(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in recorded} == recorded

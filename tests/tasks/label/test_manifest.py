@@ -1,0 +1,246 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from maskclip.data.sources import Source
+from maskclip.tasks.label.manifest import CHUNK, Counts, Found, LabelError, Manifest, Outcome
+
+SETTINGS = {"model": "emoji", "cleaning": {"confidence": 0.5}, "formats": ["png"]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "manifest.sqlite"
+
+
+@pytest.fixture
+def manifest(path):
+    with Manifest(path) as opened:
+        yield opened
+
+
+def photos(*places):
+    return [Source(Path("/photos", place), place) for place in places]
+
+
+def many(count, start=0):
+    return photos(*(f"{number:03}.jpg" for number in range(start, start + count)))
+
+
+def tasks(manifest):
+    return [task for chunk in manifest.chunks() for task in chunk]
+
+
+def names(manifest):
+    return [task.name for task in tasks(manifest)]
+
+
+def done(task):
+    return Outcome(task, 4, 3, (Found(1, 9, 8, 0.75), Found(0, 3, 0, 0.5)))
+
+
+def failed(task):
+    return Outcome(task, error=f"{task.path}: an empty file")
+
+
+def test_photos_are_planned_under_their_names_and_places(manifest):
+    manifest.plan(photos("a.jpg", "sub/b.png"), SETTINGS)
+    first, second = tasks(manifest)
+    assert (first.path, first.place, first.name) == (Path("/photos/a.jpg"), "a.jpg", "a")
+    assert (second.place, second.name) == ("sub/b.png", "sub/b")
+    assert manifest.counts() == Counts(done=0, failed=0, left=2)
+    assert list(manifest.outcomes()) == []
+
+
+def test_what_became_of_photos_is_read_again_by_name(manifest):
+    manifest.plan(photos("b.jpg", "a.jpg", "c.jpg"), SETTINGS)
+    b, a, c = tasks(manifest)
+    manifest.record([done(b), failed(a)])
+    assert manifest.counts() == Counts(done=1, failed=1, left=1)
+    assert manifest.counts().total == 3
+    assert list(manifest.outcomes()) == [failed(a), done(b)]
+    assert tasks(manifest) == [c]
+
+
+def test_a_copy_holds_the_same_and_changes_nothing(path):
+    with Manifest(path) as manifest:
+        manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+        manifest.record([done(tasks(manifest)[0])])
+        expected = list(manifest.outcomes())
+    content = path.read_bytes()
+    copy = Manifest.copy_of(path)
+    assert list(copy.outcomes()) == expected
+    with pytest.raises(LabelError, match="'emoji' there, 'RN50' asked for"):
+        copy.check_settings({**SETTINGS, "model": "RN50"})
+    copy.plan(photos("a.jpg", "c.jpg"), SETTINGS)
+    assert names(copy) == ["c"]
+    assert path.read_bytes() == content
+
+
+def test_there_is_nothing_to_copy_where_there_is_no_file(path):
+    assert Manifest.copy_of(path).counts() == Counts(0, 0, 0)
+    assert not path.exists()
+
+
+def test_failed_photos_are_planned_again_and_done_ones_are_not(manifest):
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+    a, b = tasks(manifest)
+    manifest.record([done(a), failed(b)])
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+    assert tasks(manifest) == [b]
+    manifest.record([done(b)])
+    assert list(manifest.outcomes()) == [done(a), done(b)]
+
+
+def test_photos_whose_files_are_gone_are_planned_again(manifest):
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+    a, b = tasks(manifest)
+    manifest.record([done(a), done(b)])
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS, gone=[b.number])
+    assert tasks(manifest) == [b]
+    assert manifest.counts() == Counts(done=1, failed=0, left=1)
+    manifest.record([done(b)])
+    assert list(manifest.outcomes()) == [done(a), done(b)]
+
+
+def test_photos_that_have_changed_are_planned_again(manifest, tmp_path):
+    sources = [Source(tmp_path / place, place) for place in ("a.jpg", "b.jpg")]
+    for source in sources:
+        source.path.write_bytes(b"one")
+    manifest.plan(sources, SETTINGS)
+    a, b = tasks(manifest)
+    manifest.record([done(a), done(b)])
+    sources[1].path.write_bytes(b"another")
+    for _ in range(2):  # also where the first of them was stopped
+        manifest.plan(sources, SETTINGS)
+        assert tasks(manifest) == [b]
+    manifest.record([done(b)])
+    sources[0].path.unlink()  # what is done stays
+    manifest.plan(sources, SETTINGS)
+    assert tasks(manifest) == []
+
+
+def test_photos_that_are_not_asked_for_any_more_are_forgotten_unless_done(manifest):
+    manifest.plan(photos("done.jpg", "failed.jpg", "left.jpg", "kept.jpg"), SETTINGS)
+    first, second, *_ = tasks(manifest)
+    manifest.record([done(first), failed(second)])
+    manifest.plan(photos("kept.jpg", "new.jpg"), SETTINGS)
+    assert names(manifest) == ["kept", "new"]
+    assert manifest.counts() == Counts(done=1, failed=0, left=2)
+
+
+def test_names_stay_when_photos_of_the_same_name_come_later(manifest):
+    manifest.plan(photos("x.jpg"), SETTINGS)
+    manifest.plan(photos("x.png", "X.gif", "x.jpg"), SETTINGS)
+    assert names(manifest) == ["x", "x_png", "X_gif"]
+    manifest.plan(photos("x.jpg", "x.png", "X.gif", "x.bmp"), SETTINGS)
+    assert names(manifest) == ["x", "x_png", "X_gif", "x_bmp"]
+
+
+def test_photos_of_a_chunk_stay_together_after_a_partial_run(manifest, path):
+    manifest.plan(many(2 * CHUNK + 3), SETTINGS)
+    chunks = list(manifest.chunks())
+    assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK, 3]
+    manifest.record(map(done, chunks[1]))
+    manifest.plan(many(2 * CHUNK + 5), SETTINGS)
+    first, last, new = manifest.chunks()
+    assert (first, last) == (chunks[0], chunks[2])
+    assert [task.place for task in new] == [f"{2 * CHUNK + more:03}.jpg" for more in (3, 4)]
+
+
+def test_nothing_of_a_broken_record_stays(manifest):
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+    a, b = tasks(manifest)
+
+    def interrupted():
+        yield done(a)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        manifest.record(interrupted())
+    assert list(manifest.outcomes()) == []
+    assert tasks(manifest) == [a, b]
+    manifest.record([done(a)])
+    assert list(manifest.outcomes()) == [done(a)]
+
+
+def test_other_settings_are_refused_with_the_difference(manifest, tmp_path):
+    manifest.check_settings(SETTINGS)
+    manifest.plan(photos("a.jpg"), SETTINGS)
+    manifest.check_settings({**SETTINGS, "formats": ("png",)})
+    other = {**SETTINGS, "cleaning": {"confidence": 0.7}, "model": "RN50"}
+    with pytest.raises(LabelError) as caught:
+        manifest.check_settings(other)
+    assert str(caught.value) == (
+        f"{tmp_path} holds labels of other settings: model: 'emoji' there, 'RN50' asked for; "
+        "cleaning.confidence: 0.5 there, 0.7 asked for. Choose another --out"
+    )
+    manifest.check_settings(other, ignore=["model", "cleaning"])
+
+
+def test_a_second_labelling_in_the_same_folder_is_refused(manifest, path):
+    manifest.plan(photos("a.jpg"), SETTINGS)
+    with pytest.raises(LabelError, match="is in use: another labelling writes there"):
+        Manifest(path)
+
+
+def test_a_copy_of_a_manifest_in_use_is_refused_and_not_waited_for(manifest, path):
+    manifest.plan(photos("a.jpg"), SETTINGS)
+    answers = []
+
+    def copy():
+        try:
+            answers.append(Manifest.copy_of(path).counts())
+        except LabelError as error:
+            answers.append(str(error))
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert answers == [f"{path} is in use: another labelling writes there"]
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("pragma cache_size = 5")  # pages: more are written before the end
+database.execute("begin immediate")
+database.execute("update photos set place = hex(randomblob(4000)), chunk = null")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("opened", [Manifest, Manifest.copy_of])
+def test_what_was_being_written_when_it_was_killed_is_undone(path, opened):
+    with Manifest(path) as manifest:
+        manifest.plan(many(50), SETTINGS)
+        expected = tasks(manifest)
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    with opened(path) as again:
+        assert tasks(again) == expected
+
+
+@pytest.mark.parametrize("opened", [Manifest, Manifest.copy_of])
+def test_a_file_that_is_no_manifest_is_refused(path, opened):
+    path.write_text("not a database " * 100)
+    with pytest.raises(LabelError, match="the record of what is done cannot be used"):
+        opened(path)
+
+
+def test_paths_that_are_not_utf8_are_kept(manifest):
+    source = Source(Path(os.fsdecode(b"/photos/x\xff.jpg")), os.fsdecode(b"x\xff.jpg"))
+    manifest.plan([source], SETTINGS)
+    (task,) = tasks(manifest)
+    assert task.path == source.path
+    assert (task.place, task.name) == ("x\\udcff.jpg", "x\\udcff")
+    manifest.record([failed(task)])
+    (outcome,) = manifest.outcomes()
+    assert outcome.error == "/photos/x\\udcff.jpg: an empty file"
+    manifest.plan([source], SETTINGS)
+    assert tasks(manifest) == [task]

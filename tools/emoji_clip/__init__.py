@@ -1,0 +1,1 @@
+"""The training of the embedded CLIPs: not part of the package."""
