@@ -87,6 +87,15 @@ DEFAULT_OPTIONS = Options()
 """The whole image at the model's working size, no refinement."""
 
 
+class ModelSettings(TypedDict, total=False):
+    """The fields of `ModelConfig` but its name, for keyword arguments."""
+
+    weights: str | None
+    method: str | Method
+    templates: str
+    precision: str
+
+
 class OptionValues(TypedDict, total=False):
     """The fields of `Options`, for keyword arguments."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import template_set, text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core import refine
-from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, Options
+from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, ModelConfig, ModelSettings, Options
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Method, get_method
@@ -38,24 +39,18 @@ _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 
 
 def load(
-    name: str = DEFAULT_MODEL,
+    model: str | ModelConfig = DEFAULT_MODEL,
     *,
-    weights: str | None = None,
-    method: str | Method = CLEAN,
     device: str = "auto",
-    precision: str = "auto",
-    templates: str = "published",
+    **settings: Unpack[ModelSettings],
 ) -> Segmenter | StudentSegmenter:
     """Load a CLIP, or a trained student, as a segmenter.
 
     Args:
-        name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), a weights file, or the file of a student.
-        weights: a local file for the architecture `name`, or `"random"`.
-        method: `"clean"`, `"published"`, `"baseline"`, or a `Method` of your own.
+        model: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
+            model (`emoji`), a weights file, or the file of a student; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
-        precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
-        templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
+        settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
 
     Raises:
         MaskCLIPError: something of this cannot be had; the message says what to do.
@@ -65,25 +60,29 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
-    if names_student(name):
+    base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
+    config = replace(base, **settings)
+    if names_student(config.name):
         from maskclip.tasks.student_segmenter import (  # timm comes along
             load_student,
             refuse_options_of_clip,
         )
 
         refuse_options_of_clip(
-            name,
-            weights=weights is not None,
-            method=get_method(method) != CLEAN,
-            templates=templates != "published",
+            config.name,
+            weights=config.weights is not None,
+            method=get_method(config.method) != CLEAN,
+            templates=config.templates != "published",
         )
-        return load_student(Path(name), device=choose_device(device), precision=precision)
+        return load_student(
+            Path(config.name), device=choose_device(device), precision=config.precision
+        )
     return Segmenter(
-        load_clip(name, weights=weights),
-        method=get_method(method),
+        load_clip(config.name, weights=config.weights),
+        method=get_method(config.method),
         device=choose_device(device),
-        precision=precision,
-        templates=templates,
+        precision=config.precision,
+        templates=config.templates,
     )
 
 
