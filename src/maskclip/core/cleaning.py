@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskclip.core.choices import did_you_mean
 from maskclip.core.draw import Labels
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.vocabulary import Vocabulary
 
 

@@ -1,4 +1,10 @@
-"""The roots of all errors and warnings that a user can act on."""
+"""Errors and warnings that a user can act on, and the parts that their messages share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class MaskCLIPError(ValueError):
@@ -10,3 +16,51 @@ class MaskCLIPError(ValueError):
 
 class MaskCLIPWarning(UserWarning):
     """Something that works, and probably not as the user thinks."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean a or b or c?)" with up to three close names, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def read_choices(text: str, known: Collection[str], *, to: str) -> tuple[str, ...]:
+    """Read a list such as `overlay,labels`: names between commas, each once, in the order given.
+
+    Args:
+        text: what was typed.
+        known: the names that can be chosen.
+        to: what is done with them, for the message: "save".
+
+    Raises:
+        MaskCLIPError: a name is unknown, or there is none.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise MaskCLIPError(f"cannot {to} {what}: expected some of {','.join(known)}")
+    return names
+
+
+def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
+    """Return the values in which two trees of settings differ: `name: saved there, wanted asked`.
+
+    Args:
+        saved: dictionaries of plain values, as a file keeps them.
+        wanted: the same of what is asked for.
+        name: where in the tree the two are.
+    """
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        keys = dict.fromkeys([*saved, *wanted])
+        found = [
+            differences(saved.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
+            for key in keys
+        ]
+        return [change for changes in found for change in changes]
+    return [] if saved == wanted else [f"{name}: {saved!r} there, {wanted!r} asked for"]
+
+
+def list_differences(changes: list[str], *, most: int = 5) -> str:
+    """Return the first of `differences` as one line."""
+    return "; ".join(changes[:most]) + ("; ..." if len(changes) > most else "")

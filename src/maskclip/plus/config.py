@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskclip.core.choices import did_you_mean
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
 DEPTHS = (50, 101)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.core.choices import did_you_mean
+from maskclip.core.errors import did_you_mean
 from maskclip.plus.config import StudentError
 
 DECODERS = tuple(smp.MODEL_ARCHITECTURES_MAPPING)

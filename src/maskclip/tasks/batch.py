@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskclip.core.choices import read_choices
 from maskclip.core.config import DEFAULT_OPTIONS, Options
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, read_choices
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from maskclip.clip.prompts import text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core.device import choose_device, choose_precision
-from maskclip.core.differences import differences, listed
+from maskclip.core.errors import differences, list_differences
 from maskclip.core.files import check_writable, write_json
 from maskclip.core.method import get_method
 from maskclip.core.samples import Samples
@@ -176,7 +176,7 @@ def _start_from(student: Student, path: Path) -> None:
     if given.config != student.config:
         raise TrainingError(
             f"{path}: another student than is asked for: "
-            f"{listed(differences(asdict(given.config), asdict(student.config)))}"
+            f"{list_differences(differences(asdict(given.config), asdict(student.config)))}"
         )
     weights = {key: value for key, value in given.state_dict().items() if key != "rows"}
     student.load_state_dict(weights, strict=False)  # the rows are its own
@@ -243,7 +243,7 @@ def checkpoint_in(out: Path, config: dict[str, Any], *, resume: bool) -> Path | 
     changes = differences(kept, config)
     if changes:
         raise TrainingError(
-            f"{out} holds another training: {listed(changes)}. Choose another --out"
+            f"{out} holds another training: {list_differences(changes)}. Choose another --out"
         )
     if not resume:
         raise TrainingError(

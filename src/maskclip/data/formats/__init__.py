@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskclip.core.choices import read_choices
+from maskclip.core.errors import read_choices
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import Format, Labeled
 from maskclip.data.formats.coco import Coco

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from maskclip.core.differences import differences, listed
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, differences, list_differences
 from maskclip.data.sources import Source, output_names
 
 CHUNK = 16
@@ -171,7 +170,7 @@ class Manifest:
         if changes:
             folder = Path(self.path).parent
             raise LabelError(
-                f"{folder} holds labels of other settings: {listed(changes)}. Choose another --out"
+                f"{folder} holds labels of other settings: {list_differences(changes)}. Choose another --out"
             )
 
     def plan(
