@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from maskclip.core.differences import differences
 from PIL import Image
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos

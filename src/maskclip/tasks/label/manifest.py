@@ -170,7 +170,8 @@ class Manifest:
         if changes:
             folder = Path(self.path).parent
             raise LabelError(
-                f"{folder} holds labels of other settings: {list_differences(changes)}. Choose another --out"
+                f"{folder} holds labels of other settings: {list_differences(changes)}. "
+                "Choose another --out"
             )
 
     def plan(
