@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 
@@ -64,3 +66,28 @@ def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
 def list_differences(changes: list[str], *, most: int = 5) -> str:
     """Return the first of `differences` as one line."""
     return "; ".join(changes[:most]) + ("; ..." if len(changes) > most else "")
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Check that the modules of an optional extra are installed, without importing them.
+
+    Args:
+        extra: a name of `[project.optional-dependencies]`.
+        *modules: what is about to be imported, by top-level names.
+
+    Raises:
+        MaskCLIPError: some are missing; the message has the command that installs them.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MaskCLIPError(
+            f"this needs {' and '.join(missing)}, not installed yet: {install_command(extra)}"
+        )
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this installation or checkout."""
+    source = Path(__file__).resolve().parents[2]
+    if source.name == "src" and (source.parent / "pyproject.toml").is_file():
+        return f'pip install ".[{extra}]" in {source.parent}'
+    return f'pip install "maskclip[{extra}]"'

@@ -1,0 +1,30 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskclip.core import errors
+from maskclip.core.errors import MaskCLIPError, require_extra
+
+
+def test_what_is_installed_passes():
+    require_extra("train", "torch", "numpy")
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    root = Path(__file__).resolve().parents[2]
+    expected = (
+        "this needs matplotlib and no_such_module, not installed yet: "
+        f'pip install ".[eval]" in {root}'
+    )
+    with pytest.raises(MaskCLIPError, match=f"^{re.escape(expected)}$"):
+        require_extra("eval", "numpy", "matplotlib", "no_such_module")
+
+
+def test_an_installed_package_is_extended_by_its_name(monkeypatch, tmp_path):
+    installed = tmp_path / "site-packages" / "maskclip" / "core" / "errors.py"
+    monkeypatch.setattr(errors, "__file__", str(installed))
+    with pytest.raises(MaskCLIPError, match=re.escape(': pip install "maskclip[ray]"')):
+        require_extra("ray", "no_such_module")
