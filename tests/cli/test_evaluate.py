@@ -84,7 +84,7 @@ def test_own_images_and_a_model(own, capsys):
         (["emoji", "--method", "x"], "unknown method 'x'"),
         (["emoji", "--protocol", "x"], "unknown protocol 'x'"),
         (["emoji", "--protocol", "windows", "--window", "64"], "leave window out"),
-        (["emoji", "--corruption", "fog:1"], "no corruption 'fog'"),
+        (["emoji", "--corruption", "fog:1"], "unknown corruption 'fog'"),
         (["emoji", "--corruption", "spatter"], "expected a corruption as NAME:SEVERITY"),
         (["emoji", "--corruption", "all"], "--corruption all needs --out DIR"),
         (["emoji", "--background", "0.5"], "emoji has no background class"),

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, sweep
+from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions, corrupt
 
 RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "spatter")
 FIXED = ("gaussian_blur", "defocus_blur", "jpeg_compression")
@@ -51,7 +51,7 @@ def error_of(pixels, corruption):
 
 
 class TestAgreementWithTheMaintainedPackage:
-    @pytest.mark.parametrize("corruption", sweep(), ids=str)
+    @pytest.mark.parametrize("corruption", all_corruptions(), ids=str)
     def test_every_pixel(self, picture, corruption):
         for height, width in SIZES:
             for pixels in (grains(height, width), picture(height, width)):
@@ -65,7 +65,9 @@ class TestAgreementWithTheMaintainedPackage:
 
     # Without spatter of water: where no drop shines, the package divides by zero.
     @pytest.mark.parametrize(
-        "corruption", [c for c in sweep() if c.name != "spatter" or c.severity > 3], ids=str
+        "corruption",
+        [c for c in all_corruptions() if c.name != "spatter" or c.severity > 3],
+        ids=str,
     )
     def test_sizes_that_its_front_door_refuses(self, corruption):
         for height, width in TINY:
@@ -114,7 +116,7 @@ class TestPictures:
         pixels = grains(*size)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for corruption in sweep():
+            for corruption in all_corruptions():
                 assert ours(pixels, corruption).shape == pixels.shape
 
     @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -157,7 +159,7 @@ class TestPictures:
 
 class TestNames:
     def test_the_sweep(self):
-        cells = sweep()
+        cells = all_corruptions()
         assert len(cells) == len(set(cells)) == 40
         assert [cell.name for cell in cells[::5]] == list(CORRUPTIONS)
         assert [cell.severity for cell in cells[:5]] == [1, 2, 3, 4, 5]
@@ -165,13 +167,13 @@ class TestNames:
 
     def test_text_and_value_are_one(self):
         assert Corruption.parse("speckle_noise:1") == Corruption("speckle_noise", 1)
-        for cell in sweep():
+        for cell in all_corruptions():
             assert Corruption.parse(str(cell)) == cell
             assert pickle.loads(pickle.dumps(cell)) == cell
 
     def test_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            sweep()[0].severity = 9
+            all_corruptions()[0].severity = 9
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -187,10 +189,10 @@ class TestNames:
             ("speckle_noise:1\n", "severity from 1 to 5"),
             (":1", "NAME:SEVERITY"),
             ("", "NAME:SEVERITY.*got ''"),
-            ("spekle_noise:1", "no corruption 'spekle_noise'; did you mean speckle_noise"),
+            ("spekle_noise:1", "unknown corruption 'spekle_noise'; did you mean speckle_noise"),
             ("Gaussian_Blur:1", "did you mean gaussian_blur"),
-            ("fog:1", "no corruption 'fog'. There are: gaussian_noise, .*, jpeg_compression"),
-            ("a:b:1", "no corruption 'a:b'"),
+            ("fog:1", "unknown corruption 'fog'. There are: gaussian_noise, .*, jpeg_compression"),
+            ("a:b:1", "unknown corruption 'a:b'"),
         ],
     )
     def test_text_that_names_no_corruption(self, text, message):
@@ -204,5 +206,5 @@ class TestNames:
             Corruption("spatter", severity)
 
     def test_a_name_that_is_no_text(self):
-        with pytest.raises(MaskCLIPError, match="no corruption None"):
+        with pytest.raises(MaskCLIPError, match="unknown corruption None"):
             Corruption(None, 1)

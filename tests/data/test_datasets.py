@@ -53,7 +53,7 @@ def test_zero_shot_splits_with_and_without_background_are_the_same_classes():
     ("content", "message"),
     [
         (b"a\nb\na\n", r"a is listed 2 times"),
-        (b"\xff\xfe\x00", "no list of samples: expected text in UTF-8"),
+        (b"\xff\xfe\x00", "not a list of samples: expected UTF-8 text"),
     ],
     ids=["twice", "binary"],
 )
@@ -64,7 +64,7 @@ def test_lists_that_cannot_be_trusted(tmp_path, content, message):
         open_dataset("voc20", tmp_path).check(3)
 
 
-def test_the_facts_tell_two_folders_apart(tmp_path):
+def test_the_metadata_tell_two_folders_apart(tmp_path):
     metadata = []
     for folder, names in (("one", ("a", "b")), ("two", ("a", "b")), ("two", ("a", "b", "c"))):
         make(tmp_path / folder, "ade150", "val", names=names)

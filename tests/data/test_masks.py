@@ -69,9 +69,9 @@ def test_a_lossy_or_missing_mask_is_refused(tmp_path):
         read_ids(tmp_path / "none.png", VOC21)
 
 
-def test_strange_ids_are_counted():
+def test_invalid_ids_are_counted():
     ids = LabelRule(3, 255).ids(np.array([[0, 7, 7], [255, 2, 9]]))
-    assert LabelRule(3, 255).strange(ids) == {7: 2, 9: 1}
+    assert LabelRule(3, 255).invalid(ids) == {7: 2, 9: 1}
 
 
 def test_reduce_zero_does_not_ignore_a_value_beyond_the_ignored_one(tmp_path):

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskclip.cli import convert_student, data, emoji, evaluate, label, lists, segment, train
-from maskclip.cli import doctor as doctor_verb
+from maskclip.cli import convert_student, data, evaluate, label, lists, segment, train
 
 app = typer.Typer(
     name="maskclip",
@@ -47,6 +46,6 @@ app.command("convert")(convert_student.convert)
 app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)
 app.command("vocabularies")(lists.vocabularies)
-app.command("doctor")(doctor_verb.doctor)
+app.command("doctor")(lists.doctor)
 app.add_typer(data.app, name="data")
-app.add_typer(emoji.app, name="emoji")
+app.add_typer(data.emoji_app, name="emoji")

@@ -1,8 +1,8 @@
-"""The eight corruptions of images under which MaskCLIP measures robustness, at five severities.
+"""The eight image corruptions of MaskCLIP's robustness experiments, at five severities.
 
 The arithmetic is that of ImageNet-C (Hendrycks and Dietterich, 2019), for RGB images of any size:
-grey levels become 0 to 1, the result is clipped to that, and cut (not rounded) to whole levels.
-Blurs and drops are measured in pixels, so that a severity is milder on a larger image.
+pixel values are scaled to [0, 1], the result is clipped to that range and truncated (not rounded)
+to uint8. Sizes of blurs and drops are in pixels, so a severity is milder on a larger image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from maskclip.core.errors import MaskCLIPError
 
@@ -37,19 +36,19 @@ def _gaussian_noise(pixels: Pixels, generator: np.random.Generator, *, deviation
 
 
 def _shot_noise(pixels: Pixels, generator: np.random.Generator, *, photons: int) -> Pixels:
-    """Count light in photons, of which white has `photons` on average."""
+    """Draw Poisson noise; a white pixel has `photons` counts on average."""
     return _whole_levels(generator.poisson(pixels / 255 * photons) / photons)
 
 
 def _impulse_noise(pixels: Pixels, generator: np.random.Generator, *, share: float) -> Pixels:
-    """Set a share of the values, each channel on its own, to black or white."""
+    """Set a share of the values, independently in each channel, to 0 or 255."""
     hit = generator.random(pixels.shape) <= share
     white = generator.random(pixels.shape) <= 0.5
     return np.where(hit, np.where(white, 255, 0), pixels).astype(np.uint8)
 
 
 def _speckle_noise(pixels: Pixels, generator: np.random.Generator, *, deviation: float) -> Pixels:
-    """Add noise in proportion to the light."""
+    """Add noise in proportion to the pixel values."""
     clean = pixels / 255
     return _whole_levels(clean + clean * generator.normal(scale=deviation, size=clean.shape))
 
@@ -61,7 +60,7 @@ def _gaussian_blur(pixels: Pixels, _: np.random.Generator, *, sigma: float) -> P
 def _defocus_blur(
     pixels: Pixels, _: np.random.Generator, *, radius: int, softness: float
 ) -> Pixels:
-    """Spread each point over a disc, whose rim is blurred by a sigma of `softness` pixels."""
+    """Convolve with a disc whose edge is blurred by a sigma of `softness` pixels."""
     reach, rim = (8, 3) if radius <= 8 else (radius, 5)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (x**2 + y**2 <= radius**2).astype(np.float32)
@@ -79,9 +78,9 @@ def _spatter(
     threshold: float,
     opacity: float | None,
 ) -> Pixels:
-    """Splash water of an opacity on the lens, or mud where the opacity is None.
+    """Add drops of water of an opacity, or of mud if the opacity is None.
 
-    Drops lie where noise of mean `wetness`, smoothed by `sigma` pixels, reaches a threshold.
+    Drops are where noise of mean `wetness`, smoothed by `sigma` pixels, reaches a threshold.
     """
     noise = generator.normal(loc=wetness, scale=deviation, size=pixels.shape[:2])
     liquid = _smooth(noise, sigma)
@@ -95,9 +94,9 @@ def _spatter(
 
 
 def _shine(liquid: Floats) -> Floats:
-    """Return how strongly drops shine at each point, (H, W, 1) float32, 1 where most.
+    """Return the brightness of drops at each pixel, (H, W, 1) float32 with maximum 1.
 
-    All is 0 in an image without drops, such as a small one.
+    All zero for an image without drops, such as a small one.
     """
     depth = (liquid.clip(0, 1) * 255).astype(np.uint8)
     to_edge = cv2.distanceTransform(255 - cv2.Canny(depth, 50, 150), cv2.DIST_L2, 5)
@@ -115,7 +114,9 @@ def _jpeg_compression(pixels: Pixels, _: np.random.Generator, *, quality: int) -
 
 
 def _smooth(values: Floats, sigma: float) -> Floats:
-    """Blur (H, W) or (H, W, channels); what lies outside is as the nearest point of the border."""
+    """Blur (H, W) or (H, W, channels) with a Gaussian; borders are padded by their edge pixels."""
+    from scipy import ndimage  # type: ignore[import-untyped]  # slow to import; not a base package
+
     blurred: Floats = ndimage.gaussian_filter(values, sigma, axes=(0, 1), mode="nearest")
     return blurred
 
@@ -124,7 +125,7 @@ def _whole_levels(values: Floats) -> Pixels:
     return (values.clip(0, 1) * 255).astype(np.uint8)
 
 
-# Each corruption, and what it is given at the severities 1 to 5.
+# Each corruption, and its parameters at the severities 1 to 5.
 _TABLE: dict[str, tuple[Callable[..., Pixels], dict[str, tuple[Any, ...]]]] = {
     "gaussian_noise": (_gaussian_noise, {"deviation": (0.08, 0.12, 0.18, 0.26, 0.38)}),
     "shot_noise": (_shot_noise, {"photons": (60, 25, 12, 5, 3)}),
@@ -154,14 +155,14 @@ SEVERITIES = range(1, 6)
 
 @dataclass(frozen=True)
 class Corruption:
-    """One corruption at one severity; its text is `speckle_noise:1`.
+    """One corruption at one severity; written `speckle_noise:1`.
 
     Attributes:
         name: one of `CORRUPTIONS`.
         severity: 1 (mild) to 5.
 
     Raises:
-        MaskCLIPError: no such corruption (names the nearest ones and all of them) or severity.
+        MaskCLIPError: unknown corruption (names similar ones and all of them) or severity.
     """
 
     name: str
@@ -172,7 +173,7 @@ class Corruption:
             near = difflib.get_close_matches(str(self.name).lower(), CORRUPTIONS, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else "."
             raise MaskCLIPError(
-                f"no corruption {self.name!r}{hint} There are: {', '.join(CORRUPTIONS)}"
+                f"unknown corruption {self.name!r}{hint} There are: {', '.join(CORRUPTIONS)}"
             )
         if type(self.severity) is not int or self.severity not in SEVERITIES:
             raise MaskCLIPError(
@@ -182,10 +183,10 @@ class Corruption:
 
     @classmethod
     def parse(cls, text: str) -> Corruption:
-        """Read `NAME:SEVERITY`, such as `speckle_noise:1`.
+        """Parse `NAME:SEVERITY`, such as `speckle_noise:1`.
 
         Raises:
-            MaskCLIPError: the text is of another form, or names no corruption.
+            MaskCLIPError: the text has another form, or names no corruption.
         """
         match = re.fullmatch("(.+):([1-5])", text)
         if match is None:
@@ -199,25 +200,25 @@ class Corruption:
         return f"{self.name}:{self.severity}"
 
 
-def sweep() -> tuple[Corruption, ...]:
-    """Return all 40 corruptions: one name after the other, each from mild to severe."""
+def all_corruptions() -> tuple[Corruption, ...]:
+    """Return all 40 corruptions, by name and then from mild to severe."""
     return tuple(Corruption(name, severity) for name in CORRUPTIONS for severity in SEVERITIES)
 
 
 def corrupt(image: Image.Image, corruption: Corruption, *, seed: int, name: str) -> Image.Image:
     """Return a corrupted copy of an image.
 
-    Random numbers depend on the seed, the image's name and the kind of corruption alone: not on the
-    order of images, and not on the severity, so that severities differ in strength only.
+    The random numbers depend only on the seed, the image's name and the kind of corruption: not on
+    the order of images, nor on the severity, so severities differ only in strength.
 
     Args:
         image: RGB, of any size (JPEG compression: no side over 65,500 pixels); left as it is.
-        corruption: what to do, and how strongly.
+        corruption: kind and severity.
         seed: 0 or more.
-        name: the image's id in its dataset.
+        name: the image's id in its data set.
     """
     words = (name, corruption.name)
-    # Names of files may hold bytes that are no text, which strict encoding would refuse.
+    # File names may hold bytes that are not UTF-8, which strict encoding would refuse.
     checksums = [zlib.crc32(word.encode(errors="surrogateescape")) for word in words]
     generator = np.random.default_rng([seed, *checksums])
     function, settings = _TABLE[corruption.name]

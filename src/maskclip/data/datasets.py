@@ -1,7 +1,7 @@
-"""The data sets of the field, in the folders that their users already have.
+"""Data sets on disk: benchmarks by name, and folders of one's own images.
 
-`open_dataset` finds the files that a `Spec` describes; `open_folder` those of one's own data.
-Samples are read one at a time, from any thread.
+`open_dataset` finds the files that a `Spec` describes, `open_folder` one's own images and masks,
+`open_photos` images without masks. Samples are read one at a time, from any thread.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from maskclip.data.masks import LabelRule, MaskError, load_labels
 from maskclip.data.sources import find_sources
 from maskclip.data.specs import SPECS, Part, Spec
 
-_FIND_ALL = " (`maskclip data check` finds all such masks)"
+_FIND_ALL = " (`maskclip data check` lists all such masks)"
 
 
 class DatasetError(MaskCLIPError):
-    """A data set that is not there, or not whole; the message says what is missing, in one line."""
+    """A data set that is missing or incomplete; the message says what is missing, in one line."""
 
 
 class Item(NamedTuple):
-    """Where a sample's two files are, without holding two long paths for each of 100,000."""
+    """Where a sample's two files are; kept small, as there may be 100,000 of them."""
 
     name: str
     folder: str
@@ -85,7 +85,7 @@ class Dataset(Samples):
         return Sample(item.name, image, labels)
 
     def check(self, count: int) -> None:
-        """Make sure that the first `count` samples differ and have both files; none is opened.
+        """Check that the first `count` samples differ and have both files; none is opened.
 
         Raises:
             DatasetError: says how many do not, and names the first.
@@ -94,8 +94,8 @@ class Dataset(Samples):
         (first, times), *_ = Counter((item.folder, item.name) for item in items).most_common(1)
         if times > 1:
             raise DatasetError(
-                f"{self.name} {self.split}: {first[1]} is listed {times} times and would count as "
-                "often: see `maskclip data check`"
+                f"{self.name} {self.split}: {first[1]} is listed {times} times and would be "
+                "scored as often: see `maskclip data check`"
             )
         paths = [path(item) for item in items for path in (self.image_path, self.mask_path)]
         missing = [path for path in paths if not path.is_file()]
@@ -106,7 +106,7 @@ class Dataset(Samples):
             )
 
     def metadata(self) -> dict[str, Any]:
-        """Return which samples these are, ready for JSON: their folders, and a hash of the list."""
+        """Return which samples these are, ready for JSON, with a hash of their list."""
         folders = [
             [str((self.root / folder).resolve()) for folder in (part.images, part.masks)]
             for part in self.parts
@@ -170,7 +170,7 @@ def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
 
 
 def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
-    """Make a data set of one's own images and masks, which are matched by name.
+    """Open one's own images and masks as a data set; they are matched by name.
 
     Masks hold the ids of the vocabulary, or its colours, in PNGs named as the images are.
 
@@ -202,11 +202,11 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Photos(Samples):
-    """Images that nobody has labelled: every pixel of theirs is UNLABELLED.
+    """Images without labels: every pixel is UNLABELED.
 
     Attributes:
-        folder: where they are.
-        files: their paths in it.
+        folder: the folder of the images.
+        files: their paths relative to it.
     """
 
     folder: Path
@@ -229,16 +229,16 @@ class Photos(Samples):
         return Sample(name, image, labels)
 
     def check(self, count: int) -> None:
-        """Read the beginning of the first `count` images.
+        """Read the headers of the first `count` images.
 
         Raises:
-            MaskCLIPError: some are missing, or no images; the message names the first of them.
+            MaskCLIPError: some are missing or not images; the message names the first.
         """
         found = (_problem(self.folder / name) for name in self.files[:count])
         broken = [problem for problem in found if problem is not None]
         if broken:
             rest = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
-            raise DatasetError(f"{broken[0]}{rest}: mend it, or take it out of the folder")
+            raise DatasetError(f"{broken[0]}{rest}: fix it, or remove it from the folder")
 
     def metadata(self) -> dict[str, Any]:
         """Return which images these are, ready for JSON."""
@@ -247,7 +247,7 @@ class Photos(Samples):
 
 
 def _problem(path: Path) -> str | None:
-    """Return what is wrong with an image file, as far as its beginning tells."""
+    """Return what is wrong with the header of an image file, None if nothing is."""
     try:
         image_size(path)
     except MaskCLIPError as error:
@@ -256,11 +256,11 @@ def _problem(path: Path) -> str | None:
 
 
 def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
-    """Make a data set of the unlabelled images of a folder and its subfolders.
+    """Open the images of a folder and its subfolders as an unlabelled data set.
 
     Raises:
-        DatasetError: it is missing.
-        ImageError: it has no image.
+        DatasetError: the folder is missing.
+        ImageError: it holds no images.
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder of images: {folder}")
@@ -280,23 +280,23 @@ def _check_folders(part: Part, root: Path, name: str) -> None:
 
 
 def how_to_make(part: Part, root: Path) -> str:
-    """Return what an error says of masks that a conversion makes: how; nothing of others."""
+    """Return the end of an error message: how to make the masks; empty if no conversion does."""
     if part.conversion is None:
         return ""
     return f": make the masks with `maskclip data convert {part.conversion} --data {root}`"
 
 
 def _listed(part: Part, number: int, root: Path) -> list[Item]:
-    """Return the samples of a list; that their files exist is seen when they are read."""
+    """Return the samples of a list; whether their files exist is not checked here."""
     listing = root / str(part.listing)
     try:
         names = listing.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         raise DatasetError(f"no list of samples {listing}{how_to_make(part, root)}") from None
     except UnicodeDecodeError:
-        raise DatasetError(f"{listing}: no list of samples: expected text in UTF-8") from None
+        raise DatasetError(f"{listing}: not a list of samples: expected UTF-8 text") from None
     if not names:
-        raise DatasetError(f"{listing}: an empty list of samples")
+        raise DatasetError(f"{listing}: the list of samples is empty")
     return [Item(name, "", number) for name in names]
 
 

@@ -1,7 +1,7 @@
-"""Label files: how a mask is coded, and what its values mean.
+"""Read label masks, whatever their encoding, as class ids.
 
-A mask file holds one value a pixel: as a palette index, as a grey level (8 or 16 bits), or as the
-colour of that value in the data set's palette. A `LabelRule` turns values into class ids.
+A mask file holds one value per pixel: a palette index, a grey level (8 or 16 bits), or the colour
+of that value in the data set's palette. A `LabelRule` turns values into class ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskclip.core.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int32]
 
-_FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # those that keep every value as it was written
+_FORMATS = ("PNG", "BMP", "TIFF", "GIF")  # lossless
 
 
 class MaskError(MaskCLIPError):
@@ -32,11 +32,11 @@ class LabelRule:
 
     Attributes:
         classes: number of classes K; ids are 0..K-1.
-        ignore: the id of pixels that do not count.
-        reduce_zero: value 0 is ignored and 1..K are the ids 0..K-1: the published evaluation
-            reads so the data sets that label a background which it does not score.
-        colors: the colour of each value, for masks that are coded so; none where a data set's
-            masks never are.
+        ignore: the id of pixels that are not scored.
+        reduce_zero: whether value 0 is ignored and 1..K are the ids 0..K-1; so the published
+            evaluation reads data sets whose background is labelled but not scored.
+        colors: the colour of each value, for masks encoded as colours; empty for data sets that
+            have none.
     """
 
     classes: int
@@ -50,20 +50,20 @@ class LabelRule:
         return cls(len(vocabulary), vocabulary.ignore, colors=vocabulary.colors)
 
     def ids(self, values: npt.NDArray[np.integer]) -> Ids:
-        """Turn file values (H, W) into class ids; values without a meaning stay out of range."""
+        """Turn file values (H, W) into class ids; invalid values stay out of range."""
         ids = values.astype(np.int32)
         if self.reduce_zero:
-            # Values beyond the ignored one stay: one less, the first of them would be ignored too.
+            # Values above the ignored one stay: reduced, the first of them would be ignored, too.
             reduced = np.where(ids > self.ignore, ids, ids - 1)
             ids = np.where((ids == 0) | (ids == self.ignore), self.ignore, reduced)
         return ids
 
-    def value(self, strange: int) -> int:
-        """Return the file value that became an id without a meaning."""
-        return strange + 1 if self.reduce_zero and strange < self.ignore else strange
+    def value(self, label: int) -> int:
+        """Return the file value that was read as this id."""
+        return label + 1 if self.reduce_zero and label < self.ignore else label
 
-    def strange(self, ids: Ids) -> dict[int, int]:
-        """Return the ids that are neither a class nor ignored, with their numbers of pixels."""
+    def invalid(self, ids: Ids) -> dict[int, int]:
+        """Return the ids that are neither a class nor ignored, with their pixel counts."""
         wrong = ids[((ids < 0) | (ids >= self.classes)) & (ids != self.ignore)]
         found, counts = np.unique(wrong, return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
@@ -73,24 +73,23 @@ def load_labels(path: Path, rule: LabelRule) -> Ids:
     """Read a mask as class ids (H, W).
 
     Raises:
-        MaskError: missing, damaged, coded in an unknown way, or with ids out of range.
+        MaskError: missing, damaged, of an unknown encoding, or with ids out of range.
     """
     ids = read_ids(path, rule)
-    strange = rule.strange(ids)
-    if strange:
+    invalid = rule.invalid(ids)
+    if invalid:
         raise MaskError(
-            f"{path}: label {rule.value(next(iter(strange)))} is out of range: expected classes "
-            f"{rule.value(0)}..{rule.value(rule.classes - 1)}, or {rule.ignore} for pixels that do "
-            "not count"
+            f"{path}: label {rule.value(next(iter(invalid)))} is out of range: expected classes "
+            f"{rule.value(0)}..{rule.value(rule.classes - 1)}, or {rule.ignore} for ignored pixels"
         )
     return ids
 
 
 def read_ids(path: Path, rule: LabelRule) -> Ids:
-    """Read a mask as ids (H, W), among which some may be out of range.
+    """Read a mask as ids (H, W), some of which may be out of range.
 
     Raises:
-        MaskError: missing, damaged, or coded in an unknown way.
+        MaskError: missing, damaged, or of an unknown encoding.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
@@ -99,7 +98,7 @@ def read_ids(path: Path, rule: LabelRule) -> Ids:
         raise MaskError(f"{path}: no such mask") from None
     except Exception as error:  # decoders raise anything on damaged data
         raise MaskError(
-            f"{path}: not a mask that can be read ({error}): expected a PNG of class ids"
+            f"{path}: cannot be read as a mask ({error}): expected a PNG of class ids"
         ) from None
     if image.mode in ("P", "1", "L", "I", "I;16", "I;16B", "I;16L"):
         return rule.ids(np.asarray(image))
@@ -108,16 +107,16 @@ def read_ids(path: Path, rule: LabelRule) -> Ids:
     if image.mode in ("RGB", "RGBA"):
         return rule.ids(_values_of_colors(np.asarray(image)[..., :3], rule, path))
     raise MaskError(
-        f"{path}: pixels of mode {image.mode} are no class ids: expected palette, grey or RGB"
+        f"{path}: pixels of mode {image.mode} are not class ids: expected palette, greyscale or RGB"
     )
 
 
 def _values_of_colors(
     pixels: npt.NDArray[np.uint8], rule: LabelRule, path: Path
 ) -> npt.NDArray[np.integer]:
-    """Read colours (H, W, 3) as the values they stand for; greys alone are the values themselves.
+    """Return the values of colours (H, W, 3); a mask of greys only holds the values themselves.
 
-    A picture of palette colours only is read by its palette, although some of them are grey.
+    A mask of palette colours only is read by the palette, even if some of them are grey.
     """
     packed = pixels.astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
     codes, place = np.unique(packed, return_inverse=True)

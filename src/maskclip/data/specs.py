@@ -1,6 +1,6 @@
-"""Where the files of the field's data sets lie, and what is particular to each.
+"""The benchmark data sets: where their files are, and the published settings of each.
 
-The layouts are those of mmsegmentation, below one folder of all data sets.
+The layouts are those of mmsegmentation, all below one root folder.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Part:
-    """Images and their masks: a folder of each, and the list of names that belong together.
+    """A folder of images and one of masks, and the list of samples to take from them.
 
     Attributes:
-        images, masks: folders; masks lie in the same subfolders as their images.
-        image_suffix, mask_suffix: what follows a sample's name in its two files.
-        listing: text file with a name a line; without one every image of the folder belongs.
-        conversion: the `maskclip data convert` that makes the masks, where they are made.
+        images, masks: folders; masks are in the same subfolders as their images.
+        image_suffix, mask_suffix: what follows a sample's name in the names of its two files.
+        listing: text file of one name per line; None takes all images of the folder.
+        conversion: the argument of `maskclip data convert` that makes the masks; None if they
+            are distributed as they are.
     """
 
     images: str
@@ -30,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """One or more parts, and how many samples they officially have."""
+    """One or more parts, and the official number of samples."""
 
     parts: tuple[Part, ...]
     official: int
@@ -38,17 +39,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Spec:
-    """All that is particular to one data set.
+    """One data set.
 
     Attributes:
         name: what users type; also the name of its vocabulary.
         splits: by name.
         reduce_zero: see `LabelRule`.
-        palette: the colours in which its masks also go around: Pascal VOC's, of which the last
-            means ignore, or those of its vocabulary.
-        unseen: ids of the classes that the zero-shot split holds back.
+        palette: the colours of masks that are encoded as colours: Pascal VOC's, of which the
+            last means ignore, or those of its vocabulary; None if there are no such masks.
+        unseen: ids of the unseen classes of the zero-shot split.
         scale: (long, short) side of the published test size in px (reference fact S3).
-        windows_short: short side in px under the protocol of sliding windows.
+        windows_short: short side in px under the sliding-window protocol.
     """
 
     name: str
@@ -188,4 +189,4 @@ SPECS = {
         Spec("ade150", _ade_splits(), reduce_zero=True),
     )
 }
-"""The data sets that are found by name; ids in `unseen` count as their vocabulary does."""
+"""The data sets by name; ids in `unseen` are those of the data set's vocabulary."""

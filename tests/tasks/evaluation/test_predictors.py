@@ -40,7 +40,7 @@ def test_what_cannot_be_scored_is_refused(folder):
     with pytest.raises(MaskCLIPError, match=r"3 is no class: expected 0\.\.2, or 255"):
         folder("one", PHOTO)
     (folder.folder / "one.png").write_bytes(b"nothing")
-    with pytest.raises(MaskCLIPError, match="not a mask that can be read"):
+    with pytest.raises(MaskCLIPError, match="cannot be read as a mask"):
         folder("one", PHOTO)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.data.corruptions import sweep
+from maskclip.data.corruptions import all_corruptions
 from maskclip.emoji.dataset import EmojiScenes
 from maskclip.tasks.evaluation.processes import Processes
 from maskclip.tasks.evaluation.settings import Run
@@ -53,7 +53,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(tmp_path):
     whole = Guess()
     cells = run(whole, tmp_path / "whole")
     assert whole.seen == 41
-    assert [cell.name for cell in cells] == ["clean", *map(cell_name, sweep())]
+    assert [cell.name for cell in cells] == ["clean", *map(cell_name, all_corruptions())]
     assert not any(cell.kept for cell in cells)
 
     for lives in (7, 1, 20):

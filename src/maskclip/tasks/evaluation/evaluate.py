@@ -16,7 +16,7 @@ from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED, get_method
 from maskclip.core.metrics import Figures, Scores
-from maskclip.core.prefetch import map_ahead
+from maskclip.core.prefetch import prefetch
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import corrupt
 from maskclip.tasks.evaluation.contact_sheet import Example
@@ -217,7 +217,7 @@ def settings(metadata: Mapping[str, Any]) -> str:
 def _read(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:
     """Read samples in threads, a few ahead of the network."""
     executor = ThreadPoolExecutor(_READERS)
-    return map_ahead(executor, partial(_sample, samples, run), indices, ahead=_AHEAD)
+    return prefetch(executor, partial(_sample, samples, run), indices, ahead=_AHEAD)
 
 
 def _sample(samples: Samples, run: Run, index: int) -> Sample:

@@ -116,10 +116,10 @@ class PredictedFolder:
                 f"{path}: the prediction is {ids.shape[1]}x{ids.shape[0]} but its image "
                 f"{image.width}x{image.height}"
             )
-        strange = rule.strange(ids)
-        if strange:
+        invalid = rule.invalid(ids)
+        if invalid:
             raise MaskCLIPError(
-                f"{path}: {next(iter(strange))} is no class: expected 0..{rule.classes - 1}, or "
+                f"{path}: {next(iter(invalid))} is no class: expected 0..{rule.classes - 1}, or "
                 f"{rule.ignore} where nothing is predicted"
             )
         return ids

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from maskclip.core.files import write_json
 from maskclip.core.samples import Samples
-from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, sweep
+from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions
 from maskclip.tasks.evaluation.charts import severity_chart
 from maskclip.tasks.evaluation.evaluate import (
     Progress,
@@ -71,7 +71,7 @@ def measure_cells(
     Raises:
         MaskCLIPError: a sample cannot be used, or a result there is of another measurement.
     """
-    runs = [replace(run, corruption=corruption) for corruption in (None, *sweep())]
+    runs = [replace(run, corruption=corruption) for corruption in (None, *all_corruptions())]
     # The first process looks, for all: another one could find a file that was written meanwhile.
     files = [out / f"{cell_name(one.corruption)}.json" for one in runs]
     kept = processes.agree(

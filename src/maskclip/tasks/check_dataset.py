@@ -1,7 +1,7 @@
-"""Is a data set whole? Its lists, its pairs of files and the values of its masks are looked at.
+"""Check a data set for errors: its lists, its pairs of files and the values of its masks.
 
-Masks are read in full and their pixels counted. Of images only the headers are read, which give
-their sizes: pixels of images are not decoded, so a photo cut short in the middle is not noticed.
+Masks are read in full and their pixels counted. Images are read only up to their headers, which
+give their sizes: a photo truncated in the middle is not noticed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskclip.core.prefetch import map_ahead
+from maskclip.core.prefetch import prefetch
 from maskclip.data.datasets import Dataset, Item, how_to_make
 from maskclip.data.images import ImageError, image_size
 from maskclip.data.masks import Ids, LabelRule, MaskError, read_ids
 
-_AHEAD = 8  # samples in flight for each worker: none waits for work, and memory stays flat
-_MOST_VALUES = 5  # named of a mask's wrong values: a photo taken for a mask has 256
+_AHEAD = 8  # samples in flight per worker: none is idle, and memory stays bounded
+_MOST_VALUES = 5  # invalid values of a mask that are named; a photo in place of a mask has 256
 
 Counts = npt.NDArray[np.int64]
 Kind = Literal[
@@ -33,25 +33,25 @@ Kind = Literal[
     "missing mask",
     "unreadable mask",
     "other size",
-    "wrong values",
+    "invalid values",
 ]
 
 
 class Problem(NamedTuple):
-    """Something that keeps a data set from being whole, said in one line."""
+    """One error in a data set; the message is one line."""
 
     kind: Kind
     message: str
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found of one sample.
+class SampleCheck:
+    """The result for one sample.
 
     Attributes:
         problems: what is wrong with it.
-        pixels: number of pixels of each class (K,), int64; zeros where the mask cannot be read.
-        ignored: number of pixels that do not count.
+        pixels: number of pixels of each class (K,), int64; zeros if the mask cannot be read.
+        ignored: number of ignored pixels.
     """
 
     problems: tuple[Problem, ...]
@@ -61,24 +61,24 @@ class Checked:
 
 @dataclass(eq=False)
 class CheckReport:
-    """What was found of a data set, so far.
+    """The results for a data set, so far.
 
     Attributes:
         dataset: the data set.
-        samples: how many pairs of files are to be checked.
-        images: how many different images there are: fewer, where two lists share one.
+        samples: number of pairs of files to check.
+        images: number of different images; smaller than `samples` if two lists share some.
         problems: what is wrong.
-        spare_masks: masks without an image, which nobody reads; sorted.
+        masks_without_image: masks that no sample uses; sorted. They do no harm.
         pixels: number of pixels of each class (K,), int64.
         images_with: number of images that have a pixel of each class (K,), int64.
-        ignored, images_with_ignored: the same of pixels that do not count.
+        ignored, images_with_ignored: the same for ignored pixels.
     """
 
     dataset: Dataset
     samples: int
     images: int
     problems: list[Problem]
-    spare_masks: list[Path]
+    masks_without_image: list[Path]
     pixels: Counts = field(init=False)
     images_with: Counts = field(init=False)
     ignored: int = 0
@@ -88,35 +88,35 @@ class CheckReport:
         self.pixels = np.zeros(len(self.dataset.vocabulary), np.int64)
         self.images_with = np.zeros_like(self.pixels)
 
-    def add(self, checked: Checked) -> None:
-        """Take in what was found of a sample."""
-        self.problems += checked.problems
-        self.pixels += checked.pixels
-        self.images_with += checked.pixels > 0
-        self.ignored += checked.ignored
-        self.images_with_ignored += checked.ignored > 0
+    def add(self, sample: SampleCheck) -> None:
+        """Add the result for a sample."""
+        self.problems += sample.problems
+        self.pixels += sample.pixels
+        self.images_with += sample.pixels > 0
+        self.ignored += sample.ignored
+        self.images_with_ignored += sample.ignored > 0
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is wrong; masks without an image do no harm."""
+    def valid(self) -> bool:
+        """Whether there are no problems."""
         return not self.problems
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """The part of each class (K,) in the labelled pixels, in percent; zeros without any."""
+        """The share of each class (K,) in the labelled pixels, in percent; zeros without any."""
         return 100 * self.pixels / max(int(self.pixels.sum()), 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the report file holds."""
+        """Return the content of the report file."""
         columns = (self.images_with.tolist(), self.pixels.tolist(), self.shares.tolist())
         return {
             "dataset": self.dataset.name,
             "split": self.dataset.split,
             "images": self.images,
             "official": self.dataset.official,
-            "whole": self.whole,
+            "valid": self.valid,
             "problems": [problem._asdict() for problem in self.problems],
-            "masks_without_image": [str(path) for path in self.spare_masks],
+            "masks_without_image": [str(path) for path in self.masks_without_image],
             "classes": [
                 {"name": name, "images": images, "pixels": pixels, "percent": percent}
                 for name, images, pixels, percent in zip(
@@ -127,8 +127,8 @@ class CheckReport:
         }
 
 
-def start_report(dataset: Dataset) -> CheckReport:
-    """Look at the lists and folders of a data set; its samples are then to be added.
+def check_lists(dataset: Dataset) -> CheckReport:
+    """Check the lists and folders of a data set; the results of its samples are added later.
 
     Raises:
         OSError: a folder cannot be read.
@@ -138,22 +138,22 @@ def start_report(dataset: Dataset) -> CheckReport:
         # By image: trainaug has two lists for one folder of images.
         key = (dataset.parts[item.part].images, item.folder, item.name)
         listed.setdefault(key, []).append(item)
-    problems = _wrong_number(dataset, len(listed))
+    problems = _number_of_images(dataset, len(listed))
     problems += [_listed_twice(dataset, items) for items in listed.values() if len(items) > 1]
-    return CheckReport(dataset, len(_pairs(dataset)), len(listed), problems, _spare_masks(dataset))
+    return CheckReport(
+        dataset, len(_pairs(dataset)), len(listed), problems, _masks_without_image(dataset)
+    )
 
 
-def check_samples(dataset: Dataset, *, workers: int = 1) -> Iterator[Checked]:
-    """Look at the two files of every sample, in order; one that is listed twice, once.
-
-    What is wrong with a file is in the result and the others go on.
+def check_samples(dataset: Dataset, *, workers: int = 1) -> Iterator[SampleCheck]:
+    """Check the two files of every sample, in order; one that is listed twice, once.
 
     Args:
         dataset: of `open_dataset` or `open_folder`.
-        workers: threads.
+        workers: number of threads.
     """
     pool = ThreadPoolExecutor(workers)
-    return map_ahead(pool, partial(_check, dataset), _pairs(dataset), ahead=_AHEAD * workers)
+    return prefetch(pool, partial(_check, dataset), _pairs(dataset), ahead=_AHEAD * workers)
 
 
 def _pairs(dataset: Dataset) -> tuple[Item, ...]:
@@ -161,7 +161,7 @@ def _pairs(dataset: Dataset) -> tuple[Item, ...]:
     return tuple(dict.fromkeys(dataset.items))
 
 
-def _wrong_number(dataset: Dataset, images: int) -> list[Problem]:
+def _number_of_images(dataset: Dataset, images: int) -> list[Problem]:
     if dataset.official is None or images == dataset.official:
         return []
     missing = dataset.official - images
@@ -183,8 +183,8 @@ def _listed_twice(dataset: Dataset, items: list[Item]) -> Problem:
     )
 
 
-def _spare_masks(dataset: Dataset) -> list[Path]:
-    """Find masks without an image, where no list says that some files are not of this split."""
+def _masks_without_image(dataset: Dataset) -> list[Path]:
+    """Find masks without an image; not where a list chooses some of the files."""
     known: dict[tuple[str, str], set[str]] = {}  # folder and suffix -> masks that samples have
     for item in dataset.items:
         part = dataset.parts[item.part]
@@ -200,7 +200,7 @@ def _spare_masks(dataset: Dataset) -> list[Path]:
     )
 
 
-def _check(dataset: Dataset, item: Item) -> Checked:
+def _check(dataset: Dataset, item: Item) -> SampleCheck:
     problems: list[Problem] = []
     image, mask = dataset.image_path(item), dataset.mask_path(item)
     size = ids = None
@@ -220,14 +220,14 @@ def _check(dataset: Dataset, item: Item) -> Checked:
         except MaskError as error:
             problems.append(Problem("unreadable mask", str(error)))
     if ids is None:
-        return Checked(tuple(problems), np.zeros(dataset.rule.classes, np.int64))
+        return SampleCheck(tuple(problems), np.zeros(dataset.rule.classes, np.int64))
     if size is not None and ids.shape != size[::-1]:
         problems.append(_other_size(mask, ids, size))
     return _counted(mask, ids, dataset.rule, problems)
 
 
 def _is_missing(path: Path) -> bool:
-    """Tell whether there is no such file; of one that is out of reach, opening says why."""
+    """Return whether there is no such file; if it is inaccessible, opening it says why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -240,34 +240,34 @@ def _is_missing(path: Path) -> bool:
 def _other_size(mask: Path, ids: Ids, size: tuple[int, int]) -> Problem:
     height, width = ids.shape
     turned = (height, width) == size
-    why = ": one of them is turned; images follow their EXIF orientation" if turned else ""
+    why = ": one of them is rotated; images follow their EXIF orientation" if turned else ""
     return Problem(
         "other size",
         f"{mask}: the mask is {width}x{height} but its image {size[0]}x{size[1]}{why}",
     )
 
 
-def _counted(mask: Path, ids: Ids, rule: LabelRule, problems: list[Problem]) -> Checked:
-    """Count the pixels of each class; values without a meaning are one more problem."""
+def _counted(mask: Path, ids: Ids, rule: LabelRule, problems: list[Problem]) -> SampleCheck:
+    """Count the pixels of each class; invalid values are one more problem."""
     pixels = np.bincount(ids[(ids >= 0) & (ids < rule.classes)], minlength=rule.classes)
     ignored = int(np.count_nonzero(ids == rule.ignore))
     if int(pixels.sum()) + ignored < ids.size:
-        problems = [*problems, _wrong_values(mask, rule.strange(ids), rule)]
-    return Checked(tuple(problems), pixels.astype(np.int64), ignored)
+        problems = [*problems, _invalid_values(mask, rule.invalid(ids), rule)]
+    return SampleCheck(tuple(problems), pixels.astype(np.int64), ignored)
 
 
-def _wrong_values(mask: Path, strange: dict[int, int], rule: LabelRule) -> Problem:
-    """Name the values as they stand in the file, where ids without a zero are one more."""
+def _invalid_values(mask: Path, invalid: dict[int, int], rule: LabelRule) -> Problem:
+    """Name the values as they are in the file, which are ids plus one if zero is reduced."""
     first = int(rule.reduce_zero)
-    strange = {rule.value(id_): count for id_, count in strange.items()}
-    ranked = sorted(strange.items(), key=lambda pair: (-pair[1], pair[0]))
+    counts = {rule.value(label): count for label, count in invalid.items()}
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     named = [f"{value} ({count:,} px)" for value, count in ranked[:_MOST_VALUES]]
     others = ranked[_MOST_VALUES:]
     if others:
         named.append(f"{len(others)} more ({sum(count for _, count in others):,} px)")
     return Problem(
-        "wrong values",
+        "invalid values",
         f"{mask}: no class has the value {', '.join(named)}: expected "
-        f"{first}..{rule.classes - 1 + first}, or {'0 and ' * first}{rule.ignore} for pixels that "
-        "do not count",
+        f"{first}..{rule.classes - 1 + first}, or {'0 and ' * first}{rule.ignore} for ignored "
+        "pixels",
     )

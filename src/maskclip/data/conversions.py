@@ -1,6 +1,6 @@
-"""Label files as data sets are distributed -> masks of the class ids that are trained and scored.
+"""How the label files of data sets, as they are distributed, become masks of class ids.
 
-What the values mean, and one file at a time; finding files is the job of `maskclip.tasks.convert`.
+The meaning of their values, and the conversion of one file; `tasks.convert_labels` finds the files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from maskclip.core.draw import palette_image
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.palettes import voc_colors
+from maskclip.core.vocabulary import IGNORE
 
-IGNORE = 255  # in masks: pixels that do not count
-
-_NEVER = -1  # in tables: a value that no sound file holds
-_ID_MODES = ("L", "P", "I", "I;16", "I;16B")  # Pillow's images of one whole number a pixel
+_INVALID = -1  # in tables: a value that does not occur in the data set
+_ID_MODES = ("L", "P", "I", "I;16", "I;16B")  # Pillow's images of one integer per pixel
 
 # Ids in the 459 classes (labels.txt of Pascal Context, from 1) of the 59 that are evaluated, in
 # their order: the first is class 1 of Context-60. All others are its background, 0.
@@ -41,27 +40,27 @@ COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 CITYSCAPES_19 = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-class LabelError(MaskCLIPError):
-    """A label file that cannot be used; the message says which and why, in one line."""
+class ConversionError(MaskCLIPError):
+    """A label file that cannot be converted; the message says which and why, in one line."""
 
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """How the label files of one data set become masks; folders are below that of all data sets.
+    """How the label files of one data set become masks; all paths are relative to the data root.
 
     Attributes:
         name: what users type.
-        title: what its files are called among people.
-        sources: folders of label files; the first that has some is taken.
-        patterns: of the files in it; the first that matches some is taken.
+        title: the common name of its files.
+        sources: folders of label files; the first that has some is used.
+        patterns: glob patterns of the files in it; the first that matches some is used.
         targets: folder of the masks, in the same subfolders as their sources.
-        table: (N,) int16; value in the source -> id in the mask 0..255, or -1 where a source
-            with that value is broken.
-        values: the values a source may hold, in words.
-        ending: what the names of sources end in, and what stands there in those of masks.
-        variable: the label map in a MATLAB file: the variable, then fields within.
-        colored: masks are palette images in Pascal VOC's colours, not greyscale.
-        lists: files that say which images belong to which split.
+        table: (N,) int16; value in the source -> id in the mask, 0..255, or -1 for an invalid
+            value.
+        values: the valid values of a source, in words.
+        ending: the end of the names of sources, and its replacement in the names of masks.
+        variable: the label map in a MATLAB file: the variable, then fields within it.
+        colored: whether masks are palette images in Pascal VOC's colours instead of greyscale.
+        lists: files that list the images of each split.
     """
 
     name: str
@@ -77,14 +76,14 @@ class Conversion:
     lists: tuple[str, ...] = ()
 
     def target(self, file: str) -> str:
-        """Return the mask of a label file; both as paths within their folders, with `/`."""
+        """Return the path of a label file's mask; both are relative to their folders, with `/`."""
         path = PurePosixPath(file)
         old, new = self.ending
         return str(path.with_name(f"{path.stem.removesuffix(old)}{new}.png"))
 
 
 def _table(
-    ids: Mapping[int, int], *, size: int = 256, others: int = _NEVER
+    ids: Mapping[int, int], *, size: int = 256, others: int = _INVALID
 ) -> npt.NDArray[np.int16]:
     table = np.full(size, others, np.int16)
     table[list(ids)] = list(ids.values())
@@ -138,7 +137,7 @@ CONVERSIONS = {
         Conversion(
             "cocostuff",
             "COCO-Stuff 164k",
-            # The second is where those unpack them who follow mmsegmentation.
+            # mmsegmentation's instructions unpack them into the second.
             sources=("coco_stuff164k/stuffthingmaps", "coco_stuff164k/annotations"),
             patterns=("*2017/*.png",),
             targets="coco_stuff164k/annotations",
@@ -163,18 +162,18 @@ CONVERSIONS = {
 
 
 def convert_file(source: Path, target: Path, conversion: Conversion) -> None:
-    """Write the mask of a label file: uint8 PNG of the same size, whole or not at all.
+    """Write the mask of a label file as a uint8 PNG of the same size, atomically.
 
     Raises:
-        LabelError: the source is missing, damaged, or no label map of this data set.
+        ConversionError: the source is missing, damaged, or not a label map of this data set.
         OSError: the target cannot be written.
     """
     values = read_mat(source, conversion.variable) if source.suffix == ".mat" else read_png(source)
     try:
         mask = convert_values(values, conversion)
-    except LabelError as error:
-        raise LabelError(f"{source}: {error}") from None
-    colors = voc_colors(256)  # all of them: 255, too, has its colour in VOC's own masks
+    except ConversionError as error:
+        raise ConversionError(f"{source}: {error}") from None
+    colors = voc_colors(256)  # all of them: in VOC's own masks 255 has a colour as well
     image = palette_image(mask, colors) if conversion.colored else Image.fromarray(mask)
     with atomic_path(target) as temporary:
         image.save(temporary, format="PNG")
@@ -184,76 +183,77 @@ def convert_values(values: npt.NDArray[Any], conversion: Conversion) -> npt.NDAr
     """Return class ids (H, W) for the values (H, W) of a label file.
 
     Raises:
-        LabelError: no whole numbers, another shape, or values that the data set does not have.
+        ConversionError: not integers, another shape, or values that the data set does not have.
     """
     if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.integer):
-        raise LabelError(
-            f"expected one whole number a pixel, got {values.dtype} of shape {values.shape}"
+        raise ConversionError(
+            f"expected one integer per pixel, got {values.dtype} of shape {values.shape}"
         )
     table = conversion.table
     outside = (values < 0) | (values >= len(table))
     ids = table[np.where(outside, 0, values)]
-    strange = np.unique(values[outside | (ids == _NEVER)])
-    if strange.size:
-        more = f" and {strange.size - 1} more" if strange.size > 1 else ""
-        raise LabelError(
-            f"value {strange[0]}{more} out of range: labels of {conversion.title} are "
+    invalid = np.unique(values[outside | (ids == _INVALID)])
+    if invalid.size:
+        more = f" and {invalid.size - 1} more" if invalid.size > 1 else ""
+        raise ConversionError(
+            f"value {invalid[0]}{more} out of range: labels of {conversion.title} are "
             f"{conversion.values}"
         )
     return ids.astype(np.uint8)
 
 
 def read_png(path: Path) -> npt.NDArray[np.integer]:
-    """Read a PNG of one number a pixel: grey values of 8 or 16 bits, or palette indices (H, W).
+    """Read a PNG of one number per pixel (H, W): 8 or 16 bit greyscale, or palette indices.
 
     Raises:
-        LabelError: missing, damaged, or a picture of several channels.
+        ConversionError: missing, damaged, or of several channels.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.load()
     except OSError as error:
-        raise LabelError(f"{path}: cannot be read ({_reason(error, path)})") from None
+        raise ConversionError(f"{path}: cannot be read ({_reason(error, path)})") from None
     except Exception as error:  # decoders raise anything on damaged data
-        raise LabelError(f"{path}: damaged ({_reason(error, path)})") from None
+        raise ConversionError(f"{path}: damaged ({_reason(error, path)})") from None
     if image.mode not in _ID_MODES:
-        raise LabelError(
-            f"{path}: expected class ids (8- or 16-bit grey, or palette), got mode {image.mode}"
+        raise ConversionError(
+            f"{path}: expected class ids (8 or 16 bit greyscale, or palette), got mode {image.mode}"
         )
     return np.asarray(image)
 
 
 def read_mat(path: Path, variable: tuple[str, ...]) -> npt.NDArray[Any]:
-    """Read an array from a MATLAB file (before version 7.3, as data sets have them).
+    """Read an array from a MATLAB file of a version before 7.3.
 
     Args:
         path: the file.
-        variable: its name, then names of fields within.
+        variable: its name, then names of fields within it.
 
     Raises:
-        LabelError: missing, damaged, or without that variable.
+        ConversionError: missing, damaged, or without that variable.
     """
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     name, *fields = variable
     try:
-        with path.open("rb") as file:  # by its name, scipy would look for others if it is missing
+        with path.open("rb") as file:  # given a name, scipy would try others if it is missing
             content = loadmat(file, variable_names=[name])
     except OSError as error:
-        raise LabelError(f"{path}: cannot be read ({_reason(error, path)})") from None
+        raise ConversionError(f"{path}: cannot be read ({_reason(error, path)})") from None
     except Exception as error:  # scipy raises anything on damaged data
-        raise LabelError(f"{path}: not a sound MATLAB file ({_reason(error, path)})") from None
+        raise ConversionError(f"{path}: not a valid MATLAB file ({_reason(error, path)})") from None
     try:
         value = content[name]
         for field in fields:
             value = value[field][0, 0]  # a struct is a 1 x 1 array of structs
     except (KeyError, ValueError, IndexError):
-        raise LabelError(f"{path}: expected the variable {'.'.join(variable)}, not in it") from None
+        name = ".".join(variable)
+        raise ConversionError(f"{path}: expected the variable {name}, which is not in it") from None
     return np.asarray(value)
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """What went wrong, in one line and without the path, which the message has already."""
+    """Return what went wrong in one line, without the path, which is in the message already."""
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return " ".join(text.replace(f" {str(path)!r}", "").split())
 
@@ -263,8 +263,8 @@ def voc_lists(
 ) -> dict[str, list[str]]:
     """Return the image lists of the augmented training set, sorted.
 
-    `aug` are SBD's images in neither of VOC's sets, and have their masks from SBD alone; `trainaug`
-    are these and VOC's own training images: of the whole data sets 9,118 and 10,582.
+    `aug` holds SBD's images that are in neither of VOC's sets; their masks are SBD's. `trainaug`
+    holds these and VOC's own training images. Of the complete data sets: 9,118 and 10,582.
     """
     train, val = set(train), set(val)
     aug = set(sbd) - train - val

@@ -10,10 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from maskclip.cli.convert import convert
+from maskclip.cli.data import convert
 from maskclip.core.errors import MaskCLIPError
-from maskclip.tasks import convert as task
-from maskclip.tasks.convert import complete_lists, convert_files, plan_conversion, usable_cpus
+from maskclip.tasks import convert_labels as task
+from maskclip.tasks.convert_labels import convert_files, plan_conversion, write_split_lists
 
 REAL = Path(
     os.environ.get("MASKCLIP_REAL_DATA")
@@ -136,7 +136,7 @@ class TestFinding:
     def test_masks_never_replace_their_sources(self, tmp_path):
         folder = tmp_path / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
         save_labels(folder / "2008_000002.png")
-        with pytest.raises(MaskCLIPError, match="would replace the label files"):
+        with pytest.raises(MaskCLIPError, match="would overwrite the label files"):
             plan_conversion("context", tmp_path, source=folder)
 
 
@@ -219,15 +219,12 @@ class TestWorkers:
         with pytest.raises(MaskCLIPError, match=r"a process died.*fewer --workers than 2"):
             run(coco, workers=2)
 
-    def test_there_is_a_cpu(self):
-        assert usable_cpus() >= 1
-
 
 class TestLists:
     def test_those_of_voc_are_made(self, voc):
         plan = plan_conversion("voc-aug", voc)
         assert all(result.error is None for result in convert_files(plan))
-        lists = complete_lists(plan)
+        lists = write_split_lists(plan)
         assert {path.name for path in lists.written} == {"trainaug.txt", "aug.txt"}
         assert (voc / VOC_LISTS / "trainaug.txt").read_text() == "both\ns1\ns2\nt1\n"
         names = (voc / VOC_LISTS / "aug.txt").read_text().split()
@@ -236,25 +233,25 @@ class TestLists:
             path = voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug" / f"{name}.png"
             assert np.asarray(Image.open(path)).tolist() == [[5] * 3] * 2
         (note,) = lists.notes
-        assert "4 images, the whole data sets 10,582" in note
+        assert "4 images, the complete data set 10,582" in note
 
     def test_of_the_whole_data_sets_nothing_is_noted(self, voc, monkeypatch):
         monkeypatch.setattr(task, "_TRAINAUG_SIZE", 4)
-        assert complete_lists(plan_conversion("voc-aug", voc)).notes == ()
+        assert write_split_lists(plan_conversion("voc-aug", voc)).notes == ()
 
     def test_lists_that_are_there_are_kept(self, voc):
         (voc / VOC_LISTS / "aug.txt").write_text("mine\n")
-        lists = complete_lists(plan_conversion("voc-aug", voc))
+        lists = write_split_lists(plan_conversion("voc-aug", voc))
         assert [path.name for path in lists.written] == ["trainaug.txt"]
         assert (voc / VOC_LISTS / "aug.txt").read_text() == "mine\n"
-        again = complete_lists(plan_conversion("voc-aug", voc))
+        again = write_split_lists(plan_conversion("voc-aug", voc))
         assert (again.written, again.notes) == ((), ())
 
     def test_without_the_lists_of_voc_none_are_made(self, voc):
         (voc / VOC_LISTS / "val.txt").unlink()
-        lists = complete_lists(plan_conversion("voc-aug", voc))
+        lists = write_split_lists(plan_conversion("voc-aug", voc))
         assert lists.written == ()
-        assert "need VOC 2012's train.txt and val.txt" in lists.notes[0]
+        assert "VOC 2012's train.txt and val.txt are needed" in lists.notes[0]
         assert not (voc / VOC_LISTS / "trainaug.txt").exists()
 
     def test_those_of_context_are_only_missed(self, tmp_path):
@@ -264,12 +261,12 @@ class TestLists:
         (result,) = run(tmp_path, "context")
         assert np.asarray(Image.open(result.target)).tolist() == [[1, 0]]
         plan = plan_conversion("context", tmp_path)
-        assert "train.txt and val.txt missing" in complete_lists(plan).notes[0]
+        assert "train.txt and val.txt missing" in write_split_lists(plan).notes[0]
         lists = folder / "ImageSets" / "SegmentationContext"
         lists.mkdir(parents=True)
         for name in ("train", "val"):
             (lists / f"{name}.txt").write_text("a\n")
-        assert complete_lists(plan).notes == ()
+        assert write_split_lists(plan).notes == ()
 
 
 @pytest.mark.skipif(
@@ -311,7 +308,7 @@ class TestCommand:
         (coco / COCO_SOURCE / "val2017" / "000000000139.png").write_bytes(b"no image")
         outcome = command("cocostuff", "--data", coco)
         assert outcome.exit_code == 1
-        assert "4 converted, 0 there already" in outcome.stdout
+        assert "4 converted, 0 skipped" in outcome.stdout
         lines = outcome.stderr.splitlines()
         assert lines[0].startswith("error: ")
         assert "000000000139.png" in lines[0]
@@ -319,9 +316,9 @@ class TestCommand:
         save_labels(coco / COCO_SOURCE / "val2017" / "000000000139.png")
         outcome = command("cocostuff", "--data", coco)
         assert outcome.exit_code == 0
-        assert "1 converted, 4 there already" in outcome.stdout
+        assert "1 converted, 4 skipped" in outcome.stdout
         outcome = command("cocostuff", "--data", coco, "--overwrite")
-        assert "5 converted, 0 there already" in outcome.stdout
+        assert "5 converted, 0 skipped" in outcome.stdout
 
     def test_lists_wait_until_every_file_is_converted(self, voc, command):
         broken = voc / "VOCdevkit" / "VOCaug" / "dataset" / "cls" / "s1.mat"
@@ -329,7 +326,7 @@ class TestCommand:
         broken.write_bytes(b"torn")
         outcome = command("voc-aug", "--data", voc)
         assert outcome.exit_code == 1
-        assert "lists wait" in outcome.stderr
+        assert "the lists are written once all succeed" in outcome.stderr
         assert not (voc / VOC_LISTS / "aug.txt").exists()
         broken.write_bytes(sound)
         outcome = command("voc-aug", "--data", voc)

@@ -26,7 +26,7 @@ def check(root, *arguments):
     )
 
 
-def test_of_a_whole_set_comes_a_table_and_one_line(own, capsys):
+def test_a_valid_set_gives_a_table_and_one_line(own, capsys):
     assert check(own) == 0
     printed = capsys.readouterr()
     lines = [line.split() for line in printed.out.splitlines()]
@@ -35,7 +35,7 @@ def test_of_a_whole_set_comes_a_table_and_one_line(own, capsys):
         ["dog", "25", "25", "100.00"],
         ["[bold]", "0", "0", "0.00"],
         ["ignored", "25", "25"],
-        ["folder,", "25", "images:", "whole"],
+        ["folder,", "25", "images:", "no", "problems"],
     ]
     assert printed.err == ""
 
@@ -56,7 +56,7 @@ def test_of_many_problems_the_first_are_printed_and_all_are_written(own, capsys)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 21
     assert lines[-1] == (
-        "error: and 5 more (missing mask 4, other size 1); --out FILE writes them all"
+        "error: and 5 more (missing mask 4, other size 1); --out FILE writes all of them"
     )
     out = own / "new" / "report.json"
     assert check(own, "--out", str(out)) == 1
@@ -83,4 +83,7 @@ def test_mistakes_are_one_line_and_exit_code_2(own, capsys):
         assert main(["data", "check", *arguments]) == 2
         assert capsys.readouterr().err.startswith(f"error: {said}")
     assert check(own, "--out", str(own)) == 2
-    assert capsys.readouterr().err == f"error: --out {own} is a folder: name a file in it\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: --out {own} is a folder: give the name of a file in it\n"
+    )

@@ -10,7 +10,7 @@ from maskclip.core.files import write_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_dataset, open_folder
 from maskclip.data.specs import SPECS
-from maskclip.tasks.check import check_samples, start_report
+from maskclip.tasks.check_dataset import check_lists, check_samples
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MASKS = "VOCdevkit/VOC2012/SegmentationClass"
@@ -43,7 +43,7 @@ def voc(tmp_path):
 
 
 def checked(dataset, workers=2):
-    report = start_report(dataset)
+    report = check_lists(dataset)
     results = list(check_samples(dataset, workers=workers))
     assert len(results) == report.samples
     for result in results:
@@ -58,7 +58,7 @@ def check(root, name="voc21", *, official=3):
 
 def only_problem(report):
     (problem,) = report.problems
-    assert not report.whole
+    assert not report.valid
     assert "\n" not in problem.message
     return problem
 
@@ -66,7 +66,7 @@ def only_problem(report):
 class TestCounting:
     def test_pixels_of_a_whole_set_by_hand(self, voc):
         report = check(voc)
-        assert report.whole
+        assert report.valid
         assert report.images == report.samples == 3
         assert report.pixels.tolist() == [9, 4, 2, *[0] * 17, 1]
         assert report.images_with.tolist() == [3, 2, 1, *[0] * 17, 1]
@@ -75,7 +75,7 @@ class TestCounting:
 
     def test_where_zero_is_ignored_ids_are_one_less(self, voc):
         report = check(voc, "voc20")
-        assert report.whole
+        assert report.valid
         assert report.pixels.tolist() == [4, 2, *[0] * 17, 1]
         assert (report.ignored, report.images_with_ignored) == (11, 3)
 
@@ -90,7 +90,7 @@ class TestCounting:
         for name in "abc":
             save_mask(voc / MASKS / f"{name}.png", [[255] * 3] * 2)
         report = check(voc)
-        assert report.whole
+        assert report.valid
         assert not report.shares.any()
         assert report.ignored == 18
 
@@ -102,7 +102,7 @@ class TestCounting:
             return decode(image)
 
         monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-        assert check(voc).whole
+        assert check(voc).valid
 
 
 class TestLists:
@@ -191,7 +191,7 @@ class TestFiles:
         report = check(voc)
         problem = only_problem(report)
         assert problem.kind == "unreadable mask"
-        assert problem.message.startswith(f"{path}: not a mask that can be read")
+        assert problem.message.startswith(f"{path}: cannot be read as a mask")
         assert report.pixels.sum() == 10
 
     def test_colours_of_no_class(self, voc):
@@ -214,12 +214,12 @@ class TestFiles:
         exif = Image.Exif()
         exif[0x0112] = 6
         save(voc / IMAGES / "b.jpg", Image.new("RGB", (2, 3)), exif=exif)
-        assert check(voc).whole
+        assert check(voc).valid
         save(voc / IMAGES / "b.jpg", Image.new("RGB", (3, 2)), exif=exif)
         problem = only_problem(check(voc))
         assert problem.kind == "other size"
         assert problem.message.endswith(
-            "the mask is 3x2 but its image 2x3: one of them is turned; images follow their EXIF "
+            "the mask is 3x2 but its image 2x3: one of them is rotated; images follow their EXIF "
             "orientation"
         )
 
@@ -240,10 +240,10 @@ class TestValues:
         save_mask(voc / MASKS / "b.png", [[21, 1, 99], [99, 2, 0]])
         report = check(voc, name)
         problem = only_problem(report)
-        assert problem.kind == "wrong values"
+        assert problem.kind == "invalid values"
         assert problem.message == (
             f"{voc / MASKS / 'b.png'}: no class has the value 99 (2 px), 21 (1 px): expected "
-            f"{expected} for pixels that do not count"
+            f"{expected} for ignored pixels"
         )
         assert report.pixels.sum() + report.ignored == 18 - 3
 
@@ -254,7 +254,7 @@ class TestValues:
 
     def test_a_sample_can_have_several_problems(self, voc):
         save_mask(voc / MASKS / "b.png", [[200]])
-        assert [p.kind for p in check(voc).problems] == ["other size", "wrong values"]
+        assert [p.kind for p in check(voc).problems] == ["other size", "invalid values"]
 
 
 class TestOwnFolders:
@@ -272,21 +272,21 @@ class TestOwnFolders:
 
     def test_they_have_no_official_size(self, own):
         report = self.check(own)
-        assert report.whole
+        assert report.valid
         assert report.pixels.tolist() == [2, 2, 0]
-        assert report.spare_masks == []
+        assert report.masks_without_image == []
 
     def test_masks_without_an_image_are_told_and_do_no_harm(self, own):
         for name in ("three.png", "x/one.png", ".writing-two.png"):
             save_mask(own / "masks" / name, [[0, 1]])
         report = self.check(own)
-        assert report.whole
-        assert report.spare_masks == [own / "masks/three.png", own / "masks/x/one.png"]
+        assert report.valid
+        assert report.masks_without_image == [own / "masks/three.png", own / "masks/x/one.png"]
         assert report.pixels.sum() == 4
 
     def test_where_a_list_chooses_other_masks_are_no_surplus(self, voc):
         (voc / LISTS / "val.txt").write_text("a\n")
-        assert check(voc, official=1).spare_masks == []
+        assert check(voc, official=1).masks_without_image == []
 
 
 def test_only_the_masks_of_the_split_can_be_spare(tmp_path):
@@ -296,7 +296,7 @@ def test_only_the_masks_of_the_split_can_be_spare(tmp_path):
         for suffix in (part.mask_suffix, "_gtFine_color.png"):
             save_mask(tmp_path / part.masks / f"{name}{suffix}", [[18]])
     report = check(tmp_path, "cityscapes19", official=1)
-    assert report.spare_masks == [tmp_path / part.masks / f"ulm/y{part.mask_suffix}"]
+    assert report.masks_without_image == [tmp_path / part.masks / f"ulm/y{part.mask_suffix}"]
 
 
 def test_the_report_file_holds_everything(voc, tmp_path):
@@ -309,7 +309,7 @@ def test_the_report_file_holds_everything(voc, tmp_path):
         "split": "val",
         "images": 3,
         "official": 3,
-        "whole": False,
+        "valid": False,
         "problems": [{"kind": "missing mask", "message": f"no mask {voc / MASKS / 'b.png'}"}],
         "masks_without_image": [],
         "ignored": {"images": 2, "pixels": 2},
