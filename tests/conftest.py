@@ -1,7 +1,13 @@
-"""Shared ground: no network, no caches outside the test's folder, and tiny random CLIPs."""
+"""What all tests share: no network, caches of their own, tiny random CLIPs, recorded arrays.
 
+Most recorded arrays and all real photos are too large for the repository. They are looked for in
+`../shared/golden` and `../shared/data`, or where MASKCLIP_GOLDEN and MASKCLIP_REAL_DATA say.
+"""
+
+import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +17,42 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 VIT = {"width": 32, "layers": 2, "head_width": 16, "patch_size": 8, "image_size": 32}
 RESNET = {"width": 8, "layers": (1, 1, 1, 1), "image_size": 64}
 EMBED_DIM = 16
+ROOT = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("MASKCLIP_REAL_DATA") or ROOT.parent / "shared" / "data")
+GOLDEN = {
+    "small": ROOT / "tests" / "golden",
+    "full": Path(os.environ.get("MASKCLIP_GOLDEN") or ROOT.parent / "shared" / "golden"),
+}
+GOLDEN_FILES = {
+    "golden_dense": "maskclip/*.npz",
+    "golden_training": "maskclip_plus/*.npz",
+    "golden_checkpoint": "maskclip_plus/*.pth",
+    "golden_layout": "layouts/*.json",
+    "golden_metrics": "eval/*.npz",
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test that takes one of GOLDEN_FILES on every such file of the two sets."""
+    for name in GOLDEN_FILES.keys() & set(metafunc.fixturenames):
+        found = [
+            pytest.param(path, id=f"{size}-{path.stem}")
+            for size, folder in GOLDEN.items()
+            for path in sorted(folder.glob(GOLDEN_FILES[name]))
+        ]
+        if not any(param.id.startswith("full") for param in found):
+            where = f"no {GOLDEN_FILES[name]} under {GOLDEN['full']}"
+            reason = f"{where}: set MASKCLIP_GOLDEN to the full golden set"
+            found.append(pytest.param(None, id="full", marks=pytest.mark.skip(reason=reason)))
+        metafunc.parametrize(name, found)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real photos and masks, in the layouts of the data sets."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no {REAL_DATA}: set MASKCLIP_REAL_DATA to a folder of data sets")
+    return REAL_DATA
 
 
 @pytest.fixture(scope="session", autouse=True)

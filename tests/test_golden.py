@@ -1,27 +1,20 @@
-"""Agreement with arrays of the authors' code, for every case found in the golden folder."""
+"""Agreement with arrays of the authors' code: the cases of golden/README.md and of the full set."""
 
 import json
-import os
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from safetensors.torch import load_file
 
-from maskclip.clip.checkpoint import vision_config
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refine, resize
 from maskclip.core.method import BASELINE, PUBLISHED
 from maskclip.core.metrics import ConfusionMatrix
+from tests.conftest import GOLDEN, GOLDEN_FILES
+from tests.golden.networks import build_tower, read_rows, read_student, read_tower
 
-FOLDER = Path(
-    os.environ.get("MASKCLIP_GOLDEN")
-    or Path(__file__).resolve().parents[1].parent / "shared" / "golden"
-)
 REFINEMENTS = {
     "none": {},
     "pd": {"prompt_denoising": 0.5},
@@ -32,30 +25,14 @@ REFINEMENTS = {
 TOLERANCE = 1e-4
 
 
-def cases(pattern, missing):
-    found = sorted(FOLDER.glob(pattern))
-    if found:
-        return [pytest.param(path, id=path.stem) for path in found]
-    reason = f"no {missing} under {FOLDER}: set MASKCLIP_GOLDEN to the golden folder"
-    return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
-
-
 @cache
 def weights_of(case):
     """Return the published encoder and the text rows of a case named `<weights>_<H>x<W>`."""
-    name = case.stem.rpartition("_")[0]
-    state = load_file(FOLDER / "weights" / f"{name}_openai.safetensors")
-    last = state.get("visual.proj", state.get("visual.attnpool.c_proj.weight"))
-    embed_dim = last.shape[1] if "visual.proj" in state else last.shape[0]
-    visual = _build_vision_tower(embed_dim, CLIPVisionCfg(**vision_config(state)))
-    own = {key.removeprefix("visual."): value for key, value in state.items()}
-    outcome = visual.load_state_dict(own, strict=False)
-    assert not outcome.unexpected_keys
-    assert all(key.endswith("num_batches_tracked") for key in outcome.missing_keys)
+    name, folder = case.stem.rpartition("_")[0], case.parents[1]
+    tower = build_tower(read_tower(folder, name))
     # The method brings ImageNet's statistics; wrong ones here would show if it did not.
-    encoder = DenseCLIP(visual.eval(), method=PUBLISHED, mean=(0, 0, 0), std=(1, 1, 1))
-    text = load_file(FOLDER / "weights" / f"{name}_text.safetensors")
-    return encoder, text["text_embeddings"]
+    encoder = DenseCLIP(tower, method=PUBLISHED, mean=(0, 0, 0), std=(1, 1, 1))
+    return encoder, read_rows(folder, name)
 
 
 def watch(visual, seen):
@@ -129,15 +106,15 @@ def clear(final):
     return best - second > TOLERANCE * np.abs(best)
 
 
-@pytest.mark.parametrize("case", cases("maskclip/*.npz", "dense cases"))
-def test_golden_dense(case):
-    with np.load(case) as file:
+def test_golden_dense(golden_dense):
+    with np.load(golden_dense) as file:
         arrays = dict(file)
-    ours = computed(case, arrays)
+    ours = computed(golden_dense, arrays)
     far, compared = {}, 0
     for name in sorted(set(arrays) & set(ours)):
         if name.startswith("pred_"):
-            sure = clear(arrays[name.replace("pred_", "final_")])
+            final = name.replace("pred_", "final_")
+            sure = clear(arrays.get(final, ours[final]))
             wrong = int(((ours[name] != arrays[name]) & sure).sum())
             if wrong:
                 far[name] = wrong
@@ -154,12 +131,11 @@ def test_golden_dense(case):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("case", cases("maskclip/*.npz", "maskclip/*.npz"))
-def test_golden_baseline(case):
+def test_golden_baseline(golden_dense):
     """Ordinary attention, read densely: of a ViT its last map, of a ResNet the attention pool's."""
-    encoder, rows = weights_of(case)
+    encoder, rows = weights_of(golden_dense)
     baseline = DenseCLIP(encoder.visual, method=BASELINE, mean=(0, 0, 0), std=(1, 1, 1))
-    with np.load(case) as file:
+    with np.load(golden_dense) as file:
         wanted = {name: file[name] for name in file.files}
     seen = {}
     hooks = watch(baseline.visual, seen)
@@ -207,31 +183,53 @@ def areas(metric):
     return np.stack([hit, true + called - hit, called, true])
 
 
-def miou_cases():
-    file = FOLDER / "eval" / "miou.json"
-    names = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return [pytest.param(name, id=name) for name in names] or cases("eval/miou.json", "miou.json")
+def test_golden_metrics(golden_metrics):
+    facts = json.loads(golden_metrics.with_suffix(".json").read_text(encoding="utf-8"))
+    with np.load(golden_metrics) as file:
+        arrays = dict(file)
+    for name in facts:
+        check_metrics(name, facts[name], arrays)
+    assert facts
 
 
-@pytest.mark.parametrize("name", miou_cases())
-def test_golden_miou(name):
-    folder = FOLDER / "eval"
-    facts = json.loads((folder / "miou.json").read_text(encoding="utf-8"))[name]
-    exact = {"rtol": 1e-9, "atol": 0, "equal_nan": True}
-    with np.load(folder / "miou.npz") as file:
-        metric = ConfusionMatrix(facts["num_classes"])
-        for i in range(facts["n"]):
-            prediction = torch.from_numpy(file[f"{name}_pred{i}"])
-            label = transformed(file[f"{name}_label{i}"], facts)
-            alone = ConfusionMatrix(facts["num_classes"])
-            alone.update(prediction, label)
-            np.testing.assert_array_equal(areas(alone), file[f"{name}_areas{i}"])
-            metric.update(prediction, label)
-        scores = metric.compute()
-        np.testing.assert_array_equal(areas(metric), file[f"{name}_total"])
-        np.testing.assert_allclose(scores.iou, file[f"{name}_IoU"], **exact)
-        np.testing.assert_allclose(scores.accuracy, file[f"{name}_Acc"], **exact)
-        np.testing.assert_allclose(scores.precision, file[f"{name}_Prec"], **exact)
-        np.testing.assert_allclose(scores.pixel_accuracy, file[f"{name}_aAcc"], **exact)
+def check_metrics(name, facts, arrays):
+    exact = {"rtol": 1e-9, "atol": 0, "equal_nan": True, "err_msg": name}
+    metric = ConfusionMatrix(facts["num_classes"])
+    for i in range(facts["n"]):
+        prediction = torch.from_numpy(arrays[f"{name}_pred{i}"])
+        label = transformed(arrays[f"{name}_label{i}"], facts)
+        alone = ConfusionMatrix(facts["num_classes"])
+        alone.update(prediction, label)
+        np.testing.assert_array_equal(areas(alone), arrays[f"{name}_areas{i}"], err_msg=name)
+        metric.update(prediction, label)
+    scores = metric.compute()
+    np.testing.assert_array_equal(areas(metric), arrays[f"{name}_total"], err_msg=name)
+    np.testing.assert_allclose(scores.iou, arrays[f"{name}_IoU"], **exact)
+    np.testing.assert_allclose(scores.accuracy, arrays[f"{name}_Acc"], **exact)
+    np.testing.assert_allclose(scores.precision, arrays[f"{name}_Prec"], **exact)
+    np.testing.assert_allclose(scores.pixel_accuracy, arrays[f"{name}_aAcc"], **exact)
     np.testing.assert_allclose(scores.miou, facts["mIoU"], **exact)
-    assert round(100 * scores.miou, 2) == facts["mIoU_reported"]
+    assert round(100 * scores.miou, 2) == facts["mIoU_reported"], name
+
+
+@pytest.mark.skipif(not GOLDEN["full"].is_dir(), reason="needs the full golden set")
+def test_drawn_weights_are_those_recorded():
+    small, full = GOLDEN["small"], GOLDEN["full"]
+    for name in ("vit_tiny", "rn_tiny"):
+        drawn, recorded = read_tower(small, name), read_tower(full, name)
+        assert drawn.keys() == recorded.keys()
+        assert all(torch.equal(drawn[key], recorded[key]) for key in drawn)
+        assert torch.equal(read_rows(small, name), read_rows(full, name))
+    for case in small.glob(GOLDEN_FILES["golden_training"]):
+        drawn, recorded = read_student(case), read_student(full / "maskclip_plus" / case.name)
+        assert all(torch.equal(drawn[key], recorded[key]) for key in drawn)
+        assert {key for key in recorded if key.startswith("backbone")} <= set(drawn)
+
+
+def test_golden_arrays_stay_small():
+    files = [
+        path
+        for path in GOLDEN["small"].rglob("*")
+        if path.suffix in (".npz", ".json", ".safetensors")
+    ]
+    assert 0 < sum(path.stat().st_size for path in files) < 2**20

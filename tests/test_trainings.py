@@ -33,11 +33,7 @@ from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks import train as task
 
-REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-pytestmark = [
-    pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pairs under {REAL}"),
-    pytest.mark.timeout(600),  # a machine that is busy with other things takes minutes for one
-]
+pytestmark = pytest.mark.timeout(600)  # a machine that is busy takes minutes for one
 
 STEPS = 2
 CROP = 64
@@ -73,12 +69,12 @@ CASES_OF_SUITES = [
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     """The real pairs; those of COCO-Stuff converted, and for Context the photos of VOC again."""
     root = tmp_path_factory.mktemp("data")
     for link in ("VOCdevkit/VOC2012", "coco_stuff164k/images", "coco_stuff164k/stuffthingmaps"):
         (root / link).parent.mkdir(exist_ok=True)
-        (root / link).symlink_to(REAL / link, target_is_directory=True)
+        (root / link).symlink_to(real_data / link, target_is_directory=True)
     assert main(["data", "convert", "cocostuff", "--data", str(root), "--workers", "1"]) == 0
     draw_context(root)
     return root

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +7,6 @@ from maskclip.data.datasets import DatasetError, open_dataset, open_folder
 from maskclip.data.images import ImageError
 from maskclip.data.masks import MaskError
 from maskclip.data.specs import SPECS
-
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def make(root, name, split, *, names=("a", "b"), value=1, size=(6, 4)):
@@ -139,10 +135,9 @@ def test_a_folder_of_ones_own(tmp_path):
         open_folder(tmp_path / "images", tmp_path / "masks", words)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pairs under {REAL}")
-def test_real_pairs_of_voc_are_read():
+def test_real_pairs_of_voc_are_read(real_data):
     for split in ("val", "trainaug"):
-        dataset = open_dataset("voc20", REAL, split=split)
+        dataset = open_dataset("voc20", real_data, split=split)
         for index in range(len(dataset)):
             sample = dataset[index]
             assert sample.labels.shape == (sample.image.height, sample.image.width)

@@ -3,12 +3,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.plus import student as student_module
 from maskclip.plus.released import student_from
 from maskclip.plus.student import StudentConfig, StudentError, build_student
+from tests.golden.networks import read_student
 
 TOLERANCE = 1e-4
 SMALL = {"depth": 50, "width": 4, "skip": 3, "embed_dim": 8}
@@ -51,10 +52,9 @@ def computed(student, pictures):
 
 
 class TestGolden:
-    def test_features_logits_and_labels_are_those_of_the_authors(self, golden_start):
-        case = golden_start.name.removesuffix("_init.safetensors")
-        arrays = np.load(golden_start.with_name(f"{case}.npz"))
-        student = student_from(load_file(golden_start), source=case)
+    def test_features_logits_and_labels_are_those_of_the_authors(self, golden_training):
+        arrays = np.load(golden_training)
+        student = student_from(read_student(golden_training), source=golden_training.stem)
         pictures = torch.from_numpy(arrays["input"]) * student.std + student.mean
         ours = computed(student, pictures)
         checked = [name for name in ours if name in arrays]

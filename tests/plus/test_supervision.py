@@ -5,10 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from safetensors.torch import load_file
 
-from maskclip.clip.checkpoint import vision_config
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.refine import refine, similarity
@@ -26,6 +23,7 @@ from maskclip.plus.supervision import (
     teacher_features,
     teacher_maps,
 )
+from tests.golden.networks import build_tower, read_student, read_tower
 
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
@@ -33,19 +31,17 @@ STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 class Case:
     """A golden training: its arrays, its metadata, and the product's parts for it."""
 
-    def __init__(self, start):
-        self.name = start.name.removesuffix("_init.safetensors")
-        with np.load(start.with_name(f"{self.name}.npz")) as file:
+    def __init__(self, path):
+        with np.load(path) as file:
             self.arrays = {key: torch.from_numpy(file[key]) for key in file.files}
-        self.metadata = json.loads(start.with_name(f"{self.name}.json").read_text(encoding="utf-8"))
-        self.student = student_from(load_file(start), source=self.name).train()
+        self.metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self.student = student_from(read_student(path), source=path.stem).train()
         self.images = self.arrays["input"] * self.student.std + self.student.mean
         self.labels = self.arrays["gt_in"][:, 0]
         self.config = configured(self.metadata["case"])
-        weights = start.parents[1] / "weights"
-        self.teacher = teacher_of(
-            weights / f"{self.metadata['case']['teacher']}_openai.safetensors"
-        )
+        tower = build_tower(read_tower(path.parents[1], self.metadata["case"]["teacher"]))
+        # The method brings ImageNet's statistics; wrong ones here would show if it did not.
+        self.teacher = build_teacher(SimpleNamespace(visual=tower, mean=(0, 0, 0), std=(1, 1, 1)))
 
     def of(self, step, name):
         """Return an array of a step, or None where the case has none."""
@@ -63,17 +59,6 @@ def configured(case):
         labeling = {}  # published distillation assigns no labels
     # `background` forbids what the authors do not: that CLIP assigns class 0.
     return Supervision(unlabeled=tuple(case["cats"]), **labeling, **refinement)
-
-
-def teacher_of(weights):
-    state = load_file(weights)
-    last = state.get("visual.proj", state.get("visual.attnpool.c_proj.weight"))
-    embed_dim = last.shape[1] if "visual.proj" in state else last.shape[0]
-    visual = _build_vision_tower(embed_dim, CLIPVisionCfg(**vision_config(state)))
-    own = {key.removeprefix("visual."): value for key, value in state.items()}
-    assert not visual.load_state_dict(own, strict=False).unexpected_keys
-    # The method brings ImageNet's statistics; wrong ones here would show if it did not.
-    return build_teacher(SimpleNamespace(visual=visual, mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 def supervised(case, step, features):
@@ -107,9 +92,9 @@ def trained(case):
     return trace
 
 
-def twin(start):
+def twin(path):
     """Train a case from weights that are one rounding away from the recorded ones."""
-    case = Case(start)
+    case = Case(path)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in case.student.parameters():
@@ -128,8 +113,8 @@ def agreement(ours, theirs):
 
 
 class TestGolden:
-    def test_the_teachers_maps_are_those_of_the_authors(self, golden_start):
-        case = Case(golden_start)
+    def test_the_teachers_maps_are_those_of_the_authors(self, golden_training):
+        case = Case(golden_training)
         rows = case.student.classifier()
         plain = replace(case.config, prompt_denoising=None, key_smoothing=None)
         stages = {"clip_sim_before_refine": plain, "clip_sim_after_refine": case.config}
@@ -138,8 +123,8 @@ class TestGolden:
                 maps = teacher_maps(case.teacher, case.images, rows, config)
                 assert distance(maps, case.of(1, name)) < 1e-4, name
 
-    def test_labels_are_those_of_the_authors(self, golden_start):
-        case = Case(golden_start)
+    def test_labels_are_those_of_the_authors(self, golden_training):
+        case = Case(golden_training)
         compared = 0
         for step in range(1, len(case.metadata["steps"]) + 1):
             labels = supervised(case, step, case.of(step, "self_feat"))
@@ -150,8 +135,8 @@ class TestGolden:
                     compared += 1
         assert compared
 
-    def test_losses_of_their_logits_are_those_of_the_authors(self, golden_start):
-        case = Case(golden_start)
+    def test_losses_of_their_logits_are_those_of_the_authors(self, golden_training):
+        case = Case(golden_training)
         for step, metadata in enumerate(case.metadata["steps"], start=1):
             logits, labels = case.of(step, "logits"), case.of(step, "final_label")
             if logits is not None and labels is not None:
@@ -164,16 +149,17 @@ class TestGolden:
                     metadata["log"]["decode.loss_distill"], rel=1e-3
                 )
 
-    def test_three_steps_lead_where_the_authors_lead(self, golden_start):
+    def test_three_steps_lead_where_the_authors_lead(self, golden_training):
         """Where rounding decides, the tolerance is wider.
 
         In the DeepLabv3+ case trainings that start one rounding apart, in either precision, end
         with features 30 % apart, and with labels of their own that differ in 2 to 4 % of pixels.
         """
-        case = Case(golden_start)
+        case = Case(golden_training)
         trace = trained(case)
         spread = [
-            distance(f, g) for (f, _, _), (g, _, _) in zip(trace, twin(golden_start), strict=True)
+            distance(f, g)
+            for (f, _, _), (g, _, _) in zip(trace, twin(golden_training), strict=True)
         ]
         for step, ((_, loss, gradient), apart) in enumerate(
             zip(trace, spread, strict=True), start=1

@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from maskclip.data.datasets import open_dataset, open_folder
 from maskclip.data.specs import SPECS
 from maskclip.tasks.check_dataset import check_lists, check_samples
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MASKS = "VOCdevkit/VOC2012/SegmentationClass"
 IMAGES = "VOCdevkit/VOC2012/JPEGImages"
 LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
@@ -318,10 +316,9 @@ def test_the_report_file_holds_everything(voc, tmp_path):
     assert len(classes) == 21
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pairs under {REAL}")
 @pytest.mark.parametrize(("split", "images"), [("val", 18), ("train", 35), ("trainaug", 70)])
-def test_of_real_pairs_only_the_number_is_wrong(split, images):
-    dataset = open_dataset("voc21", REAL, split=split)
+def test_of_real_pairs_only_the_number_is_wrong(real_data, split, images):
+    dataset = open_dataset("voc21", real_data, split=split)
     report = checked(dataset)
     assert report.images == images
     assert only_problem(report).kind == "number of images"

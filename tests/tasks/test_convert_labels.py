@@ -1,6 +1,5 @@
 import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,10 +14,6 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.tasks import convert_labels as task
 from maskclip.tasks.convert_labels import convert_files, plan_conversion, write_split_lists
 
-REAL = Path(
-    os.environ.get("MASKCLIP_REAL_DATA")
-    or Path(__file__).resolve().parents[2].parent / "shared" / "data"
-)
 COCO_SOURCE = "coco_stuff164k/stuffthingmaps"
 COCO_MASKS = "coco_stuff164k/annotations"
 VOC_LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
@@ -269,12 +264,8 @@ class TestLists:
         assert write_split_lists(plan).notes == ()
 
 
-@pytest.mark.skipif(
-    not (REAL / COCO_SOURCE).is_dir(),
-    reason=f"no {COCO_SOURCE} under {REAL}: set MASKCLIP_REAL_DATA to a folder of data sets",
-)
-def test_real_labels_of_coco_keep_their_pixel_counts(tmp_path):
-    results = run(tmp_path, source=REAL / COCO_SOURCE)
+def test_real_labels_of_coco_keep_their_pixel_counts(real_data, tmp_path):
+    results = run(tmp_path, source=real_data / COCO_SOURCE)
     assert results
     unused = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
     for result in results:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +10,14 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.data.datasets import open_dataset
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pairs under {REAL}")
-
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, real_data):
     """The real pairs, with the masks of COCO-Stuff made from its label files."""
     root = tmp_path_factory.mktemp("data")
     for link in ("VOCdevkit", "coco_stuff164k/images", "coco_stuff164k/stuffthingmaps"):
         (root / link).parent.mkdir(exist_ok=True)
-        (root / link).symlink_to(REAL / link, target_is_directory=True)
+        (root / link).symlink_to(real_data / link, target_is_directory=True)
     assert main(["data", "convert", "cocostuff", "--data", str(root), "--workers", "1"]) == 0
     return root
 
@@ -84,11 +80,11 @@ def test_truths_score_100_and_shifted_ones_what_numpy_says(
     assert f"{len(pairs)} of " in printed
 
 
-def test_half_a_data_set_gives_no_figure(root, tmp_path, capsys):
+def test_half_a_data_set_gives_no_figure(real_data, tmp_path, capsys):
     home = tmp_path / "VOCdevkit" / "VOC2012"
-    shutil.copytree(REAL / "VOCdevkit" / "VOC2012" / "ImageSets", home / "ImageSets")
+    shutil.copytree(real_data / "VOCdevkit" / "VOC2012" / "ImageSets", home / "ImageSets")
     for folder in ("JPEGImages", "SegmentationClass"):
-        shutil.copytree(REAL / "VOCdevkit" / "VOC2012" / folder, home / folder)
+        shutil.copytree(real_data / "VOCdevkit" / "VOC2012" / folder, home / folder)
     names = (home / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
     (home / "SegmentationClass").chmod(0o755)
     (home / "SegmentationClass" / f"{names[5]}.png").unlink()
