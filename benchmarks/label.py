@@ -28,7 +28,7 @@ from three_ways import smooth_photo
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import load_image
 from maskclip.data.sources import Source, find_sources
-from maskclip.emoji.dataset import EmojiScenes
+from maskclip.emoji.scenes import EmojiScenes
 from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest, Outcome
 from maskclip.tasks.label.pipeline import label_photos
 from maskclip.tasks.label.worker import Job, Labeler

@@ -18,13 +18,13 @@ import numpy as np
 import rich
 from PIL import Image
 
+from benchmarks.concepts import LOOK_ALIKES, colors_of, concept_scenes
 from maskclip.cli.train_progress import TrainingLines
 from maskclip.core.config import Options
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from maskclip.emoji.concepts import LOOK_ALIKES, colors_of, concept_scenes
-from maskclip.emoji.dataset import EmojiScenes, training_scenes
+from maskclip.emoji.scenes import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
 from maskclip.plus.training_config import Machine, Training

@@ -15,7 +15,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
-from maskclip.emoji.dataset import UNSEEN
+from maskclip.emoji.scenes import UNSEEN
 from maskclip.plus.settings import Optimization, Supervision
 from maskclip.plus.training_config import Training
 from maskclip.tasks.evaluation.settings import Evaluation

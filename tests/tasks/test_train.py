@@ -19,7 +19,7 @@ from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos
-from maskclip.emoji.dataset import EmojiScenes
+from maskclip.emoji.scenes import EmojiScenes
 from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
 from maskclip.plus.settings import Optimization, Supervision, TrainingError

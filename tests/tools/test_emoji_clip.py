@@ -19,14 +19,14 @@ from maskclip.core.method import CLEAN
 from maskclip.emoji import scenes
 from maskclip.emoji.captions import class_names
 from maskclip.emoji.scenes import draw_scene
-from tools.emoji_clip.check import dense_ious, retrieval
 from tools.emoji_clip.examples import draw_example
 from tools.emoji_clip.losses import contrast, dense_colors, dense_names
+from tools.emoji_clip.measure import dense_ious, retrieval
 from tools.emoji_clip.models import CONFIGS, CONTEXT, build, image_and_dense, token_ids, tokenize
 from tools.emoji_clip.package import package
-from tools.emoji_clip.train import Training, losses_of, normalize, rate_at, train
+from tools.emoji_clip.train import TrainSettings, losses_of, lr_at, normalize, train
 
-QUICK = Training(steps=3, batch=6, warmup=1, rate=1e-3)
+QUICK = TrainSettings(steps=3, batch_size=6, warmup=1, lr=1e-3)
 
 
 def test_training_imports_nothing_that_makes_labels():
@@ -85,10 +85,10 @@ def test_a_text_tower_can_be_taken_and_stays(tmp_path):
     assert torch.equal(first.token_embedding.weight, second.token_embedding.weight)
 
 
-def test_the_rate_rises_stays_and_falls():
-    config = Training(steps=1000, warmup=10, rate=1.0, cooldown=0.5)
-    assert [rate_at(step, config) for step in (0, 9, 400, 500, 750)] == [0.1, 1, 1, 1, 0.5]
-    assert rate_at(999, config) == pytest.approx(0.002)
+def test_the_learning_rate_rises_stays_and_falls():
+    config = TrainSettings(steps=1000, warmup=10, lr=1.0, cooldown=0.5)
+    assert [lr_at(step, config) for step in (0, 9, 400, 500, 750)] == [0.1, 1, 1, 1, 0.5]
+    assert lr_at(999, config) == pytest.approx(0.002)
 
 
 def test_equal_captions_are_no_rivals():

@@ -3,7 +3,7 @@
 Nothing here sees a mask: `tools.emoji_clip.examples` draws images with captions and no labels.
 Checkpoints (`--out`) can be resumed, also with more steps, and packed for shipping by
 `python -m tools.emoji_clip.package`. How good the dense labels are is measured elsewhere, by
-`python -m tools.emoji_clip.check`.
+`python -m tools.emoji_clip.measure`.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ SEEDS_PER_RUN = 2**32  # a run with seed s draws the examples from s * 2**32 on
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainSettings:
     """The settings of a run.
 
     Attributes:
         model: a name of `models.CONFIGS`.
-        steps: batches in all; the rate falls to nothing over the last `cooldown` of them.
-        batch: examples a batch.
-        rate: peak learning rate of AdamW, reached after `warmup` steps.
-        decay: weight decay of matrices.
+        steps: batches in all; the learning rate falls to 0 over the last `cooldown` of them.
+        batch_size: examples a batch.
+        lr: peak learning rate of AdamW, reached after `warmup` steps.
+        weight_decay: of matrices; vectors have none.
         dense: weight of the losses on dense features, beside 1 for CLIP's own.
         wide: whether every other batch is a quarter as many examples of twice the side, for the
             losses on dense features alone: it is on larger images than CLIP's own that they are
             used, where borders are far and objects fill more positions.
         seed: of the weights, the examples and the prompts.
-        cooldown: share of the steps over which the rate falls.
+        cooldown: share of the steps over which the learning rate falls.
         text: a checkpoint whose text tower is taken and kept as it is.
     """
 
     model: str = "emoji-rn"
     steps: int = 3000
-    batch: int = 128
-    rate: float = 2e-3
-    decay: float = 0.05
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.05
     dense: float = 1.0
     wide: bool = False
     warmup: int = 100
@@ -74,7 +74,7 @@ class Training:
 class Batches(Dataset[tuple[Tensor, list[str]]]):
     """The batches of a run from a step on, each drawn when it is asked for."""
 
-    def __init__(self, config: Training, *, first: int) -> None:
+    def __init__(self, config: TrainSettings, *, first: int) -> None:
         self.config = config
         self.first = first
 
@@ -84,8 +84,8 @@ class Batches(Dataset[tuple[Tensor, list[str]]]):
     def __getitem__(self, number: int) -> tuple[Tensor, list[str]]:
         """Return images (B, 3, side, side) uint8 and their captions."""
         step = self.first + number
-        seed = self.config.seed * SEEDS_PER_RUN + step * self.config.batch
-        count, side = self.config.batch, SIZE
+        seed = self.config.seed * SEEDS_PER_RUN + step * self.config.batch_size
+        count, side = self.config.batch_size, SIZE
         if self.config.wide and step % 2:
             count, side = max(count // 4, 1), 2 * SIZE
         drawn = [draw_example(seed + place, size=side) for place in range(count)]
@@ -93,11 +93,11 @@ class Batches(Dataset[tuple[Tensor, list[str]]]):
         return torch.from_numpy(images).permute(0, 3, 1, 2), [caption for _, caption in drawn]
 
 
-def rate_at(step: int, config: Training) -> float:
-    """Return the learning rate of a step: a ramp, a plateau, a linear fall to nothing."""
+def lr_at(step: int, config: TrainSettings) -> float:
+    """Return the learning rate of a step: a ramp, a plateau, a linear fall to 0."""
     up = min((step + 1) / config.warmup, 1.0)
     down = min((config.steps - step) / max(config.cooldown * config.steps, 1), 1.0)
-    return config.rate * min(up, down)
+    return config.lr * min(up, down)
 
 
 def losses_of(
@@ -142,7 +142,7 @@ def _table(sets: list[frozenset[Any]], columns: tuple[Any, ...]) -> Tensor:
 
 
 def train(
-    config: Training, *, out: Path, device: str = "cpu", workers: int = 1, resume: bool = False
+    config: TrainSettings, *, out: Path, device: str = "cpu", workers: int = 1, resume: bool = False
 ) -> CLIP:
     """Train a model and keep its checkpoint in `out`.
 
@@ -159,7 +159,7 @@ def train(
     batches = DataLoader(Batches(config, first=step), batch_size=None, num_workers=workers)
     for images, captions in batches:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, config)
+            group["lr"] = lr_at(step, config)
         generator = np.random.default_rng([config.seed, step])  # the same prompts when resumed
         with torch.autocast(device, torch.bfloat16):
             losses = losses_of(model, images.to(device), captions, generator)
@@ -175,7 +175,7 @@ def train(
 
 
 def _descend(
-    model: CLIP, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor], config: Training
+    model: CLIP, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor], config: TrainSettings
 ) -> None:
     dense = losses["inside"] + losses["found"] + 0.5 * losses["color"]
     optimizer.zero_grad(set_to_none=True)
@@ -193,13 +193,13 @@ def _report(step: int, recent: list[dict[str, float]], seconds: float) -> None:
     log.info("step %d  %s  %.2f s/step", step, means, seconds / len(recent))
 
 
-def _optimizer(model: CLIP, config: Training) -> torch.optim.AdamW:
+def _optimizer(model: CLIP, config: TrainSettings) -> torch.optim.AdamW:
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.decay},
+        {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
 
 
 def _take_text(model: CLIP, checkpoint: Path) -> None:
@@ -214,7 +214,7 @@ def _take_text(model: CLIP, checkpoint: Path) -> None:
 
 
 def _save(
-    out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int, config: Training
+    out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int, config: TrainSettings
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -240,11 +240,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a tiny CLIP on images and captions.")
     parser.add_argument("--model", choices=sorted(CONFIGS), default="emoji-rn")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=Training.steps)
-    parser.add_argument("--batch", type=int, default=Training.batch)
-    parser.add_argument("--rate", type=float, default=Training.rate)
-    parser.add_argument("--cooldown", type=float, default=Training.cooldown)
-    parser.add_argument("--seed", type=int, default=Training.seed)
+    parser.add_argument("--steps", type=int, default=TrainSettings.steps)
+    parser.add_argument("--batch-size", type=int, default=TrainSettings.batch_size)
+    parser.add_argument("--lr", type=float, default=TrainSettings.lr)
+    parser.add_argument("--cooldown", type=float, default=TrainSettings.cooldown)
+    parser.add_argument("--seed", type=int, default=TrainSettings.seed)
     parser.add_argument("--wide", action="store_true", help="also train on images twice the side")
     parser.add_argument("--text", type=Path, help="a checkpoint whose text tower to keep")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -257,8 +257,8 @@ def main() -> None:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = {field.name for field in dataclasses.fields(Training)} & vars(arguments).keys()
-    config = Training(**{name: getattr(arguments, name) for name in settings})
+    settings = {field.name for field in dataclasses.fields(TrainSettings)} & vars(arguments).keys()
+    config = TrainSettings(**{name: getattr(arguments, name) for name in settings})
     train(
         config,
         out=arguments.out,

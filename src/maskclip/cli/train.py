@@ -262,7 +262,7 @@ def _asked(
     if training.dataset == "emoji":
         if data is not None:
             raise MaskCLIPError("emoji is drawn: leave out --data")
-        from maskclip.emoji.dataset import EmojiScenes, training_scenes
+        from maskclip.emoji.scenes import EmojiScenes, training_scenes
 
         return training, training_scenes(), EmojiScenes()
     samples = _published(training.dataset, data, training.split)

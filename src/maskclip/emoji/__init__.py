@@ -1,13 +1,10 @@
-"""The embedded world: drawn scenes with exact labels, and the tiny CLIPs that know them.
+"""The embedded world: drawn scenes with exact labels, for what must work offline and at once.
 
     sprites   textures     what there is: cut-out emoji, some in colours; procedural grounds
     layers                 a scene as placed layers, painted to pixels
     captions               what captions say
-    examples               images and captions, for training
-    scenes                 images, labels and captions, for everything else
-    models    losses       the shapes of the tiny CLIPs, and what training asks of them
-    train     package      examples -> checkpoint -> the file shipped in `maskclip.clip.pretrained`
-    check                  how well a packed model labels scenes
+    scenes                 images with labels and captions, one by one and as a data set
 
-`train` imports nothing that makes a label: the masks of `scenes` never reach it.
+The tiny CLIPs of the package know this world. They were trained by `tools/emoji_clip` of the
+repository, which uses everything here but `scenes`: no mask reaches a training.
 """

@@ -7,9 +7,10 @@ training examples draw from another), and only this file paints labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from PIL import Image
 
 from maskclip.core.files import atomic_path
 from maskclip.core.palettes import voc_colors
+from maskclip.core.samples import Sample, Samples
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.captions import class_names, write_caption
 from maskclip.emoji.layers import Layer, paint, place_object, place_textures
 from maskclip.emoji.sprites import COLORS, index, object_names
@@ -27,6 +30,9 @@ EVALUATION_SEEDS = range(300)
 """The scenes on which the embedded models are measured."""
 TRAINING_SEEDS = range(10_000, 12_000)
 """The scenes from which students learn."""
+SCENE_SIZE = 256  # side of a scene in px
+UNSEEN = tuple(range(7, 60, 7))
+"""The ids of the eight classes that the zero-shot split holds back: every seventh of all 60."""
 TRIES = 30  # places tried for an object before it is left out
 
 
@@ -45,7 +51,7 @@ class Scene:
 def draw_scene(
     seed: int,
     *,
-    size: int | tuple[int, int] = 256,
+    size: int | tuple[int, int] = SCENE_SIZE,
     objects: Sequence[str] | None = None,
     grounds: Sequence[str] | None = None,
 ) -> Scene:
@@ -92,19 +98,54 @@ def paint_labels(layers: Sequence[Layer], *, height: int, width: int) -> NDArray
     return labels
 
 
-def iter_scenes(seeds: Iterable[int], *, size: int | tuple[int, int] = 256) -> Iterator[Scene]:
-    """Draw the scenes of these seeds, one at a time."""
-    for seed in seeds:
-        yield draw_scene(seed, size=size)
-
-
 def scene_name(seed: int) -> str:
     """Return what the scene of a seed is called, in files and in reports."""
     return f"scene_{seed:06d}"
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmojiScenes(Samples):
+    """Scenes that are drawn when they are asked for.
+
+    Attributes:
+        size: side in px.
+        seeds: one a scene.
+    """
+
+    name: str = "emoji"
+    split: str = "val"
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary.builtin("emoji"))
+    official: int | None = len(EVALUATION_SEEDS)
+    unseen: tuple[int, ...] = UNSEEN
+    size: int = SCENE_SIZE
+    seeds: range = EVALUATION_SEEDS
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The ids of the scenes, those of the files that `maskclip emoji scenes` writes."""
+        return [scene_name(seed) for seed in self.seeds]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        """Draw a scene."""
+        seed = self.seeds[index]
+        scene = draw_scene(seed, size=self.size)
+        return Sample(scene_name(seed), Image.fromarray(scene.image), scene.labels)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return which scenes these are, ready for JSON."""
+        return {**super().metadata(), "size": self.size, "first_seed": self.seeds.start}
+
+
+def training_scenes() -> EmojiScenes:
+    """Return the scenes from which students learn."""
+    return EmojiScenes(split="train", seeds=TRAINING_SEEDS, official=len(TRAINING_SEEDS))
+
+
 def write_scenes(
-    out: Path, *, count: int, seed: int = 0, size: int | tuple[int, int] = 256
+    out: Path, *, count: int, seed: int = 0, size: int | tuple[int, int] = SCENE_SIZE
 ) -> Iterator[Path]:
     """Write the scenes of seeds `seed`, `seed` + 1, ... as a small dataset in the layout of VOC.
 

@@ -1,30 +1,22 @@
 """The cut-out objects of the embedded world: one sheet of emoji, some of which come in colours.
 
-`python -m maskclip.emoji.sprites --font NotoColorEmoji.ttf` renders `sprites/sheet.png` again from
-`sprites/index.json` (Debian: package fonts-noto-color-emoji; SIL Open Font License 1.1, see
-`sprites/LICENSE`). The index names the objects in the order of their cells; `hue` (degrees) is the
-hue of the part that can take another colour.
+`sprites/index.json` names the objects in the order of their cells on `sprites/sheet.png`; `hue`
+(degrees) is the hue of the part that can take another colour. The sheet was rendered by
+`tools.emoji_clip.render_sprites`.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
-import logging
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-
-from maskclip.core.files import atomic_path
+from PIL import Image
 
 CELL = 128  # side of a cell of the sheet, in pixels
 COLUMNS = 8
-FONT_SIZE = 109  # the one size in which the font holds its bitmaps
 COLORS = {"red": 0, "yellow": 48, "green": 120, "blue": 218, "purple": 285}  # hues in degrees
 HUE_REACH = 40  # pixels whose hue is this close to the object's own take the new colour
 
@@ -54,7 +46,7 @@ class Entry:
 @functools.cache
 def index() -> dict[str, Entry]:
     """Return the objects by name, in the order of their cells on the sheet."""
-    lines = json.loads(_folder().joinpath("index.json").read_text(encoding="utf-8"))
+    lines = json.loads(sprites_folder().joinpath("index.json").read_text(encoding="utf-8"))
     entries = [
         Entry(line["name"], chr(int(line["character"].removeprefix("U+"), 16)), line.get("hue"))
         for line in lines
@@ -117,53 +109,10 @@ def _recolor(image: Image.Image, own_hue: int, hue: int) -> Image.Image:
 
 @functools.cache
 def _sheet() -> Image.Image:
-    with _folder().joinpath("sheet.png").open("rb") as file, Image.open(file) as image:
+    with sprites_folder().joinpath("sheet.png").open("rb") as file, Image.open(file) as image:
         return image.convert("RGBA")
 
 
-def _folder() -> resources.abc.Traversable:
+def sprites_folder() -> resources.abc.Traversable:
+    """Return the folder of the sheet, its index and its licence."""
     return resources.files("maskclip.emoji").joinpath("sprites")
-
-
-def render_sheet(font_file: Path) -> Image.Image:
-    """Render every object of the index from a colour bitmap font into one RGBA sheet.
-
-    Raises:
-        OSError: the font cannot be read, or has no bitmaps of size 109.
-    """
-    font = ImageFont.truetype(font_file, FONT_SIZE)
-    rows = -(-len(index()) // COLUMNS)
-    sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
-    for position, entry in enumerate(index().values()):
-        glyph = Image.new("RGBA", (CELL + 32, CELL + 32))
-        ImageDraw.Draw(glyph).text((8, 8), entry.character, font=font, embedded_color=True)
-        glyph = glyph.crop(glyph.getbbox())
-        glyph.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-        row, column = divmod(position, COLUMNS)
-        left = column * CELL + (CELL - glyph.width) // 2
-        sheet.paste(glyph, (left, row * CELL + (CELL - glyph.height) // 2))
-    return _without_invisible_color(sheet)
-
-
-def _without_invisible_color(sheet: Image.Image) -> Image.Image:
-    pixels: NDArray[np.uint8] = np.array(sheet)
-    pixels[pixels[..., 3] == 0] = 0  # colours nobody sees would only make the file larger
-    return Image.fromarray(pixels)
-
-
-def main() -> None:
-    """Write the sheet beside the index."""
-    parser = argparse.ArgumentParser(description="Render the sprite sheet again from its font.")
-    parser.add_argument(
-        "--font", type=Path, default="/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-    )
-    parser.add_argument("--out", type=Path, default=str(_folder().joinpath("sheet.png")))
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with atomic_path(arguments.out) as temporary:
-        render_sheet(arguments.font).save(temporary, optimize=True)
-    logging.info("%s: %d bytes", arguments.out, arguments.out.stat().st_size)
-
-
-if __name__ == "__main__":
-    main()

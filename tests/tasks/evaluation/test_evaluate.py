@@ -11,8 +11,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
-from maskclip.emoji.dataset import EmojiScenes
-from maskclip.emoji.scenes import EVALUATION_SEEDS, draw_scene
+from maskclip.emoji.scenes import EVALUATION_SEEDS, EmojiScenes, draw_scene
 from maskclip.tasks.evaluation.evaluate import evaluate, headline, load_predictor
 from maskclip.tasks.evaluation.examples import EXAMPLES
 from maskclip.tasks.evaluation.processes import Processes

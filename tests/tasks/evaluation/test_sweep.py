@@ -6,7 +6,7 @@ from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import all_corruptions
-from maskclip.emoji.dataset import EmojiScenes
+from maskclip.emoji.scenes import EmojiScenes
 from maskclip.tasks.evaluation.processes import Processes
 from maskclip.tasks.evaluation.settings import Run
 from maskclip.tasks.evaluation.sweep import cell_name, measure_cells, write_sweep

@@ -19,7 +19,7 @@ from maskclip.emoji.scenes import draw_scene, scene_name
 from maskclip.emoji.sprites import COLORS
 from maskclip.emoji.textures import texture_names
 
-FIRST_SEED = 2_000_000  # far from the seeds of the evaluation and of `tools.emoji_clip.check`
+FIRST_SEED = 2_000_000  # far from the seeds of the evaluation and of `tools.emoji_clip.measure`
 
 LOOK_ALIKES = (
     ("dog", "wolf", "fox"),

@@ -1,4 +1,4 @@
-"""Measure a packed model on scenes: `python -m tools.emoji_clip.check emoji-rn`.
+"""Measure a packed model on scenes: `python -m tools.emoji_clip.measure emoji-rn`.
 
 This is for watching training and choosing a working size. It takes other scenes than the
 evaluation's, and runs apart from training, which never sees a label.
