@@ -1,7 +1,7 @@
 """The findings of the paper, looked for in the embedded world: `python benchmarks/results.py`.
 
-Measures, one section after the other, and writes the tables of docs/results.md and its pictures.
-Every figure is kept in a file of its own below `--out`, so a stopped run goes on where it was.
+Runs one section after the other, and writes the tables and pictures of docs/results.md. Every score
+is kept in its own file below `--out`, so a run that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.concepts import LOOK_ALIKES, colors_of, concept_scenes
 from maskclip.cli.train_progress import TrainingLines
-from maskclip.core.config import Options
+from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
@@ -29,14 +29,18 @@ from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
 from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
-from maskclip.tasks.evaluation.charts import line_chart
-from maskclip.tasks.evaluation.confusion_chart import confusion_chart
-from maskclip.tasks.evaluation.contact_sheet import contact_sheet
-from maskclip.tasks.evaluation.evaluate import Report, describe, evaluate, load_predictor
-from maskclip.tasks.evaluation.processes import Processes
-from maskclip.tasks.evaluation.report import earlier_result
+from maskclip.tasks.evaluation.charts import confusion_chart, line_chart
+from maskclip.tasks.evaluation.evaluate import EvaluationResult, describe, evaluate
+from maskclip.tasks.evaluation.examples import contact_sheet
+from maskclip.tasks.evaluation.predictors import load_predictor
+from maskclip.tasks.evaluation.results import (
+    UNCORRUPTED,
+    cell_name,
+    earlier_result,
+    run_sweep,
+    write_sweep,
+)
 from maskclip.tasks.evaluation.settings import Evaluation, Run
-from maskclip.tasks.evaluation.sweep import CLEAN, cell_name, measure_cells, write_sweep
 from maskclip.tasks.train import train
 
 MODELS = ("emoji-rn", "emoji-vit")
@@ -63,9 +67,10 @@ PICTURES = DOCUMENT.parent / "results"
 Table = list[list[str]]
 
 
-def emoji(model: str, **settings: Any) -> Evaluation:
+def emoji(model: str, *, method: str = "clean", options: Options = DEFAULT_OPTIONS) -> Evaluation:
     """An evaluation on the embedded world, as `maskclip eval emoji` does it."""
-    return Evaluation(dataset="emoji", protocol="segment", model=model, **settings)
+    config = ModelConfig(name=model, method=method, precision="float32")
+    return Evaluation(dataset="emoji", protocol="segment", model=config, options=options)
 
 
 def measure(
@@ -74,18 +79,18 @@ def measure(
     path: Path,
     *,
     limit: int | None = None,
-    extra: Callable[[Report], dict[str, Any]] = lambda _: {},
-) -> tuple[dict[str, Any], Report | None]:
-    """Measure, or take what an earlier run left; the report is there only when measured now."""
+    extra: Callable[[EvaluationResult], dict[str, Any]] = lambda _: {},
+) -> tuple[dict[str, Any], EvaluationResult | None]:
+    """Evaluate, or read what an earlier run wrote; the second value is None then."""
     predictor, run = load_predictor(evaluation, samples, device="cpu"), Run(limit=limit)
     kept = earlier_result(path, describe(predictor, samples, run))
     if kept is not None:
         return kept, None
-    report = evaluate(predictor, samples, run)
-    result = {**report.to_dict(), **extra(report)}
-    write_json(result, path)
-    rich.print(f"{path.stem}: mIoU {percent(result['miou'])}")
-    return result, report
+    result = evaluate(predictor, samples, run)
+    content = {**result.to_dict(), **extra(result)}
+    write_json(content, path)
+    rich.print(f"{path.stem}: mIoU {percent(content['miou'])}")
+    return content, result
 
 
 def refinement(out: Path) -> Table:
@@ -111,14 +116,14 @@ def resolution(out: Path) -> Table:
     lines = {}
     for model in MODELS:
         for method in ("clean", "published"):
-            figures = []
+            scores = []
             for size in SIZES.values():
                 evaluation = emoji(model, method=method, options=Options(short_side=size))
                 path = out / f"{model}_{method}_{size}.json"
                 found, _ = measure(evaluation, EmojiScenes(), path, limit=LARGE)
-                figures.append(found["miou"])
-            rows.append([model, method, *map(percent, figures)])
-            lines[f"{model}, {method}"] = list(zip(SIZES.values(), figures, strict=True))
+                scores.append(found["miou"])
+            rows.append([model, method, *map(percent, scores)])
+            lines[f"{model}, {method}"] = list(zip(SIZES.values(), scores, strict=True))
     line_chart(
         lines,
         PICTURES / "resolution.png",
@@ -131,25 +136,18 @@ def resolution(out: Path) -> Table:
 
 def corruption(out: Path) -> Table:
     """Eight corruptions at five severities."""
-    rows = [["model", "corruption", CLEAN, *map(str, SEVERITIES), "mean / clean"]]
+    rows = [["model", "corruption", UNCORRUPTED, *map(str, SEVERITIES), "mean / clean"]]
     for model in MODELS:
         samples = EmojiScenes()
         predictor = load_predictor(emoji(model), samples, device="cpu")
         cells = {}
-        for cell in measure_cells(
-            predictor,
-            samples,
-            Run(limit=MANY_CELLS),
-            out / model,
-            processes=Processes(),
-            progress=lambda some, _: some,
-        ):
+        for cell in run_sweep(predictor, samples, Run(limit=MANY_CELLS), out / model):
             cells[cell.name] = cell.result
             rich.print(f"{model} {cell.name}: mIoU {percent(cell.result['miou'])}")
         chart, _ = write_sweep(cells, out / model)
         with atomic_path(PICTURES / f"severity-{model}.png") as temporary:
             temporary.write_bytes(chart.read_bytes())
-        clean = cells[CLEAN]["miou"]
+        clean = cells[UNCORRUPTED]["miou"]
         for kind in CORRUPTIONS:
             line = [cells[cell_name(Corruption(kind, step))]["miou"] for step in SEVERITIES]
             share = f"{np.mean(line) / clean:.2f}"
@@ -176,12 +174,12 @@ def novel_pairs(out: Path) -> Table:
     rows = [["never trained: told apart", *heads]]
     totals = []
     for color, thing in HELD_OUT_PAIRS:
-        figures = []
+        scores = []
         for model in MODELS:
             shares = dict(concepts(colors_of(thing), model, out)["told_apart"])
-            figures += [shares.pop(f"{color} {thing}"), float(np.mean(list(shares.values())))]
-        rows.append([f"{color} {thing}", *map(percent, figures)])
-        totals.append(figures)
+            scores += [shares.pop(f"{color} {thing}"), float(np.mean(list(shares.values())))]
+        rows.append([f"{color} {thing}", *map(percent, scores)])
+        totals.append(scores)
     rows.append(["mean", *map(percent, np.mean(totals, axis=0).tolist())])
     return rows
 
@@ -190,15 +188,15 @@ def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
     """Measure scenes of these concepts; draw what was mistaken for what, where that is shown."""
     samples = concept_scenes(names, each=EACH)
     name = f"{model}-{names[0].replace(' ', '-')}"
-    found, report = measure(emoji(model), samples, out / f"{name}.json", extra=told_apart)
-    if report is not None and tuple(names) in PICTURED:
+    found, result = measure(emoji(model), samples, out / f"{name}.json", extra=told_apart)
+    if result is not None and tuple(names) in PICTURED:
         title, vocabulary = f"{model}: {', '.join(names)}", samples.vocabulary
         path = PICTURES / f"confusion-{name}.png"
-        confusion_chart(report.scores.confusion, vocabulary.names, path, title=title)
+        confusion_chart(result.scores.confusion, vocabulary.names, path, title=title)
         sheet = out / f"{name}.png"
         contact_sheet(
-            report.best[:3],
-            report.worst[:3],
+            result.best[:3],
+            result.worst[:3],
             sheet,
             names=vocabulary.names,
             colors=vocabulary.colors,
@@ -210,11 +208,11 @@ def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
     return found
 
 
-def told_apart(report: Report) -> dict[str, Any]:
+def told_apart(result: EvaluationResult) -> dict[str, Any]:
     """Of a concept's pixels that were called any of the concepts: how many were called it, in %."""
-    names = report.samples.vocabulary.names
+    names = result.samples.vocabulary.names
     count = len(names) - len(texture_names())
-    counts = report.scores.confusion[:count, :count]
+    counts = result.scores.confusion[:count, :count]
     shares = 100 * counts.diagonal() / np.maximum(counts.sum(axis=1), 1)  # never called: 0
     return {"told_apart": dict(zip(names[:count], shares.tolist(), strict=True))}
 
@@ -339,9 +337,9 @@ SECTIONS: dict[str, Callable[[Path], Table]] = {
 }
 
 
-def percent(figure: float | None) -> str:
-    """A figure with one decimal, as the paper has it."""
-    return "n/a" if figure is None else f"{figure:.1f}"
+def percent(score: float | None) -> str:
+    """A score with one decimal, as the paper has it."""
+    return "n/a" if score is None else f"{score:.1f}"
 
 
 def write_table(section: str, table: Table) -> None:
@@ -360,7 +358,9 @@ def write_table(section: str, table: Table) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure, and write docs/results.md's tables.")
-    parser.add_argument("--out", type=Path, default=Path("runs/results"), help="figures are kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/results"), help="scores are kept here"
+    )
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
     options = parser.parse_args(None if arguments is None else list(arguments))
     for section in options.sections or SECTIONS:

@@ -10,13 +10,17 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.clip.prompts import TextRows, text_rows
 from maskclip.clip.weights import load_clip
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import PUBLISHED
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.recipes import KS_PD, RECIPES, TRAININGS, get_recipe, get_training, published_row
 from maskclip.tasks import segmenter as task
 from maskclip.tasks.evaluation.settings import Evaluation
 
+RN50 = ModelConfig(name="RN50", method="published")
+VITB16 = ModelConfig(name="ViT-B-16", method="published")
 TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
 
 
@@ -30,20 +34,22 @@ def test_the_nine_rows_and_the_corrupted_one():
 @pytest.mark.parametrize(
     ("settings", "miou"),
     [
-        ({"dataset": "voc20", "model": "RN50"}, 41.5),
-        ({"dataset": "context59", "model": "ViT-B-16:openai", "options": KS_PD}, 25.5),
-        ({"dataset": "cocostuff171", "model": "ViT-B-16", "method": "baseline"}, 4.3),
-        ({"dataset": "voc20", "model": "RN50", "weights": "RN50.pt"}, 41.5),
-        ({"dataset": "voc20", "model": "RN50", "weights": "random"}, None),
-        ({"dataset": "voc20", "model": "RN50", "method": "clean"}, None),
-        ({"dataset": "voc20", "model": "RN50", "options": KS_PD}, None),
-        ({"dataset": "voc20", "model": "RN50", "split": "train"}, None),
-        ({"dataset": "voc20", "model": "RN50", "protocol": "windows"}, None),
-        ({"dataset": "voc20", "model": "RN50:yfcc15m"}, None),
+        ({"model": RN50}, 41.5),
+        ({"dataset": "context59", "model": VITB16, "options": KS_PD}, 25.5),
+        ({"dataset": "cocostuff171", "model": replace(VITB16, method="baseline")}, 4.3),
+        ({"model": replace(RN50, method=PUBLISHED)}, 41.5),
+        ({"model": replace(RN50, weights="RN50.pt", precision="bfloat16")}, 41.5),
+        ({"model": replace(RN50, weights="random")}, None),
+        ({"model": replace(RN50, method="clean")}, None),
+        ({"model": replace(RN50, templates="plain")}, None),
+        ({"model": replace(RN50, name="RN50:yfcc15m")}, None),
+        ({"model": RN50, "options": KS_PD}, None),
+        ({"model": RN50, "split": "train"}, None),
+        ({"model": RN50, "protocol": "windows"}, None),
     ],
 )
-def test_a_published_figure_is_shown_only_for_the_same_measurement(settings, miou):
-    row = published_row(Evaluation(**{"method": "published", **settings}), None)
+def test_a_published_score_is_shown_only_for_the_same_settings(settings, miou):
+    row = published_row(Evaluation(**{"dataset": "voc20", **settings}), None)
     assert (None if row is None else row.miou) == miou
 
 
@@ -101,7 +107,9 @@ def load_once():
     return load
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES, key=lambda name: RECIPES[name].evaluation.model))
+@pytest.mark.parametrize(
+    "name", sorted(RECIPES, key=lambda name: RECIPES[name].evaluation.model.name)
+)
 def test_full_size_networks_run_every_recipe_end_to_end(
     name, roots, load_once, monkeypatch, capsys
 ):

@@ -1,16 +1,17 @@
-"""Every published row, by name: what to run, and what the authors measured.
+"""The published results by name: the settings to run, and the scores that the authors report.
 
-A recipe is named `<dataset>-<teacher>`, with the corruption behind it where there is one, and runs
-as `maskclip eval --recipe NAME --data ROOT`. The figures are mIoU in percent, from the result
-tables of the authors' repository; those marked "paper" are in the paper alone.
+A recipe is named `<dataset>-<model>`, followed by its corruption if it has one, and runs as
+`maskclip eval --recipe NAME --data ROOT`. Scores are mIoU in percent, from the result tables of the
+authors' repository; those with the source "paper" are only in the paper.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maskclip.core.config import Options
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
@@ -28,13 +29,13 @@ KS_PD = Options(key_smoothing=1.0, prompt_denoising=0.5)
 
 @dataclass(frozen=True)
 class Row:
-    """A published figure.
+    """A published result of zero-shot CLIP.
 
     Attributes:
-        evaluation: what was measured.
+        evaluation: its settings.
         miou: in percent.
         source: where it is published.
-        corruption: under which it was measured.
+        corruption: of the images; None if they were clean.
     """
 
     evaluation: Evaluation
@@ -45,18 +46,16 @@ class Row:
     @property
     def name(self) -> str:
         """What users type."""
-        teacher = next(name for name, model in TEACHERS.items() if model == self.evaluation.model)
-        parts = [self.evaluation.dataset, teacher]
+        model = self.evaluation.model.name
+        parts = [self.evaluation.dataset, next(key for key in TEACHERS if TEACHERS[key] == model)]
         if self.corruption is not None:
             parts += [self.corruption.name.replace("_", "-"), str(self.corruption.severity)]
         return "-".join(parts)
 
 
 def _row(dataset: str, teacher: str, miou: float) -> Row:
-    evaluation = Evaluation(
-        dataset=dataset, model=TEACHERS[teacher], method="published", protocol="published"
-    )
-    return Row(evaluation, miou)
+    model = ModelConfig(name=TEACHERS[teacher], method="published", precision="float32")
+    return Row(Evaluation(dataset=dataset, model=model, protocol="published"), miou)
 
 
 _PLAIN = (
@@ -73,34 +72,34 @@ _PLAIN = (
 )
 
 RECIPES = {row.name: row for row in _PLAIN}
-"""The rows that run by name."""
+"""The published results that run by name."""
 
 
-def _refined(name: str, miou: float) -> Row:
-    return Row(replace(RECIPES[name].evaluation, options=KS_PD), miou, "paper")
+def _refined(evaluation: Evaluation) -> Evaluation:
+    return replace(evaluation, options=KS_PD)
 
 
-def _baseline(name: str, miou: float) -> Row:
-    return Row(replace(RECIPES[name].evaluation, method="baseline"), miou, "paper")
+def _baseline(evaluation: Evaluation) -> Evaluation:
+    return replace(evaluation, model=replace(evaluation.model, method="baseline"))
 
 
 ROWS = (
     *_PLAIN,
-    _refined("context59-rn50", 21.8),
-    _refined("context59-vitb16", 25.5),
-    _refined("cocostuff171-rn50", 12.8),
-    _refined("cocostuff171-vitb16", 14.6),
-    _baseline("context59-vitb16", 9.0),
-    _baseline("cocostuff171-vitb16", 4.3),
+    Row(_refined(RECIPES["context59-rn50"].evaluation), 21.8, "paper"),
+    Row(_refined(RECIPES["context59-vitb16"].evaluation), 25.5, "paper"),
+    Row(_refined(RECIPES["cocostuff171-rn50"].evaluation), 12.8, "paper"),
+    Row(_refined(RECIPES["cocostuff171-vitb16"].evaluation), 14.6, "paper"),
+    Row(_baseline(RECIPES["context59-vitb16"].evaluation), 9.0, "paper"),
+    Row(_baseline(RECIPES["cocostuff171-vitb16"].evaluation), 4.3, "paper"),
 )
-"""All published figures: a recipe with the paper's refinement or with its baseline is one too."""
+"""All published results: the recipes, and some of them with refinement or as the baseline."""
 
 
 def get_recipe(name: str) -> Row:
     """Return the recipe of that name.
 
     Raises:
-        MaskCLIPError: names those that there are.
+        MaskCLIPError: unknown; the message lists the known ones.
     """
     if name not in RECIPES:
         raise MaskCLIPError(
@@ -110,16 +109,38 @@ def get_recipe(name: str) -> Row:
 
 
 def published_row(evaluation: Evaluation, corruption: Corruption | None) -> Row | None:
-    """Return the published row that measured the same, whatever file the weights come from.
+    """Return the published result of the same settings, None if there is none.
 
-    None where there is no such row, or the weights are random.
+    Neither the precision nor the file of the weights is compared; random weights match nothing.
     """
-    if evaluation.weights == "random":
+    if evaluation.model.weights == "random":
         return None
-    model = evaluation.model if ":" in evaluation.model else f"{evaluation.model}:openai"
-    same = replace(evaluation, model=model, weights=None, precision="float32")
-    matching = (row for row in ROWS if (row.evaluation, row.corruption) == (same, corruption))
+    wanted = _comparable(evaluation)
+    matching = (
+        row
+        for row in ROWS
+        if row.corruption == corruption and _comparable(row.evaluation) == wanted
+    )
     return next(matching, None)
+
+
+def _comparable(evaluation: Evaluation) -> Evaluation:
+    model = evaluation.model
+    return replace(
+        evaluation,
+        model=ModelConfig(
+            name=model.name if ":" in model.name else f"{model.name}:openai",
+            method=get_method(model.method),
+            templates=model.templates,
+        ),
+    )
+
+
+def published_variants(row: Row) -> tuple[float | None, ...]:
+    """Return the published mIoU of a recipe as it is, refined (`KS_PD`), and as the baseline."""
+    variants = (row.evaluation, _refined(row.evaluation), _baseline(row.evaluation))
+    found = [published_row(variant, row.corruption) for variant in variants]
+    return tuple(None if one is None else one.miou for one in found)
 
 
 @dataclass(frozen=True)

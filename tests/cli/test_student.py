@@ -10,6 +10,7 @@ from PIL import Image
 
 import maskclip
 from maskclip.cli import main
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_folder
@@ -17,7 +18,7 @@ from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.files import TrainedStudent, read_student, save_student
 from maskclip.plus.released import published_name
 from maskclip.plus.student import StudentConfig, build_student
-from maskclip.tasks.evaluation.evaluate import load_predictor
+from maskclip.tasks.evaluation.predictors import load_predictor
 from maskclip.tasks.evaluation.settings import Evaluation
 
 EMOJI = Vocabulary.builtin("emoji")
@@ -89,7 +90,8 @@ def test_published_labels_are_argmax_of_logits_resized_twice(files, tmp_path):
     Image.fromarray(scene.labels).save(tmp_path / "masks" / "a.png")
     samples = open_folder(tmp_path / "images", tmp_path / "masks", EMOJI)
     model = files / "named.safetensors"
-    evaluation = Evaluation(dataset="folder", model=str(model), protocol="published")
+    config = ModelConfig(name=str(model), precision="float32")
+    evaluation = Evaluation(dataset="folder", model=config, protocol="published")
     predictor = load_predictor(evaluation, samples, device="cpu")
     long, short = samples.scale
     scale = min(short / 60, long / 80)

@@ -1,4 +1,4 @@
-"""`maskclip eval`: how good is it?"""
+"""`maskclip eval`: the verb, and the values that its options stand for."""
 
 from __future__ import annotations
 
@@ -7,71 +7,75 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskclip.cli import asked
 from maskclip.cli import options as opt
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, require_extra
+from maskclip.data.specs import SPECS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from maskclip.core.samples import Sample, Samples
+    from maskclip.core.samples import Samples
+    from maskclip.core.vocabulary import Background
     from maskclip.recipes import Row
-    from maskclip.tasks.evaluation.evaluate import Report
-    from maskclip.tasks.evaluation.predictors import MeasuredPredictor
-    from maskclip.tasks.evaluation.processes import Processes
+    from maskclip.tasks.evaluation.predictors import Predictor
     from maskclip.tasks.evaluation.settings import Evaluation, Run
+
+_DATASETS = (*SPECS, "emoji", "folder")
+_ALL = "all"  # the corruption that stands for a sweep of all of them
 
 
 def evaluate(
     dataset: Annotated[
         str | None,
-        typer.Argument(help=f"One of: {', '.join(asked.DATASETS)}. A recipe brings its own."),
+        typer.Argument(help=f"One of: {', '.join(_DATASETS)}. Not needed with --recipe."),
     ] = None,
     data: opt.Data = None,
     split: Annotated[
         str | None,
-        typer.Option(help="val (default), train; voc also aug, trainaug.", rich_help_panel="Data"),
+        typer.Option(
+            help="val (default), train; voc also aug and trainaug.", rich_help_panel="Data"
+        ),
     ] = None,
     images: opt.Images = None,
     masks: opt.Masks = None,
     classes: opt.Classes = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="PX", min=1, help="Side of the scenes of `emoji`: 256 px."),
+        typer.Option(metavar="PX", min=1, help="With `emoji`: side of a scene in pixels (256)."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The first N images only.")
+        int | None, typer.Option(metavar="N", min=1, help="Use only the first N images.")
     ] = None,
     corruption: Annotated[
         str | None,
         typer.Option(
             metavar="NAME:SEVERITY",
-            help="Corrupt the images, such as speckle_noise:1; `all` is a sweep of 8 kinds at "
-            "severities 1 to 5, and goes on where a stopped one left off.",
+            help="Corrupt the images, for example speckle_noise:1. `all` evaluates 8 corruptions "
+            "at severities 1 to 5, and resumes such a sweep if it was stopped.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="S", min=0, help="Of the corruption's random numbers.")
+        int, typer.Option(metavar="S", min=0, help="Random seed of the corruption.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write result.json and pictures there.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for result.json and charts.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A published row: see `maskclip recipes`.",
+            help="Settings of a published result: see `maskclip recipes`.",
             rich_help_panel="Model",
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Score label PNGs named by image id, instead of a model."),
+        typer.Option(
+            metavar="DIR", help="Score a folder of label PNGs, named by image id, without a model."
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="As `maskclip segment` takes it; ViT-B-16:openai, for `emoji` emoji.",
+            help="As in `maskclip segment`. Default: ViT-B-16:openai; for `emoji`, emoji.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -79,7 +83,7 @@ def evaluate(
     method: Annotated[
         str | None,
         typer.Option(
-            help="`clean` (default), `published`, or `baseline` (ordinary attention).",
+            help="`clean` (default), `published`, or `baseline` (CLIP's own attention).",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -87,7 +91,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="`published` (whole image, two resizes; default), `windows` (224 px, stride 112) "
-            "or `segment` (as that command does; default of emoji and folder).",
+            "or `segment` (as that command; default of emoji and folder).",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -101,7 +105,7 @@ def evaluate(
     background: Annotated[
         str | None,
         typer.Option(
-            help="Another rule for a data set with background: words, or a threshold.",
+            help="Another rule for the background class of a data set: words, or a threshold.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -119,12 +123,12 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Score a model, a published recipe or a folder of predictions on a data set.
+    """Evaluate a model, a published recipe or a folder of predictions on a data set.
 
-    Prints IoU and accuracy of each class, mean IoU, pixel accuracy and frequency-weighted IoU, with
-    the published figure beside them where there is one. `--out` adds result.json, the confusion
-    matrix, a chart of IoU, and the best and worst images. `emoji` needs no data: 300 drawn scenes
-    that the embedded models never saw. Under `torchrun` the images are shared out.
+    Prints IoU and accuracy of each class, mean IoU, pixel accuracy and frequency-weighted IoU, and
+    the published mIoU if there is one. `--out` also writes result.json, the confusion matrix, a
+    chart of IoU, and the best and worst images. `emoji` needs no data: it is 300 drawn scenes that
+    the embedded models were not trained on. Under `torchrun` the processes share the images.
 
     **Examples**
 
@@ -142,76 +146,175 @@ def evaluate(
 
     `torchrun --nproc-per-node 2 -m maskclip eval emoji`
     """
-    from maskclip.core.config import DEFAULT_OPTIONS, Options
+    from maskclip.core.config import DEFAULT_OPTIONS
     from maskclip.recipes import get_recipe
 
+    require_extra("eval", "matplotlib", "scipy", "torchmetrics")
     row = None if recipe is None else get_recipe(recipe)
-    name = asked.dataset_name(dataset, row)
-    options = Options(
-        key_smoothing=key_smoothing,
-        prompt_denoising=prompt_denoising,
-        short_side=short_side,
-        window=window,
-        stride=stride,
-    )
+    name = _dataset_name(dataset, row)
+    options = opt.read_options(key_smoothing, prompt_denoising, short_side, window, stride)
     of_models = [weights, method, protocol, templates, background, precision, corruption]
-    asked.check_sources(
+    _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
-    samples = asked.open_samples(
+    samples = _open_samples(
         name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
-    run = asked.read_run(row, corruption, seed=seed, limit=limit)
-    samples.check(run.count(samples))  # before a model is fetched for nothing
-    if corruption == asked.ALL and out is None:
-        raise MaskCLIPError("--corruption all needs --out DIR, where each result is kept")
+    run = _read_run(row, corruption, seed=seed, limit=limit)
+    samples.check(run.count(samples))  # before a model is downloaded in vain
+    sweep = corruption == _ALL
+    if sweep and out is None:
+        raise MaskCLIPError("--corruption all needs --out DIR for the results")
     evaluation = None
     if predictions is None:
-        evaluation = asked.read_evaluation(
+        evaluation = _read_evaluation(
             row,
             name,
+            model={
+                "name": model,
+                "weights": weights,
+                "method": method,
+                "templates": templates,
+                "precision": precision,
+            },
             split=split,
-            model=model,
-            weights=weights,
-            method=method,
             protocol=protocol,
-            templates=templates,
             options=options,
-            background=asked.background_rule(background),
-            precision=precision,
+            background=_read_background(background),
         )
 
-    from maskclip.core.files import check_writable  # torch comes with these
-    from maskclip.tasks.evaluation.processes import join_processes
+    from maskclip.cli import scores  # torch comes with these
+    from maskclip.core.files import check_writable
+    from maskclip.tasks.evaluation.evaluate import process_group
 
     if out is not None:
         check_writable(out)
-    with join_processes() as processes:
-        predictor = _predictor(evaluation, predictions, samples, run, device)
-        if processes.first:
-            _warn_of_size(samples)
-            _warn_of_changes(row, evaluation, run)
-        if corruption == asked.ALL:
+    with process_group() as group:
+        predictor = _load_predictor(evaluation, predictions, samples, run, device)
+        if group.is_main:
+            _warn_of_differences(row, evaluation, samples, run)
+        if sweep:
             assert out is not None
-            _sweep(evaluation, predictor, samples, run, out, processes)
+            scores.run_sweep(evaluation, predictor, samples, run, out=out, group=group)
         else:
-            _single(evaluation, predictor, samples, run, out, processes)
+            scores.run_once(evaluation, predictor, samples, run, out=out, group=group)
 
 
-def _predictor(
+def _dataset_name(dataset: str | None, row: Row | None) -> str:
+    """Return the data set that was given, or that of the recipe."""
+    if row is None:
+        if dataset not in _DATASETS:
+            what = "no data set given" if dataset is None else f"unknown data set {dataset!r}"
+            raise MaskCLIPError(f"{what}: expected one of {', '.join(_DATASETS)}, or --recipe NAME")
+        return dataset
+    if dataset not in (None, row.evaluation.dataset):
+        raise MaskCLIPError(f"the recipe {row.name} is for {row.evaluation.dataset}, not {dataset}")
+    return row.evaluation.dataset
+
+
+def _check_sources(
+    model: str | None, recipe: str | None, predictions: Path | None, *, of_models: bool
+) -> None:
+    """Refuse two sources of predictions, and options of models together with a folder."""
+    if sum(source is not None for source in (model, recipe, predictions)) > 1:
+        raise MaskCLIPError("give one of --model, --recipe and --predictions")
+    if predictions is not None and of_models:
+        raise MaskCLIPError(
+            "--predictions does not go with --corruption and options of models (--method, "
+            "--protocol, --key-smoothing ...): leave these out"
+        )
+
+
+def _open_samples(
+    name: str,
+    *,
+    data: Path | None,
+    split: str | None,
+    size: int | None,
+    images: Path | None,
+    masks: Path | None,
+    classes: Path | None,
+) -> Samples:
+    """Open a data set; refuse options that do not belong to it."""
+    if name != "emoji":
+        if size is not None:
+            raise MaskCLIPError(f"--size belongs to `emoji`, not to {name}")
+        if name == "folder" and (split or data):
+            raise MaskCLIPError("folder takes no --split and no --data: give --images and --masks")
+        return opt.open_data(
+            name, data=data, split=split or "val", images=images, masks=masks, classes=classes
+        )
+    from maskclip.emoji.scenes import DEFAULT_SIZE, EmojiScenes
+
+    if split not in (None, "val") or any((data, images, masks, classes)):
+        raise MaskCLIPError(
+            "emoji is drawn and has only the split val: leave out --split, --data, --images, "
+            "--masks and --classes"
+        )
+    return EmojiScenes(size=size or DEFAULT_SIZE)
+
+
+def _read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
+    """Return which images are evaluated, under which corruption; none for a sweep."""
+    from maskclip.data.corruptions import Corruption
+    from maskclip.tasks.evaluation.settings import Run
+
+    if corruption is None:
+        return Run(corruption=None if row is None else row.corruption, seed=seed, limit=limit)
+    parsed = None if corruption == _ALL else Corruption.parse(corruption)
+    return Run(corruption=parsed, seed=seed, limit=limit)
+
+
+def _read_background(text: str | None) -> Background | None:
+    """Read `--background`; None if it was not given."""
+    if text is not None and text.strip().lower() == "none":
+        raise MaskCLIPError(
+            "--background none cannot be evaluated: a data set with background scores it, and "
+            "needs a rule: words or a threshold"
+        )
+    return opt.read_background(text)
+
+
+def _read_evaluation(
+    row: Row | None, dataset: str, *, model: dict[str, str | None], **given: Any
+) -> Evaluation:
+    """Return the settings of the recipe, or the defaults, replaced by the options given."""
+    from dataclasses import replace
+
+    from maskclip.core.config import DEFAULT_MODEL, ModelConfig
+    from maskclip.tasks.evaluation.settings import Evaluation
+
+    if row is not None:
+        base = row.evaluation
+    else:
+        name = "emoji" if dataset == "emoji" else DEFAULT_MODEL
+        own = dataset in ("emoji", "folder")
+        base = Evaluation(
+            dataset=dataset,
+            model=ModelConfig(name=name, precision="float32"),
+            protocol="segment" if own else "published",
+        )
+    config = replace(base.model, **_without_none(model))
+    return replace(base, model=config, **_without_none(given))
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _load_predictor(
     evaluation: Evaluation | None,
     predictions: Path | None,
     samples: Samples,
     run: Run,
     device: str,
-) -> MeasuredPredictor:
+) -> Predictor:
     from maskclip.cli.console import working
-    from maskclip.tasks.evaluation.evaluate import load_predictor
-    from maskclip.tasks.evaluation.predictors import PredictedFolder
+    from maskclip.tasks.evaluation.predictors import PredictedFolder, load_predictor
 
     if evaluation is not None:
         classes = len(samples.vocabulary)
-        with working(f"loading {evaluation.model}, which then reads {classes} classes"):
+        with working(f"loading {evaluation.model.name} and encoding {classes} classes"):
             return load_predictor(evaluation, samples, device=device)
     assert predictions is not None
     folder = PredictedFolder(predictions, samples.vocabulary)
@@ -219,98 +322,19 @@ def _predictor(
     return folder
 
 
-def _warn_of_size(samples: Samples) -> None:
+def _warn_of_differences(
+    row: Row | None, evaluation: Evaluation | None, samples: Samples, run: Run
+) -> None:
+    """Warn of an incomplete data set, and of settings that are not those of the recipe."""
     from maskclip.cli.console import warning_line
+    from maskclip.recipes import published_row
 
     if samples.official not in (None, len(samples)):
         warning_line(
-            f"{len(samples):,} images, where {samples.name} {samples.split} officially has "
+            f"{len(samples):,} images, but {samples.name} {samples.split} officially has "
             f"{samples.official:,}: see `maskclip data check`"
         )
-
-
-def _warn_of_changes(row: Row | None, evaluation: Evaluation | None, run: Run) -> None:
-    from maskclip.cli.console import warning_line
-    from maskclip.recipes import published_row
-
-    if row is None or evaluation is None or published_row(evaluation, run.corruption):
-        return
-    warning_line(f"these are not the settings of {row.name}: its published figure is not of them")
-
-
-def _single(
-    evaluation: Evaluation | None,
-    predictor: MeasuredPredictor,
-    samples: Samples,
-    run: Run,
-    out: Path | None,
-    processes: Processes,
-) -> None:
-    from maskclip.cli.console import console
-    from maskclip.cli.results import show_result
-    from maskclip.tasks.evaluation import evaluate as task
-    from maskclip.tasks.evaluation.report import write_report
-
-    report = task.evaluate(
-        predictor, samples, run, processes=processes, progress=_progress(processes)
-    )
-    if not processes.first:
-        return
-    result = _with_published(evaluation, report, run)
-    show_result(result)
-    if out is not None:
-        for path in write_report(report, result, out):
-            console().print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
-
-
-def _with_published(evaluation: Evaluation | None, report: Report, run: Run) -> dict[str, Any]:
-    """Return what a result file holds: the figures, and the published one of the same."""
-    from maskclip.recipes import published_row
-
-    row = None if evaluation is None else published_row(evaluation, run.corruption)
-    published = None if row is None else {"miou": row.miou, "source": row.source}
-    return {**report.to_dict(), "published": published}
-
-
-def _sweep(
-    evaluation: Evaluation | None,
-    predictor: MeasuredPredictor,
-    samples: Samples,
-    run: Run,
-    out: Path,
-    processes: Processes,
-) -> None:
-    from functools import partial
-
-    from maskclip.cli.console import console
-    from maskclip.cli.results import beside, figure, show_sweep
-    from maskclip.tasks.evaluation.sweep import measure_cells, write_sweep
-
-    screen, cells = console(), {}
-    measured = measure_cells(
-        predictor,
-        samples,
-        run,
-        out,
-        processes=processes,
-        progress=_progress(processes),
-        to_result=partial(_with_published, evaluation),
-    )
-    for cell in measured:
-        cells[cell.name] = cell.result
-        if processes.first:
-            note = f"{beside(cell.result)}{' (kept)' if cell.kept else ''}"
-            screen.print(f"{cell.name}: mIoU {figure(cell.result['miou'])} %{note}", soft_wrap=True)
-    if processes.first:
-        show_sweep(cells)
-        for path in write_sweep(cells, out):
-            screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
-
-
-def _progress(processes: Processes) -> Any:
-    from maskclip.cli.console import track
-
-    def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
-        return track(samples, what="images", total=total) if processes.first else samples
-
-    return pass_on
+    if row is not None and evaluation is not None and not published_row(evaluation, run.corruption):
+        warning_line(
+            f"these are not the settings of {row.name}: its published mIoU is not comparable"
+        )

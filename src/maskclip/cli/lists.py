@@ -13,7 +13,7 @@ _PACKAGES = ("maskclip", "torch", "torchvision", "open_clip_torch", "numpy", "pi
 
 
 def models() -> None:
-    """List the models, their weights, and which of them are on this machine (marked *).
+    """List the models and their weights; * marks weights on this machine.
 
     **Examples**
 
@@ -35,7 +35,7 @@ def models() -> None:
     ]
     for architecture in architectures():
         known = [f"{tag}*" if cached_path(architecture, tag) else tag for tag in tags(architecture)]
-        rows.append((architecture, " ".join(known) or "none published: give --weights FILE"))
+        rows.append((architecture, " ".join(known) or "none published: use --weights FILE"))
     print_table("model", "weights (use as MODEL:TAG; * is on this machine)", rows=rows)
 
 
@@ -71,11 +71,11 @@ def vocabularies(
 
 
 def recipes() -> None:
-    """List the published rows that can be run, with their figures (mIoU in %).
+    """List the published results that can be reproduced by name (mIoU in %).
 
-    First those of CLIP alone, for `maskclip eval`: KS+PD is with `--key-smoothing 1
-    --prompt-denoising 0.5`, baseline with `--method baseline`. Then the students of MaskCLIP+, for
-    `maskclip train`: unseen and harmonic are of the paper's zero-shot tables.
+    The first table is zero-shot CLIP, for `maskclip eval`: KS+PD is with `--key-smoothing 1
+    --prompt-denoising 0.5`, baseline with `--method baseline`. The second is the students of
+    MaskCLIP+, for `maskclip train`: unseen and harmonic are from the paper's zero-shot tables.
 
     **Examples**
 
@@ -85,40 +85,41 @@ def recipes() -> None:
 
     `maskclip train voc20-annofree-rn50 --data ~/data --out runs/voc20`
     """
-    from dataclasses import replace
-
     from maskclip.cli.console import console, print_table
-    from maskclip.recipes import KS_PD, RECIPES, TRAININGS, published_row
+    from maskclip.recipes import RECIPES, TRAININGS, published_variants
 
-    rows = []
-    for name, row in RECIPES.items():
-        variants = (
-            row.evaluation,
-            replace(row.evaluation, options=KS_PD),
-            replace(row.evaluation, method="baseline"),
+    rows = [
+        (
+            name,
+            row.evaluation.dataset,
+            row.evaluation.model.name,
+            *map(_one_decimal, published_variants(row)),
         )
-        found = [published_row(variant, row.corruption) for variant in variants]
-        figures = ["" if one is None else f"{one.miou:.1f}" for one in found]
-        rows.append((name, row.evaluation.dataset, row.evaluation.model, *figures))
-    figures = ["published", "KS+PD", "baseline"]
-    print_table("recipe", "data set", "model", *figures, rows=rows, right=figures)
+        for name, row in RECIPES.items()
+    ]
+    scores = ["published", "KS+PD", "baseline"]
+    print_table("recipe", "data set", "model", *scores, rows=rows, right=scores)
     students = [
         (
             name,
             row.training.teacher,
             row.training.student,
             f"{row.training.optimization.steps:,}",
-            *("" if figure is None else f"{figure:.1f}" for figure in row.figures),
+            *map(_one_decimal, row.figures),
         )
         for name, row in TRAININGS.items()
     ]
-    figures = ["steps", "published", "unseen", "harmonic"]
+    numbers = ["steps", "published", "unseen", "harmonic"]
     console().print()
-    print_table("student", "teacher", "network", *figures, rows=students, right=figures)
+    print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
+
+
+def _one_decimal(score: float | None) -> str:
+    return "" if score is None else f"{score:.1f}"
 
 
 def doctor() -> None:
-    """Show versions, devices, caches, and the weights on this machine; paste it into reports.
+    """Show versions, devices, caches and downloaded weights, for bug reports.
 
     **Example**
 
@@ -168,8 +169,8 @@ def _caches() -> list[tuple[str, str]]:
 
 def _size(folder: Path) -> str:
     if not folder.is_dir():
-        return "not made yet"
-    # Links are followed to blobs that are counted where they lie.
+        return "does not exist"
+    # Links point to files in the same folder, which are counted once.
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 2**20:.1f} MiB"
 

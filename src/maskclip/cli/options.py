@@ -11,6 +11,7 @@ import typer
 from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
+    from maskclip.core.config import Options
     from maskclip.core.vocabulary import Background, Vocabulary
     from maskclip.data.datasets import Dataset
 
@@ -204,6 +205,29 @@ def open_data(
             f"{SPECS[name].splits['val'].parts[0].images.partition('/')[0]}"
         )
     return open_dataset(name, data or Path(), split=split)
+
+
+def read_options(
+    key_smoothing: float | None,
+    prompt_denoising: float | None,
+    short_side: int | None,
+    window: int | None,
+    stride: int | None,
+) -> Options:
+    """Return how images are resized and cut, and maps refined.
+
+    Raises:
+        MaskCLIPError: a value is out of its range.
+    """
+    from maskclip.core.config import Options
+
+    return Options(
+        key_smoothing=key_smoothing,
+        prompt_denoising=prompt_denoising,
+        short_side=short_side,
+        window=window,
+        stride=stride,
+    )
 
 
 def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""How good labels are: one additive confusion matrix, and the figures that follow from it."""
+"""The metrics of semantic segmentation, all computed from one additive confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchmetrics import Metric
 
 from maskclip.core.vocabulary import IGNORE
 
-Figures = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
 class SplitMeans(NamedTuple):
-    """Mean IoU of the classes whose labels training saw, of those it did not, and both in one."""
+    """Mean IoU of the seen and of the unseen classes, and the harmonic mean of the two."""
 
     seen: float
     unseen: float
@@ -28,38 +28,38 @@ class SplitMeans(NamedTuple):
 
 @dataclass(eq=False)  # not frozen: torchmetrics rebuilds what compute() returns
 class Scores:
-    """Figures that follow from a confusion matrix, as fractions; NaN where they are 0 / 0.
+    """The metrics of a confusion matrix, as fractions; NaN where they are 0 / 0.
 
     Attributes:
-        confusion: (K + 1, K + 1) counts of pixels [true, predicted]; the last index is what is no
-            class.
+        confusion: (K + 1, K + 1) counts of pixels [true, predicted]; the last index is for values
+            that are not a class.
     """
 
     confusion: Counts
 
     @property
-    def iou(self) -> Figures:
-        """(K,) intersection over union; NaN for a class in neither truth nor prediction."""
-        return _ratio(self._hit, self._true + self._called - self._hit)
+    def iou(self) -> Floats:
+        """(K,) intersection over union; NaN for a class in neither ground truth nor prediction."""
+        return _ratio(self._hit, self._true + self._predicted - self._hit)
 
     @property
-    def accuracy(self) -> Figures:
-        """(K,) share of the class's pixels that were found."""
+    def accuracy(self) -> Floats:
+        """(K,) share of the pixels of a class that are predicted as it (recall)."""
         return _ratio(self._hit, self._true)
 
     @property
-    def precision(self) -> Figures:
-        """(K,) share of the pixels called so that are."""
-        return _ratio(self._hit, self._called)
+    def precision(self) -> Floats:
+        """(K,) share of the pixels predicted as a class that are of it."""
+        return _ratio(self._hit, self._predicted)
 
     @property
     def miou(self) -> float:
-        """Mean IoU over classes that are in the truth or in a prediction."""
+        """Mean IoU over the classes that are in the ground truth or in a prediction."""
         return _mean(self.iou)
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of all labelled pixels that are right."""
+        """Share of all labelled pixels that are correct."""
         return float(_ratio(self._hit.sum(), self._true.sum()))
 
     @property
@@ -84,26 +84,26 @@ class Scores:
         return np.asarray(self.confusion.sum(axis=1)[:-1])
 
     @property
-    def _called(self) -> Counts:
+    def _predicted(self) -> Counts:
         return np.asarray(self.confusion.sum(axis=0)[:-1])
 
 
-def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Figures:
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is NaN: nothing to judge
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is NaN: undefined
         return np.asarray(np.divide(part, whole, dtype=np.float64))
 
 
-def _mean(figures: Figures) -> float:
-    present = figures[~np.isnan(figures)]
+def _mean(values: Floats) -> float:
+    present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
 
 
 class ConfusionMatrix(Metric):
     """Counts of (true class, predicted class), summed over images and processes.
 
-    As the published evaluation does (reference, Evaluation): pixels labelled 255 are dropped;
-    another value outside [0, K) is dropped from its own histogram only, so that its counterpart
-    still counts in the union. Such values are kept in one extra row and column.
+    As in the published evaluation (reference, Evaluation), pixels labelled 255 are ignored. Other
+    values outside [0, K) count in one extra row and column: they belong to no class, but the other
+    value of such a pixel still counts in the union of its class.
     """
 
     full_state_update = False
@@ -119,7 +119,7 @@ class ConfusionMatrix(Metric):
         )
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Count one image or batch; both integer tensors of one shape.
+        """Count the pixels of an image or a batch; both are integer tensors of one shape.
 
         Raises:
             ValueError: the shapes differ.
@@ -139,5 +139,5 @@ class ConfusionMatrix(Metric):
         self.confusion += counts.view(size, size)
 
     def compute(self) -> Scores:
-        """Return the figures of everything counted so far, by all processes."""
+        """Return the metrics of everything counted so far, by all processes."""
         return Scores(self.confusion.cpu().numpy().copy())

@@ -1,4 +1,4 @@
-"""Images with their truth, and the data sets that they come from."""
+"""Images with their ground truth, and the interface of data sets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from maskclip.core.vocabulary import Vocabulary
 Ids = npt.NDArray[np.integer]
 
 UNLABELED = -1
-"""The label of pixels that nobody has labelled yet."""
+"""The label of pixels that are yet to be labelled by a teacher."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image with its truth.
+    """An image with its ground truth.
 
     Attributes:
         name: its id within the data set.
@@ -36,15 +36,15 @@ class Sample:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Samples(Sequence[Sample], ABC):
-    """A split of a data set; its samples are read when they are asked for, from any thread.
+    """A split of a data set; samples are read on access, from any thread.
 
     Attributes:
         name, split: what users type.
         vocabulary: its classes.
-        official: how many samples there officially are; None where nobody says.
-        unseen: ids of the classes that the zero-shot split holds back.
+        official: the official number of samples; None if there is none.
+        unseen: ids of the unseen classes of the zero-shot split.
         scale: (long, short) side of the published test size in px (reference fact S3).
-        windows_short: short side in px under the protocol of sliding windows.
+        windows_short: short side in px under the sliding-window protocol.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Samples(Sequence[Sample], ABC):
     def __len__(self) -> int:
         return len(self.names)
 
-    def check(self, count: int) -> None:  # nothing to do where nothing can be missing
-        """Make sure that the first `count` samples are there, before any is used.
+    def check(self, count: int) -> None:  # subclasses check what can be missing
+        """Check that the first `count` samples exist, before any is used.
 
         Raises:
             MaskCLIPError: some are not.

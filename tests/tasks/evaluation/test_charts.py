@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.tasks.evaluation.charts import iou_chart, line_chart, severity_chart
-from maskclip.tasks.evaluation.confusion_chart import confusion_chart
+from maskclip.tasks.evaluation.charts import (
+    confusion_chart,
+    iou_chart,
+    line_chart,
+    severity_chart,
+)
 from maskclip.tasks.evaluation.plotting import class_labels
 
 GRAY = (213, 216, 220)  # of rows without truth
@@ -195,7 +199,7 @@ def test_nothing_global_of_matplotlib_is_touched(tmp_path):
 
 def test_pyplot_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
-    for module in ("plotting", "confusion_chart", "charts"):
+    for module in ("plotting", "charts"):
         importlib.reload(sys.modules[f"maskclip.tasks.evaluation.{module}"])
     iou_chart(np.ones(2), ["a", "b"], tmp_path / "i.png", title="")
     line_chart({"a": [(0, 1)]}, tmp_path / "l.png", title="", x_label="x", y_label="y")

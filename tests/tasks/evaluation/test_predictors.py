@@ -37,7 +37,7 @@ def test_what_cannot_be_scored_is_refused(folder):
     with pytest.raises(MaskCLIPError, match="the prediction is 2x1 but its image 2x2"):
         folder("one", PHOTO)
     Image.fromarray(IDS + 3).save(folder.folder / "one.png")
-    with pytest.raises(MaskCLIPError, match=r"3 is no class: expected 0\.\.2, or 255"):
+    with pytest.raises(MaskCLIPError, match=r"3 is not a class: expected 0\.\.2, or 255"):
         folder("one", PHOTO)
     (folder.folder / "one.png").write_bytes(b"nothing")
     with pytest.raises(MaskCLIPError, match="cannot be read as a mask"):

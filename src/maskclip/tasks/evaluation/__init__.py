@@ -1,1 +1,1 @@
-"""Measuring: a predictor on a data set, by a protocol."""
+"""Evaluation: measure a predictor on a data set, by a protocol, also under corruption."""

@@ -1,7 +1,4 @@
-"""Pictures of evaluation results: IoU per class, severity curves, any lines through points.
-
-Each function draws one figure and writes it as a PNG.
-"""
+"""Charts of evaluation results: IoU of classes, confusion matrix, curves; each written as a PNG."""
 
 from __future__ import annotations
 
@@ -9,24 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from maskclip.core.palettes import Color
 from maskclip.tasks.evaluation.plotting import (
     DPI,
     FAINT_INK,
+    GRID,
     INK,
     TITLE_LINE,
     Target,
     class_labels,
     count_classes,
-    folded_title,
     label,
     set_grid,
     set_title,
+    wrapped_title,
     write_above,
     write_empty_figure,
     write_figure,
@@ -35,15 +36,20 @@ from maskclip.tasks.evaluation.plotting import (
 Points = Sequence[tuple[float, float]]  # x, y; NaN where a line has a gap
 _Floats = npt.NDArray[np.floating[Any]]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; brown for their pale yellow.
+# Okabe and Ito's colours, distinguishable by colour-blind readers; brown replaces pale yellow.
 _CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c510a")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", "--", "-.", ":")
 
-_BARS_A_COLUMN, _MOST_COLUMNS = 60, 4
+_BARS_PER_COLUMN, _MOST_COLUMNS = 60, 4
 _LONGEST_AXIS = 60  # characters
-_MOST_MARKERS = 60  # points of a line; more are drawn as the line alone
+_MOST_MARKERS = 60  # points of a line that get a marker; with more, none does
 _LEGEND_ROWS = 18
+
+_ABSENT = "#d5d8dc"  # rows of the confusion matrix without ground truth
+_TICKS = (0, 1, 5, 10, 25, 50, 75, 100)  # of the colour bar, in %
+_FEW = 25  # classes up to which cells hold numbers and absent classes stay
+_MATRIX_SIDE = 21.5  # inches; larger matrices get smaller cells and fewer labels
 
 
 def iou_chart(
@@ -57,11 +63,11 @@ def iou_chart(
     """Draw the IoU of each class as a bar, best first, and their mean as a line.
 
     Args:
-        iou: (K,) in [0, 1]; NaN where a class is absent, which is left out and counted.
+        iou: (K,) in [0, 1]; NaN for absent classes, which are left out and counted.
         names: K class names.
         path: of the PNG.
         title: above the bars.
-        colors: of the K bars; all alike by default.
+        colors: of the K bars; None draws them all in one colour.
 
     Raises:
         ValueError: `iou`, `names` and `colors` differ in length.
@@ -71,7 +77,7 @@ def iou_chart(
     if percent.shape != (len(names),) or (colors is not None and len(colors) != len(names)):
         of_colors = "" if colors is None else f" and {len(colors)} colours"
         raise ValueError(
-            f"expected one figure for each name and colour, got figures {percent.shape} for "
+            f"expected one IoU for each name and colour, got shape {percent.shape} for "
             f"{len(names)} names{of_colors}"
         )
     present = np.flatnonzero(np.isfinite(percent))
@@ -94,11 +100,11 @@ def iou_chart(
 def _bars(
     percent: _Floats, labels: Sequence[str], fills: Sequence[str], *, title: str, caption: str
 ) -> Figure:
-    """Draw horizontal bars, top to bottom, in as many columns as keep the page short."""
-    columns = min(_MOST_COLUMNS, math.ceil(len(labels) / _BARS_A_COLUMN))
+    """Draw horizontal bars from the top, in several columns if there are many."""
+    columns = min(_MOST_COLUMNS, math.ceil(len(labels) / _BARS_PER_COLUMN))
     rows = math.ceil(len(labels) / columns)
     width = max(6.4, 4.8 * columns)
-    lines = folded_title(title, width=width - 2)
+    lines = wrapped_title(title, width=width - 2)
     height = 1.1 + TITLE_LINE * len(lines) + 0.19 * max(rows, 3)
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     mean = float(percent.mean())
@@ -106,8 +112,8 @@ def _bars(
         part = slice(column * rows, (column + 1) * rows)
         _draw_bars(axes, percent[part], labels[part], fills[part])
         axes.set_xlim(0, 100)
-        axes.set_ylim(max(rows, 3) - 0.4, -0.6)  # one bar alone is no beam
-        axes.axvline(mean, color="white", linewidth=2.5)  # seen on dark bars, too
+        axes.set_ylim(max(rows, 3) - 0.4, -0.6)  # a single bar is not drawn too thick
+        axes.axvline(mean, color="white", linewidth=2.5)  # visible on dark bars, too
         axes.axvline(mean, color=INK, linewidth=1, linestyle="--")
         set_grid(axes, "x")
     first = figure.axes[0]
@@ -117,15 +123,15 @@ def _bars(
 
 
 def _draw_bars(axes: Axes, percent: _Floats, labels: Sequence[str], fills: Sequence[str]) -> None:
-    """Draw bars with their names left and their figures right of them."""
-    places = np.arange(len(percent))
-    axes.barh(places, percent, height=0.74, color=fills, edgecolor="#9aa0a6", linewidth=0.3)
-    axes.set_yticks(places, labels)
+    """Draw bars with their names on the left and their values on the right."""
+    rows = np.arange(len(percent))
+    axes.barh(rows, percent, height=0.74, color=fills, edgecolor="#9aa0a6", linewidth=0.3)
+    axes.set_yticks(rows, labels)
     axes.tick_params(labelsize=8)
-    for place, share in zip(places, percent, strict=True):
+    for row, value in zip(rows, percent, strict=True):
         axes.annotate(
-            f"{share:.1f}",
-            (1, place),
+            f"{value:.1f}",
+            (1, row),
             xycoords=("axes fraction", "data"),
             xytext=(26, 0),
             textcoords="offset points",
@@ -139,11 +145,11 @@ def _draw_bars(axes: Axes, percent: _Floats, labels: Sequence[str], fills: Seque
 def severity_chart(
     lines: Mapping[str, Sequence[float | None]], clean: float | None, path: Target, *, title: str
 ) -> None:
-    """Draw mIoU against the severity of corruptions, one line each, all from the clean figure.
+    """Draw mIoU against the severity of corruptions, one line each, from that of clean images.
 
     Args:
-        lines: per corruption the mIoU in percent at severity 1, 2, ...; None leaves a gap.
-        clean: mIoU in percent without corruption; None when unknown.
+        lines: the mIoU of each corruption in percent at severity 1, 2, ...; None leaves a gap.
+        clean: mIoU in percent without corruption; None if unknown.
         path: of the PNG.
         title: above the lines.
 
@@ -151,20 +157,20 @@ def severity_chart(
         OSError: the file cannot be written.
     """
     start, *_ = _with_gaps([clean])
-    figures = {name: _with_gaps(values) for name, values in lines.items()}
-    if not any(math.isfinite(y) for values in figures.values() for y in values):
+    miou = {name: _with_gaps(values) for name, values in lines.items()}
+    if not any(math.isfinite(y) for values in miou.values() for y in values):
         write_empty_figure(path, title=title)
         return
     curves = {
         name: [(float(severity), y) for severity, y in enumerate([start, *values])]
-        for name, values in figures.items()
+        for name, values in miou.items()
     }
-    # Listed as they end, so that the legend reads down like the picture.
-    order = sorted(figures, key=lambda name: -_last_figure(figures[name]))
+    # In the order of their last points, so that the legend matches the chart from top to bottom.
+    order = sorted(miou, key=lambda name: -_last_finite(miou[name]))
     figure, axes = _plot(curves, order=order, title=title)
     axes.set_xlabel("severity", color=FAINT_INK)
     axes.set_ylabel("mIoU, %", color=FAINT_INK)
-    last = max(5, *map(len, figures.values()))
+    last = max(5, *map(len, miou.values()))
     axes.set_xticks(range(last + 1), ["clean", *map(str, range(1, last + 1))])
     axes.set_xlim(-0.25, last + 0.25)
     axes.set_ylim(bottom=0)
@@ -177,7 +183,7 @@ def _with_gaps(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _last_figure(values: Sequence[float]) -> float:
+def _last_finite(values: Sequence[float]) -> float:
     return next((value for value in reversed(values) if math.isfinite(value)), 0.0)
 
 
@@ -199,12 +205,12 @@ def line_chart(
 
 
 def _plot(lines: Mapping[str, Points], *, order: Sequence[str], title: str) -> tuple[Figure, Axes]:
-    """Draw the lines with a legend beside them, in which they are listed in `order`."""
+    """Draw the lines, and a legend beside them in the given order."""
     figure = Figure(figsize=(6.4, 4), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     handles = {}
     for index, (name, points) in enumerate(lines.items()):
-        turn = index // len(_CYCLE)  # the second time round other marks and dashes
+        turn = index // len(_CYCLE)  # when colours repeat, markers and dashes differ
         (handles[name],) = axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
@@ -232,3 +238,124 @@ def _plot(lines: Mapping[str, Points], *, order: Sequence[str], title: str) -> t
 def _hex(color: Color) -> str:
     red, green, blue = color
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def confusion_chart(
+    confusion: npt.NDArray[np.int64], names: Sequence[str], path: Target, *, title: str
+) -> None:
+    """Draw a confusion matrix, in percent of the pixels of each true class.
+
+    The last row and column, "other", are drawn only if they hold counts. With more than 25 classes,
+    those in neither truth nor prediction are left out, and the caption counts them.
+
+    Args:
+        confusion: (K + 1, K + 1) counts [true, predicted]; the last index is for values that are
+            not a class.
+        names: K class names.
+        path: of the PNG.
+        title: above the matrix.
+
+    Raises:
+        ValueError: the counts are not (K + 1, K + 1).
+        OSError: the file cannot be written.
+    """
+    counts, classes = np.asarray(confusion), len(names)
+    if counts.shape != (classes + 1, classes + 1):
+        raise ValueError(
+            f"expected counts ({classes + 1}, {classes + 1}) for {classes} names, "
+            f"got {counts.shape}"
+        )
+    if not counts.any():
+        write_empty_figure(path, title=title)
+        return
+    drawn = (counts.sum(axis=0) + counts.sum(axis=1) > 0)[:-1] | (classes <= _FEW)
+    rows = np.flatnonzero([*drawn, counts[-1].any()])
+    columns = np.flatnonzero([*drawn, counts[:, -1].any()])
+    total = counts[rows].sum(axis=1, keepdims=True)
+    shares = np.full((len(rows), len(columns)), np.nan)
+    np.divide(100.0 * counts[np.ix_(rows, columns)], total, out=shares, where=total > 0)
+
+    caption = "% of the true class's pixels"
+    if not total.all():
+        caption += "; grey rows: not in the truth"
+    if not drawn.all():
+        left_out = count_classes(int((~drawn).sum()))
+        caption += f"; left out: {left_out} in neither truth nor prediction"
+    labels = [*class_labels(names), "other"]
+    figure = _matrix(
+        shares,
+        [labels[row] for row in rows],
+        [labels[column] for column in columns],
+        title=title,
+        caption=caption,
+    )
+    write_figure(figure, path)
+
+
+def _matrix(
+    shares: _Floats, rows: Sequence[str], columns: Sequence[str], *, title: str, caption: str
+) -> Figure:
+    """Draw shares (R, C) in 0..100, NaN in grey, as square cells, and a colour bar beside them."""
+    cell = _cell_side(max(shares.shape))
+    width, height = cell * len(columns), cell * len(rows)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = axes.imshow(
+        shares,
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad=_ABSENT),
+        norm=PowerNorm(0.5, vmin=0, vmax=100),  # square root: 1 % is visible
+        interpolation="nearest",
+        aspect="auto",
+    )
+    _label_cells(axes, rows, columns, cell)
+    if max(shares.shape) <= _FEW + 1:
+        _print_shares(axes, shares)
+    axes.set_xlabel("predicted", color=FAINT_INK)
+    axes.set_ylabel("true", color=FAINT_INK)
+    set_title(axes, title, caption, width=max(width, 4.5))
+    _draw_color_bar(figure, axes, image, width=width, height=height)
+    return figure
+
+
+def _cell_side(longest: int) -> float:
+    """Return inches: with room for names if there are few classes, for numbers up to 25."""
+    roomy = min(0.85, 3.4 / longest)
+    return max(roomy, min(0.42, max(0.125, 9 / longest), _MATRIX_SIDE / longest))
+
+
+def _label_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell: float) -> None:
+    """Label every row and column, or every n-th if cells are smaller than letters."""
+    size = min(9.0, max(7.0, 72 * cell * 0.7))
+    step = math.ceil(7.0 / (72 * cell))
+    flat = all(len(name) * size * 0.65 < 72 * cell for name in columns)
+    axes.set_xticks(
+        range(0, len(columns), step), columns[::step], rotation=0 if flat else 90, fontsize=size
+    )
+    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=size)
+    axes.tick_params(length=0 if step == 1 else 2)
+    axes.spines[:].set_visible(False)
+    if max(len(rows), len(columns)) <= 100:
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white" if cell > 0.2 else GRID, linewidth=cell * 3)
+        axes.tick_params(which="minor", length=0)
+
+
+def _print_shares(axes: Axes, shares: _Floats) -> None:
+    for row, column in np.argwhere(shares > 0):
+        share = shares[row, column]
+        text = "<0.1" if share < 0.05 else f"{share:.1f}" if share < 9.95 else f"{share:.0f}"
+        ink = "white" if share > 36 else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+
+
+def _draw_color_bar(
+    figure: Figure, axes: Axes, image: AxesImage, *, width: float, height: float
+) -> None:
+    """Draw the colour bar to the right of the matrix, whose width and height are in inches."""
+    length = min(max(height, 2.0), 3.5)
+    bounds = (1 + 0.2 / width, 1 - length / height, 0.16 / width, length / height)
+    bar_axes = axes.inset_axes(bounds)
+    figure.colorbar(image, cax=bar_axes, ticks=_TICKS)
+    bar_axes.set_yticklabels([f"{tick} %" for tick in _TICKS], fontsize=8)
+    bar_axes.spines[:].set_visible(False)

@@ -1,54 +1,52 @@
-"""How good is it: any predictor, on any data set, by a protocol, also under corruption."""
+"""Evaluate a predictor on a data set, in one process or in several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from maskclip.core.config import Options
-from maskclip.core.device import choose_device
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from PIL import Image
+
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import CLEAN, PUBLISHED, get_method
-from maskclip.core.metrics import Figures, Scores
+from maskclip.core.metrics import ConfusionMatrix, Scores
 from maskclip.core.prefetch import prefetch
-from maskclip.core.samples import Sample, Samples
+from maskclip.core.samples import Ids, Sample, Samples
 from maskclip.data.corruptions import corrupt
-from maskclip.tasks.evaluation.contact_sheet import Example
-from maskclip.tasks.evaluation.examples import Extremes
-from maskclip.tasks.evaluation.predictors import (
-    MeasuredPredictor,
-    StudentPredictor,
-    ZeroShotPredictor,
-)
-from maskclip.tasks.evaluation.processes import Processes
-from maskclip.tasks.evaluation.protocols import method_under, options_under
-from maskclip.tasks.evaluation.scoring import score
-from maskclip.tasks.evaluation.settings import Evaluation, Run
-from maskclip.tasks.segmenter import Segmenter, load, names_student
+from maskclip.tasks.evaluation.examples import BestAndWorst, Example
+from maskclip.tasks.evaluation.predictors import Predictor
+from maskclip.tasks.evaluation.settings import Run
 
 Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]
-"""Passes so many samples on, showing how far the job is."""
+"""Passes so many samples on, and shows the progress."""
 
-_LIBRARIES = ("maskclip", "torch", "open_clip_torch", "numpy", "pillow")  # figures hang on them
-_READERS = 2  # threads that read, decode and corrupt while the network works
-_AHEAD = 4  # samples read before they are asked for
+_LIBRARIES = ("maskclip", "torch", "open_clip_torch", "numpy", "pillow")  # they affect scores
+_READERS = 2  # threads that read, decode and corrupt images while the network runs
+_AHEAD = 4  # samples that are read in advance
+_LAUNCHER_VARIABLES = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+_TIMEOUT = timedelta(days=2)  # for the slowest process; torchrun ends all when one dies
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """The figures of one measurement.
+class EvaluationResult:
+    """The scores of one predictor on one data set.
 
     Attributes:
         samples: the data set.
-        scores: the figures.
-        metadata: what is needed to repeat it, ready for JSON.
-        best, worst: some images, best first and worst first.
+        scores: the scores.
+        metadata: what is needed to repeat the evaluation, ready for JSON.
+        best, worst: example images, best first and worst first.
     """
 
     samples: Samples
@@ -58,7 +56,7 @@ class Report:
     worst: list[Example] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `result.json` holds: figures in percent, None where there is nothing."""
+        """Return the content of `result.json`: scores in percent, None for undefined ones."""
         scores, names = self.scores, self.samples.vocabulary.names
         zero_shot = scores.zero_shot(self.samples.unseen)._asdict()
         return {
@@ -75,106 +73,142 @@ class Report:
 
 
 def percent(fraction: float) -> float | None:
-    """Return a fraction in percent, None for NaN, which JSON does not know."""
+    """Return a fraction in percent, None for NaN, which JSON does not have."""
     return None if math.isnan(fraction) else 100 * float(fraction)
 
 
-def _by_name(names: tuple[str, ...], figures: Figures) -> dict[str, float | None]:
-    return dict(zip(names, map(percent, figures.tolist()), strict=True))
+def _by_name(names: tuple[str, ...], scores: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    return dict(zip(names, map(percent, scores.tolist()), strict=True))
 
 
-def load_predictor(
-    evaluation: Evaluation, samples: Samples, *, device: str = "auto"
-) -> MeasuredPredictor:
-    """Load the model of an evaluation and give it the data set's classes.
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes that share one evaluation, and which of them this is; one by default.
+
+    Attributes:
+        rank: index of this process.
+        world_size: number of processes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in order of rank, in each of them."""
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of the main process in each of them."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+
+@contextmanager
+def process_group() -> Iterator[ProcessGroup]:
+    """Join the processes that `torchrun` started, while the block runs; without it, this one.
+
+    They communicate over gloo, since they exchange only counts, on the CPU. Each uses its own GPU.
 
     Raises:
-        MaskCLIPError: the model cannot be had, or an option cannot be used.
+        MaskCLIPError: the environment is that of several processes, but not set by a launcher.
     """
-    options = options_under(evaluation.protocol, evaluation.options, samples)
-    vocabulary = samples.vocabulary
-    if evaluation.background is not None:
-        if not vocabulary.has_background:
-            raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
-        vocabulary = vocabulary.with_background(evaluation.background)
-    if names_student(evaluation.model):
-        return _load_student(evaluation, samples, options, device=device)
-    segmenter = load(
-        evaluation.model,
-        weights=evaluation.weights,
-        method=method_under(evaluation.protocol, get_method(evaluation.method)),
-        device=device,
-        precision=evaluation.precision,
-        templates=evaluation.templates,
-    )
-    assert isinstance(segmenter, Segmenter)
-    segmenter.text_rows(vocabulary)  # names that do not fit are refused before any image is read
-    return ZeroShotPredictor(segmenter, vocabulary, options, evaluation.protocol)
-
-
-def _load_student(
-    evaluation: Evaluation, samples: Samples, options: Options, *, device: str
-) -> MeasuredPredictor:
-    from maskclip.tasks.student_segmenter import load_student, refuse_options_of_clip
-
-    method = get_method(evaluation.method)
-    refuse_options_of_clip(
-        evaluation.model,
-        weights=evaluation.weights is not None,
-        method=method != CLEAN,
-        templates=evaluation.templates != "published",
-        background=evaluation.background is not None,
-    )
-    published = evaluation.protocol == "published"
-    segmenter = load_student(
-        Path(evaluation.model),
-        method=method_under(evaluation.protocol, PUBLISHED if published else method),
-        device=choose_device(device),
-        precision=evaluation.precision,
-    )
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ProcessGroup()
+        return
+    missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        raise MaskCLIPError(
+            f"WORLD_SIZE is set but {', '.join(missing)} not: start with torchrun, or unset it"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        vocabulary = segmenter.prepare(samples.vocabulary, options=options)
-    except MaskCLIPError as error:
-        raise MaskCLIPError(f"{samples.name}: {error}") from None
-    return StudentPredictor(segmenter, vocabulary, options, evaluation.protocol)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
 
 
 def evaluate(
-    predictor: MeasuredPredictor,
+    predictor: Predictor,
     samples: Samples,
     run: Run,
     *,
-    processes: Processes | None = None,
+    group: ProcessGroup | None = None,
     progress: Progress = lambda samples, _: samples,
-) -> Report:
-    """Measure a predictor; with several processes, each does its share and all get the figures.
+) -> EvaluationResult:
+    """Evaluate a predictor; several processes take a share each, and all return the same scores.
 
     Args:
         predictor: labels images.
         samples: the data set.
-        run: which images it sees.
-        processes: which of several processes this is.
-        progress: sees every sample of this process pass.
+        run: which images of it.
+        group: the processes that share the work; None is this one alone.
+        progress: is given the samples of this process as they are read.
 
     Raises:
-        MaskCLIPError: a sample cannot be used. Nothing is reported of the others then.
+        MaskCLIPError: a sample cannot be used; there is no result then.
     """
-    processes = processes or Processes()
-    share = range(processes.rank, run.count(samples), processes.world)
-    kept = Extremes()
+    group = group or ProcessGroup()
+    share = range(group.rank, run.count(samples), group.world_size)
+    examples = BestAndWorst()
     scores = score(
         predictor,
         progress(_read(samples, share, run), len(share)),
         classes=len(samples.vocabulary),
         ignore=samples.vocabulary.ignore,
-        watch=kept.watch,
+        on_sample=examples.update,
     )
-    best, worst = kept.of_all(processes)
-    return Report(samples, scores, describe(predictor, samples, run), best, worst)
+    best, worst = BestAndWorst.merge(group.all_gather(examples))
+    return EvaluationResult(samples, scores, describe(predictor, samples, run), best, worst)
 
 
-def describe(predictor: MeasuredPredictor, samples: Samples, run: Run) -> dict[str, Any]:
-    """Return what is needed to repeat a measurement, ready for JSON."""
+def score(
+    predict: Callable[[str, Image.Image], Ids],
+    samples: Iterable[Sample],
+    *,
+    classes: int,
+    ignore: int,
+    on_sample: Callable[[Sample, Ids, Scores], None] | None = None,
+) -> Scores:
+    """Predict every sample and compare it with its ground truth; memory is constant.
+
+    If torch.distributed is initialised, the scores are those of the samples of all processes.
+
+    Args:
+        predict: (id, RGB image W x H) -> class ids (H, W).
+        samples: images with ground truth.
+        classes: the number of classes.
+        ignore: the label of ignored pixels.
+        on_sample: called with each sample, its prediction and the scores of this image alone.
+
+    Raises:
+        ValueError: a prediction has another shape than its ground truth.
+    """
+    metric = ConfusionMatrix(classes, ignore=ignore)
+    for sample in samples:
+        prediction = predict(sample.name, sample.image)
+        predicted = torch.from_numpy(prediction.astype(np.int64))
+        truth = torch.from_numpy(sample.labels.astype(np.int64))
+        of_image: Scores = metric(predicted, truth)
+        if on_sample is not None:
+            on_sample(sample, prediction, of_image)
+    scores: Scores = metric.compute()
+    return scores
+
+
+def describe(predictor: Predictor, samples: Samples, run: Run) -> dict[str, Any]:
+    """Return what is needed to repeat an evaluation, ready for JSON."""
     return {
         **samples.metadata(),
         "images": run.count(samples),
@@ -185,37 +219,8 @@ def describe(predictor: MeasuredPredictor, samples: Samples, run: Run) -> dict[s
     }
 
 
-def headline(metadata: Mapping[str, Any]) -> str:
-    """Return one line that says what was measured, and on what."""
-    what = metadata.get("model") or metadata["predictions"]
-    images, official = metadata["images"], metadata["official_images"]
-    whole = official in (None, images)
-    count = f"{images:,} images" if whole else f"{images:,} of {official:,} images"
-    where = f"{metadata['dataset']} {metadata['split']}, {count}"
-    under = "" if metadata["corruption"] is None else f" under {metadata['corruption']}"
-    return f"{what} on {where}{under}"
-
-
-def settings(metadata: Mapping[str, Any]) -> str:
-    """Return one line of what figures hang on; they are not to be compared across it."""
-    if metadata["protocol"] is None:
-        return "scored as they are"
-    options = {name: value for name, value in metadata["options"].items() if value is not None}
-    return " · ".join(
-        [
-            *(
-                f"{name} {metadata[name]}"
-                for name in ("protocol", "method", "templates", "background")
-                if name in metadata  # a student has a protocol alone
-            ),
-            *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
-            metadata["precision"],
-        ]
-    )
-
-
 def _read(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:
-    """Read samples in threads, a few ahead of the network."""
+    """Read samples in threads, a few in advance of the network."""
     executor = ThreadPoolExecutor(_READERS)
     return prefetch(executor, partial(_sample, samples, run), indices, ahead=_AHEAD)
 

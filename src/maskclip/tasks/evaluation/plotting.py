@@ -1,7 +1,7 @@
-"""What the charts share: a frame of one look, words that any font can show, PNGs written whole.
+"""What the charts share: style, labels that the font can draw, and writing PNGs atomically.
 
-Figures are built without pyplot, so nothing global is touched. Their pages are cropped to what is
-drawn: labels and legends may hang out of a figure, they make its page larger.
+Figures are built without pyplot, so no global state changes. They are saved with a tight bounding
+box: labels and legends may be outside the axes, which makes the image larger.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _LONGEST_NAME, _LONGEST_TITLE = 28, 400  # characters
 
 
 def set_title(axes: Axes, title: str, caption: str = "", *, width: float, lift: float = 0) -> None:
-    """Write title and caption above the axes, folded to `width` inches, `lift` points higher."""
+    """Write title and caption above the axes, wrapped to `width` inches, `lift` points higher."""
     for line in reversed(textwrap.wrap(caption, int(width * 15))):
         write_above(axes, line, across=0, up=lift + 5, ha="left")
         lift += 12
-    text = "\n".join(map(_no_formula, folded_title(title, width=width)))
+    text = "\n".join(map(_no_formula, wrapped_title(title, width=width)))
     axes.set_title(text, loc="left", fontsize=12, color=INK, pad=lift + 9)
 
 
-def folded_title(title: str, *, width: float) -> list[str]:
-    """Return the lines of a title that is `width` inches wide; each is `TITLE_LINE` high."""
+def wrapped_title(title: str, *, width: float) -> list[str]:
+    """Return the lines of a title wrapped to `width` inches; each is `TITLE_LINE` high."""
     lines = (_printable(line, limit=_LONGEST_TITLE) for line in title.splitlines())
     return [part for line in lines for part in textwrap.wrap(line, int(width * 11))]
 
@@ -45,7 +45,7 @@ def folded_title(title: str, *, width: float) -> list[str]:
 def write_above(
     axes: Axes, text: str, *, across: float, up: float, ha: Literal["left", "center"]
 ) -> None:
-    """Write small letters over the axes, `across` them in 0..1 and `up` in points."""
+    """Write small text above the axes, at `across` in 0..1 and `up` in points."""
     axes.annotate(
         text,
         (across, 1),
@@ -60,7 +60,7 @@ def write_above(
 
 
 def set_grid(axes: Axes, which: Literal["both", "x", "y"]) -> None:
-    """Draw a faint grid below the data in place of a frame and ticks."""
+    """Draw a faint grid behind the data, without frame and ticks."""
     axes.grid(axis=which, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
@@ -78,7 +78,7 @@ def write_figure(figure: Figure, path: Target) -> None:
 
 
 def write_empty_figure(path: Target, *, title: str) -> None:
-    """Write a PNG that says that there is nothing to show.
+    """Write a PNG that says "nothing to show".
 
     Raises:
         OSError: the file cannot be written.
@@ -92,13 +92,13 @@ def write_empty_figure(path: Target, *, title: str) -> None:
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
-    """Return the names as `label` does; a number tells those apart that show as boxes."""
+    """Return the names as `label` does; those with boxes for letters get a number before them."""
     labels = [label(name) for name in names]
     return [f"{index}: {text}" if "□" in text else text for index, text in enumerate(labels)]
 
 
 def label(words: str, *, limit: int = _LONGEST_NAME) -> str:
-    """Return words on one line, short, of letters the font has, never read as a formula."""
+    """Return words as one short line that the font can draw and that is never read as a formula."""
     return _no_formula(_printable(words, limit=limit))
 
 
@@ -108,9 +108,9 @@ def count_classes(count: int) -> str:
 
 
 def _printable(words: str, *, limit: int) -> str:
-    """Return words on one line, shortened, with boxes for the letters that the font lacks.
+    """Return words in one line, shortened, with boxes for letters that the font does not have.
 
-    matplotlib would draw boxes as well, but it warns of each.
+    matplotlib draws such boxes as well, but warns about each.
     """
     kept = [c for c in words[: 4 * limit] if c.isspace() or unicodedata.category(c)[0] != "C"]
     letters = " ".join("".join(kept).split())

@@ -1,41 +1,44 @@
-"""What can be measured: a CLIP that reads words, a student, or a folder of anyone's predictions."""
+"""What can be evaluated: a zero-shot CLIP, a trained student, or a folder of predictions."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
 from maskclip.core.config import Options
+from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import CLEAN, PUBLISHED, get_method
 from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, read_ids
+from maskclip.tasks.evaluation.settings import Evaluation, method_under, options_under
 from maskclip.tasks.photos import PhotoSegmenter
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import Segmenter, load, names_student
 
 if TYPE_CHECKING:
     from maskclip.tasks.student_segmenter import StudentSegmenter
 
-_ENDINGS = (".png", "_labels.png")  # the second is what `maskclip segment` writes
-_OF_STUDENTS = ("antialias", "upsample", "resizes")  # what a student reads of a method
+_SUFFIXES = (".png", "_labels.png")  # the second is what `maskclip segment` writes
+_STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
 
 
-class MeasuredPredictor(Protocol):
-    """A predictor that can say what it is."""
+class Predictor(Protocol):
+    """Labels images, and can describe itself."""
 
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
         """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
 
     def metadata(self) -> dict[str, Any]:
-        """Return what is needed to repeat its predictions, ready for JSON."""
+        """Return what is needed to repeat the predictions, ready for JSON."""
 
 
 @dataclass(frozen=True, eq=False)
 class _ModelPredictor:
-    """A model that labels images with a data set's classes."""
+    """A model that labels images with the classes of a data set."""
 
     segmenter: PhotoSegmenter
     vocabulary: Vocabulary
@@ -47,7 +50,7 @@ class _ModelPredictor:
         return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
 
     def metadata(self) -> dict[str, Any]:
-        """Return its weights, how it looks at images, and in what it computes."""
+        """Return the weights, the protocol and options, the precision and the device."""
         return {
             "weights": self.segmenter.fingerprint,
             "protocol": self.protocol,
@@ -59,12 +62,12 @@ class _ModelPredictor:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShotPredictor(_ModelPredictor):
-    """A CLIP that is given a data set's classes as words."""
+    """A CLIP that is prompted with the classes of a data set."""
 
     segmenter: Segmenter
 
     def metadata(self) -> dict[str, Any]:
-        """Return the model, its arithmetic, its words and how it looks at images."""
+        """Return those of any model, and the method and the prompts."""
         segmenter = self.segmenter
         return {
             **super().metadata(),
@@ -79,36 +82,38 @@ class ZeroShotPredictor(_ModelPredictor):
 
 @dataclass(frozen=True, eq=False)
 class StudentPredictor(_ModelPredictor):
-    """A trained student, whose classes are a data set's."""
+    """A trained student whose classes are those of a data set."""
 
     segmenter: StudentSegmenter
 
     def metadata(self) -> dict[str, Any]:
-        """Return the student, its architecture and training, and how it looks at images."""
+        """Return those of any model, and the student's architecture and training step."""
         segmenter = self.segmenter
         return {
             **super().metadata(),
             "model": segmenter.name,
             "student": asdict(segmenter.student.config),
             "step": segmenter.trained.step,
-            "arithmetic": {name: getattr(segmenter.method, name) for name in _OF_STUDENTS},
+            "arithmetic": {name: getattr(segmenter.method, name) for name in _STUDENT_FIELDS},
         }
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedFolder:
-    """Label PNGs named by image id, whose values (or colours) are those of a vocabulary."""
+    """Label PNGs named by image id; their values (or colours) are those of a vocabulary."""
 
     folder: Path
     vocabulary: Vocabulary
 
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
-        """Read the prediction of an image; pixels without one hold the ignored label, and miss.
+        """Read the prediction for an image; ignored pixels in it count as wrong.
 
         Raises:
-            MaskCLIPError: missing, damaged, of another size, or no class ids.
+            MaskCLIPError: missing, damaged, of another size, or not class ids.
         """
-        path = self.path(name)
+        path = self._find(name)
+        if path is None:
+            raise MaskCLIPError(f"no prediction {self.folder / name}{_SUFFIXES[0]}")
         rule = LabelRule.of(self.vocabulary)
         ids = read_ids(path, rule)
         if ids.shape != (image.height, image.width):
@@ -119,24 +124,13 @@ class PredictedFolder:
         invalid = rule.invalid(ids)
         if invalid:
             raise MaskCLIPError(
-                f"{path}: {next(iter(invalid))} is no class: expected 0..{rule.classes - 1}, or "
+                f"{path}: {next(iter(invalid))} is not a class: expected 0..{rule.classes - 1}, or "
                 f"{rule.ignore} where nothing is predicted"
             )
         return ids
 
-    def path(self, name: str) -> Path:
-        """Return the file of an image's prediction.
-
-        Raises:
-            MaskCLIPError: there is none.
-        """
-        path = self._find(name)
-        if path is None:
-            raise MaskCLIPError(f"no prediction {self.folder / name}{_ENDINGS[0]}")
-        return path
-
     def check(self, samples: Samples, count: int) -> None:
-        """Make sure that the first `count` samples have a file each, before any is scored.
+        """Check that the first `count` samples have a file each, before any is scored.
 
         Raises:
             MaskCLIPError: the folder or a file is missing.
@@ -147,13 +141,63 @@ class PredictedFolder:
         if missing:
             raise MaskCLIPError(
                 f"{self.folder}: {len(missing):,} of {count:,} predictions are missing, "
-                f"the first {missing[0]}{_ENDINGS[0]}"
+                f"the first {missing[0]}{_SUFFIXES[0]}"
             )
 
     def _find(self, name: str) -> Path | None:
-        paths = (self.folder / f"{name}{ending}" for ending in _ENDINGS)
+        paths = (self.folder / f"{name}{suffix}" for suffix in _SUFFIXES)
         return next((path for path in paths if path.is_file()), None)
 
     def metadata(self) -> dict[str, Any]:
-        """Return where the predictions are."""
+        """Return the folder; predictions have no protocol."""
         return {"predictions": str(self.folder), "protocol": None}
+
+
+def load_predictor(evaluation: Evaluation, samples: Samples, *, device: str = "auto") -> Predictor:
+    """Load the model of an evaluation and give it the classes of the data set.
+
+    Raises:
+        MaskCLIPError: the model cannot be loaded, or an option cannot be used.
+    """
+    config, protocol = evaluation.model, evaluation.protocol
+    options = options_under(protocol, evaluation.options, samples)
+    vocabulary = samples.vocabulary
+    if evaluation.background is not None:
+        if not vocabulary.has_background:
+            raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
+        vocabulary = vocabulary.with_background(evaluation.background)
+    if names_student(config.name):
+        return _load_student(evaluation, samples, options, device=device)
+    method = method_under(protocol, get_method(config.method))
+    segmenter = load(replace(config, method=method), device=device)
+    assert isinstance(segmenter, Segmenter)
+    segmenter.text_rows(vocabulary)  # too long names are refused before any image is read
+    return ZeroShotPredictor(segmenter, vocabulary, options, protocol)
+
+
+def _load_student(
+    evaluation: Evaluation, samples: Samples, options: Options, *, device: str
+) -> Predictor:
+    from maskclip.tasks.student_segmenter import load_student, refuse_options_of_clip
+
+    config = evaluation.model
+    method = get_method(config.method)
+    refuse_options_of_clip(
+        config.name,
+        weights=config.weights is not None,
+        method=method != CLEAN,
+        templates=config.templates != "published",
+        background=evaluation.background is not None,
+    )
+    published = evaluation.protocol == "published"
+    segmenter = load_student(
+        Path(config.name),
+        method=method_under(evaluation.protocol, PUBLISHED if published else method),
+        device=choose_device(device),
+        precision=config.precision,
+    )
+    try:
+        vocabulary = segmenter.prepare(samples.vocabulary, options=options)
+    except MaskCLIPError as error:
+        raise MaskCLIPError(f"{samples.name}: {error}") from None
+    return StudentPredictor(segmenter, vocabulary, options, evaluation.protocol)

@@ -7,9 +7,8 @@ from PIL import Image
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.corruptions import all_corruptions
 from maskclip.emoji.scenes import EmojiScenes
-from maskclip.tasks.evaluation.processes import Processes
+from maskclip.tasks.evaluation.results import cell_name, run_sweep, write_sweep
 from maskclip.tasks.evaluation.settings import Run
-from maskclip.tasks.evaluation.sweep import cell_name, measure_cells, write_sweep
 
 SCENES = EmojiScenes(size=16, seeds=range(1))
 
@@ -37,16 +36,7 @@ class Guess:
 
 
 def run(predictor, out, **settings):
-    return list(
-        measure_cells(
-            predictor,
-            SCENES,
-            Run(**settings),
-            out,
-            processes=Processes(),
-            progress=lambda samples, _: samples,
-        )
-    )
+    return list(run_sweep(predictor, SCENES, Run(**settings), out))
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(tmp_path):
@@ -76,7 +66,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(tmp_path):
     assert Image.open(tmp_path / "parts" / "severity.png").width > 300
 
 
-def test_results_of_another_measurement_are_not_mixed_in(tmp_path):
+def test_results_of_another_evaluation_are_not_mixed_in(tmp_path):
     with pytest.raises(Killed):
         run(Guess(dies_after=3), tmp_path)
     with pytest.raises(MaskCLIPError, match=r"clean\.json was made with seed 0, not 1"):
@@ -84,5 +74,5 @@ def test_results_of_another_measurement_are_not_mixed_in(tmp_path):
     with pytest.raises(MaskCLIPError, match="was made with model 'guess', not 'other'"):
         run(Guess(model="other"), tmp_path)
     (tmp_path / "clean.json").write_text("{")
-    with pytest.raises(MaskCLIPError, match="no result of an evaluation"):
+    with pytest.raises(MaskCLIPError, match="not a result of an evaluation"):
         run(Guess(), tmp_path)

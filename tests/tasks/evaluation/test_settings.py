@@ -13,7 +13,7 @@ from maskclip.core.windows import cut, fit_within
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.tasks.evaluation.predictors import ZeroShotPredictor
-from maskclip.tasks.evaluation.protocols import PROTOCOLS, method_under, options_under
+from maskclip.tasks.evaluation.settings import PROTOCOLS, method_under, options_under
 from maskclip.tasks.segmenter import Segmenter
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.tasks.evaluation.contact_sheet import Example, contact_sheet, shrunk
+from maskclip.tasks.evaluation.examples import Example, contact_sheet, shrunk
 
 PHOTO = (20, 200, 90)
 COLORS = [(120, 0, 200), (0, 90, 250), (250, 200, 0)]

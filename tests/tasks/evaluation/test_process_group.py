@@ -6,28 +6,28 @@ import pytest
 
 from maskclip.cli import main
 from maskclip.core.errors import MaskCLIPError
-from maskclip.tasks.evaluation.processes import Processes, join_processes
+from maskclip.tasks.evaluation.evaluate import ProcessGroup, process_group
 
 EVAL = ["eval", "emoji", "--limit", "3", "--size", "64", "--templates", "plain"]
 
 
 def test_alone_everything_is_its_own(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_processes() as processes:
-        assert processes == Processes(rank=0, world=1)
-        assert processes.first
-        assert processes.gather("a") == ["a"]
-        assert processes.agree("a") == "a"
+    with process_group() as group:
+        assert group == ProcessGroup(rank=0, world_size=1)
+        assert group.is_main
+        assert group.all_gather("a") == ["a"]
+        assert group.broadcast("a") == "a"
 
 
 def test_several_processes_need_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(MaskCLIPError, match=r"RANK.* not: start with torchrun"), join_processes():
+    with pytest.raises(MaskCLIPError, match=r"RANK.* not: start with torchrun"), process_group():
         pass
 
 
-def test_two_processes_give_the_figures_of_one(tmp_path, capsys):
+def test_two_processes_give_the_scores_of_one(tmp_path, capsys):
     assert main([*EVAL, "--out", str(tmp_path / "one")]) == 0
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [sys.executable, *launch, "-m", "maskclip", *EVAL, "--out", str(tmp_path / "two")]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from maskclip.core.samples import Sample
-from maskclip.tasks.evaluation.scoring import score
+from maskclip.tasks.evaluation.evaluate import score
 
 
 def dark_is_zero(_, image):

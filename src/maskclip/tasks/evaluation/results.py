@@ -1,0 +1,213 @@
+"""The files of an evaluation, and of a sweep of all corruptions, which can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import write_json
+from maskclip.core.samples import Samples
+from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions
+from maskclip.tasks.evaluation.charts import confusion_chart, iou_chart, severity_chart
+from maskclip.tasks.evaluation.evaluate import (
+    EvaluationResult,
+    ProcessGroup,
+    Progress,
+    describe,
+    evaluate,
+)
+from maskclip.tasks.evaluation.examples import contact_sheet
+from maskclip.tasks.evaluation.predictors import Predictor
+from maskclip.tasks.evaluation.settings import Run
+
+UNCORRUPTED = "clean"
+"""The name of the sweep's evaluation of uncorrupted images."""
+
+_OF_ONE_CELL = {  # keys of a cell's result that the table of the sweep leaves out
+    "miou", "pixel_accuracy", "frequency_weighted_iou", "zero_shot", "iou", "accuracy",
+    "corruption", "published",
+}  # fmt: skip
+
+
+def headline(metadata: Mapping[str, Any]) -> str:
+    """Return one line that says what was evaluated, and on which data."""
+    what = metadata.get("model") or metadata["predictions"]
+    images, official = metadata["images"], metadata["official_images"]
+    complete = official in (None, images)
+    count = f"{images:,} images" if complete else f"{images:,} of {official:,} images"
+    where = f"{metadata['dataset']} {metadata['split']}, {count}"
+    under = "" if metadata["corruption"] is None else f" under {metadata['corruption']}"
+    return f"{what} on {where}{under}"
+
+
+def settings_line(metadata: Mapping[str, Any]) -> str:
+    """Return one line of the settings that scores depend on."""
+    if metadata["protocol"] is None:
+        return "predictions read from files"
+    options = {name: value for name, value in metadata["options"].items() if value is not None}
+    return " · ".join(
+        [
+            *(
+                f"{name} {metadata[name]}"
+                for name in ("protocol", "method", "templates", "background")
+                if name in metadata  # a student has only a protocol
+            ),
+            *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
+            metadata["precision"],
+        ]
+    )
+
+
+def write_result(result: EvaluationResult, content: dict[str, Any], out: Path) -> list[Path]:
+    """Write the scores and charts of an evaluation into a folder; return the paths.
+
+    Args:
+        result: the evaluation.
+        content: of `result.json`: `result.to_dict()`, and anything else that belongs there.
+        out: the folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    vocabulary = result.samples.vocabulary
+    title = f"{headline(result.metadata)}\n{settings_line(result.metadata)}"
+    paths = [out / name for name in ("confusion.png", "iou.png", "images.png", "result.json")]
+    confusion, bars, images, scores = paths
+    scores.unlink(missing_ok=True)  # written last, so it never lies beside charts of another run
+    confusion_chart(result.scores.confusion, vocabulary.names, confusion, title=title)
+    iou_chart(result.scores.iou, vocabulary.names, bars, title=title, colors=vocabulary.colors)
+    contact_sheet(
+        result.best,
+        result.worst,
+        images,
+        names=vocabulary.names,
+        colors=vocabulary.colors,
+        ignore=vocabulary.ignore,
+        title=title,
+    )
+    write_json(content, scores)
+    return paths
+
+
+def earlier_result(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result that an earlier run wrote into a file, None if there is none.
+
+    Args:
+        path: the file.
+        wanted: of `describe`: what the result must be of.
+
+    Raises:
+        MaskCLIPError: it is of another evaluation; the message says what differs.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        raise MaskCLIPError(f"{path}: not a result of an evaluation: move it away")
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
+    for key, value in wanted.items():
+        if result.get(key) != value:
+            raise MaskCLIPError(
+                f"{path} was made with {key} {result.get(key)!r}, not {value!r}: choose another "
+                "folder, or delete the results there"
+            )
+    return result
+
+
+class Cell(NamedTuple):
+    """One evaluation of a sweep.
+
+    `result` is the content of its file; `kept` is whether an earlier run made it.
+    """
+
+    name: str
+    result: dict[str, Any]
+    kept: bool
+
+
+def cell_name(corruption: Corruption | None) -> str:
+    """Return the name of a cell, which is that of its file without `.json`."""
+    return UNCORRUPTED if corruption is None else f"{corruption.name}_{corruption.severity}"
+
+
+def run_sweep(
+    predictor: Predictor,
+    samples: Samples,
+    run: Run,
+    out: Path,
+    *,
+    group: ProcessGroup | None = None,
+    progress: Progress = lambda samples, _: samples,
+    to_content: Callable[[EvaluationResult, Run], dict[str, Any]] = lambda one, _: one.to_dict(),
+) -> Iterator[Cell]:
+    """Evaluate uncorrupted images and the 40 corruptions; results that exist are kept.
+
+    Args:
+        predictor: labels images.
+        samples: the data set.
+        run: which images each cell sees; its corruption is replaced.
+        out: the folder of the results, one JSON file for each cell.
+        group, progress: as for `evaluate`.
+        to_content: returns the content of a cell's file.
+
+    Raises:
+        MaskCLIPError: a sample cannot be used, or a result there is of another evaluation.
+    """
+    group = group or ProcessGroup()
+    runs = [replace(run, corruption=corruption) for corruption in (None, *all_corruptions())]
+    # Only the main process looks: another could meet a file that was written since the start.
+    files = [out / f"{cell_name(one.corruption)}.json" for one in runs]
+    kept = group.broadcast(
+        [
+            earlier_result(file, describe(predictor, samples, one))
+            for file, one in zip(files, runs, strict=True)
+        ]
+        if group.is_main
+        else None
+    )
+    for one, file, content in zip(runs, files, kept, strict=True):
+        name = cell_name(one.corruption)
+        if content is not None:
+            yield Cell(name, content, kept=True)
+            continue
+        result = evaluate(predictor, samples, one, group=group, progress=progress)
+        content = to_content(result, one)
+        if group.is_main:
+            write_json(content, file)
+        yield Cell(name, content, kept=False)
+
+
+def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:
+    """Write the table of mIoU (`sweep.json`) and its chart; return the paths.
+
+    The table also holds the settings of the evaluation of uncorrupted images.
+
+    Args:
+        cells: the result of each cell, by name.
+        out: the folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    miou = {name: cell["miou"] for name, cell in cells.items()}
+    uncorrupted = cells[UNCORRUPTED]
+    table = {
+        "clean": miou[UNCORRUPTED],
+        "corrupted": {
+            kind: [miou[cell_name(Corruption(kind, severity))] for severity in SEVERITIES]
+            for kind in CORRUPTIONS
+        },
+        **{key: value for key, value in uncorrupted.items() if key not in _OF_ONE_CELL},
+    }
+    chart, scores = out / "severity.png", out / "sweep.json"
+    title = f"{headline(uncorrupted)}\n{settings_line(uncorrupted)}"
+    severity_chart(table["corrupted"], table["clean"], chart, title=title)
+    write_json(table, scores)
+    return [chart, scores]
