@@ -126,13 +126,27 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
 
 
 def test_mistakes_and_lists_do_not_wait_for_torch():
+    slow = ["torch", "matplotlib", "scipy", "torchmetrics"]
     code = (
         "import sys\nfrom maskclip.cli import main\n"
         "main(['recipes']), main(['eval', 'voc20', '--data', 'nowhere'])\n"
-        "print('torch' in sys.modules)"
+        f"print(sys.modules.keys() & {slow})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout.splitlines()[-1] == "False", run.stderr
+    assert run.stdout.splitlines()[-1] == "set()", run.stderr
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "scipy", "torchmetrics"])
+def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(module, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert main(["eval", "emoji"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert module in line
+    assert "pip install" in line
+    assert "[eval]" in line
+    assert main(["recipes"]) == 0
 
 
 def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):

@@ -134,6 +134,12 @@ class TestFinding:
         with pytest.raises(MaskCLIPError, match="would overwrite the label files"):
             plan_conversion("context", tmp_path, source=folder)
 
+    def test_scipy_is_needed_for_matlab_files_only(self, voc, coco, monkeypatch):
+        monkeypatch.setitem(sys.modules, "scipy", None)  # as if it were not installed
+        with pytest.raises(MaskCLIPError, match=r"scipy.*pip install .*\[eval\]"):
+            plan_conversion("voc-aug", voc)
+        assert len(run(coco)) == 5
+
 
 class TestResuming:
     def test_what_is_there_is_left_alone(self, coco):

@@ -105,7 +105,8 @@ def _show_scores(result: Mapping[str, Any]) -> None:
     screen = console()
     absent = len(result["iou"]) - len(present)
     if absent:
-        screen.print(f"not counted: {absent} classes in neither ground truth nor prediction")
+        count = "1 class" if absent == 1 else f"{absent} classes"
+        screen.print(f"not counted: {count} in neither ground truth nor prediction")
     screen.print(headline(result), style="bold", markup=False, soft_wrap=True)
     screen.print(settings_line(result), markup=False, soft_wrap=True)
     if result["zero_shot"] is not None:

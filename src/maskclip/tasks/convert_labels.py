@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.files import atomic_path
 from maskclip.core.prefetch import prefetch
 from maskclip.data.conversions import (
@@ -99,7 +99,8 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
         source: the folder of the label files, if it is not the usual one below `root`.
 
     Raises:
-        MaskCLIPError: unknown name; no label files; masks would overwrite the label files.
+        MaskCLIPError: unknown name; no label files; masks would overwrite the label files; scipy is
+            needed to read them and not installed.
     """
     if name not in CONVERSIONS:
         raise MaskCLIPError(f"unknown conversion {name!r}: expected {', '.join(CONVERSIONS)}")
@@ -111,6 +112,8 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
             plan = Plan(conversion, root, folder, files)
             if plan.target(files[0]).resolve() == (folder / files[0]).resolve():
                 raise MaskCLIPError(f"{folder}: masks would overwrite the label files: move these")
+            if files[0].endswith(".mat"):
+                require_extra("eval", "scipy")
             return plan
     expected = " or ".join(str(folders[0] / pattern) for pattern in conversion.patterns)
     hint = f"; --data is the folder that holds {Path(conversion.targets).parts[0]}"

@@ -246,7 +246,7 @@ def confusion_chart(
     """Draw a confusion matrix, in percent of the pixels of each true class.
 
     The last row and column, "other", are drawn only if they hold counts. With more than 25 classes,
-    those in neither truth nor prediction are left out, and the caption counts them.
+    those in neither ground truth nor prediction are left out and counted in the caption.
 
     Args:
         confusion: (K + 1, K + 1) counts [true, predicted]; the last index is for values that are
@@ -275,12 +275,12 @@ def confusion_chart(
     shares = np.full((len(rows), len(columns)), np.nan)
     np.divide(100.0 * counts[np.ix_(rows, columns)], total, out=shares, where=total > 0)
 
-    caption = "% of the true class's pixels"
+    caption = "% of the pixels of the true class"
     if not total.all():
-        caption += "; grey rows: not in the truth"
+        caption += "; grey rows: not in the ground truth"
     if not drawn.all():
         left_out = count_classes(int((~drawn).sum()))
-        caption += f"; left out: {left_out} in neither truth nor prediction"
+        caption += f"; left out: {left_out} in neither ground truth nor prediction"
     labels = [*class_labels(names), "other"]
     figure = _matrix(
         shares,

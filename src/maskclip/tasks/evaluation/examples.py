@@ -26,7 +26,7 @@ _KEPT_SIDE = 320  # px: enough to look at, little to keep and send between proce
 _Pixels = npt.NDArray[np.uint8]
 _Swatch = tuple[str, Color | None]  # class name and colour; None is hatched
 
-_PANELS = ("image", "truth", "prediction", "errors")
+_PANELS = ("image", "ground truth", "prediction", "errors")
 _SIDE, _GAP, _MARGIN = 320, 16, 24  # px, of and around the panels
 _THINNEST = 8  # px: minimum short side of a panel, so that very long images stay visible
 _WIDTH = len(_PANELS) * (_SIDE + _GAP) - _GAP + 2 * _MARGIN
