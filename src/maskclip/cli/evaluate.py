@@ -244,14 +244,14 @@ def _open_samples(
         return opt.open_data(
             name, data=data, split=split or "val", images=images, masks=masks, classes=classes
         )
-    from maskclip.emoji.scenes import DEFAULT_SIZE, EmojiScenes
+    from maskclip.emoji.scenes import SCENE_SIZE, EmojiScenes
 
     if split not in (None, "val") or any((data, images, masks, classes)):
         raise MaskCLIPError(
             "emoji is drawn and has only the split val: leave out --split, --data, --images, "
             "--masks and --classes"
         )
-    return EmojiScenes(size=size or DEFAULT_SIZE)
+    return EmojiScenes(size=size or SCENE_SIZE)
 
 
 def _read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
