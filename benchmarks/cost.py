@@ -28,17 +28,15 @@ from maskclip.core.method import get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import fit_within
 from maskclip.data.specs import SPECS
-from maskclip.plus.config import parse_student
-from maskclip.plus.settings import Optimization
+from maskclip.plus.config import Machine, Optimization, Training, parse_student
 from maskclip.plus.student import build_student
 from maskclip.plus.supervision import build_teacher, segmentation_loss, teacher_maps
-from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks.photos import LONG_SIDE_RATIO
 
 TEXT_DIMS = {"RN50:openai": 1024, "RN50x16:openai": 768, "ViT-B-16:openai": 512}
 PHOTO = (375, 500)  # a usual size, for validation
-BATCH = Optimization().batch  # the published one
+BATCH = Optimization().batch_size  # the published one
 SMALL = {"batch": 2, "crop": 256}  # of the steps that are measured
 HEAD = (
     "row|student, TFLOP|teacher|GiB at {own} images|GiB at {all}|run, GB|training, h|validation, h"
@@ -93,13 +91,14 @@ class Step:
     """
 
     def __init__(self, training: Training, *, batch: int, crop: int, device: str) -> None:
-        config, dim = training.supervision, TEXT_DIMS[training.teacher]
+        config, dim = training.supervision, TEXT_DIMS[training.teacher.name]
         architecture = parse_student(training.student, embed_dim=dim, background=config.background)
         self.config = config
         self.rows = torch.randn(len(Vocabulary.builtin(training.dataset)), dim, device=device)
         with torch.device(device):
             self.student = build_student(architecture, self.rows[config.background :])
-        self.teacher = build_teacher(clip(training.teacher), method=get_method(training.method))
+        teacher = training.teacher
+        self.teacher = build_teacher(clip(teacher.name), method=get_method(teacher.method))
         self.teacher.prepare(torch.float32 if device == "cpu" else torch.bfloat16)
         self.teacher.to(device)
         self.optimizer = torch.optim.SGD(
@@ -160,7 +159,7 @@ def line(name: str, how: Namespace) -> list[str]:
     """Count one recipe."""
     training = TRAININGS[name].training
     config, crop = training.optimization, training.augmentation.crop[0]
-    own = config.batch // how.gpus
+    own = config.batch_size // how.gpus
     step = Step(training, batch=own, crop=crop, device="meta")
     weights = size_of(step.student.state_dict().values())
     teacher = operations(step.teach)
@@ -170,7 +169,7 @@ def line(name: str, how: Namespace) -> list[str]:
     image = operations(partial(step.validate, size))
     there = size_of(step.tensors)
     shared = there + added(step) + (weights if how.gpus > 1 else 0)  # what is sent is a copy
-    alone = Step(training, batch=config.batch, crop=crop, device="meta")
+    alone = Step(training, batch=config.batch_size, crop=crop, device="meta")
     guided = training.supervision.clip_guided[1] or config.steps
     images = -(-SPECS[training.dataset].splits["val"].official // how.gpus)
     validations = config.steps // min(Machine().validate_every, config.steps)

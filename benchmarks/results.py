@@ -19,7 +19,7 @@ import rich
 from PIL import Image
 
 from benchmarks.concepts import LOOK_ALIKES, colors_of, concept_scenes
-from maskclip.cli.train_progress import TrainingLines
+from maskclip.cli.train_progress import TrainProgress
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
@@ -27,7 +27,7 @@ from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.emoji.scenes import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
-from maskclip.plus.training_config import Machine, Training
+from maskclip.plus.config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks.evaluation.charts import confusion_chart, line_chart
 from maskclip.tasks.evaluation.evaluate import EvaluationResult, describe, evaluate
@@ -224,21 +224,21 @@ def students(out: Path) -> Table:
     trainings = {name: TRAININGS[name].training for name in STUDENTS}
     trainings[f"{FURTHER}, further"] = further(trainings[FURTHER], out / FURTHER)
     for name, training in trainings.items():
-        path = out / f"{training.teacher}.json"
-        teacher, _ = measure(emoji(training.teacher), EmojiScenes(), path)
+        model = training.teacher.name
+        teacher, _ = measure(emoji(model), EmojiScenes(), out / f"{model}.json")
         run = out / name.replace(", ", "-")
         found = learn(training, run)["last"]
         figures = (teacher["miou"], found["miou"])
         gain = f"{figures[1] - figures[0]:+.1f}"
         steps = f"{training.optimization.steps:,}"
-        rows.append([name, steps, training.teacher, *map(percent, figures), gain])
+        rows.append([name, steps, model, *map(percent, figures), gain])
         lines[name] = curve(run)
     draw_curves(lines, "students", "Students of unlabelled scenes while they learn")
     return rows
 
 
 def further(training: Training, run: Path) -> Training:
-    """Return a training that starts from the student of another, with chance of its own."""
+    """Return a training that starts from the student of another, with another seed."""
     optimization = replace(training.optimization, steps=FURTHER_STEPS, seed=1)
     return replace(training, initial=str(run / "student.safetensors"), optimization=optimization)
 
@@ -307,7 +307,7 @@ def learn(training: Training, run: Path) -> dict[str, dict[str, Any]]:
             validation=EmojiScenes(),
             machine=machine,
             resume=True,
-            callbacks=[TrainingLines(EmojiScenes().vocabulary.names)],
+            callbacks=[TrainProgress(EmojiScenes().vocabulary.names)],
         )
     return {
         name: measure(emoji(str(file)), EmojiScenes(), run / f"{name}.json")[0]

@@ -18,8 +18,9 @@ from measuring import Rows, apart, in_turn, kept, machine, peak_mib, ratios, spa
 from three_ways import Cell, Contest
 
 from maskclip.core.method import CLEAN
+from maskclip.plus.config import parse_student
 from maskclip.plus.files import TrainedStudent
-from maskclip.plus.student import build_student, parse_student
+from maskclip.plus.student import build_student
 from maskclip.tasks.student_segmenter import StudentSegmenter
 
 HEAD = "photos|network|images a second|time / teacher's|MiB"

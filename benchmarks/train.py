@@ -36,14 +36,14 @@ from three_ways import pixels_of, smooth_photo
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from maskclip.core.device import PRECISIONS as DTYPES
+from maskclip.core.config import ModelConfig
+from maskclip.core.device import PRECISIONS
 from maskclip.core.samples import UNLABELED, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_folder, open_photos
-from maskclip.plus.dataset import StreamSampler
-from maskclip.plus.settings import Optimization, Supervision
-from maskclip.plus.training_config import PRECISIONS, Training
-from maskclip.tasks.train import build, stream_of
+from maskclip.plus.config import LIGHTNING_PRECISIONS, Optimization, Supervision, Training
+from maskclip.plus.dataset import TrainingDataset, TrainingSampler
+from maskclip.tasks.train import build
 
 WAYS = ("bare", "ours", "labels")
 LISTS: dict[str, list[Any]] = {
@@ -85,13 +85,13 @@ def training_of(cell: Cell, *, steps: int = 2000) -> Training:
     supervision = Supervision(unlabeled=tuple(range(cell.classes)), clip_guided=(1, None))
     return Training(
         dataset="drawn",
-        teacher=cell.teacher,
-        weights="random",
-        templates="plain",
+        teacher=ModelConfig(
+            name=cell.teacher, weights="random", method="published", templates="plain"
+        ),
         student=cell.student,
         pretrained=False,
         supervision=supervision,
-        optimization=Optimization(steps=steps, batch=cell.batch),
+        optimization=Optimization(steps=steps, batch_size=cell.batch),
     )
 
 
@@ -102,11 +102,13 @@ class Contest:
         device = torch.device(cell.device)
         accelerator = "gpu" if device.type == "cuda" else device.type
         self.fabric = Fabric(
-            accelerator=accelerator, devices=1, precision=cast(Any, PRECISIONS[cell.precision])
+            accelerator=accelerator,
+            devices=1,
+            precision=cast(Any, LIGHTNING_PRECISIONS[cell.precision]),
         )
         module = build(training_of(cell), words(cell.classes), device=device)
         if cell.teacher_precision != "auto":
-            cast(Any, module._outside["teacher"]).prepare(DTYPES[cell.teacher_precision])
+            cast(Any, module.teacher.encoder).prepare(PRECISIONS[cell.teacher_precision])
         (optimizer,), _ = module.configure_optimizers()
         self.module, self.student = module, module.student
         self.stepping, self.optimizer = self.fabric.setup(module, optimizer)
@@ -161,7 +163,14 @@ def steps(how: Namespace) -> tuple[Rows, float]:
         how.students, how.classes, how.teachers, how.teacher_precisions
     ):
         cell = Cell(
-            student, how.precision, teacher, precision, classes, how.crop, how.batch, how.device
+            student,
+            how.precision,
+            teacher,
+            precision,
+            classes,
+            how.crop,
+            how.batch_size,
+            how.device,
         )
         print(cell, file=sys.stderr)
         path = how.out / f"{cell} {how.clock}.json".replace(" ", "_").replace(":", "")
@@ -191,18 +200,16 @@ def draw(folder: Path, classes: int) -> tuple[Path, Path]:
 
 def pipeline(how: Namespace, consumed: float) -> Rows:
     """Measure the images alone: of the published size, in the order of a training."""
-    batch = how.batch
+    batch = how.batch_size
     training = training_of(
         Cell("deeplabv2-r101", "float32", "RN50", "auto", how.classes[0], 512, batch, "cpu"),
         steps=how.images_read // batch,
     )
 
     def read(samples: Samples, workers: int) -> None:
-        sampler = StreamSampler(
-            steps=training.optimization.steps, batch=batch, rank=0, world=1, reached=lambda: 0
-        )
-        stream = stream_of(training, samples)
-        for _ in DataLoader(stream, batch_size=batch, sampler=sampler, num_workers=workers):
+        sampler = TrainingSampler(training.optimization)
+        dataset = TrainingDataset(samples, training)
+        for _ in DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=workers):
             pass
 
     vocabulary = words(how.classes[0])
@@ -229,9 +236,11 @@ def read_options(arguments: Iterable[str] | None) -> Namespace:
     parser = ArgumentParser(description="Measure training: steps, memory, and what feeds them.")
     for name, values in LISTS.items():
         parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=values)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="the student's")
+    parser.add_argument(
+        "--precision", choices=LIGHTNING_PRECISIONS, default="float32", help="the student's"
+    )
     parser.add_argument("--crop", type=int, default=512 if gpu else 256, help="px, of a step")
-    parser.add_argument("--batch", type=int, default=4 if gpu else 2)
+    parser.add_argument("--batch-size", type=int, default=4 if gpu else 2)
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos; some are drawn")
     parser.add_argument("--images-read", type=int, default=128, metavar="N", help="a turn")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])

@@ -179,7 +179,7 @@ def test_the_student_of_context_with_background_is_as_published():
     assert training.student == "deeplabv3plus-r101"
     assert training.supervision.background
     assert 0 not in training.supervision.unlabeled
-    assert (training.optimization.rate, training.optimization.weight_decay) == (0.004, 1e-4)
+    assert (training.optimization.lr, training.optimization.weight_decay) == (0.004, 1e-4)
     assert training.augmentation.crop == (480, 480)
 
 

@@ -28,8 +28,8 @@ from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.data.datasets import Dataset, open_dataset
 from maskclip.data.specs import SPECS
+from maskclip.plus.config import Machine, Training
 from maskclip.plus.files import read_student
-from maskclip.plus.training_config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks import train as task
 
@@ -46,10 +46,10 @@ def short(training: Training) -> Training:
     """Two steps on small crops; all else is the recipe's."""
     return replace(
         training,
-        weights="random",
+        teacher=replace(training.teacher, weights="random"),
         pretrained=False,
         augmentation=replace(training.augmentation, scale=(CROP, CROP), crop=(CROP, CROP)),
-        optimization=replace(training.optimization, steps=STEPS, batch=2),
+        optimization=replace(training.optimization, steps=STEPS, batch_size=2),
     )
 
 
@@ -183,7 +183,7 @@ def test_a_published_student_trains_at_full_size(
     assert (trained.vocabulary, trained.step) == (samples.vocabulary, STEPS)
     architecture = trained.student.config
     assert architecture.depth == 101
-    assert architecture.embed_dim == TEXT_DIMS[training.teacher.partition(":")[0]]
+    assert architecture.embed_dim == TEXT_DIMS[training.teacher.name.partition(":")[0]]
     assert architecture.background == training.supervision.background
     assert torch.load(run / "last.ckpt", weights_only=True, mmap=True)["global_step"] == STEPS
     losses = losses_of(run)

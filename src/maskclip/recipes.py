@@ -17,8 +17,7 @@ from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import UNSEEN
-from maskclip.plus.settings import Optimization, Supervision
-from maskclip.plus.training_config import Training
+from maskclip.plus.config import Optimization, Supervision, Training
 from maskclip.tasks.evaluation.settings import Evaluation
 
 TEACHERS = {"rn50": "RN50:openai", "rn50x16": "RN50x16:openai", "vitb16": "ViT-B-16:openai"}
@@ -145,13 +144,13 @@ def published_variants(row: Row) -> tuple[float | None, ...]:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A student that is trained by name, and what is published of it.
+    """A student that can be trained by name, and its published scores.
 
     Attributes:
         name: what users type, `<dataset>-{annofree,zeroshot}-<teacher>`.
         training: what is trained, and how.
-        miou: in percent, in the authors' table; None where it is not theirs.
-        unseen: mean IoU of the unseen classes, in percent, in the paper; None where all are.
+        miou: in percent, in the authors' table; None where the student is not theirs.
+        unseen: mean IoU of the unseen classes, in percent, in the paper; None without any.
         harmonic: mean of the IoU of seen and unseen classes, in percent, in the paper.
     """
 
@@ -162,8 +161,8 @@ class TrainingRow:
     harmonic: float | None = None
 
     @property
-    def figures(self) -> tuple[float | None, ...]:
-        """All three, the whole's first."""
+    def scores(self) -> tuple[float | None, ...]:
+        """mIoU of all classes, of the unseen ones, and the harmonic mean."""
         return self.miou, self.unseen, self.harmonic
 
 
@@ -179,7 +178,7 @@ def _training(
     return Training(
         dataset=dataset,
         split=_TRAINED_ON.get(dataset, "train"),
-        teacher=TEACHERS[teacher],
+        teacher=ModelConfig(name=TEACHERS[teacher], method="published"),
         supervision=supervision,
         augmentation=augmentation,
         optimization=optimization,
@@ -187,7 +186,7 @@ def _training(
 
 
 def _annotation_free(dataset: str, teacher: str, steps: int, miou: float) -> TrainingRow:
-    """All pixels are CLIP's, in every step."""
+    """CLIP labels all pixels, in every step."""
     supervision = Supervision(unlabeled=_all_classes(dataset), clip_guided=(1, None))
     training = _training(dataset, teacher, supervision, Optimization(steps=steps))
     return TrainingRow(f"{dataset}-annofree-{teacher}", training, miou)
@@ -210,13 +209,13 @@ def _all_classes(dataset: str) -> tuple[int, ...]:
 
 
 def _with_background(row: TrainingRow) -> TrainingRow:
-    """DeepLabv3+ with a learnable background, at a lower rate: as published for Context."""
+    """DeepLabv3+ with a learnable background and a lower learning rate: published for Context."""
     training = row.training
     changed = replace(
         training,
         student="deeplabv3plus-r101",
         supervision=replace(training.supervision, background=True),
-        optimization=replace(training.optimization, rate=0.004, weight_decay=1e-4),
+        optimization=replace(training.optimization, lr=0.004, weight_decay=1e-4),
     )
     return replace(row, training=changed)
 
@@ -239,20 +238,20 @@ _TRAINING_ROWS = (
 def own_training(dataset: str, teacher: str, *, classes: int) -> Training:
     """Return the published annotation-free training for images and words of one's own.
 
-    CLIP's own arithmetic labels, and the loss is averaged over the pixels that count.
+    CLIP labels by the clean method, and the loss is averaged over the pixels that count.
     """
     supervision = Supervision(
         unlabeled=tuple(range(classes)), clip_guided=(1, None), published_loss=False
     )
     return Training(
-        dataset=dataset, split="all", teacher=teacher, method="clean", supervision=supervision
+        dataset=dataset, split="all", teacher=ModelConfig(name=teacher), supervision=supervision
     )
 
 
 def _emoji(
-    name: str, teacher: str, supervision: Supervision, *, steps: int, batch: int = 16
+    name: str, teacher: str, supervision: Supervision, *, steps: int, batch_size: int = 16
 ) -> TrainingRow:
-    """A student for a CPU: small, on drawn scenes half as large as its teacher sees them."""
+    """A student for a CPU: small, on drawn scenes, which its teacher sees twice as large."""
     training = replace(
         own_training("emoji", teacher, classes=len(Vocabulary.builtin("emoji"))),
         split="train",
@@ -263,7 +262,7 @@ def _emoji(
             scale=(128, 128), ratio=(0.9, 1.4), crop=(128, 128), distort=False
         ),
         optimization=Optimization(
-            optimizer="adamw", rate=0.003, weight_decay=0.01, steps=steps, batch=batch
+            optimizer="adamw", lr=0.003, weight_decay=0.01, steps=steps, batch_size=batch_size
         ),
     )
     return TrainingRow(name, training)
@@ -274,10 +273,10 @@ def _emoji_free(teacher: str, *, steps: int) -> TrainingRow:
         unlabeled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
     )
     name = f"emoji-annofree-{teacher}"
-    return _emoji(name, f"emoji-{teacher}", supervision, steps=steps, batch=8)
+    return _emoji(name, f"emoji-{teacher}", supervision, steps=steps, batch_size=8)
 
 
-# A student from scratch has something to teach itself later than one from ImageNet.
+# A student from scratch is able to teach itself later than one from ImageNet.
 _EMOJI_ZERO_SHOT = Supervision(unlabeled=UNSEEN, clip_guided=(1, 800), self_training=(801, None))
 _EMBEDDED_ROWS = (
     _emoji_free("rn", steps=6000),

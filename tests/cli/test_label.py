@@ -12,8 +12,9 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
-from maskclip.plus.student import StudentConfig, build_student
+from maskclip.plus.student import build_student
 
 EMOJI = ("--model", "emoji", "--templates", "plain", "--short-side", "64", "--device", "cpu")
 WORDS = ("-c", "dog", "-c", "grass")

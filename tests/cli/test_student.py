@@ -15,9 +15,10 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_folder
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, read_student, save_student
 from maskclip.plus.released import published_name
-from maskclip.plus.student import StudentConfig, build_student
+from maskclip.plus.student import build_student
 from maskclip.tasks.evaluation.predictors import load_predictor
 from maskclip.tasks.evaluation.settings import Evaluation
 

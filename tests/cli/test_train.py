@@ -12,7 +12,7 @@ from maskclip.cli import main
 from maskclip.emoji.scenes import draw_scene
 
 SMALL = ["--model", "emoji", "--student", "unet:mobilenetv3_small_050", "--scratch"]
-SHORT = ["--steps", "2", "--batch", "2", "--crop", "64", "--workers", "0", "--device", "cpu"]
+SHORT = ["--steps", "2", "--batch-size", "2", "--crop", "64", "--workers", "0", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path):
         (["emoji-annofree-rn", "--classes", "x.txt"], "belong to --images"),
         (["--images", "nowhere", "--vocabulary", "voc20"], "no folder of images"),
         (["emoji-annofree-rn", "--student", "unet:nothing", "--scratch"], "nothing"),
-        (["emoji-annofree-rn", "--rate", "-1"], "rate"),
+        (["emoji-annofree-rn", "--lr", "-1"], "min_lr"),
         (["emoji-annofree-rn", "--precision", "int8"], "precision"),
     ],
 )

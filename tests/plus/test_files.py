@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from maskclip.clip.checkpoint import WeightsError
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import (
     TrainedStudent,
     read_student,
@@ -17,7 +18,7 @@ from maskclip.plus.files import (
 )
 from maskclip.plus.recognize import is_student_file
 from maskclip.plus.released import published_name
-from maskclip.plus.student import StudentConfig, build_student
+from maskclip.plus.student import build_student
 
 CONFIGS = {
     "v2": StudentConfig(depth=50, width=8, embed_dim=8),

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from maskclip.plus import student as student_module
-from maskclip.plus.config import PUBLISHED_NAMES
-from maskclip.plus.student import StudentConfig, StudentError, build_student, parse_student
+from maskclip.plus.config import PUBLISHED_NAMES, StudentConfig, StudentError, parse_student
+from maskclip.plus.student import build_student
 
 SMALLEST = "unet:mobilenetv4_conv_small"
 PAIRS = {SMALLEST: 4, "fpn:resnet18": 4, "segformer:resnet18": 4, "pspnet:resnet18": 8}

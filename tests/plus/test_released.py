@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from maskclip.clip.checkpoint import WeightsError
 from maskclip.core.errors import MaskCLIPError
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.released import (
     config_of,
     published_name,
@@ -18,7 +19,7 @@ from maskclip.plus.released import (
     student_from,
     without_teacher,
 )
-from maskclip.plus.student import StudentConfig, build_student
+from maskclip.plus.student import build_student
 
 DECODERS = {"ASPPHeadV2": "deeplabv2", "DepthwiseSeparableASPPHead": "deeplabv3plus"}
 CONFIGS = [

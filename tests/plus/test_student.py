@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.plus import student as student_module
+from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.released import student_from
-from maskclip.plus.student import StudentConfig, StudentError, build_student
+from maskclip.plus.student import build_student
 from tests.golden.networks import read_student
 
 TOLERANCE = 1e-4

@@ -11,8 +11,14 @@ from maskclip.core.method import CLEAN
 from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
+from maskclip.plus.config import (
+    Supervision,
+    SupervisionError,
+    phase_at,
+    poly_lr,
+    rescale_phases,
+)
 from maskclip.plus.released import published_name, student_from
-from maskclip.plus.settings import Supervision, SupervisionError, phase_at, poly_lr, stretched
 from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,
@@ -87,7 +93,7 @@ def trained(case):
         length = torch.nn.utils.get_total_norm(gradients)
         trace.append((features.detach(), loss.item(), length.item()))
         for group in optimizer.param_groups:
-            group["lr"] = poly_lr(step - 1, steps=10, base=0.01, floor=1e-4)
+            group["lr"] = poly_lr(step - 1, steps=10, lr=0.01, min_lr=1e-4)
         optimizer.step()
     return trace
 
@@ -165,7 +171,7 @@ class TestGolden:
             zip(trace, spread, strict=True), start=1
         ):
             metadata = case.metadata["steps"][step - 1]
-            rate = poly_lr(step - 1, steps=10, base=0.01, floor=1e-4)
+            rate = poly_lr(step - 1, steps=10, lr=0.01, min_lr=1e-4)
             assert rate == pytest.approx(metadata["lr"], rel=1e-12)
             tolerance = 1e-3 if apart < 0.1 else 1e-2
             assert loss == pytest.approx(metadata["log"]["decode.loss_ce"], rel=tolerance), step
@@ -232,7 +238,7 @@ class TestConfig:
     )
     def test_phases_keep_their_share_of_another_length(self, to, guided, own):
         whole = Supervision(unlabeled=(1,), clip_guided=(1, 1999), self_training=(2000, None))
-        found = stretched(whole, steps=20_000, to=to)
+        found = rescale_phases(whole, steps=20_000, to=to)
         assert (found.clip_guided, found.self_training) == (guided, own)
 
     def test_clip_teaches_by_labels_or_by_features(self):
@@ -244,13 +250,13 @@ class TestConfig:
 
 class TestPolyLr:
     @pytest.mark.parametrize(
-        ("step", "rate"), [(0, 0.01), (5, 0.0099 * 0.5**0.9 + 1e-4), (10, 1e-4), (11, 1e-4)]
+        ("step", "lr"), [(0, 0.01), (5, 0.0099 * 0.5**0.9 + 1e-4), (10, 1e-4), (11, 1e-4)]
     )
-    def test_from_base_to_floor(self, step, rate):
-        assert poly_lr(step, steps=10, base=0.01, floor=1e-4) == pytest.approx(rate, rel=1e-12)
+    def test_from_lr_to_min_lr(self, step, lr):
+        assert poly_lr(step, steps=10, lr=0.01, min_lr=1e-4) == pytest.approx(lr, rel=1e-12)
 
     def test_power_1_is_a_line(self):
-        assert poly_lr(3, steps=4, base=1, floor=0, power=1) == pytest.approx(0.25)
+        assert poly_lr(3, steps=4, lr=1, min_lr=0, power=1) == pytest.approx(0.25)
 
 
 def one_row(*values):
@@ -456,7 +462,7 @@ class TestDistillationLoss:
             loss = distillation_loss(student, teacher, labels)
             (gradient,) = torch.autograd.grad(loss, student)
             with torch.no_grad():
-                student -= poly_lr(step, steps=200, base=1, floor=0) * gradient
+                student -= poly_lr(step, steps=200, lr=1, min_lr=0) * gradient
         assert torch.allclose(student, torch.nn.functional.normalize(teacher, dim=1), atol=0.02)
 
     def test_all_ignored_is_0(self):

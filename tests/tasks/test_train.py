@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos
 from maskclip.emoji.scenes import EmojiScenes
+from maskclip.plus.config import Machine, Optimization, Supervision, Training, TrainingError
+from maskclip.plus.dataset import TrainingDataset
 from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
-from maskclip.plus.settings import Optimization, Supervision, TrainingError
-from maskclip.plus.training_config import Machine, Training
 from maskclip.tasks import train as task
 
 MACHINE = Machine(device="cpu", workers=0, save_every=2, keep_every=2, validate_every=3)
@@ -31,9 +32,7 @@ SCENES = EmojiScenes(split="train", size=64, seeds=range(10_000, 10_006), offici
 CLASSES = len(SCENES.vocabulary)
 TINY = Training(
     dataset="emoji",
-    teacher="emoji",
-    method="clean",
-    templates="plain",
+    teacher=ModelConfig(name="emoji", templates="plain"),
     student="fpn:mobilenetv3_small_050",
     pretrained=False,
     supervision=Supervision(
@@ -43,7 +42,7 @@ TINY = Training(
         published_loss=False,
     ),
     augmentation=Augmentation(scale=(64, 64), crop=(64, 64)),
-    optimization=Optimization(steps=6, batch=2, rate=0.01),
+    optimization=Optimization(steps=6, batch_size=2, lr=0.01),
 )
 
 
@@ -93,7 +92,7 @@ def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Pa
     assert config["optimization"]["steps"] == 6
     assert config["samples"]["first_seed"] == 10_000
     (csv,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
-    assert {"loss", "miou", "rate"} <= set(csv.read_text().splitlines()[0].split(","))
+    assert {"loss", "miou", "lr"} <= set(csv.read_text().splitlines()[0].split(","))
     assert list((unbroken / "logs" / "tensorboard").rglob("events.out.tfevents.*"))
     assert not list(unbroken.rglob(".writing-*"))
 
@@ -142,9 +141,7 @@ def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: 
     still = replace(
         TINY,
         initial=str(file),
-        optimization=replace(
-            TINY.optimization, steps=1, rate=1e-30, floor=1e-30, frozen_norms=True
-        ),
+        optimization=replace(TINY.optimization, steps=1, lr=1e-30, min_lr=1e-30, frozen_norms=True),
         supervision=Supervision(unlabeled=TINY.supervision.unlabeled, clip_guided=(1, None)),
     )
     (tmp_path / "photos").mkdir()
@@ -176,7 +173,7 @@ def test_labels_that_nobody_is_sure_enough_of_are_noted(tmp_path: Path) -> None:
 
     class Watch(task.Callback):
         def on_train_batch_end(self, trainer, module, *_args) -> None:
-            noted.append(module.unlearnt)
+            noted.append(module.no_labels)
 
     unsure = replace(
         TINY,
@@ -239,7 +236,7 @@ def test_distillation_brings_features_closer(tmp_path: Path) -> None:
     distilled = replace(
         TINY,
         supervision=Supervision(distillation=1.0, unlabeled=TINY.supervision.unlabeled),
-        optimization=replace(TINY.optimization, steps=12, rate=0.1),
+        optimization=replace(TINY.optimization, steps=12, lr=0.1),
     )
     distances = []
 
@@ -261,18 +258,18 @@ def test_pictures_show_what_the_student_learns(unbroken: Path) -> None:
 
 
 def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:
-    other = replace(TINY, optimization=replace(TINY.optimization, rate=0.02))
-    with pytest.raises(TrainingError, match=r"optimization\.rate: 0\.01 there, 0\.02 asked for"):
+    other = replace(TINY, optimization=replace(TINY.optimization, lr=0.02))
+    with pytest.raises(TrainingError, match=r"optimization\.lr: 0\.01 there, 0\.02 asked for"):
         task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
 
 
 def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> None:
     weights = tmp_path / "clip.safetensors"
-    training = replace(TINY, weights=str(weights))
+    training = replace(TINY, teacher=replace(TINY.teacher, weights=str(weights)))
     configs = []
     for content in (b"one", b"other"):
         weights.write_bytes(content)
-        configs.append(task.config_of(training, SCENES))
+        configs.append(task.run_config(training, SCENES))
     (change,) = differences(*configs)
     assert change.startswith(f"files.{weights}: ")
 
@@ -305,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_step_before(
 def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> None:
     from maskclip.plus import module as training
 
-    monkeypatch.setattr(training, "_WATCHED", 2)
+    monkeypatch.setattr(training, "_CHECK_EVERY", 2)
     monkeypatch.setattr(
         training,
         "teacher_maps",
@@ -325,7 +322,7 @@ def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> N
 def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maskclip.plus import module as training
+    from maskclip.tasks import callbacks
 
     plain, calls = torch.save, iter(range(100))
 
@@ -334,7 +331,7 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
             raise OSError(28, "No space left on device")
         plain(content, path)
 
-    monkeypatch.setattr(training.torch, "save", full)
+    monkeypatch.setattr(callbacks.torch, "save", full)
     with pytest.raises(MaskCLIPError, match=r"last\.ckpt.*No space left on device"):
         task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, keep_every=None))
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
@@ -342,12 +339,12 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
 
 def test_true_labels_of_unseen_classes_are_never_seen() -> None:
     zero_shot = replace(TINY, supervision=Supervision(unlabeled=(0,), clip_guided=(1, None)))
-    stream = task.stream_of(zero_shot, SCENES)
-    assert all(0 not in stream[position][1] for position in range(4))
+    dataset = TrainingDataset(SCENES, zero_shot)
+    assert all(0 not in dataset[index][1] for index in range(4))
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"rate": -1.0}, {"floor": 1.0}, {"momentum": 1}, {"optimizer": "x"}]
+    "values", [{"steps": 0}, {"lr": -1.0}, {"min_lr": 1.0}, {"momentum": 1}, {"optimizer": "x"}]
 )
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(TrainingError):

@@ -1,4 +1,4 @@
-"""`maskclip convert`: a student's checkpoint as one safe file that carries its classes."""
+"""`maskclip convert`: any checkpoint of a student -> one safe file with its classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _SHOWN = 6  # names of classes that are printed
 def convert(
     file: Annotated[
         Path,
-        typer.Argument(help="A student: .pth of the authors, .ckpt of a training, .safetensors."),
+        typer.Argument(
+            help="A student: the authors' .pth, a .ckpt of a training, or .safetensors."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
     classes: Annotated[
@@ -27,13 +29,11 @@ def convert(
         str | None,
         typer.Option(metavar="NAME", help="Its classes: a set of `maskclip vocabularies`."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the file where it is there already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a trained student as .safetensors, with its classes, for `segment` and `eval`.
+    """Convert a trained student to .safetensors, with its classes, for `segment` and `eval`.
 
-    The classes are those that FILE carries, or that its list of names tells, unless you give them.
+    The classes are those that FILE names, unless you give them.
 
     **Examples**
 

@@ -102,10 +102,10 @@ def recipes() -> None:
     students = [
         (
             name,
-            row.training.teacher,
+            row.training.teacher.name,
             row.training.student,
             f"{row.training.optimization.steps:,}",
-            *map(_one_decimal, row.figures),
+            *map(_one_decimal, row.scores),
         )
         for name, row in TRAININGS.items()
     ]

@@ -12,7 +12,8 @@ from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
-    from maskclip.plus.training_config import Training
+    from maskclip.core.vocabulary import Vocabulary
+    from maskclip.plus.config import Training
 
 
 def train(
@@ -68,16 +69,19 @@ def train(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Phases keep their share of them.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Training steps; the phases are scaled with them."),
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images a step, of all processes.")
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images per step, of all processes.")
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(help="`sgd` (published), or `adamw`: with --scratch, at a --rate near 0.002."),
+        typer.Option(help="`sgd` (published), or `adamw`: best with --scratch and --lr 0.002."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(metavar="X", help="Learning rate.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(metavar="X", help="Learning rate at the first step.")
+    ] = None,
     crop: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="Side of the training crops.")
     ] = None,
@@ -87,8 +91,8 @@ def train(
         float | None,
         typer.Option(
             metavar="T",
-            help="Learn from no label whose map value is under T, such as 0.9: borders between "
-            "classes are left to the student.",
+            help="Ignore labels that CLIP is less sure of than T, such as 0.9: mostly borders "
+            "between classes.",
             rich_help_panel="Supervision",
         ),
     ] = None,
@@ -104,47 +108,49 @@ def train(
         float | None,
         typer.Option(
             metavar="W",
-            help="Learn CLIP's features, at weight W (paper: 1), instead of its labels.",
+            help="Learn CLIP's features instead of its labels, with loss weight W (paper: 1).",
             rich_help_panel="Supervision",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Of all chance.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", min=0, help="Seed of all random numbers.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from RUN/last.ckpt, if it is there.")
+        bool, typer.Option("--resume", help="Continue from RUN/last.ckpt where there is one.")
     ] = False,
     save_every: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps between writings of last.ckpt.")
+        int, typer.Option(metavar="N", min=1, help="Write last.ckpt every N steps.")
     ] = 200,
     keep_every: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Keep a checkpoint every N steps.")
+        int | None, typer.Option(metavar="N", min=1, help="Also keep a checkpoint every N steps.")
     ] = None,
     validate_every: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps between validations.")
+        int, typer.Option(metavar="N", min=1, help="Validate every N steps.")
     ] = 500,
     validate_on: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images a validation; all.")
+        int | None, typer.Option(metavar="N", min=1, help="Images per validation; all by default.")
     ] = None,
     overlays: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Images drawn as often as it is validated.")
+        int, typer.Option(metavar="N", min=0, help="Images drawn at every validation.")
     ] = 4,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Processes that read and augment.")
+        int, typer.Option(metavar="N", min=0, help="Processes that load and augment images.")
     ] = 2,
     device: opt.Device = "auto",
     precision: Annotated[
         str,
         typer.Option(
-            help="Of the student: `float32`, `bfloat16` or `float16` (mixed).",
+            help="Of the student: `float32`, or mixed with `bfloat16` or `float16`.",
             rich_help_panel="Machine",
         ),
     ] = "float32",
 ) -> None:
-    """Train a segmentation network from the labels that CLIP gives for free (MaskCLIP+).
+    """Train a segmentation network on the labels that CLIP gives for free (MaskCLIP+).
 
     RUN gets config.json, last.ckpt, best.ckpt where there is a validation set, logs/ (CSV and
-    TensorBoard), overlays/ (what the student makes of some images) and student.safetensors. A
-    training that was stopped goes on with --resume, to the same weights as an unbroken one. Under
-    `torchrun` the processes share each batch.
+    TensorBoard), overlays/ (the student's labels of some images) and student.safetensors. With
+    --resume a stopped training continues, to the same weights as an unbroken one. Under `torchrun`
+    the processes share each batch.
 
     **Examples**
 
@@ -161,8 +167,7 @@ def train(
     """
     from dataclasses import replace
 
-    from maskclip.plus.settings import stretched
-    from maskclip.plus.training_config import Machine
+    from maskclip.plus.config import Machine, rescale_phases
 
     machine = Machine(
         device=device,
@@ -174,16 +179,15 @@ def train(
         validate_on=validate_on,
         overlays=overlays,
     )
-    training, samples, validation = _asked(recipe, data, images, classes, vocabulary)
+    training, samples, validation = _open_inputs(recipe, data, images, classes, vocabulary)
     supervision = training.supervision
     if distillation is not None:
         supervision = replace(supervision, clip_guided=None)
     if steps is not None:
-        supervision = stretched(supervision, steps=training.optimization.steps, to=steps)
+        supervision = rescale_phases(supervision, steps=training.optimization.steps, to=steps)
     changes: dict[str, Any] = {
         "student": student,
-        "teacher": model,
-        "weights": weights,
+        "teacher": _replaced(training.teacher, name=model, weights=weights),
         "pretrained": False if scratch else None,
         "initial": None if initial is None else str(initial),
         "supervision": _replaced(
@@ -197,9 +201,9 @@ def train(
         "optimization": _replaced(
             training.optimization,
             steps=steps,
-            batch=batch,
+            batch_size=batch_size,
+            lr=lr,
             optimizer=optimizer,
-            rate=rate,
             seed=seed,
         ),
         "augmentation": _replaced(
@@ -210,11 +214,11 @@ def train(
     samples.check(len(samples))
 
     from maskclip.cli.console import console, working
-    from maskclip.cli.train_progress import TrainingLines
+    from maskclip.cli.train_progress import TrainProgress
 
     with working("loading the training engine"):
         from maskclip.tasks.train import train as run
-    lines = TrainingLines(samples.vocabulary.names)
+    progress = TrainProgress(samples.vocabulary.names)
     try:
         finished = run(
             training,
@@ -223,12 +227,12 @@ def train(
             validation=validation,
             machine=machine,
             resume=resume,
-            callbacks=[lines],
+            callbacks=[progress],
         )
     except KeyboardInterrupt:
-        console(errors=True).print("stopped: the same command with --resume goes on")
+        console(errors=True).print("stopped: continue with the same command and --resume")
         raise
-    if lines.first:
+    if progress.prints:
         console().print(f"-> {finished}", style="dim", markup=False, soft_wrap=True)
 
 
@@ -238,14 +242,14 @@ def _replaced(value: Any, **given: Any) -> Any:
     return replace(value, **{name: v for name, v in given.items() if v is not None})
 
 
-def _asked(
+def _open_inputs(
     recipe: str | None,
     data: Path | None,
     images: Path | None,
     classes: Path | None,
     vocabulary: str | None,
 ) -> tuple[Training, Samples, Samples | None]:
-    """Return what is trained, on what, and what it is proved on."""
+    """Return what is trained, what it learns from, and the validation set."""
     if (recipe is None) == (images is None):
         what = "nothing to train on" if recipe is None else "a recipe has its own images"
         raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")
@@ -275,7 +279,7 @@ def _published(name: str, data: Path | None, split: str) -> Samples:
     return opt.open_data(name, data=data, split=split, images=None, masks=None, classes=None)
 
 
-def _own_photos(images: Path, words: Any) -> tuple[Training, Samples, None]:
+def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.data.datasets import open_photos
     from maskclip.recipes import own_training

@@ -1,4 +1,4 @@
-"""How far a training is, on the screen."""
+"""The progress of a training, on the screen."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from rich.progress import Progress, TextColumn
 from maskclip.cli.console import console, progress_bar, warning_line
 from maskclip.plus.module import MIOU, MaskCLIPPlus
 
-_LINES = 20  # of a training whose output is no terminal
+_LINES = 20  # per training, where the output is no terminal
 
 
-class TrainingLines(Callback):
-    """A bar on a terminal, lines elsewhere; figures of validation; warnings.
+class TrainProgress(Callback):
+    """A progress bar on a terminal, lines elsewhere; scores of validation; warnings.
 
     Args:
         names: of the classes.
 
     Attributes:
-        first: whether this is the process that prints.
+        prints: whether this is the process that prints.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.first = True
+        self.prints = True
         self._bar: Progress | None = None
         self._began = (0.0, 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, also in the middle of a training that goes on."""
-        self.first = trainer.is_global_zero
+        """Start the clock and the bar, also in the middle of a resumed training."""
+        self.prints = trainer.is_global_zero
         self._began = (time.monotonic(), trainer.global_step)
-        if not self.first:
+        if not self.prints:
             return
         if trainer.global_step:
-            console(errors=True).print(f"going on after step {trainer.global_step:,}")
+            console(errors=True).print(f"resumed after step {trainer.global_step:,}")
         if trainer.world_size > 1 and pl_module.device.type != "cuda":
-            warning_line("BatchNorm is synchronised on GPUs alone: here each process has its own")
+            warning_line(
+                "BatchNorm is synchronised on GPUs only: each process normalises its own images"
+            )
         if sys.stderr.isatty():
             self._bar = progress_bar(TextColumn("loss {task.fields[loss]:.3f}"))
             self._bar.start()
@@ -59,8 +61,8 @@ class TrainingLines(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Show the step, and what is wrong with its labels."""
-        if not self.first:
+        """Show the step, and warn of labels that teach nothing."""
+        if not self.prints:
             return
         step, loss = trainer.global_step, float(trainer.callback_metrics.get("loss", 0.0))
         if self._bar is not None:
@@ -68,29 +70,29 @@ class TrainingLines(Callback):
         elif step % max(1, trainer.max_steps // _LINES) == 0 or step == trainer.max_steps:
             self._line(step, trainer.max_steps, loss)
         assert isinstance(pl_module, MaskCLIPPlus)
-        if pl_module.unlearnt:
-            pl_module.unlearnt = False
+        if pl_module.no_labels:
+            pl_module.no_labels = False
             warning_line(
-                f"step {step:,}: no pixel has been given a label, so nothing is learnt: lower "
+                f"step {step:,}: no pixel was given a label, so nothing is learnt: lower "
                 "--confidence"
             )
         if pl_module.collapsed is not None:
             index, share = pl_module.collapsed
             pl_module.collapsed = None
             warning_line(
-                f"step {step:,}: {share:.0%} of the labels found are {self.names[index]!r}; the "
-                "student learns little else. Look at what `maskclip segment` makes of your images"
+                f"step {step:,}: {share:.0%} of the labels are {self.names[index]!r}, and the "
+                "student learns little else: see what `maskclip segment` makes of your images"
             )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the figure."""
+        """Show the score."""
         miou = trainer.callback_metrics.get(MIOU)
-        if self.first and miou is not None and not trainer.sanity_checking:
+        if self.prints and miou is not None and not trainer.sanity_checking:
             step = trainer.global_step
             console(errors=True).print(f"step {step:,}: mIoU {float(miou):.1f} % in validation")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Clear the bar, however the training ended."""
+        """Remove the bar, however the training ended."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -1,35 +1,59 @@
-"""Which student: a published architecture, or any decoder over any backbone, by name."""
+"""The configuration of MaskCLIP+: the student, its supervision, its optimisation, the machine.
+
+Quick to import, without torch, so that mistakes are reported at once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.vocabulary import IGNORE
+from maskclip.data.augmentation import Augmentation
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
 DEPTHS = (50, 101)
 PUBLISHED_NAMES = tuple(f"{decoder}-r{depth}" for decoder in PUBLISHED_DECODERS for depth in DEPTHS)
+OPTIMIZERS = ("sgd", "adamw")
+LIGHTNING_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+"""The precisions that a student can be trained in, as Lightning names them."""
+
+Phase = Literal["clip-guided", "self-training", "none"]
+Steps = tuple[int, int | None]
+"""The first and the last step, counted from 1; None is no end."""
 
 
 class StudentError(MaskCLIPError):
-    """A student cannot be built as asked."""
+    """A student that cannot be built."""
+
+
+class SupervisionError(MaskCLIPError):
+    """A supervision that is impossible, or that the labels of a data set contradict."""
+
+
+class TrainingError(MaskCLIPError):
+    """A training that cannot start or go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig:
-    """The architecture of a student; plain values, so that JSON keeps it.
+    """The architecture of a student, in plain values that fit into JSON.
 
     The defaults are those published with RN50 as the teacher. With ViT-B/16 the authors' students
     have depth 50, though their recipes are named after 101.
 
     Attributes:
         decoder: "deeplabv2" or "deeplabv3plus" as published; with a backbone, any decoder of
-            segmentation-models-pytorch in lower case, known when the student is built.
-        backbone: any backbone of timm, known when the student is built; None is the published
+            segmentation-models-pytorch in lower case, checked when the student is built.
+        backbone: any backbone of timm, checked when the student is built; None is the published
             ResNet-v1c.
-        depth: layers of the ResNet-v1c, 50 or 101; not read with another backbone.
-        width: channels after its stem, even; stage i has 4 x width x 2^(i - 1); nor is it.
-        skip: channels to which the published DeepLabv3+ reduces stage 1; no other reads it.
+        depth: layers of the ResNet-v1c, 50 or 101; not used with another backbone.
+        width: channels after its stem, even; stage i has 4 x width x 2^(i - 1). Not used with
+            another backbone.
+        skip: channels to which the published DeepLabv3+ reduces stage 1; no other uses it.
         embed_dim: channels D of text rows and features: 1024 for RN50, 768 RN50x16, 512 ViT-B/16.
         background: whether a learnable background is class 0, before those of the text rows.
         dropout: the share of feature channels dropped in training before classification.
@@ -62,12 +86,12 @@ class StudentConfig:
 
 
 def parse_student(name: str, *, embed_dim: int, background: bool = False) -> StudentConfig:
-    """Return the student of a name: "deeplabv2-r101" as published, or "decoder:backbone".
+    """Return the configuration of a student's name: "deeplabv2-r101", or "decoder:backbone".
 
     Args:
         name: one of `PUBLISHED_NAMES`, or a decoder of segmentation-models-pytorch and a backbone
-            of timm, such as "unet:mobilenetv4_conv_small"; whether there are such is known when
-            the student is built.
+            of timm, such as "unet:mobilenetv4_conv_small"; whether they exist is checked when the
+            student is built.
         embed_dim: channels D of the text rows.
         background: whether a learnable background is class 0.
 
@@ -93,3 +117,247 @@ def parse_student(name: str, *, embed_dim: int, background: bool = False) -> Stu
 
 def _either(values: tuple[object, ...]) -> str:
     return " or ".join(str(value) for value in values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """Where the labels of unlabelled pixels come from, and how they are learnt.
+
+    The defaults are the published arithmetic, without labels for unlabelled pixels.
+
+    Attributes:
+        unlabeled: the ids of the classes without labels; only these are ever assigned.
+        clip_guided: the steps in which the frozen CLIP labels.
+        self_training: the steps in which the student's own features label.
+        teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
+            learn from a CLIP at its best size.
+        prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
+        distillation: weight of the distance between the student's features and CLIP's, in every
+            step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
+        confidence: assigned labels whose winning map value is lower are ignored, in the unit of
+            the maps (CLIP's: see `refine`; the student's: inner products); None is off.
+        background: whether class 0 is the student's learnable background, which CLIP cannot label.
+        published_loss: whether cross entropy is averaged over all pixels, ignored ones included
+            (reference fact P4), or over those that count.
+
+    Raises:
+        SupervisionError: a value is out of its range, or two contradict each other.
+    """
+
+    unlabeled: tuple[int, ...] = ()
+    clip_guided: Steps | None = None
+    self_training: Steps | None = None
+    teacher_scale: float = 1.0
+    prompt_denoising: float | None = None
+    key_smoothing: float | None = None
+    distillation: float | None = None
+    confidence: float | None = None
+    background: bool = False
+    published_loss: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_phases()
+        for name in ("prompt_denoising", "key_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise SupervisionError(
+                    f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
+                )
+        if not 0 < self.teacher_scale < math.inf:
+            raise SupervisionError(
+                f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
+            )
+        for name in ("confidence", "distillation"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SupervisionError(
+                    f"{name}: expected a value above 0, or None for none, got {value}"
+                )
+        if self.distillation is not None and self.clip_guided is not None:
+            raise SupervisionError(
+                "CLIP teaches by labels (clip_guided) or by features (distillation), not by both; "
+                "set one of them to None"
+            )
+        if self.background and self.clip_guided is not None and 0 in self.unlabeled:
+            raise SupervisionError(
+                "class 0 is the learnable background, which CLIP has no words for; take it out of "
+                "`unlabeled`, or set background=False"
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether CLIP takes part in any step."""
+        return self.clip_guided is not None or self.distillation is not None
+
+    def _check_phases(self) -> None:
+        ids = self.unlabeled
+        if len(set(ids)) < len(ids) or any(index < 0 or index == IGNORE for index in ids):
+            raise SupervisionError(
+                f"unlabeled: expected distinct class ids from 0 without {IGNORE}, got {ids}"
+            )
+        guided, own = self.clip_guided, self.self_training
+        for name, steps in (("clip_guided", guided), ("self_training", own)):
+            if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
+                raise SupervisionError(
+                    f"{name}: expected (first, last) steps from 1, None for no last one, got "
+                    f"{steps}; None instead of both switches it off"
+                )
+            if steps is not None and not ids:
+                raise SupervisionError(f"{name}: set `unlabeled` to the classes it is to label")
+        if guided and own and (_in(guided[0], own) or _in(own[0], guided)):
+            raise SupervisionError(
+                f"clip_guided {guided} and self_training {own} share steps; end one before the "
+                "other"
+            )
+
+
+def _in(step: int, steps: Steps | None) -> bool:
+    return steps is not None and steps[0] <= step and (steps[1] is None or step <= steps[1])
+
+
+def phase_at(config: Supervision, step: int) -> Phase:
+    """Return what labels the pixels at a step of the training, counted from 1."""
+    if _in(step, config.clip_guided):
+        return "clip-guided"
+    return "self-training" if _in(step, config.self_training) else "none"
+
+
+def rescale_phases(config: Supervision, *, steps: int, to: int) -> Supervision:
+    """Return the phases of a training of `steps` for one of another length, in proportion."""
+    guided, own = config.clip_guided, config.self_training
+    if guided is not None and guided[1] is not None:
+        guided = guided[0], max(guided[0], guided[1] * to // steps)
+    if own is not None:
+        first = max(own[0] * to // steps, 1 if guided is None else (guided[1] or 0) + 1)
+        own = first, None if own[1] is None else max(first, own[1] * to // steps)
+    return replace(config, clip_guided=guided, self_training=own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How weights are updated; the defaults are those published (reference fact P15).
+
+    Attributes:
+        steps: of the whole training.
+        batch_size: images per step, of all processes together.
+        lr, min_lr: learning rate at the first and after the last step.
+        power: of the polynomial between them.
+        optimizer: `"sgd"`, or `"adamw"` for students from scratch and transformers, with a
+            learning rate near 0.002.
+        momentum: of SGD; the first beta of AdamW.
+        weight_decay: applies to every trained weight.
+        frozen_norms: keep the statistics of BatchNorms as they start, as small batches need.
+        seed: of the weights that are not loaded, the order of images, and augmentation.
+
+    Raises:
+        TrainingError: a value is out of its range.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    lr: float = 0.01
+    min_lr: float = 1e-4
+    power: float = 0.9
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    frozen_norms: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 < self.min_lr <= self.lr or not math.isfinite(self.lr):
+            raise TrainingError(
+                f"lr, min_lr: expected 0 < min_lr <= lr, got lr {self.lr:g} and min_lr "
+                f"{self.min_lr:g}"
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(
+                f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise TrainingError(f"momentum: expected [0, 1), got {self.momentum:g}")
+        if self.weight_decay < 0:
+            raise TrainingError(f"weight_decay: expected at least 0, got {self.weight_decay:g}")
+        if self.seed < 0:
+            raise TrainingError(f"seed: expected a whole number from 0, got {self.seed}")
+
+
+def poly_lr(step: int, *, steps: int, lr: float, min_lr: float, power: float = 0.9) -> float:
+    """Return the learning rate after some steps: `lr` after none, `min_lr` after all of them."""
+    return (lr - min_lr) * math.pow(max(0.0, 1 - step / steps), power) + min_lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that decides the weights of a student; which machine trains it does not.
+
+    Attributes:
+        dataset, split: what it learns from.
+        teacher: the CLIP that labels: which, read how.
+        student: a name, as `parse_student` takes it.
+        pretrained: whether the student's backbone starts from ImageNet weights.
+        initial: the file of a student of the same architecture, whose weights this one starts
+            from; its classes may be others.
+        supervision, augmentation, optimization: how it learns.
+    """
+
+    dataset: str
+    split: str = "train"
+    teacher: ModelConfig
+    student: str = "deeplabv2-r101"
+    pretrained: bool = True
+    initial: str | None = None
+    supervision: Supervision = field(default_factory=Supervision)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimization: Optimization = field(default_factory=Optimization)
+
+    @property
+    def short_side(self) -> int:
+        """The working size of the student in px: the geometric middle of its training sizes."""
+        low, high = self.augmentation.ratio
+        return round(min(self.augmentation.scale) * math.sqrt(low * high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What does not change the weights, or only by rounding.
+
+    Attributes:
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
+        workers: processes that load and augment images; 0 does it in the training process.
+        precision: of the student: `"float32"`, `"bfloat16"` or `"float16"`.
+        save_every: steps between two writings of last.ckpt.
+        keep_every: steps between two checkpoints that are never overwritten; None keeps none.
+        validate_every: steps between two validations.
+        validate_on: images per validation; None takes all.
+        overlays: images that are drawn at every validation; 0 draws none.
+
+    Raises:
+        TrainingError: a value is out of its range.
+    """
+
+    device: str = "auto"
+    workers: int = 2
+    precision: str = "float32"
+    save_every: int = 200
+    keep_every: int | None = None
+    validate_every: int = 500
+    validate_on: int | None = None
+    overlays: int = 4
+
+    def __post_init__(self) -> None:
+        if self.precision not in LIGHTNING_PRECISIONS:
+            raise TrainingError(
+                f"precision: expected one of {', '.join(LIGHTNING_PRECISIONS)}, got "
+                f"{self.precision!r}"
+            )
+        for name in ("save_every", "validate_every", "keep_every", "validate_on"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name}: expected at least 1, got {value}")
+        for name in ("workers", "overlays"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name}: expected at least 0, got {getattr(self, name)}")

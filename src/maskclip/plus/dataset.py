@@ -1,7 +1,7 @@
-"""What a training sees, position by position: the same for any number of workers and processes.
+"""What a training and its validation load, index by index.
 
-A stream has steps x batch positions. Which sample lies at a position, and how it is augmented,
-hangs on the seed and the position alone, so that a training goes on exactly where it stopped.
+A training loads steps x batch size samples. Which image has an index, and how it is augmented,
+depends on the seed and the index alone: workers, processes and interruptions change nothing.
 """
 
 from __future__ import annotations
@@ -9,102 +9,125 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskclip.core.samples import UNLABELED, Ids, Samples
 from maskclip.core.vocabulary import IGNORE
-from maskclip.data.augmentation import Augmentation
+from maskclip.core.windows import fit_within
 from maskclip.data.transforms import augment, seeded
+from maskclip.plus.config import Optimization, Training
 
 
-class Stream(Dataset[tuple[Tensor, Tensor]]):
-    """The augmented samples of a training, by position.
+class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The augmented samples of a training.
 
     Args:
-        samples: the data set.
-        augmentation: how much each sample changes, with random numbers of its position.
-        unlabeled: ids of classes whose pixels become UNLABELLED.
-        seed: of the order and the augmentation.
-        length: positions in all.
+        samples: the images, with labels or without.
+        training: its seed, augmentation, and classes whose labels are hidden.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        augmentation: Augmentation,
-        *,
-        unlabeled: Sequence[int],
-        seed: int,
-        length: int,
-    ) -> None:
+    def __init__(self, samples: Samples, training: Training) -> None:
         self.samples = samples
-        self.augmentation = augmentation
-        self.unlabeled = tuple(unlabeled)
-        self.seed = seed
-        self.length = length
-        self._order: tuple[int, Ids] | None = None  # that of the epoch which was asked for last
+        self.augmentation = training.augmentation
+        self.unlabeled = training.supervision.unlabeled
+        self.seed = training.optimization.seed
+        self.length = training.optimization.steps * training.optimization.batch_size
+        self._order: tuple[int, Ids] | None = None  # of the latest epoch
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return an image (3, h, w) uint8 and its labels (h, w) int64.
 
         Raises:
             MaskCLIPError: the files of the sample cannot be used.
         """
-        sample = self.samples[self.index_at(position)]
+        sample = self.samples[self.sample_at(index)]
         labels = suppress(sample.labels, self.unlabeled, ignore=self.samples.vocabulary.ignore)
-        generator = seeded(self.seed, position)
+        generator = seeded(self.seed, index)
         return augment(sample.image, labels, self.augmentation, generator=generator)
 
-    def index_at(self, position: int) -> int:
-        """Return which sample lies at a position: every one once, in a new order, then again."""
+    def sample_at(self, index: int) -> int:
+        """Return which sample has an index: each once per epoch, every epoch in a new order."""
         count = len(self.samples)
-        epoch, place = divmod(position, count)
+        epoch, rank = divmod(index, count)
         if self._order is None or self._order[0] != epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(count)
             self._order = (epoch, order)
-        return int(self._order[1][place])
+        return int(self._order[1][rank])
 
 
-class StreamSampler(Sampler[int]):
-    """The positions of one process, from the step on that the training has reached.
+class TrainingSampler(Sampler[int]):
+    """The indices of one process, starting after the steps that are done.
 
-    Its length is that of the whole training, whatever step it starts at: what counts batches then
-    agrees between an unbroken training and one that goes on.
+    Its length is always that of the whole training, so that counts of batches agree between an
+    unbroken training and a resumed one.
 
     Args:
-        steps: of the whole training.
-        batch: samples a step, of all processes together.
-        rank, world: which process this is, of how many.
-        reached: returns the steps that are done when it is iterated.
+        optimization: the number of steps and the batch size, of all processes together.
+        rank, world_size: which process this is, of how many.
+        steps_done: called when iteration starts.
     """
 
     def __init__(
-        self, *, steps: int, batch: int, rank: int, world: int, reached: Callable[[], int]
+        self,
+        optimization: Optimization,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        steps_done: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.steps = steps
-        self.batch = batch
+        self.batch_size = optimization.batch_size
+        self.total = optimization.steps * optimization.batch_size
         self.rank = rank
-        self.world = world
-        self.reached = reached
+        self.world_size = world_size
+        self.steps_done = steps_done
 
     def __len__(self) -> int:
-        return self.steps * self.batch // self.world
+        return self.total // self.world_size
 
     def __iter__(self) -> Iterator[int]:
-        first = self.reached() * self.batch + self.rank
-        return iter(range(first, self.steps * self.batch, self.world))
+        first = self.steps_done() * self.batch_size + self.rank
+        return iter(range(first, self.total, self.world_size))
+
+
+class ValidationDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images at the published test size, with their true labels at the size of the file.
+
+    Args:
+        samples: images with labels.
+        indices: those of this process.
+        scale: (long, short) side in px that images are fitted into.
+    """
+
+    def __init__(self, samples: Samples, indices: Sequence[int], scale: tuple[int, int]) -> None:
+        self.samples = samples
+        self.indices = indices
+        self.long, self.short = scale
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return an image (1, 3, h, w) uint8 and its labels (H, W) int64."""
+        sample = self.samples[self.indices[index]]
+        size = (sample.image.height, sample.image.width)
+        height, width = fit_within(size, short=self.short, long=self.long)
+        image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
+        truth = suppress(sample.labels, (), ignore=self.samples.vocabulary.ignore)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
 
 
 def suppress(labels: Ids, classes: Sequence[int], *, ignore: int) -> Ids:
-    """Return labels (H, W) int64 without those of some classes, which become UNLABELLED (P5).
+    """Return labels (H, W) int64 in which some classes are UNLABELED (reference fact P5).
 
     Args:
         labels: class ids, or `ignore`, which becomes IGNORE.
-        classes: whose labels are not to be seen.
+        classes: the classes whose labels are hidden.
         ignore: the label that does not count.
     """
     wide = labels.astype(np.int64)

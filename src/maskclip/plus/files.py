@@ -27,9 +27,10 @@ from maskclip.clip.checkpoint import (
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.vocabulary import Vocabulary, builtin_names
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.recognize import LIGHTNING_SUFFIX, METADATA_KEY
 from maskclip.plus.released import read_released
-from maskclip.plus.student import Student, StudentConfig, build_student
+from maskclip.plus.student import Student, build_student
 
 SHORT_SIDE = 512
 """The working size of students that name none, in px: that of the published tests."""

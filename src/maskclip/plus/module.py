@@ -1,4 +1,4 @@
-"""The training of a student, as a module of Lightning: one step, its optimiser, its validation.
+"""MaskCLIP+ as a LightningModule: the training step, the optimiser, validation.
 
 B images, K classes, D embedding channels, H x W pixels.
 """
@@ -8,26 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.core.files import atomic_path
 from maskclip.core.metrics import ConfusionMatrix
 from maskclip.core.resize import Geometry, label
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.core.windows import cut
+from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
 from maskclip.plus.recognize import METADATA_KEY
-from maskclip.plus.settings import Optimization, Supervision, TrainingError, phase_at, poly_lr
 from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
+    Teacher,
     assign_labels,
     check_leakage,
     distillation_loss,
@@ -38,66 +37,69 @@ from maskclip.plus.supervision import (
 )
 
 LAST = "last.ckpt"
-"""The checkpoint in the run folder from which a training goes on."""
+"""The checkpoint in the run folder that a training is resumed from."""
 
 MIOU = "miou"
-"""The figure, in percent, by which the best checkpoint is chosen."""
+"""The logged metric, in percent, by which the best checkpoint is chosen."""
 
-COLLAPSED = 0.95  # of the assigned pixels in one class: the labels say next to nothing
-_WATCHED = 50  # steps over which assigned classes are counted
-_FIRST_LOOK = 10  # of these counts
+COLLAPSED = 0.95  # share of the assigned pixels in one class: such labels teach next to nothing
+_CHECK_EVERY = 50  # steps over which assigned classes are counted
+_FIRST_CHECK = 10
 
 
 class MaskCLIPPlus(L.LightningModule):
     """A student that learns from a frozen CLIP, from true labels, and from itself.
 
     Args:
-        student: what is trained; alone in the checkpoints.
-        teacher: of `build_teacher`; kept out of the module, so that it is neither saved nor moved
-            into mixed precision. None where it has no part.
-        rows: (K, D) text rows of the teacher, one a class id; a background's row is not read.
+        student: what is trained, and all that checkpoints hold.
+        teacher: of the same classes; it is no submodule, so that it is neither saved nor moved
+            into mixed precision.
         supervision: where labels come from.
-        optimization: how weights are changed.
-        metadata: of `student_metadata`; put into every checkpoint.
+        optimization: how weights are updated.
+        metadata: of `student_metadata`; written into every checkpoint.
+
+    Attributes:
+        no_labels: set when no pixel was given a label for many steps; readers reset it.
+        collapsed: the class that nearly all labels have, and its share; readers reset it to None.
+
+    Raises:
+        TrainingError: the supervision needs a teacher that has no image encoder.
     """
 
     def __init__(
         self,
         student: Student,
-        teacher: DenseCLIP | None,
-        rows: Tensor,
+        teacher: Teacher,
         supervision: Supervision,
         optimization: Optimization,
         *,
         metadata: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        if teacher is None and supervision.needs_teacher:
+        if teacher.encoder is None and supervision.needs_teacher:
             raise TrainingError("clip-guided steps and distillation need a teacher")
         self.student = student
+        self.teacher = teacher
         self.supervision = supervision
         self.optimization = optimization
         self.metadata = dict(metadata)
-        self._outside = {"teacher": teacher, "rows": rows}  # a dict hides them from nn.Module
-        self._assigned = torch.zeros(len(rows), dtype=torch.int64)
-        self._unlabeled = 0
+        classes = len(teacher.rows)
+        self.confusion = ConfusionMatrix(classes, ignore=IGNORE)
+        self.no_labels = False
         self.collapsed: tuple[int, float] | None = None
-        self.unlearnt = False
-        self.confusion = ConfusionMatrix(len(rows), ignore=IGNORE)
+        self._assigned = torch.zeros(classes, dtype=torch.int64)
+        self._unlabeled = 0
 
     def on_fit_start(self) -> None:
-        """Move the teacher to where the student is."""
-        teacher = cast(DenseCLIP | None, self._outside["teacher"])
-        if teacher is not None:
-            teacher.to(self.device)
-        self._outside["rows"] = cast(Tensor, self._outside["rows"]).to(self.device)
+        """Move the teacher to the student's device."""
+        self.teacher.to(self.device)
         self._assigned = self._assigned.to(self.device)
 
     def configure_optimizers(self) -> Any:
-        """Return SGD or AdamW with the polynomial rate, which changes every step."""
+        """Return SGD or AdamW, with a polynomial learning rate that changes every step."""
         config = self.optimization
         trained = [weight for weight in self.student.parameters() if weight.requires_grad]
-        shared: dict[str, Any] = {"lr": config.rate, "weight_decay": config.weight_decay}
+        shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
             optimizer = torch.optim.AdamW(trained, betas=(config.momentum, 0.999), **shared)
@@ -105,22 +107,18 @@ class MaskCLIPPlus(L.LightningModule):
             optimizer = torch.optim.SGD(trained, momentum=config.momentum, **shared)
 
         def factor(step: int) -> float:
-            rate = poly_lr(
-                step,
-                steps=config.steps,
-                base=config.rate,
-                floor=config.floor,
-                power=config.power,
+            lr = poly_lr(
+                step, steps=config.steps, lr=config.lr, min_lr=config.min_lr, power=config.power
             )
-            return rate / config.rate
+            return lr / config.lr
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make every step's random numbers those of the step, whatever came before."""
-        place = (self.optimization.seed, self.global_step, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        """Seed the step by its number, so that a resumed training draws what it would have."""
+        key = (self.optimization.seed, self.global_step, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         if self.optimization.frozen_norms:
             freeze_norms(self.student)
 
@@ -129,7 +127,7 @@ class MaskCLIPPlus(L.LightningModule):
 
         Raises:
             TrainingError: it is not finite; the checkpoint of the last good step is written first.
-            SupervisionError: labels hold a class that is to be learnt without.
+            SupervisionError: the labels hold a class that is to be learnt without labels.
         """
         images, given = batch
         features = self.student.features(images)
@@ -137,37 +135,39 @@ class MaskCLIPPlus(L.LightningModule):
         loss = segmentation_loss(
             self.student.logits(features), labels, published=self.supervision.published_loss
         )
-        loss = loss + self._distance(images, given, features)
+        loss = loss + self._distillation(images, given, features)
         self._stop_unless_finite(loss)
-        self._watch(given, labels)
+        self._count_assigned(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
-        self.log("rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
     def find_labels(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return labels (B, H, W) int64 in which unlabelled pixels have those of this step."""
-        config, rows = self.supervision, cast(Tensor, self._outside["rows"])
+        """Return labels (B, H, W) int64 in which unlabelled pixels are given those of this step."""
+        config = self.supervision
         phase = phase_at(config, self.global_step + 1)
         if phase == "none":
             check_leakage(labels, config.unlabeled)
             return labels
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if phase == "clip-guided":
-                teacher = cast(DenseCLIP, self._outside["teacher"])
-                maps = teacher_maps(teacher, images, rows, config).float()
+                maps = teacher_maps(self._encoder, images, self.teacher.rows, config).float()
             else:
                 maps = self_maps(features.float(), self.student.classifier(), config)
             return assign_labels(labels, maps, config.unlabeled, confidence=config.confidence)
 
-    def _distance(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor | float:
+    @property
+    def _encoder(self) -> DenseCLIP:
+        assert self.teacher.encoder is not None  # the constructor refuses such supervision
+        return self.teacher.encoder
+
+    def _distillation(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor | float:
         weight = self.supervision.distillation
         if weight is None:
             return 0.0
-        teacher = cast(DenseCLIP, self._outside["teacher"])
         with torch.autocast(images.device.type, enabled=False):
-            distance = distillation_loss(
-                features, teacher_features(teacher, images, self.supervision), labels
-            )
+            target = teacher_features(self._encoder, images, self.supervision)
+            distance = distillation_loss(features, target, labels)
         self.log("distance", distance.detach())
         return weight * distance
 
@@ -184,21 +184,22 @@ class MaskCLIPPlus(L.LightningModule):
             f"{path} holds the step before. Lower the learning rate, or train in float32"
         )
 
-    def _watch(self, given: Tensor, labels: Tensor) -> None:
-        """Count what was assigned; note when that is nothing, or nearly all of it one class."""
-        self._unlabeled += int((given == UNLABELED).sum())
-        found = labels[(given == UNLABELED) & (labels >= 0) & (labels < len(self._assigned))]
+    def _count_assigned(self, given: Tensor, labels: Tensor) -> None:
+        """Count the assigned labels; from time to time see whether they can teach anything."""
+        unlabeled = given == UNLABELED
+        self._unlabeled += int(unlabeled.sum())
+        found = labels[unlabeled & (labels >= 0) & (labels < len(self._assigned))]
         self._assigned += torch.bincount(found, minlength=len(self._assigned))
         step = self.global_step + 1
-        if step != _FIRST_LOOK and step % _WATCHED:
+        if step != _FIRST_CHECK and step % _CHECK_EVERY:
             return
         total = int(self._assigned.sum())
         needed = phase_at(self.supervision, step) != "none"
-        self.unlearnt = needed and self._unlabeled > 0 and total == 0
-        self._unlabeled = 0
+        self.no_labels = needed and self._unlabeled > 0 and total == 0
         share, index = (self._assigned / max(total, 1)).max(dim=0)
         if total and len(self.supervision.unlabeled) > 1 and float(share) > COLLAPSED:
             self.collapsed = (int(index), float(share))
+        self._unlabeled = 0
         self._assigned.zero_()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -214,7 +215,7 @@ class MaskCLIPPlus(L.LightningModule):
         self.log(MIOU, 0.0 if math.isnan(miou) else 100 * miou, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put in what the student is."""
+        """Add the student's metadata."""
         checkpoint[METADATA_KEY] = self.metadata
 
 
@@ -232,35 +233,3 @@ def predict(student: Student, images: Tensor, *, size: tuple[int, int]) -> tuple
     shape = (images.shape[2], images.shape[3])
     windows = cut(shape, window=None, stride=None)
     return label(F.softmax(logits, dim=1), Geometry(windows, shape, shape, size, 1))
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all, and read without running code."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            TrainingError: the file cannot be written, as on a full disk; the one before is kept.
-        """
-        try:
-            with atomic_path(path) as temporary:
-                torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
-            reason = (str(error).splitlines() or ["unknown"])[0]
-            raise TrainingError(
-                f"{path}: the checkpoint cannot be written ({reason}); the one before is kept. "
-                "Make room and run the same command with --resume"
-            ) from error
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Read a checkpoint of tensors and plain values alone."""
-        content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
-        return content

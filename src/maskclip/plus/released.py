@@ -24,7 +24,8 @@ from maskclip.clip.checkpoint import (
     read_safetensors,
     state_dict_of,
 )
-from maskclip.plus.student import Student, StudentConfig, build_student
+from maskclip.plus.config import StudentConfig
+from maskclip.plus.student import Student, build_student
 
 _ROWS = "decode_head.text_embeddings"
 _BACKGROUND = "decode_head.bg_embeddings"

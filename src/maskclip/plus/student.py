@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from maskclip.clip.encoder import normalize_pixels
 from maskclip.core.refine import similarity
 from maskclip.plus import modern
-from maskclip.plus.config import StudentConfig, StudentError, parse_student
+from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.decoders import DeepLabV2, DeepLabV3Plus
-
-__all__ = ["Student", "StudentConfig", "StudentError", "build_student", "parse_student"]
 
 _PRETRAINED_WIDTH = 64
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,26 @@ from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
-from maskclip.plus.settings import Supervision, SupervisionError
+from maskclip.plus.config import Supervision, SupervisionError
+
+
+@dataclass
+class Teacher:
+    """What a student learns from: text rows, and the image encoder that reads them.
+
+    Attributes:
+        rows: (K, D) unit text rows, one per class id; that of a learnable background is not used.
+        encoder: of `build_teacher`; None where no step needs it.
+    """
+
+    rows: Tensor
+    encoder: DenseCLIP | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move both."""
+        self.rows = self.rows.to(device)
+        if self.encoder is not None:
+            self.encoder.to(device)
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:

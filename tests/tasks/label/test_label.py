@@ -28,8 +28,9 @@ from maskclip.data.formats import FORMATS
 from maskclip.data.formats.scores import Scores
 from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
-from maskclip.plus.student import StudentConfig, build_student
+from maskclip.plus.student import build_student
 from maskclip.tasks.label import manifest
 from maskclip.tasks.label import worker as labeler
 from maskclip.tasks.label.manifest import Counts, LabelError, Manifest
