@@ -78,5 +78,5 @@ def test_photos_that_cannot_be_read_are_named_before_the_first_step(photos, tmp_
     assert main(["train", *words, "--out", str(tmp_path / "run"), *SMALL, *SHORT]) == 2
     error = capsys.readouterr().err
     assert "4.png: not an image that can be read" in error
-    assert "(and 1 more): mend it, or take it out of the folder" in error
+    assert "(and 1 more): fix it, or remove it from the folder" in error
     assert not (tmp_path / "run").exists()

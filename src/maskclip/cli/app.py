@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskclip.cli import convert_student, data, evaluate, label, lists, segment, train
+from maskclip.cli import convert, data, evaluate, label, lists, segment, train
 
 app = typer.Typer(
     name="maskclip",
@@ -42,7 +42,7 @@ app.command("segment")(segment.segment)
 app.command("label")(label.label)
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)
-app.command("convert")(convert_student.convert)
+app.command("convert")(convert.convert)
 app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)
 app.command("vocabularies")(lists.vocabularies)
