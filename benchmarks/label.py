@@ -82,7 +82,7 @@ def throughput(how: Namespace) -> Rows:
                 @torch.inference_mode()
                 def alone(labeler: Labeler = labeler, inputs: list[torch.Tensor] = inputs) -> None:
                     for batch in inputs:
-                        labeler.network.read(batch.to(labeler.network.device))
+                        labeler.network.encode(batch.to(labeler.network.device), keys=False)
 
                 def label(labeler: Labeler = labeler, job: Job = job) -> None:
                     shutil.rmtree(job.out, ignore_errors=True)

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.weights import load_clip
-from maskclip.core import refine
+from maskclip.core.config import Options
+from maskclip.core.dense import score
 from maskclip.core.device import PRECISIONS
 from maskclip.core.method import CLEAN
 from maskclip.core.vocabulary import Vocabulary
@@ -168,8 +169,7 @@ class Contest:
         """Return how many classes can win in a grid cell: the mean, and a row's most (its mean)."""
         pixels = pixels_of(self.photos[:1]).to(self.device)
         dense = self.segmenter.encoder.encode(pixels, keys=bool(self.options))
-        maps = refine.similarity(dense.features, self.rows)
-        maps = refine.refine(maps, dense.keys, method=CLEAN, **self.options)
+        maps = score(dense, self.segmenter.scoring(self.vocabulary, Options(**self.options)))
         best, worst = F.max_pool2d(maps, 2, stride=1)[0], -F.max_pool2d(-maps, 2, stride=1)[0]
         count = (best >= worst.amax(dim=0)).sum(dim=0).float()
         return float(count.mean()), float(count.amax(dim=1).mean())

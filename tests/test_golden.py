@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.core import refine, resize
+from maskclip.core import resize
+from maskclip.core.dense import Scoring, score, similarity
 from maskclip.core.method import BASELINE, PUBLISHED
 from maskclip.core.metrics import ConfusionMatrix
 from tests.conftest import GOLDEN, GOLDEN_FILES
@@ -80,11 +81,15 @@ def computed(case, arrays):
     ours["input"] = ours["input"][:, :, : seen[0], : seen[1]]
     ours["feat"] = dense.features
     ours["k"] = dense.keys.flatten(2).transpose(1, 2)
-    ours["logits"] = refine.similarity(dense.features, rows)
+    ours["logits"] = similarity(dense.features, rows)
     output = tuple(int(side) for side in arrays.get("ori_shape", seen))
     window = (range(seen[0]), range(seen[1]))
     for name, steps in REFINEMENTS.items():
-        maps = refine.refine(ours["logits"], dense.keys, method=PUBLISHED, **steps)
+        classes = tuple(range(len(rows)))
+        maps = score(
+            dense,
+            Scoring(rows=rows, classes=classes, method=PUBLISHED, temperature=100, **steps),
+        )
         ours[f"refined_{name}"] = maps
         geometry = resize.Geometry([window], dense.covered, seen, output, PUBLISHED.resizes)
         ours[f"final_{name}"] = enlarged(maps, geometry)
@@ -155,7 +160,7 @@ def test_golden_baseline(golden_dense):
         assert distance(ours, theirs) < TOLERANCE
         checked += 1
     if "logits_attn_pooling_8heads" in wanted:
-        ours = refine.similarity(dense.features, rows).numpy()
+        ours = similarity(dense.features, rows).numpy()
         assert distance(ours, wanted["logits_attn_pooling_8heads"]) < TOLERANCE
         checked += 1
     if not checked:

@@ -13,16 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskclip.clip.encoder import Dense, DenseCLIP
+    from maskclip.clip.encoder import DenseCLIP
+    from maskclip.core.dense import Dense
     from maskclip.core.errors import MaskCLIPError
     from maskclip.core.method import Method
     from maskclip.core.segmentation import Segmentation
     from maskclip.core.vocabulary import Vocabulary
+    from maskclip.tasks.photo_segmenter import EncodedPhoto
     from maskclip.tasks.segmenter import Segmenter, load
 
 _HOMES = {
-    "Dense": "maskclip.clip.encoder",
+    "Dense": "maskclip.core.dense",
     "DenseCLIP": "maskclip.clip.encoder",
+    "EncodedPhoto": "maskclip.tasks.photo_segmenter",
     "MaskCLIPError": "maskclip.core.errors",
     "Method": "maskclip.core.method",
     "Segmentation": "maskclip.core.segmentation",
@@ -34,6 +37,7 @@ _HOMES = {
 __all__ = [
     "Dense",
     "DenseCLIP",
+    "EncodedPhoto",
     "MaskCLIPError",
     "Method",
     "Segmentation",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskclip.core.dense import Scoring, score
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
-from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.config import (
@@ -340,12 +340,15 @@ class TestMaps:
         images, rows = torch.rand(2, 3, 64, 96), self.rows(teacher)
         config = Supervision(unlabeled=(4, 1), prompt_denoising=0.5, key_smoothing=1.0)
         maps = teacher_maps(teacher, images, rows, config)
-        dense = teacher.encode(images, keys=True)
-        cosines = similarity(dense.features, rows[[4, 1]])
-        expected = refine(
-            cosines, dense.keys, method=teacher.method, prompt_denoising=0.5, key_smoothing=1.0
+        scoring = Scoring(
+            rows=rows[[4, 1]],
+            classes=(0, 1),
+            method=teacher.method,
+            temperature=100,
+            prompt_denoising=0.5,
+            key_smoothing=1.0,
         )
-        assert torch.equal(maps, expected)
+        assert torch.equal(maps, score(teacher.encode(images, keys=True), scoring))
         assert maps.shape[1] == 2
 
     def test_the_teacher_is_frozen_and_a_copy(self, make_clip):
@@ -371,7 +374,8 @@ class TestMaps:
         image = torch.rand(1, 3, 64, 80)
         maps = teacher_maps(teacher, image, rows, config)
         assert maps.shape == (1, 2, 64, 80)
-        grid = refine(similarity(teacher.encode(image).features, rows[[0, 2]]), None, method=CLEAN)
+        scoring = Scoring(rows=rows[[0, 2]], classes=(0, 1), method=CLEAN, temperature=100)
+        grid = score(teacher.encode(image), scoring)
         enlarged = torch.nn.functional.interpolate(grid, (64, 96), mode="bilinear")
         assert torch.equal(maps, enlarged[..., :80])
 

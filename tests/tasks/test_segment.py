@@ -8,14 +8,16 @@ import maskclip
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.prompts import PromptError
 from maskclip.clip.weights import load_clip
-from maskclip.core import refine
 from maskclip.core.config import Options
+from maskclip.core.dense import probabilities, similarity
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.files import TrainedStudent
+from maskclip.plus.student import StudentConfig, build_student
 from maskclip.tasks import segmenter as task
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import Segmenter, StudentSegmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
 FAMILIES = ["vit", "resnet"]
@@ -325,6 +327,94 @@ class TestOptions:
         assert asked == [False, True]
 
 
+class TestEncodedPhotos:
+    """A photo that is encoded once and scored again, by a CLIP or a student."""
+
+    REFINED = {"key_smoothing": 0.9, "prompt_denoising": 0.3}  # noqa: RUF012 - a table
+    WINDOWS = {"window": 24, "stride": 20}  # noqa: RUF012 - a table
+
+    @pytest.fixture
+    def counted(self, make_segmenter, monkeypatch):
+        """A segmenter, and how many crops its image tower has seen."""
+        segmenter, crops = make_segmenter(), []
+        encode = segmenter.encoder.encode
+
+        def noting(images, *, keys):
+            crops.append(len(images))
+            return encode(images, keys=keys)
+
+        monkeypatch.setattr(segmenter.encoder, "encode", noting)
+        return segmenter, crops
+
+    def test_other_words_and_refinements_do_not_run_the_image_tower(self, counted, picture):
+        segmenter, crops = counted
+        encoded = segmenter.encode(picture(40, 60), keys=True)
+        assert crops == [1]
+        first = segmenter.score(encoded, WORDS)
+        other = segmenter.score(encoded, ["cat", "moon"], background=0.6)
+        smooth = segmenter.score(encoded, WORDS, **self.REFINED)
+        assert crops == [1]
+        assert other.vocabulary.names == ("background", "cat", "moon")
+        assert np.abs(first.scores - smooth.scores).max() > 0.01
+        assert np.array_equal(first.image, picture(40, 60))
+
+    @pytest.mark.parametrize("view", [{}, WINDOWS, {"short_side": 0}], ids=str)
+    @pytest.mark.parametrize("refinement", [{}, REFINED, {"background": ["wall"]}], ids=str)
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    def test_both_steps_are_what_segment_does(
+        self, segmenters, family, method, view, refinement, picture
+    ):
+        segmenter = segmenters[family, method]
+        images = [picture(40, 60, seed=0), picture(31, 47, seed=1), picture(40, 60, seed=2)]
+        encoded = segmenter.encode(images, keys="key_smoothing" in refinement, **view)
+        found = segmenter.score(encoded, WORDS, **refinement)
+        expected = segmenter.segment(images, WORDS, **view, **refinement)
+        for ours, theirs in zip(found, expected, strict=True):
+            same(ours, theirs)
+
+    def test_features_are_those_of_every_window(self, vit, picture):
+        encoded = vit.encode(picture(40, 60), keys=True, short_side=0, **self.WINDOWS)
+        windows = len(encoded.encoded.geometry.windows)
+        assert windows == 2 * 3
+        assert encoded.dense.features.shape == (windows, 16, 3, 3)
+        assert encoded.dense.keys.shape == (windows, 32, 3, 3)
+        assert vit.encode(picture(40, 60)).dense.keys is None
+
+    def test_smoothing_without_keys_is_refused(self, vit, picture):
+        with pytest.raises(MaskCLIPError, match="keys=True"):
+            vit.score(vit.encode(picture(8, 8)), WORDS, key_smoothing=0.5)
+
+    def test_what_another_model_or_method_has_encoded_is_refused(self, segmenters, picture):
+        encoded = segmenters["vit", CLEAN].encode(picture(8, 8))
+        for other in (segmenters["resnet", CLEAN], segmenters["vit", PUBLISHED]):
+            with pytest.raises(MaskCLIPError, match="encode again"):
+                other.score(encoded, WORDS)
+
+    def test_a_student_is_no_exception(self, picture, monkeypatch):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            rows = F.normalize(torch.randn(4, 8), dim=1)
+            config = StudentConfig(depth=50, width=8, embed_dim=8, background=True)
+            trained = TrainedStudent(build_student(config, rows).eval(), short_side=40)
+        segmenter = StudentSegmenter(
+            trained,
+            name="mine",
+            fingerprint="0" * 16,
+            method=CLEAN,
+            device=torch.device("cpu"),
+            precision="float32",
+        )
+        images, words = [picture(40, 60), picture(64, 33)], ["background", *WORDS]
+        encoded = segmenter.encode(images, **self.WINDOWS)
+        expected = segmenter.segment(images, words, **self.WINDOWS)
+        monkeypatch.setattr(segmenter.student, "features", None)
+        for ours, theirs in zip(segmenter.score(encoded, words), expected, strict=True):
+            same(ours, theirs)
+        with pytest.raises(MaskCLIPError, match="keys belongs to CLIP"):
+            segmenter.encode(images, keys=True)
+
+
 class TestLoad:
     @pytest.fixture
     def local(self, make_model, monkeypatch):
@@ -395,7 +485,7 @@ def test_float32_gives_the_labels_of_the_plain_pipeline(model):
     for seed in range(3):
         image = draw_scene(seed, size=clip.short_side).image
         features = plain.encode(torch.from_numpy(image).permute(2, 0, 1)[None]).features
-        maps = refine.probabilities(refine.similarity(features, rows))
+        maps = probabilities(similarity(features, rows), 100)
         maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear")
         same = fast.segment(image, words).labels == maps.argmax(dim=1)[0].numpy()
         assert same.mean() > 0.9999  # but for ties

@@ -19,8 +19,8 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import encode_names
 from maskclip.clip.weights import load_clip
+from maskclip.core.dense import probabilities, similarity
 from maskclip.core.method import CLEAN
-from maskclip.core.refine import probabilities, similarity
 from maskclip.emoji.captions import PLAIN, class_names
 from maskclip.emoji.scenes import Scene, draw_scene
 from maskclip.emoji.sprites import object_names
@@ -48,7 +48,7 @@ def dense_ious(
     for scene in scenes:
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
-        maps = probabilities(similarity(encoder.encode(image).features, rows))
+        maps = probabilities(similarity(encoder.encode(image).features, rows), 100)
         size = scene.labels.shape
         found = F.interpolate(maps, size=size, mode="bilinear").argmax(dim=1)[0]
         truth = torch.from_numpy(scene.labels).long()

@@ -132,7 +132,7 @@ def label(
 
     words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
     if rule is not None:
-        from maskclip.tasks.student_segmenter import refuse_options_of_clip  # timm comes along
+        from maskclip.tasks.segmenter import refuse_options_of_clip
 
         refuse_options_of_clip(model, background=True)
     job = Job(

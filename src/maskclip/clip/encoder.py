@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from maskclip.clip.folding import fold_batch_norms
 from maskclip.clip.towers import build_tower
+from maskclip.core.dense import Dense
 from maskclip.core.method import CLEAN, Method
-
-
-@dataclass(frozen=True)
-class Dense:
-    """What an encoder returns, for every family.
-
-    Attributes:
-        features: (B, D, h, w), raw; cosine similarity normalises them.
-        keys: (B, C, h, w), raw; None unless asked for.
-        covered: the (height, width) in input pixels that the grid spans; larger than the input
-            where padding was added, so that every cell keeps its true place.
-    """
-
-    features: Tensor
-    keys: Tensor | None
-    covered: tuple[int, int]
 
 
 class DenseCLIP(nn.Module):

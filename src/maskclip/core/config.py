@@ -96,12 +96,17 @@ class ModelSettings(TypedDict, total=False):
     precision: str
 
 
-class OptionValues(TypedDict, total=False):
-    """The fields of `Options`, for keyword arguments."""
+class ViewValues(TypedDict, total=False):
+    """The fields of `Options` that say how an image is cut, for keyword arguments."""
 
-    key_smoothing: float | None
-    prompt_denoising: float | None
     short_side: int | None
     long_side: int | None
     window: int | None
     stride: int | None
+
+
+class OptionValues(ViewValues, total=False):
+    """The fields of `Options`, for keyword arguments."""
+
+    key_smoothing: float | None
+    prompt_denoising: float | None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskclip.clip.encoder import normalize_pixels
-from maskclip.core.refine import similarity
+from maskclip.core.dense import similarity
 from maskclip.plus import modern
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.decoders import DeepLabV2, DeepLabV3Plus

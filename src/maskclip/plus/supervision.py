@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip.clip.encoder import Dense, DenseCLIP
+from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
+from maskclip.core.dense import Dense, Scoring, score, similarity
 from maskclip.core.method import PUBLISHED, Method
-from maskclip.core.refine import refine, similarity
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.config import Supervision, SupervisionError
@@ -68,16 +68,16 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         ValueError: the encoder is in training mode.
     """
     images = _enlarged(images, config.teacher_scale)
-    dense = _encode(encoder, images, keys=config.key_smoothing is not None)
-    maps = similarity(dense.features, rows[list(config.unlabeled)])
-    maps = refine(
-        maps,
-        dense.keys,
+    scoring = Scoring(
+        rows=rows[list(config.unlabeled)],
+        classes=tuple(range(len(config.unlabeled))),
         method=encoder.method,
+        temperature=100.0,
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
     )
-    return _spanning(maps, dense.covered, images)
+    dense = _encode(encoder, images, keys=scoring.needs_keys)
+    return _spanning(score(dense, scoring), dense.covered, images)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import MAX_PIXELS, load_image
 from maskclip.data.sources import output_stems
-from maskclip.tasks.photos import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import PhotoSegmenter
 
 KINDS = {
     "overlay": "_overlay.png",

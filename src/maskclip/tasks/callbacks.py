@@ -22,7 +22,7 @@ from maskclip.core.samples import Samples
 from maskclip.plus.config import Machine, TrainingError
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.module import LAST, MIOU, MaskCLIPPlus
-from maskclip.tasks.student_segmenter import StudentSegmenter
+from maskclip.tasks.segmenter import StudentSegmenter
 
 BEST = "best.ckpt"
 """The checkpoint in the run folder of the highest mIoU in validation."""

@@ -1,13 +1,11 @@
-"""Photos through any network that gives maps: sizes, windows and batches, labels at full size."""
+"""Photos through any network: sizes, windows and batches; encode, score, refine; labels."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Unpack, overload
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip.core import resize
-from maskclip.core.config import DEFAULT_OPTIONS, Options, OptionValues
+from maskclip.core.config import Options
+from maskclip.core.dense import Dense, Scoring, refine, score
 from maskclip.core.draw import Labels
-from maskclip.core.method import Method
-from maskclip.core.segmentation import Segmentation
-from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.core.windows import cut, fit_within
-from maskclip.data.images import load_image
-
-ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
-Classes = Vocabulary | Sequence[str]
 
 LONG_SIDE_RATIO = 4
 """The long side is at most four short sides, as in the published test scale (2048, 512)."""
@@ -37,23 +30,27 @@ BATCH = 8
 Size = tuple[int, int]
 """Height and width, in px."""
 
-Maps = tuple[Tensor, Size]
-"""Maps (B, K, h, w) of B crops, and the (height, width) in px that they cover."""
+
+class Encode(Protocol):
+    """What sees images."""
+
+    def __call__(self, crops: Tensor, /, *, keys: bool) -> Dense:
+        """Encode up to `BATCH` crops (B, 3, h, w) uint8 of one shape, on the network's device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """How a network sees photos, and how its maps become labels.
+    """An image network, and how it sees photos.
 
     Attributes:
-        read: up to `BATCH` crops (B, 3, h, w) uint8 of one shape, on its device -> their maps.
+        encode: crops -> dense features, and keys where these are asked for.
         short_side: the working size in px.
         antialias: whether shrinking filters out what is too fine for the new size.
         resizes: from grid to image: 1, or 2 by way of the size that the network saw.
         device: where the network is.
     """
 
-    read: Callable[[Tensor], Maps]
+    encode: Encode
     short_side: int
     antialias: bool
     resizes: int
@@ -89,126 +86,6 @@ class PhotoMaps:
         return resize.enlarge(self.maps, onto).cpu().numpy()
 
 
-class PhotoSegmenter(ABC):
-    """What labels the pixels of photos: a model that knows its classes, or is told them.
-
-    Attributes:
-        method: the arithmetic.
-        device, precision: where and in what the network computes.
-    """
-
-    method: Method
-    device: torch.device
-    precision: torch.dtype
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of the weights, 16 hex digits."""
-
-    @abstractmethod
-    def prepare(
-        self,
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        options: Options = DEFAULT_OPTIONS,
-    ) -> Vocabulary:
-        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
-
-        Raises:
-            MaskCLIPError: the classes or the options cannot be used.
-        """
-
-    @abstractmethod
-    def network(self, vocabulary: Vocabulary, options: Options) -> Network:
-        """Return the network, told to look for the classes of a vocabulary of `prepare`."""
-
-    @overload
-    def segment(
-        self,
-        images: ImageSource,
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation: ...
-
-    @overload
-    def segment(
-        self,
-        images: list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> list[Segmentation]: ...
-
-    def segment(
-        self,
-        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        **options: Unpack[OptionValues],
-    ) -> Segmentation | list[Segmentation]:
-        """Label every pixel of one image, or of each image of a list.
-
-        Args:
-            images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
-            classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`. A
-                student has its own: None, unless its file does not carry them.
-            background: None; a threshold in (-1, 1) under which a pixel is background (clean:
-                of the best probability; published: of the best map value); or words that are.
-                Not for students.
-            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
-                `long_side`, `window`, `stride`. The first two are not for students.
-
-        Returns:
-            A `Segmentation` at the image's own size, or a list of them for a list.
-
-        Raises:
-            MaskCLIPError: an image, a name or an option cannot be used.
-        """
-        checked = Options(**options)
-        vocabulary = self.prepare(classes, background=background, options=checked)
-        network = self.network(vocabulary, checked)
-        several = images if isinstance(images, list | tuple) else [images]
-        photos = [load_image(image) for image in several]
-        with torch.inference_mode():
-            found = segment_photos(photos, vocabulary, checked, network)
-        return found if several is images else found[0]
-
-
-def as_vocabulary(classes: Classes) -> Vocabulary:
-    """Return a vocabulary from one, or from names such as `-c` takes them."""
-    if isinstance(classes, Vocabulary):
-        return classes
-    return Vocabulary.parse(classes)
-
-
-def segment_photos(
-    photos: list[Image.Image], vocabulary: Vocabulary, options: Options, network: Network
-) -> list[Segmentation]:
-    """Segment photos in batches of those that the network sees at the same size.
-
-    Args:
-        photos: RGB, of any sizes.
-        vocabulary: one class a map.
-        options: sizes and windows are read.
-        network: what reads them.
-    """
-    sizes = [network_size((photo.height, photo.width), options, network) for photo in photos]
-    results: dict[int, Segmentation] = {}
-    for batch in batches_of(sizes, options):
-        seen = [network_input(photos[i], sizes[i], network) for i in batch]
-        outputs = [(photos[i].height, photos[i].width) for i in batch]
-        for index, found in zip(batch, read_maps(seen, outputs, options, network), strict=True):
-            labels, scores = found.labels(vocabulary)
-            results[index] = Segmentation(labels, scores, vocabulary, photos[index])
-    return [results[index] for index in range(len(photos))]
-
-
 def network_size(size: Size, options: Options, network: Network) -> Size:
     """Return the size at which the network sees a photo."""
     short = network.short_side if options.short_side is None else options.short_side
@@ -239,18 +116,93 @@ def network_input(photo: Image.Image, size: Size, network: Network) -> Tensor:
     return pixels
 
 
-def read_maps(
-    seen: Sequence[Tensor], outputs: Sequence[Size], options: Options, network: Network
-) -> list[PhotoMaps]:
-    """Read photos (3, h, w) uint8 of one size; their labels will have the sizes of `outputs`."""
-    images = torch.stack(list(seen)).to(network.device)
-    size = (images.shape[2], images.shape[3])
-    windows = cut(size, window=options.window, stride=options.stride)
-    crops = torch.cat([images[:, :, r.start : r.stop, c.start : c.stop] for r, c in windows])
-    parts = [network.read(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)]
-    maps, covered = torch.cat([maps for maps, _ in parts]), parts[0][1]
-    maps = maps.reshape(len(windows), len(images), *maps.shape[1:])
+class Encoded(NamedTuple):
+    """What a network sees in one photo.
+
+    Attributes:
+        dense: features, and keys or None, of the n windows that the photo was cut into.
+        guide: (3, h, w) uint8, the photo at the network's size, on its device.
+        geometry: where the windows lie in the photo's labels.
+    """
+
+    dense: Dense
+    guide: Tensor
+    geometry: resize.Geometry
+
+
+class _Crops:
+    """The windows of photos of one size, in batches for a network, and back to their photos."""
+
+    def __init__(self, seen: Sequence[Tensor], options: Options, network: Network) -> None:
+        self.photos = torch.stack(list(seen)).to(network.device)
+        self.size = (self.photos.shape[2], self.photos.shape[3])
+        self.windows = cut(self.size, window=options.window, stride=options.stride)
+        self.resizes = network.resizes
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield up to `BATCH` crops (B, 3, h, w) at a time: the first window of all photos, ..."""
+        crops = torch.cat([self.photos[:, :, r.start : r.stop, c.start : c.stop]
+                           for r, c in self.windows])  # fmt: skip
+        return iter(torch.split(crops, BATCH))
+
+    def apart(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return what became of all crops photo by photo, (n, ...) for its n windows."""
+        stacked = torch.cat(list(parts))
+        stacked = stacked.reshape(len(self.windows), len(self.photos), *stacked.shape[1:])
+        return list(stacked.unbind(dim=1))
+
+    def geometry(self, covered: Size, output: Size) -> resize.Geometry:
+        """Return where grids lie that cover so much of their windows, in labels of a size."""
+        return resize.Geometry(self.windows, covered, self.size, output, self.resizes)
+
+
+def encode_photos(
+    seen: Sequence[Tensor],
+    outputs: Sequence[Size],
+    options: Options,
+    network: Network,
+    *,
+    keys: bool,
+) -> list[Encoded]:
+    """Encode photos (3, h, w) uint8 of one size; their labels will have the sizes of `outputs`."""
+    crops = _Crops(seen, options, network)
+    found = [network.encode(batch, keys=keys) for batch in crops.batches()]
+    features = crops.apart([dense.features for dense in found])
+    key_parts = [dense.keys for dense in found if dense.keys is not None]
+    key_maps = crops.apart(key_parts) if key_parts else [None] * len(features)
+    covered = found[0].covered
+    every = zip(features, key_maps, crops.photos, outputs, strict=True)
     return [
-        PhotoMaps(maps[:, index], resize.Geometry(windows, covered, size, output, network.resizes))
-        for index, output in enumerate(outputs)
+        Encoded(Dense(maps, keys_of, covered), guide, crops.geometry(covered, output))
+        for maps, keys_of, guide, output in every
     ]
+
+
+def score_photo(encoded: Encoded, scoring: Scoring) -> PhotoMaps:
+    """Compare an encoded photo with text rows, and refine the maps."""
+    maps = score(encoded.dense, scoring)
+    return PhotoMaps(refine(maps, encoded.guide, encoded.geometry), encoded.geometry)
+
+
+def read_maps(
+    seen: Sequence[Tensor],
+    outputs: Sequence[Size],
+    options: Options,
+    network: Network,
+    scoring: Scoring,
+) -> list[PhotoMaps]:
+    """Encode photos (3, h, w) uint8 of one size, and score them at once.
+
+    The same as `encode_photos`, then `score_photo`, but features are let go batch by batch: those
+    of a large photo in many windows would take more memory than its maps.
+    """
+    crops, parts, covered = _Crops(seen, options, network), [], (0, 0)
+    for batch in crops.batches():
+        dense = network.encode(batch, keys=scoring.needs_keys)
+        parts.append(score(dense, scoring))
+        covered = dense.covered
+    found = []
+    for maps, guide, output in zip(crops.apart(parts), crops.photos, outputs, strict=True):
+        geometry = crops.geometry(covered, output)
+        found.append(PhotoMaps(refine(maps, guide, geometry), geometry))
+    return found

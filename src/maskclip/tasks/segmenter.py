@@ -1,10 +1,9 @@
-"""The main job: images and words in, a `Segmentation` for each image out."""
+"""Models by name, as segmenters: CLIPs, which take words, and students, which have their own."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,26 +15,21 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import template_set, text_rows
 from maskclip.clip.weights import load_clip
-from maskclip.core import refine
 from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, ModelConfig, ModelSettings, Options
+from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Method, get_method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.recognize import is_student_file
-from maskclip.tasks.photos import (
-    Classes,
-    Maps,
-    Network,
-    PhotoSegmenter,
-    as_vocabulary,
-)
+from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
+from maskclip.tasks.photos import Network
 
 if TYPE_CHECKING:
-    from maskclip.tasks.student_segmenter import StudentSegmenter
-
+    from maskclip.plus.files import TrainedStudent
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+_NAMED = 6  # classes that a message lists
 
 
 def load(
@@ -63,11 +57,6 @@ def load(
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
     config = replace(base, **settings)
     if names_student(config.name):
-        from maskclip.tasks.student_segmenter import (  # timm comes along
-            load_student,
-            refuse_options_of_clip,
-        )
-
         refuse_options_of_clip(
             config.name,
             weights=config.weights is not None,
@@ -83,6 +72,26 @@ def load(
         device=choose_device(device),
         precision=config.precision,
         templates=config.templates,
+    )
+
+
+def load_student(
+    path: Path, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
+) -> StudentSegmenter:
+    """Read a student's file as a segmenter.
+
+    Raises:
+        MaskCLIPError: the file cannot be used, or there is no such precision.
+    """
+    from maskclip.plus.files import file_fingerprint, read_student  # timm comes along
+
+    return StudentSegmenter(
+        read_student(path),
+        name=str(path),
+        fingerprint=file_fingerprint(path),
+        method=method,
+        device=device,
+        precision=precision,
     )
 
 
@@ -126,6 +135,17 @@ class Segmenter(PhotoSegmenter):
         """A hash of the weights, 16 hex digits."""
         return self.clip.fingerprint
 
+    @property
+    def network(self) -> Network:
+        """The image tower, and how it sees photos."""
+        return Network(
+            encode=self.encoder.encode,
+            short_side=self.clip.short_side,
+            antialias=self.method.antialias,
+            resizes=self.method.resizes,
+            device=self.device,
+        )
+
     def prepare(
         self,
         classes: Classes | None = None,
@@ -144,20 +164,25 @@ class Segmenter(PhotoSegmenter):
         self.text_rows(vocabulary)
         return vocabulary
 
-    def network(self, vocabulary: Vocabulary, options: Options) -> Network:
-        """Return the image tower, told to look for the classes of a vocabulary.
+    def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
+        """Return the text rows of a vocabulary, and what is made of their similarities.
 
         Raises:
             PromptError: a name is too long for the model.
         """
-        rows = self.text_rows(vocabulary)
-        return Network(
-            read=partial(self._maps, rows=rows, vocabulary=vocabulary, options=options),
-            short_side=self.clip.short_side,
-            antialias=self.method.antialias,
-            resizes=self.method.resizes,
-            device=self.device,
+        first = 0 if vocabulary.threshold is None else 1
+        return Scoring(
+            rows=self.text_rows(vocabulary),
+            classes=tuple(index - first for index in vocabulary.prompt_class),
+            method=self.method,
+            temperature=100.0,
+            prompt_denoising=options.prompt_denoising,
+            key_smoothing=options.key_smoothing,
+            threshold=vocabulary.threshold,
         )
+
+    def check_keys(self) -> None:
+        """Refuse what needs keys, where the tower has none under its method."""
 
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
@@ -179,21 +204,133 @@ class Segmenter(PhotoSegmenter):
             self._rows[vocabulary] = rows.to(self.device)
         return self._rows[vocabulary]
 
-    def _maps(
-        self, crops: Tensor, *, rows: Tensor, vocabulary: Vocabulary, options: Options
-    ) -> Maps:
-        """Return the refined maps of crops of one shape, and what they cover."""
-        dense = self.encoder.encode(crops, keys=options.key_smoothing is not None)
-        maps = refine.similarity(dense.features, rows)
-        first = 0 if vocabulary.threshold is None else 1
-        maps = refine.pool_synonyms(maps, tuple(c - first for c in vocabulary.prompt_class))
-        maps = refine.refine(
-            maps,
-            dense.keys,
-            method=self.method,
-            prompt_denoising=options.prompt_denoising,
-            key_smoothing=options.key_smoothing,
+
+class StudentSegmenter(PhotoSegmenter):
+    """A student that labels pixels. Made by `load` from a student's file.
+
+    Args:
+        trained: the student; it is moved to the device.
+        name: what messages and results call it.
+        fingerprint: a hash of its file.
+        method: how images are shrunk and logits enlarged; the rest of it is CLIP's.
+        device, precision: as `load` takes them, the device chosen.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedStudent,
+        *,
+        name: str,
+        fingerprint: str,
+        method: Method,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.trained = trained
+        self.name = name
+        self._fingerprint = fingerprint
+        self.method = method
+        self.device = device
+        self.student = trained.student.to(device).eval()
+        size = sum(weight.numel() for weight in self.student.parameters())
+        self.precision = choose_precision(precision, device, parameters=size)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the file, 16 hex digits."""
+        return self._fingerprint
+
+    @property
+    def network(self) -> Network:
+        """The student without its classifier, and how it sees photos."""
+        return Network(
+            encode=self._encode,
+            short_side=self.trained.short_side,
+            antialias=self.method.antialias,
+            resizes=self.method.resizes,
+            device=self.device,
         )
-        if vocabulary.threshold is not None:
-            maps = refine.add_threshold_background(maps, vocabulary.threshold)
-        return maps, dense.covered
+
+    def prepare(
+        self,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Vocabulary:
+        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
+
+        Raises:
+            MaskCLIPError: the classes are not the student's, or an option is one of CLIP's.
+        """
+        refuse_options_of_clip(
+            self.name,
+            background=background is not None,
+            key_smoothing=options.key_smoothing is not None,
+            prompt_denoising=options.prompt_denoising is not None,
+        )
+        own, count = self.trained.vocabulary, len(self.trained)
+        if classes is None:
+            if own is None:
+                raise MaskCLIPError(
+                    f"{self.name} carries no class names: give its {count} classes in the order of "
+                    "its training, or put them into the file with `maskclip convert`"
+                )
+            return own
+        given = as_vocabulary(classes)
+        if own is None and len(given) != count:
+            raise MaskCLIPError(
+                f"{self.name} tells {count} classes apart, not {len(given)}: give those that it "
+                "was trained on, in their order"
+            )
+        if own is not None and given.names != own.names:
+            raise MaskCLIPError(
+                f"{self.name} knows its own {count} classes alone, in this order: "
+                f"{_listed(own.names)}; for other classes take a CLIP"
+            )
+        return given
+
+    def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
+        """Return the student's own rows, whose inner products are logits without temperature."""
+        rows = self.student.classifier().detach()
+        return Scoring(
+            rows=rows,
+            classes=tuple(range(len(rows))),
+            method=self.method,
+            temperature=1.0,
+            normalize=False,
+        )
+
+    def check_keys(self) -> None:
+        """Refuse what needs keys: students have none."""
+        refuse_options_of_clip(self.name, keys=True)
+
+    def _encode(self, crops: Tensor, *, keys: bool) -> Dense:
+        """Return features on the grid, which is stretched over the crops."""
+        reduced = self.precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=reduced):
+            features = self.student.features(crops)
+        return Dense(features.float(), None, (crops.shape[2], crops.shape[3]))
+
+
+def refuse_options_of_clip(name: str, **given: bool) -> None:
+    """Refuse what a student has no use for.
+
+    Args:
+        name: the student, for the message.
+        given: option -> whether it was given.
+
+    Raises:
+        MaskCLIPError: names the first that was.
+    """
+    for option, present in given.items():
+        if present:
+            raise MaskCLIPError(
+                f"{option.replace('_', ' ')} belongs to CLIP, and {name} is a trained student: "
+                "leave it out"
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

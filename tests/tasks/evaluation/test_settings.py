@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from maskclip.core import refine
 from maskclip.core.config import Options
+from maskclip.core.dense import score
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
@@ -113,8 +113,7 @@ def test_windows_are_labelled_as_the_later_literature_does(family, refinement, m
         for left in (0, 76):
             part = (slice(top, top + 224), slice(left, left + 224))
             dense = segmenter.encoder.encode(pixels[:, :, *part], keys=True)
-            maps = refine.similarity(dense.features, segmenter.text_rows(words))
-            maps = refine.refine(maps, dense.keys, method=segmenter.method, **refinement)
+            maps = score(dense, segmenter.scoring(words, Options(**refinement)))
             total[:, :, *part] += F.interpolate(maps, size=(224, 224), mode="bilinear")
             count[part] += 1
     maps = F.interpolate(total / count, size=(240, 300), mode="bilinear")[0]

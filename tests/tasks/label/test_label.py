@@ -375,11 +375,11 @@ def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
 ):
     plain, sizes = labeler.read_maps, []
 
-    def small(seen, outputs, options, network):
+    def small(seen, outputs, *arguments):
         sizes.append(len(seen))
         if len(seen) > 1:
             raise torch.OutOfMemoryError
-        return plain(seen, outputs, options, network)
+        return plain(seen, outputs, *arguments)
 
     monkeypatch.setattr(labeler, "read_maps", small)
     assert run(scenes, out, **ALL) == Counts(done=5, failed=0, left=0)
@@ -391,10 +391,10 @@ def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
 def test_a_photo_that_is_too_large_for_the_memory_fails_alone(scenes, out, monkeypatch):
     plain = labeler.read_maps
 
-    def small(seen, outputs, options, network):
+    def small(seen, outputs, *arguments):
         if (64, 40) in outputs:
             raise torch.OutOfMemoryError
-        return plain(seen, outputs, options, network)
+        return plain(seen, outputs, *arguments)
 
     monkeypatch.setattr(labeler, "read_maps", small)
     assert run(scenes, out) == Counts(done=4, failed=1, left=0)

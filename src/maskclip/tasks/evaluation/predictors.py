@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -16,11 +16,15 @@ from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, read_ids
 from maskclip.tasks.evaluation.settings import Evaluation, method_under, options_under
-from maskclip.tasks.photos import PhotoSegmenter
-from maskclip.tasks.segmenter import Segmenter, load, names_student
-
-if TYPE_CHECKING:
-    from maskclip.tasks.student_segmenter import StudentSegmenter
+from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.segmenter import (
+    Segmenter,
+    StudentSegmenter,
+    load,
+    load_student,
+    names_student,
+    refuse_options_of_clip,
+)
 
 _SUFFIXES = (".png", "_labels.png")  # the second is what `maskclip segment` writes
 _STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
@@ -178,8 +182,6 @@ def load_predictor(evaluation: Evaluation, samples: Samples, *, device: str = "a
 def _load_student(
     evaluation: Evaluation, samples: Samples, options: Options, *, device: str
 ) -> Predictor:
-    from maskclip.tasks.student_segmenter import load_student, refuse_options_of_clip
-
     config = evaluation.model
     method = get_method(config.method)
     refuse_options_of_clip(

@@ -122,7 +122,8 @@ class Labeler:
         precision = str(segmenter.precision).removeprefix("torch.")
         self.job = replace(job, vocabulary=self.vocabulary, precision=precision)
         job.cleaning.thresholds(self.vocabulary)  # refuses a class that there is not
-        self.network = segmenter.network(self.vocabulary, job.options)
+        self.network = segmenter.network
+        self.scoring = segmenter.scoring(self.vocabulary, job.options)
         self.formats = open_formats(job.formats, self.vocabulary, job.out)
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
 
@@ -189,7 +190,9 @@ class Labeler:
         try:
             with torch.inference_mode():
                 pixels = [seen.pixels for seen in photos]
-                return list(read_maps(pixels, outputs, self.job.options, self.network))
+                return list(
+                    read_maps(pixels, outputs, self.job.options, self.network, self.scoring)
+                )
         except torch.OutOfMemoryError:
             if len(photos) == 1:
                 return [None]

@@ -5,19 +5,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip.core.method import CLEAN, PUBLISHED
-from maskclip.core.refine import (
+from maskclip.core.dense import (
     DROPPED,
+    Dense,
+    Scoring,
     add_threshold_background,
     denoise_prompts,
     pool_synonyms,
     probabilities,
     refine,
+    score,
     similarity,
     smooth_keys,
 )
+from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.resize import Geometry
 
-NINE_TO_ONE = math.log(9) / 100  # a cosine ahead by this has the probability 0.9 of two classes
+T = 100
+NINE_TO_ONE = math.log(9) / T  # a cosine ahead by this has the probability 0.9 of two classes
 
 
 def random_maps(batch=2, classes=4, height=3, width=5, seed=0, spread=0.02):
@@ -69,20 +74,20 @@ class TestDenoise:
 
     @pytest.mark.parametrize("keep_best", [True, False])
     def test_drops_per_image(self, keep_best):
-        found = denoise_prompts(self.MAPS, 0.5, keep_best=keep_best)
+        found = denoise_prompts(self.MAPS, 0.5, temperature=T, keep_best=keep_best)
         assert torch.equal(found[0], self.MAPS[0])
         assert torch.equal(found[1, 0], self.MAPS[1, 0])
         assert (found[1, 1] == DROPPED).all()
 
     def test_the_threshold_itself_survives(self):
         maps = torch.zeros(1, 2, 1, 1)  # probabilities of exactly one half
-        assert torch.equal(denoise_prompts(maps, 0.5, keep_best=False), maps)
-        assert (denoise_prompts(maps, 0.5000001, keep_best=False) == DROPPED).all()
+        assert torch.equal(denoise_prompts(maps, 0.5, temperature=T, keep_best=False), maps)
+        assert (denoise_prompts(maps, 0.5000001, temperature=T, keep_best=False) == DROPPED).all()
 
     def test_all_dropped_or_the_best_kept(self):
         maps = torch.tensor([0.01, 0.012, 0.011]).view(1, 3, 1, 1)
-        assert (denoise_prompts(maps, 0.9, keep_best=False) == DROPPED).all()
-        kept = denoise_prompts(maps, 0.9, keep_best=True)
+        assert (denoise_prompts(maps, 0.9, temperature=T, keep_best=False) == DROPPED).all()
+        kept = denoise_prompts(maps, 0.9, temperature=T, keep_best=True)
         assert (kept != DROPPED).flatten().tolist() == [False, True, False]
         assert kept[0, 1].item() == maps[0, 1].item()
 
@@ -90,17 +95,31 @@ class TestDenoise:
     def test_does_not_change_its_argument(self, threshold):
         maps = random_maps()
         before = maps.clone()
-        denoise_prompts(maps, threshold, keep_best=True)
+        denoise_prompts(maps, threshold, temperature=T, keep_best=True)
         assert torch.equal(maps, before)
 
     def test_a_threshold_of_zero_drops_nothing(self):
         maps = random_maps()
-        assert torch.equal(denoise_prompts(maps, 0.0, keep_best=False), maps)
+        assert torch.equal(denoise_prompts(maps, 0.0, temperature=T, keep_best=False), maps)
+
+
+def scored(maps, keys, *, method, **steps):
+    """Score features whose similarity with the rows is `maps`."""
+    count = maps.shape[1]
+    scoring = Scoring(
+        rows=torch.eye(count),
+        classes=tuple(range(count)),
+        method=method,
+        temperature=T,
+        normalize=False,
+        **steps,
+    )
+    return score(Dense(maps, keys, (0, 0)), scoring)
 
 
 def naive_smoothing(maps, keys, threshold, method):
     """The formula with the hw x hw matrix written out."""
-    probs = (100 * maps).softmax(dim=1)
+    probs = (T * maps).softmax(dim=1)
     out = probs.clone()
     for b in range(len(maps)):
         p = probs[b].flatten(1).T.double()  # hw x K
@@ -127,7 +146,7 @@ class TestSmoothKeys:
         maps = random_maps(height=size[0], width=size[1])
         # A common direction makes the row sums large against their rounding.
         keys = random_keys(height=size[0], width=size[1]) + 1
-        found = smooth_keys(maps, keys, threshold, method=method)
+        found = smooth_keys(maps, keys, threshold, temperature=T, method=method)
         expected = naive_smoothing(maps, keys, threshold, method)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -135,14 +154,14 @@ class TestSmoothKeys:
         # Position 0 is unsure (0.5), 1 is sure (0.9); their unit keys have the cosine 0.6.
         maps = torch.tensor([[0.0, NINE_TO_ONE], [0.0, 0.0]]).view(1, 2, 1, 2)
         keys = torch.tensor([[2.0, 3.0], [0.0, 4.0]]).view(1, 2, 1, 2)
-        found = smooth_keys(maps, keys, 0.8, method=CLEAN).flatten(2)[0]
+        found = smooth_keys(maps, keys, 0.8, temperature=T, method=CLEAN).flatten(2)[0]
         mixed = (0.5 + 0.6 * 0.9) / 1.6
         torch.testing.assert_close(found, torch.tensor([[mixed, 0.9], [1 - mixed, 0.1]]))
 
     def test_the_published_keys_are_normalised_over_positions(self):
         maps = torch.tensor([[0.0, NINE_TO_ONE], [0.0, 0.0]]).view(1, 2, 1, 2)
         keys = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(1, 2, 1, 2)  # channels (3, 4), (0, 2)
-        found = smooth_keys(maps, keys, 0.8, method=PUBLISHED).flatten(2)[0]
+        found = smooth_keys(maps, keys, 0.8, temperature=T, method=PUBLISHED).flatten(2)[0]
         # weight[0] = (0.6 0.6, 0.6 0.8); results are sums, not probabilities.
         expected = [0.36 * 0.5 + 0.48 * 0.9, 0.36 * 0.5 + 0.48 * 0.1]
         torch.testing.assert_close(found[:, 0], torch.tensor(expected))
@@ -151,8 +170,8 @@ class TestSmoothKeys:
     @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
     def test_sure_positions_become_plain_probabilities(self, method):
         maps = random_maps()
-        found = smooth_keys(maps, random_keys(), 0.0, method=method)
-        torch.testing.assert_close(found, probabilities(maps))
+        found = smooth_keys(maps, random_keys(), 0.0, temperature=T, method=method)
+        torch.testing.assert_close(found, probabilities(maps, T))
 
     ADVERSARIAL = {  # noqa: RUF012 - a table
         "zeros": lambda k: torch.zeros_like(k),
@@ -167,7 +186,7 @@ class TestSmoothKeys:
     @pytest.mark.parametrize("dropping", [None, 1.0])
     def test_clean_results_are_probabilities_whatever_the_keys(self, name, dropping):
         keys = self.ADVERSARIAL[name](random_keys())
-        found = refine(
+        found = scored(
             random_maps(), keys, method=CLEAN, key_smoothing=1.0, prompt_denoising=dropping
         )
         assert found.isfinite().all()
@@ -190,33 +209,33 @@ class TestSmoothKeys:
         maps = random_maps(batch=1, height=side, width=side)
         keys = random_keys(channels=16, batch=1, height=side, width=side)
         with Watch():
-            smooth_keys(maps, keys, 1.0, method=method)
+            smooth_keys(maps, keys, 1.0, temperature=T, method=method)
         assert largest == keys.numel()
 
 
-class TestRefine:
+class TestScore:
     @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
     @pytest.mark.parametrize("smoothing", [None, 1.0])
     def test_denoising_comes_before_smoothing(self, method, smoothing):
         maps, keys = random_maps(), random_keys()
-        found = refine(maps, keys, method=method, prompt_denoising=0.6, key_smoothing=smoothing)
-        expected = denoise_prompts(maps, 0.6, keep_best=method.keep_best_class)
+        found = scored(maps, keys, method=method, prompt_denoising=0.6, key_smoothing=smoothing)
+        expected = denoise_prompts(maps, 0.6, temperature=T, keep_best=method.keep_best_class)
         if smoothing is not None:
-            expected = smooth_keys(expected, keys, smoothing, method=method)
+            expected = smooth_keys(expected, keys, smoothing, temperature=T, method=method)
         elif method is CLEAN:
-            expected = probabilities(expected)
+            expected = probabilities(expected, T)
         assert torch.equal(found, expected)
 
     def test_without_steps_clean_gives_probabilities_and_published_cosines(self):
         maps = random_maps()
-        clean = refine(maps, None, method=CLEAN)
-        torch.testing.assert_close(clean, (100 * maps).softmax(dim=1))
-        assert torch.equal(refine(maps, None, method=PUBLISHED), maps)
+        clean = scored(maps, None, method=CLEAN)
+        torch.testing.assert_close(clean, (T * maps).softmax(dim=1))
+        assert torch.equal(scored(maps, None, method=PUBLISHED), maps)
 
     def test_each_choice_of_a_method_counts_alone(self):
         maps, keys = random_maps(), random_keys() + 1
         mixed = replace(CLEAN, smoothed_probabilities=False)
-        found = smooth_keys(maps, keys, 1.0, method=mixed)
+        found = smooth_keys(maps, keys, 1.0, temperature=T, method=mixed)
         expected = naive_smoothing(maps, keys, 1.0, mixed)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert (found.sum(dim=1) - 1).abs().max() > 0.1
@@ -224,13 +243,13 @@ class TestRefine:
     def test_images_of_a_batch_do_not_meet(self):
         maps, keys = random_maps(), random_keys()
         steps = {"prompt_denoising": 0.6, "key_smoothing": 1.0}
-        together = refine(maps, keys, method=CLEAN, **steps)
-        alone = [refine(maps[i : i + 1], keys[i : i + 1], method=CLEAN, **steps) for i in (0, 1)]
+        together = scored(maps, keys, method=CLEAN, **steps)
+        alone = [scored(maps[i : i + 1], keys[i : i + 1], method=CLEAN, **steps) for i in (0, 1)]
         torch.testing.assert_close(together, torch.cat(alone))
 
     def test_key_smoothing_needs_keys(self):
         with pytest.raises(ValueError, match="keys=True"):
-            refine(random_maps(), None, method=CLEAN, key_smoothing=0.5)
+            scored(random_maps(), None, method=CLEAN, key_smoothing=0.5)
 
 
 def test_threshold_background_wins_where_all_are_lower():
@@ -239,3 +258,10 @@ def test_threshold_background_wins_where_all_are_lower():
     assert found.shape == (1, 3, 1, 3)
     assert F.one_hot(found.argmax(dim=1), 3).sum(dim=(0, 1, 2)).tolist() == [2, 1, 0]
     assert torch.equal(found[:, 1:], maps)
+
+
+def test_refinement_by_the_photo_is_not_there_yet():
+    maps = random_maps()
+    windows = [(range(6), range(10)), (range(6), range(5, 15))]
+    geometry = Geometry(windows, (6, 10), (6, 15), (12, 30), 1)
+    assert refine(maps, torch.zeros(3, 6, 15, dtype=torch.uint8), geometry) is maps

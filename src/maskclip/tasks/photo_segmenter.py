@@ -1,0 +1,311 @@
+"""What every segmenter does, whatever its network: encode photos, score them, or both at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, Unpack, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskclip.core.config import DEFAULT_OPTIONS, Options, OptionValues, ViewValues
+from maskclip.core.dense import Dense, Scoring
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import Method
+from maskclip.core.segmentation import Segmentation
+from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.data.images import load_image
+from maskclip.tasks.photos import (
+    Encoded,
+    Network,
+    PhotoMaps,
+    Size,
+    batches_of,
+    encode_photos,
+    network_input,
+    network_size,
+    read_maps,
+    score_photo,
+)
+
+ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
+Several = list[ImageSource] | tuple[ImageSource, ...]
+Classes = Vocabulary | Sequence[str]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPhoto:
+    """A photo as a model sees it, to be scored with any words: of `encode`, for `score`.
+
+    Attributes:
+        photo: RGB.
+        encoded: what the network sees in it.
+        model: which network, by which method: its `fingerprint` and `method`.
+    """
+
+    photo: Image.Image
+    encoded: Encoded
+    model: tuple[str, Method]
+
+    @property
+    def dense(self) -> Dense:
+        """Features (n, D, h, w), and keys (n, C, h, w) or None, of the photo's n windows."""
+        return self.encoded.dense
+
+
+class PhotoSegmenter(ABC):
+    """What labels the pixels of photos: a model that knows its classes, or is told them.
+
+    Attributes:
+        method: the arithmetic.
+        device, precision: where and in what the network computes.
+    """
+
+    method: Method
+    device: torch.device
+    precision: torch.dtype
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the weights, 16 hex digits."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """The image network, and how it sees photos."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Vocabulary:
+        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
+
+        Raises:
+            MaskCLIPError: the classes or the options cannot be used.
+        """
+
+    @abstractmethod
+    def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
+        """Return what dense features are compared with, for a vocabulary of `prepare`."""
+
+    @abstractmethod
+    def check_keys(self) -> None:
+        """Refuse what needs keys, where the network has none.
+
+        Raises:
+            MaskCLIPError: it has none.
+        """
+
+    @overload
+    def encode(
+        self, images: ImageSource, *, keys: bool = False, **view: Unpack[ViewValues]
+    ) -> EncodedPhoto: ...
+
+    @overload
+    def encode(
+        self,
+        images: Several,
+        *,
+        keys: bool = False,
+        **view: Unpack[ViewValues],
+    ) -> list[EncodedPhoto]: ...
+
+    def encode(
+        self,
+        images: ImageSource | Several,
+        *,
+        keys: bool = False,
+        **view: Unpack[ViewValues],
+    ) -> EncodedPhoto | list[EncodedPhoto]:
+        """Run the image network on one image, or on each image of a list, and keep what it sees.
+
+        Args:
+            images: as `segment` takes them.
+            keys: also keep the keys, without which there is no key smoothing later.
+            view: how images are cut: `short_side`, `long_side`, `window`, `stride`.
+
+        Returns:
+            What `score` takes, one or a list; it holds the features, on the network's device.
+
+        Raises:
+            MaskCLIPError: an image or an option cannot be used, or the model has no keys.
+        """
+        options = Options(**view)
+        if keys:
+            self.check_keys()
+
+        def run(photos: list[Image.Image], seen: list[Tensor]) -> list[EncodedPhoto]:
+            encoded = encode_photos(seen, _sizes(photos), options, self.network, keys=keys)
+            model = (self.fingerprint, self.method)
+            return [EncodedPhoto(*pair, model) for pair in zip(photos, encoded, strict=True)]
+
+        several = images if isinstance(images, list | tuple) else [images]
+        found = self._each(several, options, run)
+        return found if several is images else found[0]
+
+    @overload
+    def score(
+        self,
+        encoded: EncodedPhoto,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        key_smoothing: float | None = None,
+        prompt_denoising: float | None = None,
+    ) -> Segmentation: ...
+
+    @overload
+    def score(
+        self,
+        encoded: list[EncodedPhoto] | tuple[EncodedPhoto, ...],
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        key_smoothing: float | None = None,
+        prompt_denoising: float | None = None,
+    ) -> list[Segmentation]: ...
+
+    def score(
+        self,
+        encoded: EncodedPhoto | list[EncodedPhoto] | tuple[EncodedPhoto, ...],
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        key_smoothing: float | None = None,
+        prompt_denoising: float | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Label photos of `encode`; the image network does not run.
+
+        Args:
+            encoded: one or a list, of this model.
+            classes, background, key_smoothing, prompt_denoising: as `segment` takes them.
+
+        Returns:
+            A `Segmentation` at the photo's own size, or a list of them for a list.
+
+        Raises:
+            MaskCLIPError: a name or an option cannot be used, another model has encoded the
+                photos, or key smoothing lacks their keys.
+        """
+        options = Options(key_smoothing=key_smoothing, prompt_denoising=prompt_denoising)
+        vocabulary = self.prepare(classes, background=background, options=options)
+        scoring = self.scoring(vocabulary, options)
+        several = encoded if isinstance(encoded, list | tuple) else [encoded]
+        for one in several:
+            if one.model != (self.fingerprint, self.method):
+                raise MaskCLIPError("another model, or method, has encoded the photo: encode again")
+            if scoring.needs_keys and one.dense.keys is None:
+                raise MaskCLIPError("key smoothing needs the photo's keys: encode with keys=True")
+        with torch.inference_mode():
+            found = [
+                _segmentation(score_photo(one.encoded, scoring), vocabulary, one.photo)
+                for one in several
+            ]
+        return found if several is encoded else found[0]
+
+    @overload
+    def segment(
+        self,
+        images: ImageSource,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        images: Several,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        images: ImageSource | Several,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **options: Unpack[OptionValues],
+    ) -> Segmentation | list[Segmentation]:
+        """Label every pixel of one image, or of each image of a list: `encode`, then `score`.
+
+        Args:
+            images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
+            classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`. A
+                student has its own: None, unless its file does not carry them.
+            background: None; a threshold in (-1, 1) under which a pixel is background (clean:
+                of the best probability; published: of the best map value); or words that are.
+                Not for students.
+            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
+                `long_side`, `window`, `stride`. The first two are not for students.
+
+        Returns:
+            A `Segmentation` at the image's own size, or a list of them for a list.
+
+        Raises:
+            MaskCLIPError: an image, a name or an option cannot be used.
+        """
+        checked = Options(**options)
+        vocabulary = self.prepare(classes, background=background, options=checked)
+        scoring = self.scoring(vocabulary, checked)
+
+        def run(photos: list[Image.Image], seen: list[Tensor]) -> list[Segmentation]:
+            maps = read_maps(seen, _sizes(photos), checked, self.network, scoring)
+            pairs = zip(maps, photos, strict=True)
+            return [_segmentation(found, vocabulary, photo) for found, photo in pairs]
+
+        several = images if isinstance(images, list | tuple) else [images]
+        found = self._each(several, checked, run)
+        return found if several is images else found[0]
+
+    def _each(
+        self,
+        images: Sequence[ImageSource],
+        options: Options,
+        run: Callable[[list[Image.Image], list[Tensor]], list[T]],
+    ) -> list[T]:
+        """Return what a run makes of each image, in batches of those of one size for the network.
+
+        A run gets photos, and the same at the network's size.
+        """
+        photos = [load_image(image) for image in images]
+        sizes = [network_size(size, options, self.network) for size in _sizes(photos)]
+        results: dict[int, T] = {}
+        with torch.inference_mode():
+            for batch in batches_of(sizes, options):
+                members = [photos[index] for index in batch]
+                seen = [network_input(photos[i], sizes[i], self.network) for i in batch]
+                results |= zip(batch, run(members, seen), strict=True)
+        return [results[index] for index in range(len(photos))]
+
+
+def as_vocabulary(classes: Classes) -> Vocabulary:
+    """Return a vocabulary from one, or from names such as `-c` takes them."""
+    if isinstance(classes, Vocabulary):
+        return classes
+    return Vocabulary.parse(classes)
+
+
+def _segmentation(found: PhotoMaps, vocabulary: Vocabulary, photo: Image.Image) -> Segmentation:
+    return Segmentation(*found.labels(vocabulary), vocabulary, photo)
+
+
+def _sizes(photos: Sequence[Image.Image]) -> list[Size]:
+    return [(photo.height, photo.width) for photo in photos]
