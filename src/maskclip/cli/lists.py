@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_PACKAGES = ("maskclip", "torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+_PACKAGES = (
+    *("torch", "torchvision", "open_clip_torch", "timm", "segmentation-models-pytorch"),
+    *("opencv-python-headless", "numpy", "pillow", "safetensors", "platformdirs"),
+    *("typer", "rich", "pycocotools", "jinja2"),
+)
+_EXTRAS = {
+    "eval": ("torchmetrics", "matplotlib", "scipy"),
+    "train": ("lightning", "tensorboard"),
+    "ray": ("ray",),
+}
 
 
 def models() -> None:
@@ -129,12 +138,25 @@ def doctor() -> None:
 
     rows = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
-        *((package, version(package)) for package in _PACKAGES),
+        *_packages(),
         *_devices(),
         *_caches(),
         *_weights(),
     ]
     print_table("what", "found", rows=rows)
+
+
+def _packages() -> list[tuple[str, str]]:
+    from maskclip.core.errors import install_command
+
+    rows = [(package, version(package)) for package in ("maskclip", *_PACKAGES)]
+    for extra, packages in _EXTRAS.items():
+        for package in packages:
+            try:
+                rows.append((package, version(package)))
+            except PackageNotFoundError:
+                rows.append((package, f"not installed: {install_command(extra)}"))
+    return rows
 
 
 def _devices() -> list[tuple[str, str]]:
