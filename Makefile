@@ -3,15 +3,22 @@
 #   make test    run the test suite
 #   make test-full  that, and every published training at full size: some minutes more
 #   make check   lint, types and import layers
+#   make wheel   build the package, and try it in an environment of its own
 #   make lock    pin the dependencies anew
 
+ifeq ($(OS),Windows_NT)  # with the shell and tools of Git for Windows
+PYTHON ?= python
+SCRIPTS := Scripts
+else
 PYTHON ?= python3
+SCRIPTS := bin
+endif
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(SCRIPTS)
 READY := $(VENV)/.ready
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
 
-.PHONY: demo test test-full check lint types layers format lock clean
+.PHONY: demo test test-full check lint types layers format wheel lock clean
 
 demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
@@ -23,13 +30,15 @@ demo: $(READY)
 	@echo "   $(BIN)/maskclip eval emoji"
 	@echo "   $(BIN)/maskclip segment YOUR_PHOTO.jpg -c dog -c 'red car' -c grass   # downloads CLIP"
 
+# As many workers as processors and free memory allow: tests/running.py.
+WORKERS := -n auto --maxprocesses 8 --dist worksteal
 test: $(READY)
 	@echo "== running the test suite"
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-full: $(READY)
 	@echo "== running the test suite, with every published training at full size"
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(WORKERS) -m ""
 
 check: lint types layers
 
@@ -50,6 +59,18 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The environment is bare but for what the package asks for, in the pinned versions.
+BARE := build/bare
+wheel: $(READY)
+	@echo "== building dist/"
+	rm -rf dist $(BARE)
+	$(BIN)/python -m hatchling build
+	@echo "== installing the wheel into $(BARE)"
+	$(UV) venv --python $(BIN)/python $(BARE)
+	$(UV) pip install --python $(BARE) --constraint requirements.txt dist/*.whl
+	@echo "== trying it there, offline"
+	cd build && MASKCLIP=bare/$(SCRIPTS)/maskclip sh ../.ci/try
+
 $(READY): pyproject.toml requirements.txt requirements-uv.txt
 	@echo "== setting up $(VENV): Python, then the pinned packages (torch is large: a few minutes)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
@@ -66,4 +87,4 @@ lock: $(READY)
 	echo uv | $(UV) pip compile $(LOCK) --upgrade - --output-file requirements-uv.txt
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build dist

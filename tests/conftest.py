@@ -13,6 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.running import (  # noqa: F401  # hooks
+    pytest_configure,
+    pytest_timeout_set_timer,
+    pytest_xdist_auto_num_workers,
+)
+
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"width": 32, "layers": 2, "head_width": 16, "patch_size": 8, "image_size": 32}
 RESNET = {"width": 8, "layers": (1, 1, 1, 1), "image_size": 64}

@@ -1,0 +1,131 @@
+"""How the suite runs on machines that are small or busy: hooks for pytest, taken by conftest.py.
+
+As many workers as processors and free memory allow; a test's time is counted by the share of the
+processors that was there for it; and a failure is named at once, for workers may die later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pytest_timeout import timeout_sigalrm
+
+WORKER_MEMORY = 2.5 * 2**30  # bytes: a worker's peak, with the processes that its tests start
+# bytes: the peak of one worker, with the processes that its tests start
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return the number of workers for `-n auto`."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    return worker_count(usable_processors(), free_memory())
+
+
+def worker_count(processors, memory):
+    """Return how many workers there is room for; `memory` in bytes, None where it is unknown."""
+    fitting = processors if memory is None else int(memory / WORKER_MEMORY)
+    return max(min(processors, fitting), 1)
+
+
+def usable_processors():
+    """Return the number of processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory():
+    """Return the bytes that new processes can take, or None where that cannot be found out."""
+    if sys.platform == "linux":
+        return min([_available(), *_room_of_groups()])
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil.virtual_memory().available
+
+
+def _available():
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024
+
+
+def _room_of_groups():
+    """Yield what the memory limits of this process' control groups leave, version 2 and 1."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, limit, used = "/sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root = "/sys/fs/cgroup/memory"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for folder in {Path(root), Path(root + group)}:
+            try:
+                most = (folder / limit).read_text().strip()
+                taken = int((folder / used).read_text())
+                stat = (folder / "memory.stat").read_text().split()
+            except OSError:
+                continue
+            cache = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+            if most != "max":
+                yield int(most) - taken + cache.get("inactive_file", 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item, settings):
+    """Count a test's seconds by the share of the processors that was there for it.
+
+    Without SIGALRM (on Windows) pytest-timeout's own clock is used.
+    """
+    if settings.method != "signal":
+        return None
+    left, since = settings.timeout, time.monotonic()
+
+    def expire(signum, frame):
+        nonlocal left, since
+        now = time.monotonic()
+        left, since = left - (now - since) * share_of_processors(), now
+        if left > 0.1:
+            signal.setitimer(signal.ITIMER_REAL, left)
+        else:
+            timeout_sigalrm(item, settings)
+
+    def cancel():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    item.cancel_timeout = cancel
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    return True
+
+
+def share_of_processors():
+    """Return which part of a processor a running process had in the last minute, in (0, 1]."""
+    return min(usable_processors() / max(os.getloadavg()[0], 1e-9), 1.0)
+
+
+class FailuresAtOnce:
+    """Name a failed test when it fails: what is printed at the end may never be."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"FAILED {report.nodeid} ({report.when})", red=True)
+
+
+def pytest_configure(config):
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
