@@ -53,7 +53,7 @@ def test_a_published_score_is_shown_only_for_the_same_settings(settings, miou):
     assert (None if row is None else row.miou) == miou
 
 
-def test_corruption_is_part_of_a_measurement():
+def test_corruption_is_part_of_the_settings():
     clean = get_recipe("voc20-rn50")
     assert published_row(clean.evaluation, Corruption("speckle_noise", 1)).miou == 30.9
     assert published_row(clean.evaluation, Corruption("speckle_noise", 2)) is None
@@ -134,10 +134,10 @@ def test_full_size_networks_run_every_recipe_end_to_end(
     assert "protocol published · method published · templates published" in captured.out
     assert (" under speckle_noise:1" in captured.out) == (row.corruption is not None)
     assert "mIoU" in captured.out
-    assert "(published" not in captured.out  # random weights did not reach the figure
+    assert "(published" not in captured.out  # random weights do not reach the published score
     assert f"not the settings of {name}" in captured.err
     assert "officially has" in captured.err
-    if sys.platform == "linux":  # elsewhere there is no such figure, or in another unit
+    if sys.platform == "linux":  # elsewhere there is no such number, or in another unit
         import resource
 
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * 2**20  # KiB, at the peak

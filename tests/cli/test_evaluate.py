@@ -33,7 +33,7 @@ def folder(own):
     ]
 
 
-def test_own_images_and_anyones_predictions(own, capsys):
+def test_own_images_and_predictions_from_files(own, capsys):
     out = own / "out"
     assert main([*folder(own), "--predictions", str(own / "found"), "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
@@ -154,7 +154,7 @@ def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_recipes_are_listed_with_their_figures_and_never_cut(capsys):
+def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert main(["recipes"]) == 0
     measured, trained = (
         table.splitlines() for table in capsys.readouterr().out.rstrip().split("\n\n")
@@ -168,7 +168,7 @@ def test_recipes_are_listed_with_their_figures_and_never_cut(capsys):
     assert trained[11].split()[-4:] == ["80,000", "39.7", "54.7", "45.0"]
 
 
-def test_eval_writes_figures_that_can_be_repeated(tmp_path, capsys):
+def test_eval_writes_scores_that_can_be_repeated(tmp_path, capsys):
     common = ["eval", "emoji", "--limit", "2", "--short-side", "96", "--templates", "plain"]
     assert main([*common, "--out", str(tmp_path / "a")]) == 0
     assert "mIoU" in capsys.readouterr().out

@@ -16,7 +16,7 @@ def measured(pairs, classes):
     return metric.compute()
 
 
-def test_hand_computed_figures():
+def test_hand_computed_metrics():
     scores = measured([(FOUND, TRUTH)], 4)
     # 255 drops its pixel; truth 9 leaves its prediction of 1 in the union; prediction 9 leaves
     # its truth 2; class 3 is nowhere.

@@ -202,7 +202,7 @@ class TestNames:
 
     @pytest.mark.parametrize("severity", [0, 6, -1, 1.0, True, "1", None])
     def test_a_severity_that_is_none(self, severity):
-        with pytest.raises(MaskCLIPError, match="severity of spatter: expected a whole number"):
+        with pytest.raises(MaskCLIPError, match="severity of spatter: expected an integer"):
             Corruption("spatter", severity)
 
     def test_a_name_that_is_no_text(self):

@@ -60,7 +60,7 @@ def test_lists_that_cannot_be_trusted(tmp_path, content, message):
         open_dataset("voc20", tmp_path).check(3)
 
 
-def test_the_metadata_tell_two_folders_apart(tmp_path):
+def test_metadata_of_two_folders_differ(tmp_path):
     metadata = []
     for folder, names in (("one", ("a", "b")), ("two", ("a", "b")), ("two", ("a", "b", "c"))):
         make(tmp_path / folder, "ade150", "val", names=names)

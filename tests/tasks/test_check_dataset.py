@@ -274,7 +274,7 @@ class TestOwnFolders:
         assert report.pixels.tolist() == [2, 2, 0]
         assert report.masks_without_image == []
 
-    def test_masks_without_an_image_are_told_and_do_no_harm(self, own):
+    def test_masks_without_an_image_are_listed_and_do_no_harm(self, own):
         for name in ("three.png", "x/one.png", ".writing-two.png"):
             save_mask(own / "masks" / name, [[0, 1]])
         report = self.check(own)

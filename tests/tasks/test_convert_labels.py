@@ -115,16 +115,16 @@ class TestFinding:
             ("cityscapes", ["cityscapes/gtFine/", "labelIds.png", "holds cityscapes"]),
         ],
     )
-    def test_a_missing_folder_is_told_with_the_layout(self, tmp_path, name, parts):
+    def test_a_missing_folder_is_an_error_with_the_layout(self, tmp_path, name, parts):
         with pytest.raises(MaskCLIPError) as caught:
             plan_conversion(name, tmp_path)
         assert all(part in str(caught.value) for part in (str(tmp_path), *parts))
 
-    def test_a_source_without_label_files_is_told(self, coco):
+    def test_a_source_without_label_files_is_an_error(self, coco):
         with pytest.raises(MaskCLIPError, match=r"stuffthingmaps/\*\.mat or "):
             plan_conversion("context", coco, source=coco / COCO_SOURCE)
 
-    def test_an_unknown_name_is_told_with_the_known_ones(self, tmp_path):
+    def test_an_unknown_name_is_an_error_with_the_known_ones(self, tmp_path):
         with pytest.raises(MaskCLIPError, match="'coco': expected voc-aug, context, cocostuff"):
             plan_conversion("coco", tmp_path)
 
@@ -215,7 +215,7 @@ class TestWorkers:
             assert len(submitted) - taken <= 2
         assert taken == len(submitted) == 5
 
-    def test_a_process_that_dies_is_told(self, coco, monkeypatch):
+    def test_a_process_that_dies_is_an_error(self, coco, monkeypatch):
         monkeypatch.setattr(task, "_start_worker", sys.exit)
         with pytest.raises(MaskCLIPError, match=r"a process died.*fewer --workers than 2"):
             run(coco, workers=2)

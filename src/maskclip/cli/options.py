@@ -37,7 +37,7 @@ Masks = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="With `folder`: PNGs of class ids, named as the images.",
+        help="With `folder`: PNGs of class ids, named like the images.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -45,7 +45,7 @@ Classes = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="With `folder`: classes in the order of their ids; text, one a line, or TOML.",
+        help="With `folder`: classes in the order of their ids; text, one per line, or TOML.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -65,7 +65,7 @@ ClassFile = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE",
-        help="Classes: text, one a line, or TOML.",
+        help="Classes: text, one per line, or TOML.",
         rich_help_panel=_WORDS,
     ),
 ]

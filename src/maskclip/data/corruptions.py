@@ -32,12 +32,12 @@ _EMBOSS = np.array(((-2, -1, 0), (-1, 1, 1), (0, 1, 2)))
 
 def _gaussian_noise(pixels: Pixels, generator: np.random.Generator, *, deviation: float) -> Pixels:
     clean = pixels / 255
-    return _whole_levels(clean + generator.normal(scale=deviation, size=clean.shape))
+    return _to_uint8(clean + generator.normal(scale=deviation, size=clean.shape))
 
 
 def _shot_noise(pixels: Pixels, generator: np.random.Generator, *, photons: int) -> Pixels:
     """Draw Poisson noise; a white pixel has `photons` counts on average."""
-    return _whole_levels(generator.poisson(pixels / 255 * photons) / photons)
+    return _to_uint8(generator.poisson(pixels / 255 * photons) / photons)
 
 
 def _impulse_noise(pixels: Pixels, generator: np.random.Generator, *, share: float) -> Pixels:
@@ -50,11 +50,11 @@ def _impulse_noise(pixels: Pixels, generator: np.random.Generator, *, share: flo
 def _speckle_noise(pixels: Pixels, generator: np.random.Generator, *, deviation: float) -> Pixels:
     """Add noise in proportion to the pixel values."""
     clean = pixels / 255
-    return _whole_levels(clean + clean * generator.normal(scale=deviation, size=clean.shape))
+    return _to_uint8(clean + clean * generator.normal(scale=deviation, size=clean.shape))
 
 
 def _gaussian_blur(pixels: Pixels, _: np.random.Generator, *, sigma: float) -> Pixels:
-    return _whole_levels(_smooth(pixels / 255, sigma))
+    return _to_uint8(_smooth(pixels / 255, sigma))
 
 
 def _defocus_blur(
@@ -65,7 +65,7 @@ def _defocus_blur(
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (x**2 + y**2 <= radius**2).astype(np.float32)
     disc = cv2.GaussianBlur(disc / disc.sum(), (rim, rim), sigmaX=softness)
-    return _whole_levels(np.asarray(cv2.filter2D(pixels / 255, -1, disc), np.float64))
+    return _to_uint8(np.asarray(cv2.filter2D(pixels / 255, -1, disc), np.float64))
 
 
 def _spatter(
@@ -89,8 +89,8 @@ def _spatter(
     if opacity is None:
         mud = _smooth((liquid > threshold).astype(np.float32), 1.5)
         mud[mud < 0.8] = 0
-        return _whole_levels(clean * (1 - mud[..., None]) + _MUD * mud[..., None])
-    return _whole_levels(clean + _shine(liquid) * opacity * _WATER)
+        return _to_uint8(clean * (1 - mud[..., None]) + _MUD * mud[..., None])
+    return _to_uint8(clean + _shine(liquid) * opacity * _WATER)
 
 
 def _shine(liquid: Floats) -> Floats:
@@ -121,7 +121,7 @@ def _smooth(values: Floats, sigma: float) -> Floats:
     return blurred
 
 
-def _whole_levels(values: Floats) -> Pixels:
+def _to_uint8(values: Floats) -> Pixels:
     return (values.clip(0, 1) * 255).astype(np.uint8)
 
 
@@ -177,8 +177,7 @@ class Corruption:
             )
         if type(self.severity) is not int or self.severity not in SEVERITIES:
             raise MaskCLIPError(
-                f"severity of {self.name}: expected a whole number from 1 to 5, "
-                f"got {self.severity!r}"
+                f"severity of {self.name}: expected an integer from 1 to 5, got {self.severity!r}"
             )
 
     @classmethod

@@ -18,7 +18,7 @@ from maskclip.tasks.evaluation.plotting import class_labels
 
 GRAY = (213, 216, 220)  # of rows without truth
 DARK = (8, 48, 107)  # 100 %
-STRANGE = ["🐶👩‍🚀", "$x^2$", "a\nb\x00", "_hidden", "собака", "\ud800", "", "long " * 100, r"\$1$"]
+ODD = ["🐶👩‍🚀", "$x^2$", "a\nb\x00", "_hidden", "собака", "\ud800", "", "long " * 100, r"\$1$"]
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ class TestLines:
             blue.append(len(where(drawn(tmp_path / "s.png"), self.BLUE)))
         assert 0.4 * blue[0] < blue[1] < 0.8 * blue[0]
 
-    def test_the_clean_figure_may_be_unknown(self, tmp_path):
+    def test_the_clean_score_may_be_unknown(self, tmp_path):
         severity_chart({"fog": [40, 30]}, None, tmp_path / "s.png", title="")
         assert len(where(drawn(tmp_path / "s.png"), self.BLUE))
 
@@ -176,16 +176,16 @@ class TestLines:
 
 
 def test_any_name_and_title_can_be_drawn(tmp_path):
-    size, title = len(STRANGE), " ".join(STRANGE)
-    lines = {name: [(0, 1), (1, 2)] for name in STRANGE}
-    confusion_chart(np.ones((size + 1, size + 1), int), STRANGE, tmp_path / "c.png", title=title)
-    iou_chart(np.ones(size), STRANGE, tmp_path / "i.png", title=title)
-    iou_chart(np.ones(1), STRANGE[-2:-1], tmp_path / "one.png", title="long " * 100)
-    line_chart(lines, tmp_path / "l.png", title=title, x_label=STRANGE[1], y_label=STRANGE[7])
+    size, title = len(ODD), " ".join(ODD)
+    lines = {name: [(0, 1), (1, 2)] for name in ODD}
+    confusion_chart(np.ones((size + 1, size + 1), int), ODD, tmp_path / "c.png", title=title)
+    iou_chart(np.ones(size), ODD, tmp_path / "i.png", title=title)
+    iou_chart(np.ones(1), ODD[-2:-1], tmp_path / "one.png", title="long " * 100)
+    line_chart(lines, tmp_path / "l.png", title=title, x_label=ODD[1], y_label=ODD[7])
     assert max(max(drawn(path).shape) for path in tmp_path.iterdir()) < 1500
 
 
-def test_names_that_the_font_lacks_are_told_apart():
+def test_names_that_the_font_cannot_draw_are_numbered():
     assert class_labels(["狗", "dog", "猫"]) == ["0: □", "dog", "2: □"]
 
 

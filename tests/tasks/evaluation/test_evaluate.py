@@ -98,7 +98,7 @@ def test_nothing_labelled_is_null():
     assert result["pixel_accuracy"] is None
 
 
-def test_best_and_worst_are_told_apart_whatever_the_order():
+def test_best_and_worst_do_not_overlap_nor_depend_on_the_order():
     truths = [[[0] * 20] for _ in range(20)]
 
     class Wrong(Oracle):
@@ -119,7 +119,7 @@ def test_an_image_without_labels_is_no_example():
     assert [one.name for one in result.best] == ["image1"]
 
 
-def test_an_unusable_sample_ends_the_measurement_in_its_own_words():
+def test_an_unusable_sample_ends_the_evaluation_with_its_own_message():
     class Broken(Drawn):
         def __getitem__(self, index):
             if index == 1:
@@ -195,7 +195,7 @@ def test_emoji_scenes_are_the_held_out_ones():
 
 
 class TestLoadPredictor:
-    def test_says_all_that_decides_its_figures(self):
+    def test_metadata_hold_all_that_determines_the_scores(self):
         evaluation = Evaluation(
             dataset="emoji",
             model=EMOJI,

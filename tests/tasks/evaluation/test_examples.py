@@ -176,7 +176,7 @@ class TestSheet:
         assert two.shape[0] > one.shape[0]
         assert np.array_equal(two[:50], one[:50])
 
-    def test_an_image_without_a_figure(self, tmp_path):
+    def test_an_image_without_a_score(self, tmp_path):
         nothing = example(quarters(*[IGNORE] * 4), quarters(0, 1, 2, 0), miou=math.nan)
         assert all(map(is_light_gray, corners(panels(sheet(tmp_path, [nothing]))[3])))
 

@@ -1,4 +1,4 @@
-"""The whole chain on real files: truths as predictions, whose figures can be computed apart."""
+"""The whole chain on real files: truths as predictions, with scores computed independently."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def shifted(ids):
 
 
 def independent(pairs, classes):
-    """The figures, counted class by class without the product's code."""
+    """The scores, counted class by class without the product's code."""
     iou = {}
     for one in range(classes):
         shared = union = 0
@@ -80,7 +80,7 @@ def test_truths_score_100_and_shifted_ones_what_numpy_says(
     assert f"{len(pairs)} of " in printed
 
 
-def test_half_a_data_set_gives_no_figure(real_data, tmp_path, capsys):
+def test_half_a_data_set_gives_no_score(real_data, tmp_path, capsys):
     home = tmp_path / "VOCdevkit" / "VOC2012"
     shutil.copytree(real_data / "VOCdevkit" / "VOC2012" / "ImageSets", home / "ImageSets")
     for folder in ("JPEGImages", "SegmentationClass"):
