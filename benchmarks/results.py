@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import rich
+from concepts import LOOK_ALIKES, colors_of, concept_scenes
 from PIL import Image
 
-from benchmarks.concepts import LOOK_ALIKES, colors_of, concept_scenes
 from maskclip.cli.train_progress import TrainProgress
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.files import atomic_path, write_json
