@@ -16,8 +16,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     root = Path(__file__).resolve().parents[2]
     expected = (
-        "this needs matplotlib and no_such_module, not installed yet: "
-        f'pip install ".[eval]" in {root}'
+        f'this needs matplotlib, no_such_module, not installed yet: pip install ".[eval]" in {root}'
     )
     with pytest.raises(MaskCLIPError, match=f"^{re.escape(expected)}$"):
         require_extra("eval", "numpy", "matplotlib", "no_such_module")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
@@ -169,6 +169,7 @@ def train(
 
     from maskclip.plus.config import Machine, rescale_phases
 
+    require_extra("train", "lightning", "tensorboard", "torchmetrics")
     machine = Machine(
         device=device,
         workers=workers,

@@ -81,7 +81,7 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise MaskCLIPError(
-            f"this needs {' and '.join(missing)}, not installed yet: {install_command(extra)}"
+            f"this needs {', '.join(missing)}, not installed yet: {install_command(extra)}"
         )
 
 
