@@ -34,7 +34,6 @@ from measuring import Rows, apart, in_turn, kept, machine, peak_mib, ratios, sho
 from PIL import Image
 from three_ways import pixels_of, smooth_photo
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from maskclip.core.config import ModelConfig
 from maskclip.core.device import PRECISIONS
@@ -42,7 +41,7 @@ from maskclip.core.samples import UNLABELED, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_folder, open_photos
 from maskclip.plus.config import LIGHTNING_PRECISIONS, Optimization, Supervision, Training
-from maskclip.plus.dataset import TrainingDataset, TrainingSampler
+from maskclip.plus.dataset import training_loader
 from maskclip.tasks.train import build
 
 WAYS = ("bare", "ours", "labels")
@@ -207,9 +206,7 @@ def pipeline(how: Namespace, consumed: float) -> Rows:
     )
 
     def read(samples: Samples, workers: int) -> None:
-        sampler = TrainingSampler(training.optimization)
-        dataset = TrainingDataset(samples, training)
-        for _ in DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=workers):
+        for _ in training_loader(samples, training, workers=workers):
             pass
 
     vocabulary = words(how.classes[0])

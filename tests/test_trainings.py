@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
-from maskclip.clip.prompts import TextRows
 from maskclip.clip.weights import load_clip
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.data.datasets import Dataset, open_dataset
 from maskclip.data.specs import SPECS
+from maskclip.plus import supervision
 from maskclip.plus.config import Machine, Training
 from maskclip.plus.files import read_student
 from maskclip.recipes import TRAININGS
@@ -125,13 +125,13 @@ def load_once():
 def only_networks(load_once, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random text rows in place of minutes in the text tower."""
 
-    def random_rows(clip, names, *, templates) -> TextRows:
+    def random_rows(clip, prompts, *, templates) -> torch.Tensor:
         dim = TEXT_DIMS[clip.name.partition(":")[0]]
         generator = torch.Generator().manual_seed(0)
-        return TextRows(F.normalize(torch.randn(len(names), dim, generator=generator), dim=1), ())
+        return F.normalize(torch.randn(len(prompts), dim, generator=generator), dim=1)
 
-    monkeypatch.setattr(task, "load_clip", load_once)
-    monkeypatch.setattr(task, "text_rows", random_rows)
+    monkeypatch.setattr(supervision, "load_clip", load_once)
+    monkeypatch.setattr(supervision, "class_rows", random_rows)
 
 
 class Watch(task.Callback):

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import vision_config
+from maskclip.plus import released
+from maskclip.plus.student import Student, student_from
 
 State = dict[str, Tensor]
 EMBED_DIM = 64
@@ -50,6 +52,13 @@ def read_student(case: Path) -> State:
     student = draw_student(metadata["seed"], {key: shape for key, (shape, _) in layout.items()})
     rows = read_rows(case.parents[1], metadata["case"]["teacher"])
     return {**student, "decode_head.text_embeddings": rows}
+
+
+def build_student(state: State, *, source: str) -> Student:
+    """Return the student, in eval mode, of a state by the authors' names."""
+    config = released.config_of(state, source=source)
+    own = released.without_teacher(state)
+    return student_from(config, own, source=source, spelling=released.published_name)
 
 
 def build_tower(state: State) -> nn.Module:

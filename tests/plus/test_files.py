@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from maskclip.clip.checkpoint import WeightsError
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.plus.config import StudentConfig
+from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.files import (
+    StudentMetadata,
     TrainedStudent,
+    is_student_file,
     read_student,
     save_student,
-    student_metadata,
 )
-from maskclip.plus.recognize import is_student_file
 from maskclip.plus.released import published_name
 from maskclip.plus.student import build_student
 
@@ -41,7 +41,7 @@ def made(config=CONFIGS["v2"], classes=3):
 
 def lightning(student, vocabulary, path, **changes):
     content = {
-        "maskclip": student_metadata(TrainedStudent(student, vocabulary)),
+        "maskclip": TrainedStudent(student, vocabulary).metadata.to_dict(),
         "global_step": 40,
         "state_dict": {
             **{f"student.{key}": value for key, value in student.state_dict().items()},
@@ -113,11 +113,11 @@ class TestRoundTrips:
         assert (again.vocabulary, again.step) == (trained.vocabulary, trained.step)
 
     @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
-    def test_facts_are_json(self, words):
-        metadata = student_metadata(TrainedStudent(made(), words))
-        assert json.loads(json.dumps(metadata)) == metadata
-        assert StudentConfig(**metadata["config"]) == CONFIGS["v2"]
-        assert Vocabulary.from_dict(metadata["vocabulary"]) == words
+    def test_metadata_are_json(self, words):
+        metadata = TrainedStudent(made(), words, 3).metadata
+        values = metadata.to_dict()
+        assert json.loads(json.dumps(values)) == values
+        assert StudentMetadata.from_dict(values, source="a file") == metadata
 
 
 class TestRecognition:
@@ -148,7 +148,7 @@ class Payload:
 
 class TestRefusals:
     def refused(self, path, *parts):
-        with pytest.raises(WeightsError) as error:
+        with pytest.raises(MaskCLIPError) as error:
             read_student(path)
         message = str(error.value)
         assert str(path) in message
@@ -160,11 +160,11 @@ class TestRefusals:
         self.refused(tmp_path / "a.ckpt", "no such student file")
 
     def test_another_suffix(self, tmp_path):
-        with pytest.raises(WeightsError, match=r"written as \.safetensors"):
+        with pytest.raises(StudentError, match=r"written as \.safetensors"):
             save_student(TrainedStudent(made()), tmp_path / "a.pt")
 
     def test_another_number_of_classes(self):
-        with pytest.raises(WeightsError, match="tells 3 classes apart, the vocabulary has 2"):
+        with pytest.raises(StudentError, match="has 3 classes, the vocabulary has 2"):
             TrainedStudent(made(), Vocabulary.parse(["a", "b"]))
 
     @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ class TestRefusals:
             ({"config": {**asdict(CONFIGS["v2"]), "width": 16}}, "of another shape"),
             ({"config": {**asdict(CONFIGS["v2"]), "width": 2**40}}, ""),
             ({"config": {**asdict(CONFIGS["v2"]), "embed_dim": 9}}, "text rows"),
-            ({"vocabulary": [1]}, "classes is damaged"),
-            ({"vocabulary": {"names": ["a"]}}, "classes is damaged"),
+            ({"vocabulary": [1]}, "not the description of a vocabulary"),
+            ({"vocabulary": {"names": ["a"]}}, "not the description of a vocabulary"),
             ({"vocabulary": {**WORDS["plain"].to_dict(), "more": 1}}, "description of a vocab"),
             ({"vocabulary": {**WORDS["plain"].to_dict(), "names": ["a"] * 3}}, "named twice"),
             ({"vocabulary": {**WORDS["plain"].to_dict(), "threshold": 0.5}}, "background by"),
@@ -191,10 +191,10 @@ class TestRefusals:
             ({"short_side": "512"}, "short_side: expected px"),
         ],
     )
-    def test_facts_that_cannot_be(self, change, part, tmp_path):
+    def test_impossible_metadata(self, change, part, tmp_path):
         student = made()
         metadata = {
-            **student_metadata(TrainedStudent(student, WORDS["plain"])),
+            **TrainedStudent(student, WORDS["plain"]).metadata.to_dict(),
             "step": 1,
             **change,
         }
@@ -203,7 +203,7 @@ class TestRefusals:
         self.refused(path, part)
 
     @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "null"])
-    def test_damaged_facts(self, text, tmp_path):
+    def test_damaged_metadata(self, text, tmp_path):
         path = tmp_path / "a.safetensors"
         save_file(made().state_dict(), path, metadata={"maskclip": text})
         self.refused(path, "damaged")
@@ -211,7 +211,7 @@ class TestRefusals:
     def test_weights_that_do_not_fit(self, tmp_path):
         path = tmp_path / "a.safetensors"
         save_student(TrainedStudent(made()), path)
-        state, metadata = load_file(path), json.dumps(student_metadata(TrainedStudent(made())))
+        state, metadata = load_file(path), json.dumps(TrainedStudent(made()).metadata.to_dict())
         key = "backbone.layer1.0.conv1.weight"
         save_file(
             {k: v for k, v in state.items() if k != key}, path, metadata={"maskclip": metadata}
@@ -222,7 +222,7 @@ class TestRefusals:
         save_file({"a": torch.zeros(1)}, path, metadata={"maskclip": metadata})
         self.refused(path, "the text rows are missing")
 
-    def test_lightning_without_facts_or_with_code(self, tmp_path):
+    def test_lightning_without_metadata_or_with_code(self, tmp_path):
         path = lightning(made(), None, tmp_path / "a.ckpt", maskclip=None)
         self.refused(path, "no description of one under the key 'maskclip'")
         path = lightning(made(), None, tmp_path / "a.ckpt", x=Payload(tmp_path / "ran"))

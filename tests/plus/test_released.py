@@ -11,16 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from maskclip.clip.checkpoint import WeightsError
 from maskclip.core.errors import MaskCLIPError
-from maskclip.plus.config import StudentConfig
-from maskclip.plus.released import (
-    config_of,
-    published_name,
-    read_released,
-    student_from,
-    without_teacher,
-)
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.plus.config import StudentConfig, StudentError
+from maskclip.plus.files import read_student
+from maskclip.plus.released import config_of, published_name, vocabulary_of, without_teacher
 from maskclip.plus.student import build_student
+from tests.golden import networks
 
+VOC = list(Vocabulary.builtin("voc20").names)
 DECODERS = {"ASPPHeadV2": "deeplabv2", "DepthwiseSeparableASPPHead": "deeplabv3plus"}
 CONFIGS = [
     StudentConfig(depth=50, width=4, embed_dim=8),
@@ -55,14 +53,14 @@ def written(content, path, **options):
 
 class TestGolden:
     def test_a_checkpoint_is_the_student_that_it_holds(self, golden_checkpoint):
-        released = read_released(golden_checkpoint)
+        released = read_student(golden_checkpoint)
         raw = torch.load(golden_checkpoint, weights_only=True)
         for key, value in released.student.state_dict().items():
             assert torch.equal(value, raw["state_dict"][published_name(key)]), key
         assert released.step == raw["meta"]["iter"]
         start = golden_checkpoint.with_name(f"{golden_checkpoint.stem}_init.safetensors")
         if start.is_file():
-            same = student_from(load_file(start), source=start.name).state_dict()
+            same = networks.build_student(load_file(start), source=start.name).state_dict()
             trained = int(raw["state_dict"]["decode_head._iter_counter"]) > 0
             for key, value in released.student.state_dict().items():
                 assert (key != "rows" and trained) or torch.equal(value, same[key]), key
@@ -74,7 +72,7 @@ class TestGolden:
             for key, (shape, dtype) in layout["keys"].items()
         }
         with torch.device("meta"):
-            student = student_from(state, source=golden_layout.stem)
+            student = networks.build_student(state, source=golden_layout.stem)
         names = {published_name(key) for key in student.state_dict()}
         assert names == set(without_teacher(state))
         head = layout["decode_head"]
@@ -90,7 +88,7 @@ class TestFiles:
     def test_architecture_and_weights_are_read(self, config, teacher, tmp_path):
         student, state = published(config, teacher)
         path = written({"meta": {}, "state_dict": state, "optimizer": {}}, tmp_path / "a.pth")
-        released = read_released(path)
+        released = read_student(path)
         assert released.student.config == config
         assert not released.student.training
         ours = released.student.state_dict()
@@ -107,24 +105,32 @@ class TestFiles:
             save_file(state, path)
         else:
             written(OrderedDict(state), path, _use_new_zipfile_serialization=form == "zip")
-        released = read_released(path)
+        released = read_student(path)
         assert torch.equal(released.student.rows, student.rows)
-        assert (released.names, released.step) == (None, None)
+        assert (released.vocabulary, released.step) == (None, None)
 
     @pytest.mark.parametrize(
-        ("classes", "names"),
+        ("meta", "classes", "builtin"),
         [
-            (("a", "b", "c", "d", "e"), ("a", "b", "c", "d", "e")),
-            (["a", "b", "c", "d", "e"], ("a", "b", "c", "d", "e")),
-            (("background", "a"), None),
-            (None, None),
+            ({"CLASSES": tuple(VOC)}, 20, "voc20"),
+            ({"CLASSES": [name.replace(" ", "").upper() for name in VOC]}, 20, "voc20"),
+            ({"CLASSES": ["aeroplane", *VOC[1:]]}, 20, "voc20"),
+            ({"CLASSES": VOC}, 21, None),
+            ({"CLASSES": VOC[::-1]}, 20, None),
+            ({"CLASSES": 3}, 20, None),
+            ({}, 20, None),
+            (None, 20, None),
         ],
     )
-    def test_names_are_given_where_they_fit(self, classes, names, tmp_path):
+    def test_a_built_in_class_set_is_found_by_its_names(self, meta, classes, builtin):
+        expected = None if builtin is None else Vocabulary.builtin(builtin)
+        assert vocabulary_of(meta, classes=classes) == expected
+
+    def test_the_step_is_read(self, tmp_path):
         _, state = published()
-        content = {"meta": {"CLASSES": classes, "iter": 2000}, "state_dict": state}
-        released = read_released(written(content, tmp_path / "a.pth"))
-        assert (released.names, released.step) == (names, 2000)
+        content = {"meta": {"CLASSES": ("background", "a"), "iter": 2000}, "state_dict": state}
+        found = read_student(written(content, tmp_path / "a.pth"))
+        assert (found.vocabulary, found.step) == (None, 2000)
 
     def test_numpy_in_meta_is_read(self, tmp_path):
         _, state = published()
@@ -134,7 +140,7 @@ class TestFiles:
             "iter": np.int64(3),
         }
         path = written({"meta": meta, "state_dict": state}, tmp_path / "a.pth")
-        assert read_released(path).step == 3
+        assert read_student(path).step == 3
 
 
 class Payload:
@@ -151,7 +157,7 @@ class TestRefusals:
     def refused(self, content, tmp_path, *parts):
         path = written(content, tmp_path / "refused.pth")
         with pytest.raises(MaskCLIPError) as error:
-            read_released(path)
+            read_student(path)
         message = str(error.value)
         assert message.startswith(str(path))
         assert "\n" not in message
@@ -159,8 +165,8 @@ class TestRefusals:
             assert part in message
 
     def test_a_missing_file(self, tmp_path):
-        with pytest.raises(WeightsError, match="no such checkpoint"):
-            read_released(tmp_path / "nothing.pth")
+        with pytest.raises(StudentError, match="no such student file"):
+            read_student(tmp_path / "nothing.pth")
 
     def test_other_contents(self, tmp_path, make_clip):
         self.refused(make_clip("vit").state_dict(), tmp_path, "not a MaskCLIP+ checkpoint")
@@ -220,7 +226,7 @@ class TestRefusals:
         content[place] = {**content[place], "x": Payload(tmp_path / "ran")}
         path = written(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
         with pytest.raises(WeightsError, match="run code"):
-            read_released(path)
+            read_student(path)
         assert not (tmp_path / "ran").exists()
 
     def test_unknown_classes_are_refused(self, tmp_path):
@@ -237,7 +243,7 @@ class TestRefusals:
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(WeightsError, match="weights file") as error:
-            read_released(path)
+            read_student(path)
         assert "\n" not in str(error.value)
 
 

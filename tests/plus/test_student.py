@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.plus import student as student_module
+from maskclip.plus import networks as student_networks
 from maskclip.plus.config import StudentConfig, StudentError
-from maskclip.plus.released import student_from
 from maskclip.plus.student import build_student
+from tests.golden import networks
 from tests.golden.networks import read_student
 
 TOLERANCE = 1e-4
@@ -55,7 +55,7 @@ def computed(student, pictures):
 class TestGolden:
     def test_features_logits_and_labels_are_those_of_the_authors(self, golden_training):
         arrays = np.load(golden_training)
-        student = student_from(read_student(golden_training), source=golden_training.stem)
+        student = networks.build_student(read_student(golden_training), source="golden")
         pictures = torch.from_numpy(arrays["input"]) * student.std + student.mean
         ours = computed(student, pictures)
         checked = [name for name in ours if name in arrays]
@@ -178,7 +178,7 @@ class TestPretrained:
         file = tmp_path / "model.safetensors"
         weights = timm.create_model("resnet50c").state_dict()
         save_file(weights, file)
-        monkeypatch.setattr(student_module, "_imagenet_file", lambda _: str(file))
+        monkeypatch.setattr(student_networks, "_imagenet_file", lambda _: str(file))
         student = build_student(StudentConfig(depth=50, embed_dim=8), rows(), pretrained=True)
         taken = student.backbone.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in taken.items())

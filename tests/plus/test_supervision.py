@@ -18,7 +18,7 @@ from maskclip.plus.config import (
     poly_lr,
     rescale_phases,
 )
-from maskclip.plus.released import published_name, student_from
+from maskclip.plus.released import published_name
 from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,
@@ -29,7 +29,7 @@ from maskclip.plus.supervision import (
     teacher_features,
     teacher_maps,
 )
-from tests.golden.networks import build_tower, read_student, read_tower
+from tests.golden.networks import build_student, build_tower, read_student, read_tower
 
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
@@ -41,7 +41,7 @@ class Case:
         with np.load(path) as file:
             self.arrays = {key: torch.from_numpy(file[key]) for key in file.files}
         self.metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self.student = student_from(read_student(path), source=path.stem).train()
+        self.student = build_student(read_student(path), source=path.stem).train()
         self.images = self.arrays["input"] * self.student.std + self.student.mean
         self.labels = self.arrays["gt_in"][:, 0]
         self.config = configured(self.metadata["case"])

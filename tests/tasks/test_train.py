@@ -21,7 +21,14 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos
 from maskclip.emoji.scenes import EmojiScenes
-from maskclip.plus.config import Machine, Optimization, Supervision, Training, TrainingError
+from maskclip.plus.config import (
+    Machine,
+    Optimization,
+    StudentError,
+    Supervision,
+    Training,
+    TrainingError,
+)
 from maskclip.plus.dataset import TrainingDataset
 from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
@@ -164,7 +171,7 @@ def test_a_student_of_another_architecture_gives_no_weights(unbroken: Path, tmp_
     other = replace(
         TINY, student="unet:mobilenetv3_small_050", initial=str(unbroken / "student.safetensors")
     )
-    with pytest.raises(TrainingError, match="decoder: 'fpn' there, 'unet' asked for"):
+    with pytest.raises(StudentError, match="decoder: 'fpn' there, 'unet' asked for"):
         task.train(other, SCENES, tmp_path, machine=MACHINE)
 
 

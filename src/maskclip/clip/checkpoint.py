@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from maskclip.core.errors import MaskCLIPError
 
 StateDict = dict[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 # Scalars that OpenAI's archives carry beside their weights.
 _OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
@@ -54,14 +55,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
-    metadata: Mapping[str, str] = {}
-    quick_gelu = False
-    if path.suffix == ".safetensors":
-        state, metadata = read_safetensors(path)
-    elif _is_torchscript(path):
-        state, quick_gelu = _read_torchscript(path), True
-    else:
-        state = state_dict_of(load_pickle(path), source=str(path))
+    quick_gelu = path.suffix != ".safetensors" and _is_torchscript(path)
+    state, beside = (_read_torchscript(path), {}) if quick_gelu else read_weights(path)
+    metadata = beside if path.suffix == ".safetensors" else {}
     if metadata.get("format") == _EMBEDDED_FORMAT:
         state = _expand_token_table(state, metadata)
     state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -70,12 +66,39 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint({k: v.float() for k, v in state.items()}, quick_gelu, metadata)
 
 
-def read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
-    """Return a safetensors file's tensors and the string pairs of its header.
+def read_weights(path: Path, *, allowed: Sequence[Any] = ()) -> tuple[StateDict, Mapping[str, Any]]:
+    """Read the tensors of a `.safetensors` file or of one of `torch.save`, without running code.
+
+    Args:
+        path: the file.
+        allowed: what a file of `torch.save` may name beside tensors and plain values, in the form
+            that `torch.serialization.safe_globals` takes.
+
+    Returns:
+        The state_dict, and what the file holds beside it: the string pairs of a safetensors
+        header, or the other entries of a dictionary that has a state_dict under that key.
 
     Raises:
-        WeightsError: it is damaged.
+        WeightsError: the file is damaged, holds no state_dict, or names anything that is not
+            allowed.
     """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _load_pickle(path, allowed)
+    beside: Mapping[str, Any] = {}
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        beside = {key: value for key, value in content.items() if key != "state_dict"}
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise WeightsError(
+            f"{path}: expected a state_dict (names to tensors) or one under that key"
+        )
+    return content, beside
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -83,6 +106,20 @@ def read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _load_pickle(path: Path, allowed: Sequence[Any]) -> Any:
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: not a weights file, or one that would have to run code to load; expected "
+            "tensors only: save its state_dict as .safetensors and give that"
+        ) from error
+    except Exception as error:  # damage shows as nearly any: a lookup, a decoding, a struct ...
+        reason = (str(error).splitlines() or ["it ends early"])[0]
+        raise WeightsError(f"{path}: not a readable weights file ({reason})") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -103,47 +140,6 @@ def _read_torchscript(path: Path) -> StateDict:
         raise WeightsError(f"{path}: not a readable TorchScript archive ({reason})") from error
 
 
-def load_pickle(path: Path, *, allowed: Sequence[Any] = ()) -> Any:
-    """Read a file of `torch.save` without running code of it.
-
-    Args:
-        path: the file.
-        allowed: what it may name beside tensors and plain values, in the form that
-            `torch.serialization.safe_globals` takes.
-
-    Raises:
-        WeightsError: it is damaged, or names anything else.
-    """
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: not a weights file, or one that would have to run code to load; expected "
-            "tensors only: save its state_dict as .safetensors and give that"
-        ) from error
-    except Exception as error:  # damage shows as nearly any: a lookup, a decoding, a struct ...
-        reason = (str(error).splitlines() or ["it ends early"])[0]
-        raise WeightsError(f"{path}: not a readable weights file ({reason})") from error
-
-
-def state_dict_of(content: Any, *, source: str) -> StateDict:
-    """Return a file's state_dict: its content, or what lies under that key.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise WeightsError(
-            f"{source}: expected a state_dict (names to tensors) or one under that key"
-        )
-    return content
-
-
 def _expand_token_table(state: StateDict, metadata: Mapping[str, str]) -> StateDict:
     """Put the few token rows that an embedded model knows into a full table of zeros."""
     ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
@@ -151,6 +147,30 @@ def _expand_token_table(state: StateDict, metadata: Mapping[str, str]) -> StateD
     table = rows.new_zeros((size, rows.shape[1]))
     table[ids] = rows
     return {**state, "token_embedding.weight": table}
+
+
+def build_fitting(
+    build: Callable[[], Model],
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str] = str,
+) -> Model:
+    """Build a model and load a state_dict into it; memory is taken only once all shapes fit.
+
+    Args:
+        build: makes the model; called twice, the first time for its shapes alone.
+        state, source, spelling: as `fit` takes them.
+
+    Raises:
+        WeightsError: as `fit`.
+    """
+    with torch.device("meta"):
+        shapes = build()
+    _check_shapes(shapes, state, source=source, spelling=spelling)
+    model = build()
+    fit(model, state, source=source, spelling=spelling)
+    return model
 
 
 def fit(
@@ -171,6 +191,18 @@ def fit(
     Raises:
         WeightsError: tensors are missing, extra, or of another shape; the message names them.
     """
+    given = _check_shapes(model, state, source=source, spelling=spelling)
+    model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})
+
+
+def _check_shapes(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str],
+) -> Mapping[str, Tensor]:
+    """Return the state_dict, the logit scale in the model's shape, if all of it fits the model."""
     expected = {spelling(key): tuple(value.shape) for key, value in model.state_dict().items()}
     # open_clip writes the logit scale as a scalar or as one value, depending on its release.
     given = {
@@ -191,7 +223,7 @@ def fit(
     ]
     if problems:
         raise WeightsError(f"{source} does not fit the architecture: {', '.join(problems)}")
-    model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})
+    return given
 
 
 def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

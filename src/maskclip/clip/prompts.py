@@ -106,6 +106,23 @@ def _key(clip: CLIPModel, names: Sequence[str], templates: str) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
+def class_rows(clip: CLIPModel, prompts: Sequence[Sequence[str]], *, templates: str) -> Tensor:
+    """Return one unit text row per class, (K, D): the mean of the rows of its names.
+
+    Args:
+        clip: the model.
+        prompts: the names of each class, one at least.
+        templates: a set of `TEMPLATE_SETS`.
+
+    Raises:
+        PromptError: a name is too long for the model.
+    """
+    sizes = [len(names) for names in prompts]
+    rows = text_rows(clip, [name for names in prompts for name in names], templates=templates).rows
+    means = [part.mean(dim=0) for part in torch.split(rows, sizes)]
+    return F.normalize(torch.stack(means), dim=1)
+
+
 @torch.inference_mode()
 def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Run the text tower: per name normalise each template's row, average, normalise.

@@ -1,7 +1,8 @@
-"""Writing files so that a reader never meets half of one."""
+"""Files written so that a reader never meets half of one, and their fingerprints."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -74,6 +75,16 @@ def check_writable(folder: Path) -> None:
         raise MaskCLIPError(
             f"the output folder {folder} cannot be written ({error.strerror}): choose another"
         ) from error
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return a hash of a file's content, 16 hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

@@ -164,16 +164,17 @@ class Vocabulary:
         return _from_text(builtin_text(name), f"the built-in vocabulary {name}", toml=True)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Vocabulary:
-        """Make the vocabulary that `to_dict` described.
+    def from_dict(cls, values: object) -> Vocabulary:
+        """Make the vocabulary that `to_dict` described, of values that need not be trusted.
 
         Raises:
             VocabularyError: a key is missing, unknown or holds something else.
         """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise VocabularyError(f"not the description of a vocabulary: {error}") from None
+        if not isinstance(values, dict) or not _is_description(values):
+            raise VocabularyError(
+                "not the description of a vocabulary: expected names, prompts, colors and threshold"
+            )
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the vocabulary with lists, strings and numbers, ready for JSON."""
@@ -252,6 +253,25 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _is_description(values: Mapping[str, Any]) -> bool:
+    """Return whether values have the keys and the types that `Vocabulary.to_dict` gives."""
+    if values.keys() != {"names", "prompts", "colors", "threshold"}:
+        return False
+    prompts, colors = values["prompts"], values["colors"]
+    return (
+        _all_of(values["names"], str)
+        and _all_of(prompts, list)
+        and all(_all_of(words, str) for words in prompts)
+        and _all_of(colors, list)
+        and all(_all_of(color, int) and len(color) == 3 for color in colors)
+        and type(values["threshold"]) in (type(None), int, float)
+    )
+
+
+def _all_of(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 def describe(name: str) -> str:

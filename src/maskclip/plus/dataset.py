@@ -12,13 +12,66 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskclip.core.samples import UNLABELED, Ids, Samples
 from maskclip.core.vocabulary import IGNORE
 from maskclip.core.windows import fit_within
 from maskclip.data.transforms import augment, seeded
 from maskclip.plus.config import Optimization, Training
+
+
+def training_loader(
+    samples: Samples,
+    training: Training,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    steps_done: Callable[[], int] = lambda: 0,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return the batches of one process: images (b, 3, h, w) uint8, labels (b, h, w) int64.
+
+    Args:
+        samples: the images, with labels or without.
+        training: its seed, augmentation, and classes whose labels are hidden.
+        rank, world_size: which process this is, of how many that share each batch.
+        workers: processes that load and augment images.
+        pin_memory: as PyTorch's loader takes it; for GPUs.
+        steps_done: called when iteration starts, which is after so many steps.
+    """
+    optimization = training.optimization
+    return DataLoader(
+        TrainingDataset(samples, training),
+        batch_size=optimization.batch_size // world_size,
+        sampler=TrainingSampler(
+            optimization, rank=rank, world_size=world_size, steps_done=steps_done
+        ),
+        num_workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def validation_loader(
+    samples: Samples,
+    scale: tuple[int, int],
+    *,
+    most: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return the images of one process, one by one, as `ValidationDataset` has them.
+
+    Args:
+        samples: images with labels.
+        scale: (long, short) side in px that images are fitted into.
+        most: of the images, of all processes together; None takes all.
+        rank, world_size: which process this is, of how many that share the images.
+    """
+    count = len(samples) if most is None else min(most, len(samples))
+    dataset = ValidationDataset(samples, range(rank, count, world_size), scale)
+    return DataLoader(dataset, batch_size=None, num_workers=0)
 
 
 class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -77,9 +130,9 @@ class TrainingSampler(Sampler[int]):
         self,
         optimization: Optimization,
         *,
-        rank: int = 0,
-        world_size: int = 1,
-        steps_done: Callable[[], int] = lambda: 0,
+        rank: int,
+        world_size: int,
+        steps_done: Callable[[], int],
     ) -> None:
         self.batch_size = optimization.batch_size
         self.total = optimization.steps * optimization.batch_size

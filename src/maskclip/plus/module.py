@@ -6,7 +6,6 @@ B images, K classes, D embedding channels, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.core.windows import cut
 from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
-from maskclip.plus.recognize import METADATA_KEY
+from maskclip.plus.files import METADATA_KEY, StudentMetadata
 from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
     Teacher,
@@ -56,7 +55,7 @@ class MaskCLIPPlus(L.LightningModule):
             into mixed precision.
         supervision: where labels come from.
         optimization: how weights are updated.
-        metadata: of `student_metadata`; written into every checkpoint.
+        metadata: written into every checkpoint.
 
     Attributes:
         no_labels: set when no pixel was given a label for many steps; readers reset it.
@@ -73,7 +72,7 @@ class MaskCLIPPlus(L.LightningModule):
         supervision: Supervision,
         optimization: Optimization,
         *,
-        metadata: Mapping[str, Any],
+        metadata: StudentMetadata,
     ) -> None:
         super().__init__()
         if teacher.encoder is None and supervision.needs_teacher:
@@ -82,7 +81,7 @@ class MaskCLIPPlus(L.LightningModule):
         self.teacher = teacher
         self.supervision = supervision
         self.optimization = optimization
-        self.metadata = dict(metadata)
+        self.metadata = metadata
         classes = len(teacher.rows)
         self.confusion = ConfusionMatrix(classes, ignore=IGNORE)
         self.no_labels = False
@@ -216,7 +215,7 @@ class MaskCLIPPlus(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the student's metadata."""
-        checkpoint[METADATA_KEY] = self.metadata
+        checkpoint[METADATA_KEY] = self.metadata.to_dict()
 
 
 def freeze_norms(module: nn.Module) -> None:

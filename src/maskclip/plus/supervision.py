@@ -18,10 +18,14 @@ from torch import Tensor
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
+from maskclip.clip.prompts import class_rows
+from maskclip.clip.weights import load_clip
+from maskclip.core.config import ModelConfig
 from maskclip.core.dense import Dense, Scoring, score, similarity
-from maskclip.core.method import PUBLISHED, Method
+from maskclip.core.device import choose_precision
+from maskclip.core.method import PUBLISHED, Method, get_method
 from maskclip.core.samples import UNLABELED
-from maskclip.core.vocabulary import IGNORE
+from maskclip.core.vocabulary import IGNORE, Vocabulary
 from maskclip.plus.config import Supervision, SupervisionError
 
 
@@ -42,6 +46,41 @@ class Teacher:
         self.rows = self.rows.to(device)
         if self.encoder is not None:
             self.encoder.to(device)
+
+
+def load_teacher(
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    supervision: Supervision,
+    *,
+    device: torch.device,
+) -> Teacher:
+    """Load the CLIP that labels, with one text row per class; its encoder only where needed.
+
+    Args:
+        config: which CLIP, read how.
+        vocabulary: the classes.
+        supervision: whether class 0 is a learnable background, whose row is zero, and whether an
+            encoder is needed.
+        device: where the encoder and the text tower run.
+
+    Raises:
+        MaskCLIPError: the model cannot be had, or a class has no words.
+    """
+    clip = load_clip(config.name, weights=config.weights)
+    clip.visual.to(device)  # its text tower follows
+    prompts = vocabulary.prompts[1 if supervision.background else 0 :]
+    if not all(prompts):
+        raise SupervisionError("a background by threshold cannot be learnt: give it words")
+    rows = class_rows(clip, prompts, templates=config.templates)
+    if supervision.background:
+        rows = torch.cat([torch.zeros_like(rows[:1]), rows])
+    if not supervision.needs_teacher:
+        return Teacher(rows)
+    encoder = build_teacher(clip, method=get_method(config.method))
+    size = sum(weight.numel() for weight in encoder.parameters())
+    encoder.prepare(choose_precision(config.precision, device, parameters=size))
+    return Teacher(rows, encoder)
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -19,14 +19,12 @@ from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, ModelConfig, Mo
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method, get_method
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.plus.recognize import is_student_file
+from maskclip.plus.files import TrainedStudent, is_student_file, read_student
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
 from maskclip.tasks.photos import Network
-
-if TYPE_CHECKING:
-    from maskclip.plus.files import TrainedStudent
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _NAMED = 6  # classes that a message lists
@@ -83,8 +81,6 @@ def load_student(
     Raises:
         MaskCLIPError: the file cannot be used, or there is no such precision.
     """
-    from maskclip.plus.files import file_fingerprint, read_student  # timm comes along
-
     return StudentSegmenter(
         read_student(path),
         name=str(path),

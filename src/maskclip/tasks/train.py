@@ -22,15 +22,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from maskclip.clip.model import CLIPModel
-from maskclip.clip.prompts import text_rows
-from maskclip.clip.weights import load_clip
-from maskclip.core.device import choose_device, choose_precision
+from maskclip.core.device import choose_device
 from maskclip.core.errors import differences, list_differences
-from maskclip.core.files import check_writable, write_json
-from maskclip.core.method import get_method
+from maskclip.core.files import check_writable, file_fingerprint, write_json
 from maskclip.core.samples import Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import (
@@ -40,17 +35,11 @@ from maskclip.plus.config import (
     TrainingError,
     parse_student,
 )
-from maskclip.plus.dataset import TrainingDataset, TrainingSampler, ValidationDataset
-from maskclip.plus.files import (
-    TrainedStudent,
-    file_fingerprint,
-    read_student,
-    save_student,
-    student_metadata,
-)
+from maskclip.plus.dataset import training_loader, validation_loader
+from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
 from maskclip.plus.module import LAST, MaskCLIPPlus
 from maskclip.plus.student import Student, build_student
-from maskclip.plus.supervision import Teacher, build_teacher
+from maskclip.plus.supervision import load_teacher
 from maskclip.tasks.callbacks import (
     BEST,
     AtomicCheckpoints,
@@ -128,8 +117,24 @@ def train(
         trainer = _trainer(
             training, machine, out, device, processes, callbacks=callbacks, validated=validated
         )
-        loader = _training_loader(training, samples, machine, processes, trainer=trainer)
-        truth = _validation_loader(training, validation, machine, processes) if validation else None
+        loader = training_loader(
+            samples,
+            training,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=machine.workers,
+            pin_memory=device.type == "cuda",
+            steps_done=lambda: trainer.global_step,
+        )
+        truth = None
+        if validation is not None:
+            truth = validation_loader(
+                validation,
+                training.augmentation.scale,
+                most=machine.validate_on,
+                rank=processes.rank,
+                world_size=processes.world_size,
+            )
         try:
             trainer.fit(module, loader, truth, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
@@ -149,85 +154,29 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     Raises:
         MaskCLIPError: a model cannot be had, or does not fit.
     """
-    teacher = load_teacher(training, vocabulary, device=device)
-    student = start_student(training, teacher.rows)
-    metadata = student_metadata(TrainedStudent(student, vocabulary, short_side=training.short_side))
-    return MaskCLIPPlus(
-        student, teacher, training.supervision, training.optimization, metadata=metadata
+    supervision = training.supervision
+    teacher = load_teacher(training.teacher, vocabulary, supervision, device=device)
+    torch.manual_seed(training.optimization.seed)
+    student = start_student(training, teacher.rows[1 if supervision.background else 0 :])
+    metadata = StudentMetadata(
+        config=student.config, vocabulary=vocabulary, short_side=training.short_side
     )
-
-
-def load_teacher(training: Training, vocabulary: Vocabulary, *, device: torch.device) -> Teacher:
-    """Load the CLIP that labels, with one text row per class; its encoder only where needed.
-
-    Raises:
-        MaskCLIPError: the model cannot be had, or a class has no words.
-    """
-    config, supervision = training.teacher, training.supervision
-    clip = load_clip(config.name, weights=config.weights)
-    clip.visual.to(device)  # its text tower follows
-    rows = class_rows(
-        clip, vocabulary, templates=config.templates, background=supervision.background
-    )
-    if not supervision.needs_teacher:
-        return Teacher(rows)
-    encoder = build_teacher(clip, method=get_method(config.method))
-    size = sum(weight.numel() for weight in encoder.parameters())
-    encoder.prepare(choose_precision(config.precision, device, parameters=size))
-    return Teacher(rows, encoder)
-
-
-def class_rows(
-    clip: CLIPModel, vocabulary: Vocabulary, *, templates: str, background: bool
-) -> Tensor:
-    """Return one unit row per class (K, D): the mean of those of its prompts.
-
-    Args:
-        clip: the teacher.
-        vocabulary: the classes.
-        templates: prompt templates.
-        background: class 0 is learnt by the student; its row is zero and never used.
-
-    Raises:
-        TrainingError: a class has no words.
-    """
-    named = vocabulary.prompts[1 if background else 0 :]
-    if not all(named):
-        raise TrainingError("a background by threshold cannot be learnt: give it words")
-    flat = [prompt for prompts in named for prompt in prompts]
-    found = iter(text_rows(clip, flat, templates=templates).rows)
-    means = [torch.stack([next(found) for _ in prompts]).mean(dim=0) for prompts in named]
-    rows = torch.nn.functional.normalize(torch.stack(means), dim=1)
-    return torch.cat([torch.zeros_like(rows[:1]), rows]) if background else rows
+    return MaskCLIPPlus(student, teacher, supervision, training.optimization, metadata=metadata)
 
 
 def start_student(training: Training, rows: Tensor) -> Student:
-    """Build the student for the text rows (K, D) of its classes, with its first weights.
+    """Build the student for the text rows (C, D) of its classes, with its first weights.
 
     Raises:
         MaskCLIPError: there is no such student, or its first weights cannot be had or do not fit.
     """
-    torch.manual_seed(training.optimization.seed)
     background = training.supervision.background
     config = parse_student(training.student, embed_dim=rows.shape[1], background=background)
-    own = rows[1:] if background else rows
     pretrained = training.pretrained and training.initial is None
-    student = build_student(config, own, pretrained=pretrained)
+    student = build_student(config, rows, pretrained=pretrained)
     if training.initial is not None:
-        _take_weights(student, Path(training.initial))
+        take_weights(student, Path(training.initial))
     return student
-
-
-def _take_weights(student: Student, path: Path) -> None:
-    """Copy the weights of a student's file, but not the classes that it knows."""
-    given = read_student(path).student
-    if given.config != student.config:
-        raise TrainingError(
-            f"{path}: another student than is asked for: "
-            f"{list_differences(differences(asdict(given.config), asdict(student.config)))}"
-        )
-    weights = {key: value for key, value in given.state_dict().items() if key != "rows"}
-    student.load_state_dict(weights, strict=False)  # all but the rows
 
 
 def run_config(training: Training, samples: Samples) -> dict[str, Any]:
@@ -268,39 +217,6 @@ def find_checkpoint(out: Path, config: dict[str, Any], *, resume: bool) -> Path 
             f"{out} holds this training already: continue it with --resume, or choose another --out"
         )
     return last
-
-
-def _training_loader(
-    training: Training,
-    samples: Samples,
-    machine: Machine,
-    processes: Processes,
-    *,
-    trainer: L.Trainer,
-) -> Any:
-    optimization = training.optimization
-    sampler = TrainingSampler(
-        optimization,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        steps_done=lambda: trainer.global_step,
-    )
-    return DataLoader(
-        TrainingDataset(samples, training),
-        batch_size=optimization.batch_size // processes.world_size,
-        sampler=sampler,
-        num_workers=machine.workers,
-        pin_memory=trainer.strategy.root_device.type == "cuda",
-    )
-
-
-def _validation_loader(
-    training: Training, validation: Samples, machine: Machine, processes: Processes
-) -> Any:
-    wanted = len(validation) if machine.validate_on is None else machine.validate_on
-    indices = range(processes.rank, min(wanted, len(validation)), processes.world_size)
-    dataset = ValidationDataset(validation, indices, training.augmentation.scale)
-    return DataLoader(dataset, batch_size=None, num_workers=0)
 
 
 def _trainer(

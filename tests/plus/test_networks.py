@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from maskclip.plus import student as student_module
+from maskclip.plus import networks
 from maskclip.plus.config import PUBLISHED_NAMES, StudentConfig, StudentError, parse_student
 from maskclip.plus.student import build_student
 
@@ -129,7 +129,7 @@ class TestPretrained:
         file = tmp_path / "model.safetensors"
         weights = timm.create_model(name.partition(":")[2]).state_dict()
         save_file(weights, file)
-        monkeypatch.setattr(student_module, "_imagenet_file", lambda _: str(file))
+        monkeypatch.setattr(networks, "_imagenet_file", lambda _: str(file))
         student = build_student(parse_student(name, embed_dim=8), rows(), pretrained=True)
         taken = student.backbone.encoder.model.state_dict()
         assert taken
