@@ -447,14 +447,18 @@ class TestLoad:
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_lower_precision_changes_little(
+    def test_lower_precision_changes_labels_only_where_two_classes_are_as_good(
         self, make_segmenter, segmenters, family, precision, picture
     ):
-        image = picture(64, 96)
+        """As good: the cosines differ by no more than one rounding in that precision."""
+        image = picture(32, 48)
         low = make_segmenter(family, precision=precision).segment(image, WORDS)
-        full = segmenters[family, CLEAN].segment(image, WORDS)
-        assert np.abs(low.scores - full.scores).mean() < 0.2
-        assert (low.labels == full.labels).mean() > 0.85
+        maps = naive(segmenters[family, CLEAN], image, WORDS, [[0], [1], [2], [3]]).log()
+        chosen = maps.gather(0, torch.from_numpy(low.labels).long()[None])[0]
+        behind = (maps.amax(dim=0) - chosen) / 100  # the difference of cosines
+        assert behind.max() <= torch.finfo(getattr(torch, precision)).eps / 2
+        margins = maps.topk(2, dim=0).values.diff(dim=0).abs() / 100
+        assert margins.median() > 0.01  # most labels could not be others
 
 
 @pytest.mark.parametrize("model", ["emoji-rn", "emoji-vit"])
