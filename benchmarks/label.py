@@ -25,13 +25,15 @@ from measuring import Rows, apart, in_turn, kib, machine, ratios, show, spans
 from PIL import Image
 from three_ways import smooth_photo
 
+from maskclip.core.config import ModelConfig
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import load_image
 from maskclip.data.sources import Source, find_sources
 from maskclip.emoji.scenes import EmojiScenes
-from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest, Outcome
+from maskclip.tasks.label import Job, Outcome
+from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest
 from maskclip.tasks.label.pipeline import label_photos
-from maskclip.tasks.label.worker import Job, Labeler
+from maskclip.tasks.label.worker import Worker
 from maskclip.tasks.photos import batches_of, network_input, network_size
 
 PHOTO = (375, 500)  # height x width, px, of most photos in PASCAL VOC
@@ -47,9 +49,9 @@ def draw_photos(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / f"{index:05}.jpg", quality=92)
 
 
-def network_alone(labeler: Labeler, sources: Sequence[Source]) -> Iterable[torch.Tensor]:
-    """Return the batches of `labeler`, ready for its network."""
-    options, network = labeler.job.options, labeler.network
+def network_alone(worker: Worker, sources: Sequence[Source]) -> Iterable[torch.Tensor]:
+    """Return the batches of `worker`, ready for its network."""
+    options, network = worker.job.options, worker.network
     for start in range(0, len(sources), CHUNK):
         photos = [load_image(source.path) for source in sources[start : start + CHUNK]]
         sizes = [network_size((photo.height, photo.width), options, network) for photo in photos]
@@ -67,36 +69,36 @@ def throughput(how: Namespace) -> Rows:
         sources = find_sources([folder])[: how.count]
         for model in how.models:
             for formats in how.formats:
+                config = ModelConfig(
+                    name=model, weights="random", templates="plain", precision=how.precision
+                )
                 job = Job(
-                    model=model,
-                    weights="random",
-                    templates="plain",
+                    model=config,
                     vocabulary=Vocabulary.builtin(how.vocabulary),
-                    precision=how.precision,
                     formats=tuple(formats.split(",")),
                     out=Path(place, "labels"),
                 )
-                labeler = Labeler(job, how.device)
-                inputs = list(network_alone(labeler, sources))
+                worker = Worker(job, how.device)
+                inputs = list(network_alone(worker, sources))
 
                 @torch.inference_mode()
-                def alone(labeler: Labeler = labeler, inputs: list[torch.Tensor] = inputs) -> None:
+                def alone(worker: Worker = worker, inputs: list[torch.Tensor] = inputs) -> None:
                     for batch in inputs:
-                        labeler.network.encode(batch.to(labeler.network.device), keys=False)
+                        worker.network.encode(batch.to(worker.network.device), keys=False)
 
-                def label(labeler: Labeler = labeler, job: Job = job) -> None:
+                def label(worker: Worker = worker, job: Job = job) -> None:
                     shutil.rmtree(job.out, ignore_errors=True)
                     job.out.mkdir()
                     with Manifest(job.out / "manifest.sqlite") as manifest:
                         manifest.plan(sources, {})
-                        for outcomes in labeler.label(manifest.chunks()):
+                        for outcomes in worker.label(manifest.chunks()):
                             manifest.record(outcomes)
 
                 for clock in dict.fromkeys(("wall", how.clock)):
                     times = in_turn({"network": alone, "label": label}, how.repeats, clock=clock)
                     rows.append(
                         [
-                            f"{model} {labeler.job.precision}",
+                            f"{model} {worker.job.model.precision}",
                             formats,
                             spans((len(sources) / np.array(times["network"])).tolist()),
                             ratios(times, "network", "label"),
@@ -108,7 +110,7 @@ def throughput(how: Namespace) -> Rows:
 
 def held(count: int, drawn: int) -> list[tuple[int, int]]:
     """Label `count` scenes, `drawn` of them different; -> (photos, KiB) after every tenth."""
-    scenes, figures = EmojiScenes(size=128), []
+    scenes, held_at = EmojiScenes(size=128), []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "photos")
         folder.mkdir()
@@ -119,26 +121,26 @@ def held(count: int, drawn: int) -> list[tuple[int, int]]:
             else:
                 path.hardlink_to(folder / f"{index % drawn:06}.jpg")
 
-        def watch(outcomes: Sequence[Outcome], counts: Counts) -> None:
+        def note(outcomes: Sequence[Outcome], counts: Counts) -> None:
             before, now = counts.done - len(outcomes), counts.done
             if now * 10 // count > before * 10 // count:
-                figures.append((now, kib("self/status", "VmRSS")))
+                held_at.append((now, kib("self/status", "VmRSS")))
 
         job = Job(
-            model="emoji",
+            model=ModelConfig(name="emoji"),
             vocabulary=scenes.vocabulary,
             formats=("png", "coco"),
             out=Path(place, "labels"),
         )
-        label_photos(job, find_sources([folder]), watch=watch)
-        figures.append((count, kib("self/status", "VmHWM")))
-    return figures
+        label_photos(job, find_sources([folder]), on_progress=note)
+        held_at.append((count, kib("self/status", "VmHWM")))
+    return held_at
 
 
 def memory(how: Namespace) -> Rows:
-    *figures, (_, most) = apart(held, how.memory, min(how.memory, 100))
+    *held_at, (_, most) = apart(held, how.memory, min(how.memory, 100))
     rows = [["photos", "MiB held"]]
-    rows += [[f"{photos:,}", f"{size / 1024:.0f}"] for photos, size in figures]
+    rows += [[f"{photos:,}", f"{size / 1024:.0f}"] for photos, size in held_at]
     return [*rows, ["at its peak, files and report of all included", f"{most / 1024:.0f}"]]
 
 

@@ -62,7 +62,7 @@ def test_run_again_it_does_what_is_new(photos, out, capsys):
     Image.fromarray(draw_scene(5, size=64).image).save(photos / "new.png")
     assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
     captured = capsys.readouterr()
-    assert "going on: 2 of 3 photos are done" in captured.err
+    assert "resuming: 2 of 3 photos are done" in captured.err
     assert "photos labelled: 3 (2 of them earlier); failed: 0" in captured.out
     assert pngs(out) == {"a.png", "sub/b.png", "new.png"}
 
@@ -73,7 +73,7 @@ def test_a_broken_photo_is_named_and_the_exit_code_is_1(photos, out, capsys):
     captured = capsys.readouterr()
     error, warning = captured.err.splitlines()
     assert error == f"error: {photos / 'broken.jpg'}: an empty file"
-    assert warning.startswith("warning: 1 without labels: ")
+    assert warning.startswith("warning: 1 failed: see ")
     assert "photos labelled: 2; failed: 1" in captured.out
     assert pngs(out) == {"a.png", "sub/b.png"}
 
@@ -95,7 +95,7 @@ def test_cleaning_is_asked_for_by_class_and_size(photos, out):
 def test_a_dry_run_does_nothing(photos, out, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "to be labelled: 2; done already: 0",
+        "to be labelled: 2; already done: 0",
         f"-> {out / 'png' / 'a.png'}",
         f"-> {out / 'png' / 'sub' / 'b.png'}",
     ]
@@ -120,7 +120,7 @@ def test_results_within_the_folder_of_the_photos_are_no_photos(photos, capsys):
         assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
         assert pngs(out) == {"a.png", "sub/b.png"}
     assert label(photos / "*" / "*.png", *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
-    assert "to be labelled: 0; done already: 2" in capsys.readouterr().out
+    assert "to be labelled: 0; already done: 2" in capsys.readouterr().out
 
 
 def test_several_formats_have_a_folder_each(photos, out):
@@ -129,7 +129,24 @@ def test_several_formats_have_a_folder_each(photos, out):
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\n"
 
 
+def test_another_method_labels_with_its_own_maps(photos, out):
+    for method in ("clean", "published"):
+        more = ("--method", method, "--format", "png,scores", "--out", out / method)
+        assert label(photos, *WORDS, *EMOJI, *more) == 0
+        settings = json.loads((out / method / "report.json").read_text())["settings"]
+        assert settings["method"] == method
+    clean, published = (
+        (out / method / "scores" / "a_scores.png").read_bytes() for method in ("clean", "published")
+    )
+    assert clean != published
+
+
 MISTAKES = {
+    "an unknown method": ((*WORDS, "--method", "cleen"), "'cleen': expected one of clean"),
+    "no probabilities": (
+        (*WORDS, "--method", "published", "--format", "png,probabilities"),
+        "needs probabilities",
+    ),
     "no classes": ((), "no classes"),
     "an unknown format": ((*WORDS, "--format", "png,tiff"), "cannot write 'tiff'"),
     "a class without a confidence": ((*WORDS, "--class-confidence", "dog"), "NAME=T"),
@@ -137,7 +154,7 @@ MISTAKES = {
     "no number": ((*WORDS, "--class-confidence", "dog=x"), "NAME=T, such as dog=0.6, got 'dog=x'"),
     "out of range": ((*WORDS, "--class-confidence", "dog=2"), "the confidence of 'dog' is a score"),
     "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is none of the"),
-    "too sure": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
+    "too high": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
     "a negative size": ((*WORDS, "--min-region", "-1"), "some pixels or 0"),
     "workers without Ray": ((*WORDS, "--workers", "2"), "--workers belongs to --ray"),
     "an unknown device": ((*WORDS, "--device", "tpu9"), "doctor"),
@@ -196,7 +213,7 @@ def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_pat
     assert label(*common) == 0
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\nsky\n"
     assert label(*common, "--dry-run") == 0
-    assert "to be labelled: 0; done already: 2" in capsys.readouterr().out
+    assert "to be labelled: 0; already done: 2" in capsys.readouterr().out
 
 
 def test_results_below_the_photos_are_no_photos(photos, capsys):
@@ -204,7 +221,7 @@ def test_results_below_the_photos_are_no_photos(photos, capsys):
     for done in (0, 2):
         assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
         left = 2 - done
-        wanted = f"to be labelled: {left}; done already: {done}"
+        wanted = f"to be labelled: {left}; already done: {done}"
         assert capsys.readouterr().out.splitlines()[0] == wanted
         assert label(photos, *WORDS, *EMOJI, "--out", out) == 0
         capsys.readouterr()
@@ -212,7 +229,7 @@ def test_results_below_the_photos_are_no_photos(photos, capsys):
 
 def test_photos_may_not_lie_where_the_results_go(photos, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", photos) == 2
-    assert "where results go: choose another --out" in capsys.readouterr().err
+    assert "lie in the output folder" in capsys.readouterr().err
     assert {path.name for path in photos.iterdir()} == {"a.png", "sub"}
 
 

@@ -1,15 +1,21 @@
 """`maskclip segment` as a user runs it, on real files and the embedded model."""
 
+import errno
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import maskclip
 from maskclip.cli import main
+from maskclip.core.files import write_json
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats.per_photo import LabelImage
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.label import worker
 
 EMOJI = ("--model", "emoji", "--templates", "plain", "--short-side", "64")
 WORDS = ("-c", "dog", "-c", "grass")
@@ -195,21 +201,25 @@ def test_an_output_folder_that_cannot_be_made(photo, tmp_path, capsys):
 
 
 def test_an_interruption_leaves_no_half_written_file(photo, tmp_path, monkeypatch):
-    other = tmp_path / "second.png"
-    other.write_bytes(photo.read_bytes())
-    whole = Segmenter.segment
-    calls = []
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(worker.FLAT_CHUNK + 1):
+        (photos / f"{index}.png").write_bytes(photo.read_bytes())
+    plain, calls = worker.read_maps, []
 
-    def interrupted(self, image, *arguments, **options):
-        calls.append(image)
+    def interrupted(*arguments):
+        calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(self, image, *arguments, **options)
+        return plain(*arguments)
 
-    monkeypatch.setattr(Segmenter, "segment", interrupted)
+    monkeypatch.setattr(worker, "read_maps", interrupted)
     out = tmp_path / "out"
-    assert segment(photo, other, *WORDS, *EMOJI, "--out", out) == 130
-    assert {path.name for path in out.iterdir()} == {"photo_overlay.png", "photo_labels.png"}
+    assert segment(photos, *WORDS, *EMOJI, "--out", out) == 130
+    assert not list(out.glob(".writing-*"))
+    for path in out.iterdir():
+        with Image.open(path) as image:
+            image.load()
 
 
 def test_words_that_an_embedded_model_never_saw_are_named(photo, tmp_path, capsys):
@@ -239,3 +249,88 @@ def test_images_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
     out = tmp_path / "out"
     assert segment(tmp_path / "a", tmp_path / "b", *WORDS, *EMOJI, "--out", out) == 0
     assert len(list(out.iterdir())) == 4
+
+
+def test_a_folder_is_labelled_in_batches_and_printed_in_order(tmp_path, capsys, monkeypatch):
+    plain, sizes = worker.read_maps, []
+
+    def counted(seen, *arguments):
+        sizes.append(len(seen))
+        return plain(seen, *arguments)
+
+    monkeypatch.setattr(worker, "read_maps", counted)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for seed in range(11):
+        size = (48, 64) if seed % 3 else 64
+        Image.fromarray(draw_scene(seed, size=size).image).save(photos / f"{seed:02}.png")
+    (photos / "05.png").write_text("no image")
+    save = "overlay,labels,scores,json"
+    assert segment(photos, *WORDS, *EMOJI, "--out", out, "--save", save) == 1
+    assert sorted(sizes, reverse=True)[:2] == [4, 3]
+    printed = capsys.readouterr().out.splitlines()
+    titles = [line.split()[0] for line in printed if line.endswith(("(64x48)", "(64x64)"))]
+    assert titles == [str(photos / f"{seed:02}.png") for seed in range(11) if seed != 5]
+    monkeypatch.setattr(worker, "FLAT_CHUNK", 1)  # and one by one the labels are the same
+    assert segment(photos, *WORDS, *EMOJI, "--out", tmp_path / "alone", "--save", save) == 1
+    for seed in set(range(11)) - {5}:
+        together, alone = (
+            np.asarray(Image.open(folder / f"{seed:02}_labels.png"))
+            for folder in (out, tmp_path / "alone")
+        )
+        assert (together == alone).mean() > 0.999
+
+
+def test_one_image_gives_the_files_of_a_segmentation(photo, tmp_path):
+    save = ("--out", tmp_path / "out", "--save", "overlay,labels,scores,json")
+    assert segment(photo, *WORDS, *EMOJI, "--precision", "float32", "--device", "cpu", *save) == 0
+    segmenter = maskclip.load("emoji", templates="plain", precision="float32", device="cpu")
+    found = segmenter.segment(photo, ["dog", "grass"], short_side=64)
+    (tmp_path / "wanted").mkdir()
+    stem = tmp_path / "wanted" / "photo"
+    found.overlay().save(f"{stem}_overlay.png")
+    found.save_png(f"{stem}_labels.png")
+    found.save_scores(f"{stem}_scores.png")
+    write_json(found.to_dict(), f"{stem}.json")
+    for path in (tmp_path / "wanted").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_values_that_are_not_finite_are_one_images_failure(photo, tmp_path, monkeypatch, capsys):
+    plain = worker.read_maps
+
+    def overflown(*arguments):
+        first, *others = plain(*arguments)
+        first.maps[:] = float("nan")
+        return [first, *others]
+
+    monkeypatch.setattr(worker, "read_maps", overflown)
+    (tmp_path / "other.png").write_bytes(photo.read_bytes())
+    out = ("--out", tmp_path / "out")
+    assert segment(photo, tmp_path / "other.png", *WORDS, *EMOJI, *out) == 1
+    assert f"error: {photo}: the network's values are not finite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "other_labels.png").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_stays_as_it_is(photo, tmp_path):
+    name = os.fsdecode(b"\xff")
+    photo.rename(tmp_path / f"{name}.png")
+    out = ("--out", tmp_path / "out", "--save", "labels,json")
+    assert segment(tmp_path, *WORDS, *EMOJI, *out) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}_labels.png",
+        f"{name}.json",
+    }
+
+
+def test_a_full_disk_is_told_for_each_image(photo, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/photo_labels.png")
+
+    monkeypatch.setattr(LabelImage, "write", full)
+    out = ("--out", tmp_path / "out", "--save", "labels")
+    assert segment(photo, *WORDS, *EMOJI, *out) == 1
+    error, warning = capsys.readouterr().err.splitlines()
+    assert error == "error: out/photo_labels.png: cannot be written (No space left on device)"
+    assert warning == "warning: 1 of 1 images failed; nothing was done"

@@ -59,6 +59,28 @@ def test_a_region_counts_without_its_unsure_pixels():
     assert cleaned(labels, scores, min_region=2) == labels
 
 
+@pytest.mark.parametrize("least", [2, 5, 30])
+def test_small_regions_are_those_that_filling_from_pixel_to_pixel_finds(least):
+    labels = np.random.default_rng(least).integers(0, 3, (23, 31))
+    labels[5:15, 4:20] = 1
+    wanted, seen = labels.copy(), set()
+    for start in np.ndindex(labels.shape):
+        if start in seen:
+            continue
+        region, waiting = {start}, [start]
+        while waiting:
+            y, x = waiting.pop()
+            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                inside = 0 <= near[0] < labels.shape[0] and 0 <= near[1] < labels.shape[1]
+                if inside and near not in region and labels[near] == labels[start]:
+                    region.add(near)
+                    waiting.append(near)
+        seen |= region
+        if len(region) < least:
+            wanted[tuple(zip(*region, strict=True))] = X
+    assert cleaned(labels, min_region=least) == wanted.tolist()
+
+
 def test_many_classes_have_a_wider_ignored_label():
     words = Vocabulary.parse([f"class {index}" for index in range(300)])
     fields = {"by_class": {"class 255": 0.5}, "min_region": 2}

@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled
@@ -36,7 +37,8 @@ def label_maps():
     def item(name, labels, rng):
         dtype = np.uint16 if labels.max() > 255 else np.uint8
         scores = rng.random(labels.shape, np.float32)
-        return Labeled(name, f"{name}.jpg", labels.astype(dtype), scores)
+        photo = Image.fromarray(rng.integers(0, 256, (*labels.shape, 3), np.uint8))
+        return Labeled(name, f"{name}.jpg", labels.astype(dtype), scores, photo=photo)
 
     return make
 

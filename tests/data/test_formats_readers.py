@@ -15,15 +15,15 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats import FORMATS
+from maskclip.data.formats import find_format
 from maskclip.data.formats.label_studio import brush_rle
-from maskclip.data.formats.polygons import polygons
+from maskclip.data.formats.yolo import polygons
 
 BACKGROUND = Vocabulary.parse(["dog", "cat", "car"]).with_background(["sky"])
 
 
 def write(name, vocabulary, out, items):
-    made = FORMATS[name](vocabulary, out)
+    made = find_format(name)(vocabulary, out)
     for item in items:
         made.write(item)
     made.finish(item.name for item in items)

@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 
 from maskclip.data.images import ImageError
-from maskclip.data.sources import (
-    find_images,
-    find_sources,
-    output_names,
-    output_stems,
-    read_list,
-)
+from maskclip.data.sources import find_sources, output_names, output_stems, read_list
+
+
+def find_images(arguments):
+    return [source.path for source in find_sources(arguments)]
 
 
 class TestFindImages:
@@ -94,7 +92,7 @@ class TestOutputStems:
         assert stems == output_stems(paths)
 
 
-class TestPlaces:
+class TestRelativePaths:
     @pytest.fixture
     def tree(self, tmp_path, monkeypatch):
         for name in ("top.jpg", "photos/a.jpg", "photos/sub/b.jpg", "photos/sub/deep/c.jpg"):
@@ -105,47 +103,51 @@ class TestPlaces:
         monkeypatch.chdir(tmp_path / "work")
         return tmp_path
 
-    def places(self, *arguments, outside=None):
-        return [source.place for source in find_sources(arguments, outside=outside)]
+    def relative_paths(self, *arguments, outside=None):
+        return [source.relative_path for source in find_sources(arguments, outside=outside)]
 
     @pytest.mark.parametrize("folder", ["../photos", "../photos/", "../photos/sub/.."])
     def test_below_a_folder_they_are_those_in_it(self, tree, folder):
-        assert self.places(folder) == ["a.jpg", "sub/b.jpg", "sub/deep/c.jpg"]
-        assert self.places(tree / "photos") == self.places(folder)
+        assert self.relative_paths(folder) == ["a.jpg", "sub/b.jpg", "sub/deep/c.jpg"]
+        assert self.relative_paths(tree / "photos") == self.relative_paths(folder)
 
     def test_of_a_pattern_they_are_below_its_fixed_part(self, tree):
-        assert self.places(f"{tree}/photos/**/*.jpg") == ["a.jpg", "sub/b.jpg", "sub/deep/c.jpg"]
-        assert self.places("../photos/s*/*.jpg") == ["sub/b.jpg"]
-        assert self.places("../photos/sub/*.jpg") == ["b.jpg"]
-        assert self.places(f"{tree}/ph*/sub/b.jpg") == ["photos/sub/b.jpg"]
+        assert self.relative_paths(f"{tree}/photos/**/*.jpg") == [
+            "a.jpg",
+            "sub/b.jpg",
+            "sub/deep/c.jpg",
+        ]
+        assert self.relative_paths("../photos/s*/*.jpg") == ["sub/b.jpg"]
+        assert self.relative_paths("../photos/sub/*.jpg") == ["b.jpg"]
+        assert self.relative_paths(f"{tree}/ph*/sub/b.jpg") == ["photos/sub/b.jpg"]
 
     def test_of_a_named_file_it_is_its_whole_path_without_the_root(self, tree, monkeypatch):
         absolute = tree / "photos" / "a.jpg"
-        assert self.places(absolute) == [absolute.relative_to("/").as_posix()]
+        assert self.relative_paths(absolute) == [absolute.relative_to("/").as_posix()]
         monkeypatch.chdir(tree)
-        assert self.places("photos/a.jpg", "./top.jpg") == ["photos/a.jpg", "top.jpg"]
-        assert self.places("photos/sub/../a.jpg") == ["photos/a.jpg"]
+        assert self.relative_paths("photos/a.jpg", "./top.jpg") == ["photos/a.jpg", "top.jpg"]
+        assert self.relative_paths("photos/sub/../a.jpg") == ["photos/a.jpg"]
 
     def test_a_named_file_above_the_working_folder_has_its_real_path(self, tree):
         resolved = (tree / "photos" / "a.jpg").resolve()
-        assert self.places("../photos/a.jpg") == [resolved.relative_to("/").as_posix()]
+        assert self.relative_paths("../photos/a.jpg") == [resolved.relative_to("/").as_posix()]
 
-    def test_a_file_named_twice_keeps_its_first_place(self, tree):
+    def test_a_file_named_twice_keeps_its_first_path(self, tree):
         first, second = tree / "photos" / "sub", tree / "photos"
-        assert self.places(first, second) == ["b.jpg", "deep/c.jpg", "a.jpg"]
+        assert self.relative_paths(first, second) == ["b.jpg", "deep/c.jpg", "a.jpg"]
 
     @pytest.mark.parametrize("arguments", [["../photos"], ["../photos/**/*.jpg"]])
     def test_the_folder_of_the_results_is_left_out(self, tree, arguments):
         for out in (tree / "photos" / "sub", Path("../photos/sub"), Path("../photos/none/../sub")):
-            assert self.places(*arguments, outside=out) == ["a.jpg"]
+            assert self.relative_paths(*arguments, outside=out) == ["a.jpg"]
         deep = tree / "photos" / "sub" / "deep"
-        assert self.places(*arguments, outside=deep) == ["a.jpg", "sub/b.jpg"]
+        assert self.relative_paths(*arguments, outside=deep) == ["a.jpg", "sub/b.jpg"]
 
     def test_a_folder_that_is_only_called_like_that_of_the_results_stays(self, tree):
-        assert len(self.places("../photos", outside=Path("sub"))) == 3
+        assert len(self.relative_paths("../photos", outside=Path("sub"))) == 3
 
     def test_what_is_named_itself_is_never_left_out(self, tree):
-        assert len(self.places(tree / "photos/sub/b.jpg", outside=tree / "photos/sub")) == 1
+        assert len(self.relative_paths(tree / "photos/sub/b.jpg", outside=tree / "photos/sub")) == 1
 
 
 class TestReadList:
@@ -169,7 +171,7 @@ class TestReadList:
 
 class TestOutputNames:
     @pytest.mark.parametrize(
-        ("places", "names"),
+        ("relative_paths", "names"),
         [
             (["a/x.jpg", "b/x.jpg", "y.png"], ["a/x", "b/x", "y"]),
             (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
@@ -179,8 +181,8 @@ class TestOutputNames:
             ([], []),
         ],
     )
-    def test_a_name_is_the_place_without_suffix_if_that_is_free(self, places, names):
-        assert output_names(places) == names
+    def test_a_name_is_the_path_without_suffix_if_that_is_free(self, relative_paths, names):
+        assert output_names(relative_paths) == names
 
     @pytest.mark.parametrize(
         ("taken", "name"),
@@ -197,6 +199,11 @@ class TestOutputNames:
 
     def test_always_different_whatever_the_case(self):
         names = ["x.jpg", "X.jpg", "x.png", "x_jpg.gif", "x_jpg_2.png", "x", "X"]
-        places = [f"{folder}{name}" for folder in ("", "a/", "A/", "a/b/") for name in names]
-        found = output_names(places, taken=["x_png", "a/x_jpg_2"])
-        assert len({name.casefold() for name in [*found, "x_png", "a/x_jpg_2"]}) == len(places) + 2
+        relative_paths = [
+            f"{folder}{name}" for folder in ("", "a/", "A/", "a/b/") for name in names
+        ]
+        found = output_names(relative_paths, taken=["x_png", "a/x_jpg_2"])
+        assert (
+            len({name.casefold() for name in [*found, "x_png", "a/x_jpg_2"]})
+            == len(relative_paths) + 2
+        )

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
     from maskclip.data.sources import Source
-    from maskclip.tasks.label.pipeline import Crew
+    from maskclip.tasks.label.pipeline import Backend
 
-_CARE, _MACHINE = "Care", "Machine"
+_CLEANING, _MACHINE = "Cleaning", "Machine"
 
 
 def label(
@@ -29,15 +29,14 @@ def label(
     listed: Annotated[
         Path | None, typer.Option("--list", metavar="FILE", help="A list of photos, one a line.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
-        "labels"
-    ),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder.")] = Path("labels"),
     formats: Annotated[
         str,
         typer.Option(
             "--format",
             metavar="LIST",
-            help="Which files: of png, coco, cvat, label-studio, yolo, scores.",
+            help="The files to write: png, coco, cvat, label-studio, yolo, probabilities, overlay, "
+            "scores, json.",
         ),
     ] = "png",
     names: opt.ClassNames = None,
@@ -47,7 +46,7 @@ def label(
     confidence: Annotated[
         float,
         typer.Option(
-            metavar="T", help="Drop pixels whose score is under T.", rich_help_panel=_CARE
+            metavar="T", help="Drop pixels whose score is below T.", rich_help_panel=_CLEANING
         ),
     ] = 0.0,
     class_confidence: Annotated[
@@ -55,17 +54,18 @@ def label(
         typer.Option(
             metavar="NAME=T",
             help="The same for one class, instead of --confidence. Repeat it.",
-            rich_help_panel=_CARE,
+            rich_help_panel=_CLEANING,
         ),
     ] = None,
     min_region: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Drop regions of fewer than N pixels.", rich_help_panel=_CARE
+            metavar="N", help="Drop regions of fewer than N pixels.", rich_help_panel=_CLEANING
         ),
     ] = 0,
     model: opt.ModelName = "ViT-B-16:openai",
     weights: opt.Weights = None,
+    method: opt.MethodName = "clean",
     templates: opt.Templates = "published",
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
@@ -76,8 +76,8 @@ def label(
         str,
         typer.Option(
             metavar="LIST",
-            help="`auto` (every GPU there is, else the CPU), `cpu`, `cuda:N` or `mps`; each of "
-            "several between commas has a worker: `cuda:0,cuda:2`, `cpu,cpu`.",
+            help="`auto` (all GPUs, or the CPU), `cpu`, `cuda:N` or `mps`; several between commas "
+            "have a worker process each: `cuda:0,cuda:2`, `cpu,cpu`.",
             rich_help_panel=_MACHINE,
         ),
     ] = "auto",
@@ -85,8 +85,8 @@ def label(
         bool,
         typer.Option(
             "--ray",
-            help="Work on the Ray cluster at hand, whose machines have the photos and DIR under "
-            'the same paths; needs `pip install "maskclip[ray]"`.',
+            help="Work on a Ray cluster, whose machines have the photos and DIR under the same "
+            'paths; needs `pip install "maskclip[ray]"`.',
             rich_help_panel=_MACHINE,
         ),
     ] = False,
@@ -94,7 +94,7 @@ def label(
         int | None,
         typer.Option(
             metavar="N",
-            help="With --ray: how many; by default one for each GPU, else one a machine.",
+            help="With --ray: number of workers; default: one for each GPU, or for each machine.",
             min=1,
             rich_help_panel=_MACHINE,
         ),
@@ -102,14 +102,15 @@ def label(
     precision: opt.Precision = "auto",
     max_pixels: opt.MaxPixels = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")
     ] = False,
 ) -> None:
     """Label whole folders of photos, in the formats that other tools import.
 
     Writes DIR/FORMAT/ with the tree of your folder, DIR/report.html and DIR/report.json. Run the
-    same command again after a stop, a crash or a full disk, or when there are new photos: what is
-    done is not done again. A photo that cannot be read is listed, and the others go on.
+    same command again after an interruption, a crash or a full disk, or when there are new photos:
+    photos that are done are skipped. A photo that cannot be read is reported, and the others are
+    labelled.
 
     **Examples**
 
@@ -122,27 +123,21 @@ def label(
     `maskclip label photos/ --model student.safetensors --device cuda:0,cuda:1`
     """
     from maskclip.cli.console import working
-    from maskclip.cli.label_progress import LabelLines, show_end, show_plan
+    from maskclip.cli.label_progress import LabelProgress, show_end, show_plan
     from maskclip.core.cleaning import Cleaning
-    from maskclip.core.config import Options
-    from maskclip.data.formats import read_format_names
+    from maskclip.core.config import ModelConfig
+    from maskclip.data.formats import FORMATS
     from maskclip.data.images import MAX_PIXELS
+    from maskclip.tasks.label import Job
     from maskclip.tasks.label.pipeline import label_photos, plan_labels
-    from maskclip.tasks.label.worker import Job
 
-    words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
-    if rule is not None:
-        from maskclip.tasks.segmenter import refuse_options_of_clip
-
-        refuse_options_of_clip(model, background=True)
     job = Job(
-        model=model,
-        vocabulary=words,
+        model=ModelConfig(
+            name=model, weights=weights, method=method, templates=templates, precision=precision
+        ),
+        vocabulary=opt.read_words(names, classes, vocabulary, background, model=model),
         out=out,
-        weights=weights,
-        templates=templates,
-        precision=precision,
-        options=Options(
+        options=opt.read_options(
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
             short_side=short_side,
@@ -154,21 +149,26 @@ def label(
             by_class=_by_class(class_confidence or []),
             min_region=min_region,
         ),
-        formats=read_format_names(formats),
+        formats=read_choices(formats, FORMATS, to="write"),
         max_pixels=max_pixels or MAX_PIXELS,
     )
     if workers is not None and not ray:
-        raise MaskCLIPError("--workers belongs to --ray; on this machine --device says how many")
+        raise MaskCLIPError("--workers belongs to --ray; on this machine, --device has the workers")
     devices = _devices(device)
     with working("looking for photos"):
         sources = _find(photos or [], listed, out)
     if dry_run:
         show_plan(plan_labels(job, sources), out)
         return
-    crew = _ray_crew(workers) if ray else _crew(devices)
-    with LabelLines() as lines:
-        counts = label_photos(job, sources, device=devices[0], crew=crew, watch=lines.watch)
-    show_end(counts, lines.done, job)
+    with LabelProgress() as progress:
+        counts = label_photos(
+            job,
+            sources,
+            device=devices[0],
+            backend=_backend(devices, ray=ray, workers=workers),
+            on_progress=progress.update,
+        )
+    show_end(counts, progress.done, job)
     if counts.failed:
         raise typer.Exit(1)
 
@@ -198,7 +198,7 @@ def _find(arguments: list[str], listed: Path | None, out: Path) -> list[Source]:
             wanted += read_list(file)
     if not wanted:
         raise MaskCLIPError(
-            "no photos: name folders, patterns or images, give --list FILE, or pipe a list into -"
+            "no photos: name folders, patterns or images, give --list FILE, or pipe a list to `-`"
         )
     return find_sources(wanted, outside=out)
 
@@ -212,23 +212,18 @@ def _devices(text: str) -> list[str]:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        choose_device(name)  # refuses one that there is not
+        choose_device(name)  # refuses unknown ones
     return names
 
 
-def _crew(devices: list[str]) -> Crew | None:
-    if len(devices) == 1:
+def _backend(devices: list[str], *, ray: bool, workers: int | None) -> Backend | None:
+    """Return what labels elsewhere; None is this process."""
+    from functools import partial
+
+    if not ray and len(devices) == 1:
         return None
-    from functools import partial
+    from maskclip.tasks.label.backends import label_in_pool, label_on_ray
 
-    from maskclip.tasks.label.worker_pool import label_in_processes
-
-    return partial(label_in_processes, devices=devices)
-
-
-def _ray_crew(workers: int | None) -> Crew:
-    from functools import partial
-
-    from maskclip.tasks.label.ray_backend import label_on_ray
-
-    return partial(label_on_ray, workers=workers)
+    if ray:
+        return partial(label_on_ray, workers=workers)
+    return partial(label_in_pool, devices=devices)

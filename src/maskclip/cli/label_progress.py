@@ -1,4 +1,4 @@
-"""How far a labelling is, and what it came to, on the screen."""
+"""Progress and results of a labelling, on the screen."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.progress import Progress, TextColumn
 from maskclip.cli.console import console, error_line, progress_bar, warning_line
 
 if TYPE_CHECKING:
-    from maskclip.tasks.label.manifest import Counts, Outcome
+    from maskclip.tasks.label import Job, Outcome
+    from maskclip.tasks.label.manifest import Counts
     from maskclip.tasks.label.pipeline import Plan
-    from maskclip.tasks.label.worker import Job
 
 _SECONDS = 30.0  # between lines, where the output is no terminal
-_LISTED = 20  # failures that are printed; the report has all
+_LISTED = 20  # failures that are printed; the report lists more
 
 
-class LabelLines:
-    """A bar on a terminal, a line now and then elsewhere; failures as they come."""
+class LabelProgress:
+    """A progress bar on a terminal, a line every 30 seconds elsewhere; errors as they occur."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._began = self._said = 0.0
+        self._started = self._printed = 0.0
         self._first = self._seen = self._failed = 0
 
     def __enter__(self) -> Self:
@@ -37,18 +37,18 @@ class LabelLines:
         if self._bar is not None:
             self._bar.stop()
         if kind is KeyboardInterrupt:
-            console(errors=True).print("stopped: the same command goes on")
+            console(errors=True).print("stopped: run the same command to resume")
 
     @property
     def done(self) -> int:
-        """How many photos have been labelled so far."""
+        """How many photos have been labelled so far, in this run."""
         return self._seen - self._failed
 
-    def watch(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
-        """Show what became of some photos, and how far the work is with them."""
+    def update(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
+        """Show the outcomes of some photos, and how many are done with them."""
         now = time.monotonic()
-        if not self._seen:  # the model is loaded, and a bar may stand on the screen
-            self._began, self._said, self._first = now, now, len(outcomes)
+        if not self._seen:  # only now the model is loaded, and a bar may be drawn
+            self._started, self._printed, self._first = now, now, len(outcomes)
             self._begin(counts)
         self._seen += len(outcomes)
         for outcome in outcomes:
@@ -57,28 +57,28 @@ class LabelLines:
                 if self._failed <= _LISTED:
                     error_line(outcome.error)
                 elif self._failed == _LISTED + 1:
-                    warning_line("more failures are in report.html")
-        speed = (self._seen - self._first) / max(1e-6, now - self._began)
+                    warning_line("more failures are listed in report.html")
+        speed = (self._seen - self._first) / max(1e-6, now - self._started)
         finished = counts.total - counts.left
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0], completed=finished, speed=speed, failed=counts.failed
             )
-        elif now - self._said >= _SECONDS:  # so that some have come since the first
-            self._said = now
+        elif now - self._printed >= _SECONDS:  # so that some have come since the first
+            self._printed = now
             left = timedelta(seconds=round(counts.left / speed))
             console(errors=True).print(
-                f"{finished:,} of {counts.total:,} photos, {speed:.1f} a second, {left} left, "
+                f"{finished:,} of {counts.total:,} photos, {speed:.1f} per second, {left} left, "
                 f"{counts.failed:,} failed"
             )
 
     def _begin(self, counts: Counts) -> None:
         before = counts.total - counts.left - self._first
         if before:
-            console(errors=True).print(f"going on: {before:,} of {counts.total:,} photos are done")
+            console(errors=True).print(f"resuming: {before:,} of {counts.total:,} photos are done")
         if sys.stderr.isatty():
             self._bar = progress_bar(
-                TextColumn("{task.fields[speed]:.1f} a second, {task.fields[failed]} failed")
+                TextColumn("{task.fields[speed]:.1f} per second, {task.fields[failed]} failed")
             )
             self._bar.start()
             self._bar.add_task(
@@ -89,7 +89,7 @@ class LabelLines:
 def show_plan(plan: Plan, out: Path) -> None:
     """Print what a labelling would do."""
     counts, screen = plan.counts, console()
-    screen.print(f"to be labelled: {counts.left:,}; done already: {counts.done:,}")
+    screen.print(f"to be labelled: {counts.left:,}; already done: {counts.done:,}")
     for path in plan.first:
         screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
     if counts.left > len(plan.first):
@@ -97,7 +97,7 @@ def show_plan(plan: Plan, out: Path) -> None:
 
 
 def show_end(counts: Counts, done: int, job: Job) -> None:
-    """Print what a labelling came to: all its photos, `done` of which were labelled just now."""
+    """Print the result of a labelling, of whose photos `done` were labelled in this run."""
     screen = console()
     earlier = f" ({counts.done - done:,} of them earlier)" if counts.done > done else ""
     screen.print(f"photos labelled: {counts.done:,}{earlier}; failed: {counts.failed:,}")
@@ -105,6 +105,6 @@ def show_end(counts: Counts, done: int, job: Job) -> None:
         screen.print(f"-> {job.out / name}", style="dim", markup=False, soft_wrap=True)
     if counts.failed:
         warning_line(
-            f"{counts.failed:,} without labels: {job.out / 'report.html'} says why. The same "
-            "command tries them again"
+            f"{counts.failed:,} failed: see {job.out / 'report.html'}. Run the same command to try "
+            "them again"
         )

@@ -56,7 +56,7 @@ ClassNames = Annotated[
         "--class",
         "-c",
         metavar="NAME",
-        help='A class: "dog", or "person=man,woman", which prompts man and woman. Repeat it.',
+        help='A class: "dog", or "person=man,woman" with the words to look for. Repeat it.',
         rich_help_panel=_WORDS,
     ),
 ]
@@ -74,7 +74,7 @@ ClassSet = Annotated[
     typer.Option(
         "--vocabulary",
         metavar="NAME",
-        help="A built-in class set: see `maskclip vocabularies`.",
+        help="A built-in set of classes: see `maskclip vocabularies`.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -82,8 +82,8 @@ BackgroundRule = Annotated[
     str | None,
     typer.Option(
         "--background",
-        help="`none`, words such as `sky,wall,road`, or a threshold on the best probability "
-        "(only above 1 / number of classes does it do anything).",
+        help="`none`, words such as `sky,wall,road`, or a threshold on the best probability, "
+        "which has an effect above 1 / number of classes.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -122,7 +122,7 @@ KeySmoothing = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Smooth positions whose best probability is under T (paper: 1.0).",
+        help="Smooth positions whose best probability is below T (paper: 1.0).",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -130,7 +130,7 @@ PromptDenoising = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Drop classes whose best probability in the image is under T (paper: 0.5).",
+        help="Drop classes whose best probability in the image is below T (paper: 0.5).",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -138,19 +138,23 @@ ShortSide = Annotated[
     int | None,
     typer.Option(
         metavar="PX",
-        help="Short side the network sees; 0 keeps the image's size. Default: the model's own.",
+        help="Short side that images are resized to; 0 keeps their size. Default: the model's own.",
         rich_help_panel=_REFINE,
     ),
 ]
 Window = Annotated[
     int | None,
     typer.Option(
-        metavar="PX", help="Side of sliding windows; none by default.", rich_help_panel=_REFINE
+        metavar="PX",
+        help="Side of sliding windows; by default the whole image is read at once.",
+        rich_help_panel=_REFINE,
     ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option(metavar="PX", help="Step of the windows; half a window.", rich_help_panel=_REFINE),
+    typer.Option(
+        metavar="PX", help="Step of the windows; default: half a window.", rich_help_panel=_REFINE
+    ),
 ]
 Device = Annotated[
     str,
@@ -159,7 +163,7 @@ Device = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where it is clearly faster.",
+        help="`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if it is clearly faster.",
         rich_help_panel=_MACHINE,
     ),
 ]
@@ -168,7 +172,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Refuse larger images (about 179 million).",
+        help="Refuse larger images; default: about 179 million.",
         min=1,
         rich_help_panel=_MACHINE,
     ),
@@ -231,7 +235,7 @@ def read_options(
 
 
 def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:
-    """Return the vocabulary of `-c`, `--classes` or `--vocabulary`, exactly one of which is given.
+    """Return the vocabulary of `-c`, `--classes` or `--vocabulary`, of which one must be given.
 
     Raises:
         MaskCLIPError: none or several are given, or the classes cannot be used.
@@ -243,7 +247,7 @@ def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None
     if sum(given) != 1:
         what = "no classes" if not any(given) else "several sources of classes"
         raise MaskCLIPError(
-            f"{what}: give -c NAME (as often as you like), --classes FILE, or --vocabulary NAME"
+            f"{what}: give -c NAME (repeat it for more), --classes FILE, or --vocabulary NAME"
         )
     if file is not None:
         return Vocabulary.from_file(file)
@@ -262,21 +266,22 @@ def read_words(
     background: str | None,
     *,
     model: str,
-) -> tuple[Vocabulary | None, Background | None]:
-    """Return the classes for a model, None for those of a student, and a rule that is left over.
+) -> Vocabulary | None:
+    """Return the classes that a model looks for, its background included.
 
-    A CLIP's classes have the background in them; to a student, which takes none, it is passed on.
+    None is a student's own classes: it needs none to be given, and takes no background.
 
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
-    from maskclip.tasks.segmenter import names_student
+    from maskclip.tasks.segmenter import names_student, refuse_options_of_clip
 
-    rule, trained = read_background(background), names_student(model)
-    if trained and not names and file is None and builtin is None:
-        return None, rule
-    words = read_vocabulary(names or [], file, builtin)
-    return (words, rule) if trained else (words.with_background(rule), None)
+    rule, student = read_background(background), names_student(model)
+    if student and rule is not None:
+        refuse_options_of_clip(model, background=True)
+    if student and not names and file is None and builtin is None:
+        return None
+    return read_vocabulary(names or [], file, builtin).with_background(rule)
 
 
 def read_background(text: str | None) -> Background | None:

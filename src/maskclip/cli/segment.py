@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
-    from maskclip.tasks.batch import FileResult
+    from maskclip.tasks.label import Outcome
+    from maskclip.tasks.label.worker import Worker
 
-_SHOWN = 12  # classes listed per image; the files hold them all
+_SHOWN = 12  # classes listed for each image; the files hold them all
 
 
 def segment(
@@ -24,9 +25,12 @@ def segment(
     classes: opt.ClassFile = None,
     vocabulary: opt.ClassSet = None,
     background: opt.BackgroundRule = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where files go.")] = Path("segmented"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder.")] = Path(
+        "segmented"
+    ),
     save: Annotated[
-        str, typer.Option(metavar="KINDS", help="Which files: of overlay, labels, scores, json.")
+        str,
+        typer.Option(metavar="LIST", help="The files to write: overlay, labels, scores, json."),
     ] = "overlay,labels",
     model: opt.ModelName = "ViT-B-16:openai",
     weights: opt.Weights = None,
@@ -43,8 +47,8 @@ def segment(
 ) -> None:
     """Label every pixel of images with the words you give.
 
-    Writes NAME_overlay.png (to look at) and NAME_labels.png (a palette image of class indices) per
-    image, and prints how much of each image every class covers.
+    Writes NAME_overlay.png (to look at) and NAME_labels.png (a palette image of class indices) for
+    each image, and prints how much of the image each class covers.
 
     **Examples**
 
@@ -57,73 +61,68 @@ def segment(
     `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
     from maskclip.cli.console import error_line, track, warning_line, working
-    from maskclip.core.config import Options
+    from maskclip.core.config import ModelConfig
     from maskclip.core.files import check_writable
+    from maskclip.data.formats import FLAT_FORMATS
     from maskclip.data.images import MAX_PIXELS
-    from maskclip.data.sources import find_images
-    from maskclip.tasks.batch import read_kinds, segment_files
-    from maskclip.tasks.segmenter import load
+    from maskclip.data.sources import find_sources
+    from maskclip.tasks.label import Job
+    from maskclip.tasks.label.worker import Worker, segment_files
 
-    words, rule = opt.read_words(names, classes, vocabulary, background, model=model)
-    kinds = read_kinds(save)
-    options = Options(
-        key_smoothing=key_smoothing,
-        prompt_denoising=prompt_denoising,
-        short_side=short_side,
-        window=window,
-        stride=stride,
-    )
-    paths = find_images(images)
-    if not any(path.exists() for path in paths):
-        raise MaskCLIPError(f"{paths[0]}: no such file")  # before a model is fetched for nothing
-    check_writable(out)
-    reads = "" if words is None else f", which then reads {len(words)} classes"
-    with working(f"loading {model}{reads}"):
-        segmenter = load(
-            model,
-            weights=weights,
-            method=method,
-            device=device,
-            precision=precision,
-            templates=templates,
-        )
-        words = segmenter.prepare(words, background=rule, options=options)
-    results = segment_files(
-        segmenter,
-        paths,
-        words,
+    job = Job(
+        model=ModelConfig(
+            name=model, weights=weights, method=method, templates=templates, precision=precision
+        ),
+        vocabulary=opt.read_words(names, classes, vocabulary, background, model=model),
         out=out,
-        kinds=kinds,
-        options=options,
+        options=opt.read_options(
+            key_smoothing=key_smoothing,
+            prompt_denoising=prompt_denoising,
+            short_side=short_side,
+            window=window,
+            stride=stride,
+        ),
+        formats=read_choices(save, FLAT_FORMATS, to="save"),
+        flat=True,
         max_pixels=max_pixels or MAX_PIXELS,
     )
+    sources = find_sources(images)
+    if not any(source.path.exists() for source in sources):
+        raise MaskCLIPError(f"{sources[0].path}: no such file")  # before a model is downloaded
+    check_writable(out)
+    count = "" if job.vocabulary is None else f" and encoding {len(job.vocabulary)} classes"
+    with working(f"loading {model}{count}"):
+        worker = Worker(job, device)
     failed = 0
-    for result in track(results, what="segmenting", total=len(paths)):
-        if result.error is not None:
-            error_line(result.error)
+    for outcome in track(segment_files(worker, sources), what="segmenting", total=len(sources)):
+        if outcome.error is not None:
+            error_line(outcome.error)
             failed += 1
         else:
-            _show(result)
+            _show(outcome, worker)
     if failed:
-        rest = "the others are done" if failed < len(paths) else "nothing was done"
-        warning_line(f"{failed} of {len(paths)} images failed; {rest}")
+        rest = "the others are done" if failed < len(sources) else "nothing was done"
+        warning_line(f"{failed} of {len(sources)} images failed; {rest}")
         raise typer.Exit(1)
 
 
-def _show(result: FileResult) -> None:
+def _show(outcome: Outcome, worker: Worker) -> None:
+    """Print the classes of an image, the largest first, and its files."""
     from maskclip.cli.console import console, print_table
 
-    classes = result.summary["classes"]
+    size, names = outcome.width * outcome.height, worker.vocabulary.names
+    classes = sorted(outcome.classes, key=lambda stats: (-stats.pixels, stats.label))
     rows = [
-        (found["name"], f"{found['coverage']:.1%}", f"{found['score']:.2f}")
-        for found in classes[:_SHOWN]
+        (names[stats.label], f"{stats.pixels / size:.1%}", f"{stats.score:.2f}")
+        for stats in classes[:_SHOWN]
     ]
     if len(classes) > _SHOWN:
-        rest = sum(found["coverage"] for found in classes[_SHOWN:])
+        rest = sum(stats.pixels / size for stats in classes[_SHOWN:])
         rows.append((f"+ {len(classes) - _SHOWN} more", f"{rest:.1%}", ""))
-    screen = console()
-    size = f"{result.summary['width']}x{result.summary['height']}"
-    screen.print(f"{result.source} ({size})", style="bold", markup=False, soft_wrap=True)
+    screen, task = console(), outcome.task
+    title = f"{task.path} ({outcome.width}x{outcome.height})"
+    screen.print(title, style="bold", markup=False, soft_wrap=True)
     print_table("class", "coverage", "score", rows=rows, right=("coverage", "score"))
-    for path in result.written:
-        screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+    for written in worker.formats:
+        for path in written.files(task.name):
+            screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)

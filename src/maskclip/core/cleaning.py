@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -89,11 +88,13 @@ def clean(
 
 def _small_regions(labels: Labels, least: int) -> npt.NDArray[np.bool_]:
     """Return which pixels (H, W) lie in connected regions of one label of fewer than `least`."""
+    import cv2  # rarely needed, and not quick to import
+
     small = np.zeros(labels.shape, np.bool_)
     for label in np.unique(labels):
         mask = (labels == label).view(np.uint8)
-        _, regions, facts, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-        few = facts[:, cv2.CC_STAT_AREA] < least
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        few = stats[:, cv2.CC_STAT_AREA] < least
         few[0] = False  # all pixels of other labels
         if few.any():
             small |= few[regions]

@@ -52,7 +52,7 @@ def overlay(
 
     Args:
         image: RGB, W x H.
-        labels: (H, W), each an index into `colors`.
+        labels: (H, W), indices into `colors`; where a label is beyond them, the photo shows.
         colors: one per class.
         opacity: of the colours, from 0 (photo and lines alone) to 1.
 
@@ -68,11 +68,54 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
+    image = image.convert("RGB")
+    ignored = labels >= len(colors)
+    known = np.where(ignored, labels.dtype.type(0), labels) if ignored.any() else labels
     if labels.dtype == np.uint8:
-        layer = palette_image(labels, colors).convert("RGB")  # five times as fast as indexing
+        layer = palette_image(known, colors).convert("RGB")  # five times as fast as indexing
     else:
-        layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[labels])
-    return _draw_boundaries(Image.blend(image.convert("RGB"), layer, opacity), labels)
+        layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[known])
+    blended = _draw_boundaries(Image.blend(image, layer, opacity), labels)
+    if known is not labels:
+        blended.paste(image, mask=Image.fromarray(ignored))
+    return blended
+
+
+def overlay_with_legend(
+    image: Image.Image,
+    labels: Labels,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    *,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """Return `overlay` with a legend of the classes that appear, the most common first.
+
+    A picture that is small is enlarged by a whole factor before.
+
+    Args:
+        image: RGB, W x H.
+        labels: (H, W), indices into `names`; where a label is beyond them, the photo shows.
+        names, colors: one per class.
+        opacity: of the colours, from 0 to 1.
+
+    Raises:
+        ValueError: as `overlay`.
+    """
+    found = class_pixels(labels, len(names))
+    entries = [(names[i], colors[i], pixels / labels.size) for i, pixels in found]
+    factor = display_factor(*image.size)
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BOX)
+        labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
+    return with_legend(overlay(image, labels, colors, opacity=opacity), entries)
+
+
+def class_pixels(labels: Labels, count: int) -> list[tuple[int, int]]:
+    """Return (label, number of pixels) of the labels below `count` that appear, largest first."""
+    counts = np.bincount(labels.ravel(), minlength=count)[:count]
+    order = np.argsort(-counts, kind="stable")
+    return [(int(label), int(counts[label])) for label in order if counts[label]]
 
 
 def _draw_boundaries(image: Image.Image, labels: Labels) -> Image.Image:

@@ -73,13 +73,8 @@ class Segmentation:
     def coverage(self) -> dict[str, float]:
         """Return the fraction of pixels of each class that appears, largest first (sum: 1)."""
         names = self.vocabulary.names
-        return {names[label]: pixels / self.labels.size for label, pixels in self._pixels()}
-
-    def _pixels(self) -> list[tuple[int, int]]:
-        """(label, number of pixels) of each class that appears, most common first."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.vocabulary))
-        order = np.argsort(-counts, kind="stable")
-        return [(int(label), int(counts[label])) for label in order if counts[label]]
+        found = draw.class_pixels(self.labels, len(names))
+        return {names[label]: pixels / self.labels.size for label, pixels in found}
 
     def overlay(
         self, image: Image.Image | None = None, *, opacity: float = 0.55, legend: bool = True
@@ -101,20 +96,10 @@ class Segmentation:
         if image is None:
             raise ValueError("the segmentation keeps no image: pass it, overlay(image)")
         self._check_size(image)
-        labels, colors = self.labels, self.vocabulary.colors
+        labels, words = self.labels, self.vocabulary
         if not legend:
-            return draw.overlay(image, labels, colors, opacity=opacity)
-        factor = draw.display_factor(*image.size)
-        if factor > 1:
-            image = image.resize(
-                (image.width * factor, image.height * factor), Image.Resampling.BOX
-            )
-            labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-        blended = draw.overlay(image, labels, colors, opacity=opacity)
-        names, total = self.vocabulary.names, self.labels.size
-        return draw.with_legend(
-            blended, [(names[i], colors[i], pixels / total) for i, pixels in self._pixels()]
-        )
+            return draw.overlay(image, labels, words.colors, opacity=opacity)
+        return draw.overlay_with_legend(image, labels, words.names, words.colors, opacity=opacity)
 
     def label_image(self) -> Image.Image:
         """Return the labels as an image whose pixel values are class indices.
@@ -128,7 +113,7 @@ class Segmentation:
 
     def score_image(self) -> Image.Image:
         """Return the scores as 8-bit greyscale: round(255 x score), clipped to 0..255."""
-        return Image.fromarray((255 * self.scores.clip(0, 1)).round().astype(np.uint8))
+        return score_image(self.scores)
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write `label_image` as PNG; the file appears whole or not at all.
@@ -151,22 +136,40 @@ class Segmentation:
 
         Each class found has its name, label, coverage (fraction of pixels) and mean score.
         """
-        height, width = self.labels.shape
-        sums = np.bincount(self.labels.ravel(), weights=self.scores.ravel())
-        return {
-            "width": width,
-            "height": height,
-            "classes": [
-                {
-                    "name": self.vocabulary.names[label],
-                    "label": label,
-                    "coverage": pixels / self.labels.size,
-                    "score": float(sums[label] / pixels),
-                }
-                for label, pixels in self._pixels()
-            ],
-            "vocabulary": list(self.vocabulary.names),
-        }
+        return summary_dict(self.labels, self.scores, self.vocabulary)
+
+
+def score_image(scores: npt.NDArray[np.float32]) -> Image.Image:
+    """Return scores (H, W) as 8-bit greyscale: round(255 x score), clipped to 0..255."""
+    return Image.fromarray((255 * scores.clip(0, 1)).round().astype(np.uint8))
+
+
+def summary_dict(
+    labels: draw.Labels, scores: npt.NDArray[np.float32], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Summarise for JSON, as `Segmentation.to_dict`.
+
+    Args:
+        labels: (H, W) class ids; others, such as the ignored label, are of no class.
+        scores: (H, W), how sure each is.
+        vocabulary: the classes.
+    """
+    height, width = labels.shape
+    sums = np.bincount(labels.ravel(), weights=scores.ravel())
+    return {
+        "width": width,
+        "height": height,
+        "classes": [
+            {
+                "name": vocabulary.names[label],
+                "label": label,
+                "coverage": pixels / labels.size,
+                "score": float(sums[label] / pixels),
+            }
+            for label, pixels in draw.class_pixels(labels, len(vocabulary))
+        ],
+        "vocabulary": list(vocabulary.names),
+    }
 
 
 def _save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:

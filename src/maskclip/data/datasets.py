@@ -181,7 +181,7 @@ def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
     for folder, what in ((images, "images"), (masks, "masks")):
         if not folder.is_dir():
             raise DatasetError(f"no folder of {what}: {folder}")
-    found = (Path(source.place) for source in find_sources([images]))
+    found = (Path(source.relative_path) for source in find_sources([images]))
     files = sorted(found, key=lambda file: (file.with_suffix(""), file.suffix))
     for one, other in pairwise(files):
         if one.with_suffix("") == other.with_suffix(""):
@@ -264,7 +264,7 @@ def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder of images: {folder}")
-    files = tuple(source.place for source in find_sources([folder]))
+    files = tuple(source.relative_path for source in find_sources([folder]))
     return Photos(name="photos", split="all", vocabulary=vocabulary, folder=folder, files=files)
 
 

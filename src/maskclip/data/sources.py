@@ -1,4 +1,4 @@
-"""Which images are meant: paths, folders, patterns and lists; and what their results are called."""
+"""Find the images that paths, folders, patterns and lists name, and name their results."""
 
 from __future__ import annotations
 
@@ -11,26 +11,21 @@ from typing import IO
 
 from maskclip.data.images import IMAGE_SUFFIXES, ImageError
 
-__all__ = ["Source", "find_images", "find_sources", "output_names", "output_stems", "read_list"]
+__all__ = ["Source", "find_sources", "output_names", "output_stems", "read_list"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image, and its place in the tree that it was found in.
+    """An image, and its path in the tree that it was found in.
 
     Attributes:
         path: of the image.
-        place: a relative POSIX path. Below the folder that was named, or below the fixed part of
-            a pattern; of a file that was named itself, the whole path without its root.
+        relative_path: POSIX. Relative to the folder that was named, or to the fixed part of a
+            pattern; of a file that was named itself, the whole path without its root.
     """
 
     path: Path
-    place: str
-
-
-def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the paths of `find_sources`."""
-    return [source.path for source in find_sources(arguments)]
+    relative_path: str
 
 
 def find_sources(
@@ -38,18 +33,18 @@ def find_sources(
 ) -> list[Source]:
     """Return the image files that paths, folders and patterns name, in order, each once.
 
-    A folder gives the images in it and below, sorted; hidden files and folders are left out. A
-    pattern (`*`, `?`, `[...]`, `**`) gives its matches, sorted; a path that exists is never taken
-    for a pattern. A file named outright is returned even if it is missing or looks like no image,
-    so that loading it says what is wrong with it.
+    A folder gives all images in it and in its subfolders, sorted; hidden files and folders are
+    skipped. A pattern (`*`, `?`, `[...]`, `**`) gives its matches, sorted; a path that exists is
+    never taken as a pattern. A file that was named itself is returned even if it is missing or has
+    no image's suffix: loading it reports the error.
 
     Args:
-        arguments: what was named.
-        outside: a folder whose images are left out of folders and patterns: that of the results.
+        arguments: paths, folders and patterns.
+        outside: a folder whose images are skipped in folders and patterns: that of the results.
 
     Raises:
         ImageError: a folder without images, or that cannot be read; a pattern without a match; a
-            path of nothing, that is not called as an image is.
+            path that does not exist, without an image's suffix.
     """
     found: dict[str, Source] = {}
     for argument in arguments:
@@ -69,15 +64,15 @@ def find_sources(
         else:
             root, paths = None, [path]
         for image in paths:
-            place = _own_place(image) if root is None else image.relative_to(root).as_posix()
-            found.setdefault(str(image.absolute()), Source(image, place))
+            relative = _without_root(image) if root is None else image.relative_to(root).as_posix()
+            found.setdefault(str(image.absolute()), Source(image, relative))
     return list(found.values())
 
 
 def read_list(file: IO[bytes]) -> list[str]:
-    """Read paths, one a line, or ended by NUL bytes as `find -print0` writes them.
+    """Read paths, one a line, or separated by NUL bytes as `find -print0` writes them.
 
-    Empty lines are left out.
+    Empty lines are skipped.
     """
     content = file.read().removeprefix(b"\xef\xbb\xbf")
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
@@ -124,7 +119,7 @@ def _fixed_part(pattern: Path) -> Path:
     return folder
 
 
-def _own_place(path: Path) -> str:
+def _without_root(path: Path) -> str:
     plain = Path(os.path.normpath(path))
     if ".." in plain.parts:
         plain = path.resolve()
@@ -135,13 +130,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
 
 
-def output_names(places: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
-    """Return a path without suffix for the results of each image, all different, in their order.
+def output_names(relative_paths: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
+    """Return a unique name for the results of each image, in a tree like that of the images.
 
-    It is the image's place without suffix. Where that is taken already or would be the same for
-    two, whatever the case of letters, the suffix is joined to it (`a/x_jpg`), then a number.
+    It is the image's relative path without suffix. Where that is in `taken`, or the same for two
+    (upper and lower case count as the same), the suffix is added (`a/x_jpg`), then a number.
     """
-    paths = [PurePosixPath(place) for place in places]
+    paths = [PurePosixPath(relative) for relative in relative_paths]
     plain = [str(path.with_suffix("")) for path in paths]
     used = {name.casefold() for name in taken}
     count: dict[str, int] = {}
@@ -157,11 +152,11 @@ def output_names(places: Sequence[str], *, taken: Collection[str] = ()) -> list[
 
 
 def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return a name for the outputs of each image, all different, in the order of `paths`.
+    """Return a unique name for the results of each image, in one flat folder.
 
-    It is the file's name without suffix. Where that would be the same for two, whatever the case of
-    letters, it is told apart by the suffix (`x_jpg`, `x_png`), else by as many parent folders as it
-    takes (`a_x`, `b_x`), else by a number.
+    It is the file's name without suffix. Where that would be the same for two (upper and lower case
+    count as the same), the suffix is added (`x_jpg`, `x_png`), or as many parent folders as needed
+    (`a_x`, `b_x`), or a number.
     """
     files = [Path(path) for path in paths]
     stems = [path.stem for path in files]
@@ -170,13 +165,15 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         groups.setdefault(stem.casefold(), []).append(index)
     for indices in groups.values():
         if len(indices) > 1:
-            for index, stem in zip(indices, _told_apart([files[i] for i in indices]), strict=True):
+            for index, stem in zip(
+                indices, _longer_names([files[i] for i in indices]), strict=True
+            ):
                 stems[index] = stem
     return _numbered(stems, first=[group[0] for group in groups.values() if len(group) == 1])
 
 
-def _told_apart(files: list[Path]) -> list[str]:
-    """Return longer names for files of one stem: different ones, if their paths differ."""
+def _longer_names(files: list[Path]) -> list[str]:
+    """Return longer names for files of one stem: unique ones, if their paths differ."""
     suffixed = [f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem for path in files]
     parents = [path.parent.resolve().parts[1:] for path in files]
     for depth in range(max(map(len, parents)) + 1):
@@ -189,7 +186,7 @@ def _told_apart(files: list[Path]) -> list[str]:
 
 
 def _numbered(stems: list[str], *, first: Sequence[int], taken: Collection[str] = ()) -> list[str]:
-    """Add `_2`, `_3` ... to names that are taken; those at `first` choose before the others."""
+    """Add `_2`, `_3` ... to names that are taken; the names at `first` take precedence."""
     result, taken, before = list(stems), set(taken), set(first)
     for index in (*first, *(i for i in range(len(stems)) if i not in before)):
         name, number = stems[index], 1

@@ -21,21 +21,21 @@ from PIL import Image
 
 import maskclip
 from maskclip.core.cleaning import Cleaning, clean
-from maskclip.core.config import Options
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import FORMATS
-from maskclip.data.formats.scores import Scores
+from maskclip.data.formats.per_photo import Probabilities
 from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
 from maskclip.plus.student import build_student
-from maskclip.tasks.label import manifest
-from maskclip.tasks.label import worker as labeler
-from maskclip.tasks.label.manifest import Counts, LabelError, Manifest
+from maskclip.tasks.label import Job, LabelingError, manifest
+from maskclip.tasks.label import worker as worker_module
+from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.pipeline import MANIFEST, label_photos, plan_labels
-from maskclip.tasks.label.worker import Job
 
 WORDS = Vocabulary.parse(["dog", "red car", "grass", "sky", "water"])
 SIZES = {
@@ -56,9 +56,12 @@ SCENES = {
 NAMES = list(SCENES)
 
 
+MODEL = ModelConfig(name="emoji", templates="plain", precision="float32")
+
+
 def job(out, **fields):
-    plain = {"templates": "plain", "precision": "float32", "options": Options(short_side=160)}
-    return Job(model="emoji", vocabulary=WORDS, out=out, **(plain | fields))
+    plain = {"model": MODEL, "vocabulary": WORDS, "options": Options(short_side=160)}
+    return Job(out=out, **(plain | fields))
 
 
 def draw(path, seed, size=64):
@@ -66,8 +69,9 @@ def draw(path, seed, size=64):
     Image.fromarray(draw_scene(seed, size=size).image).save(path)
 
 
-def run(photos, out, *, watch=None, **fields):
-    return label_photos(job(out, **fields), find_sources([photos]), device="cpu", watch=watch)
+def run(photos, out, *, on_progress=None, **fields):
+    sources = find_sources([photos])
+    return label_photos(job(out, **fields), sources, device="cpu", on_progress=on_progress)
 
 
 def tree(out):
@@ -90,6 +94,10 @@ def labels(out, name):
 
 def report(out):
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+def names_into(seen):
+    return lambda outcomes, _: seen.extend(outcome.task.name for outcome in outcomes)
 
 
 class StoppedError(Exception):
@@ -169,14 +177,14 @@ def test_all_formats_at_once_hold_all_photos(whole):
         assert [image["file_name"] for image in images] == [SCENES[name] for name in NAMES]
     assert (whole / "cvat/annotations.zip").stat().st_size > 0
     assert len(json.loads((whole / "label-studio/tasks-00001.json").read_text())) == 5
-    for folder, suffix in (("png", "png"), ("scores", "npz"), ("thumbnails", "jpg")):
+    for folder, suffix in (("png", "png"), ("probabilities", "npz"), ("thumbnails", "jpg")):
         assert len(list((whole / folder).rglob(f"*.{suffix}"))) == 5
     assert not list(whole.rglob(".writing-*"))
 
 
-def test_scores_are_the_probabilities_of_which_the_labels_are_made(whole, segmented):
+def test_labels_are_the_most_probable_classes(whole, segmented):
     for name in NAMES:
-        with np.load(whole / "scores" / f"{name}.npz") as found:
+        with np.load(whole / "probabilities" / f"{name}.npz") as found:
             maps = torch.from_numpy(found["probabilities"].astype(np.float32))
         torch.testing.assert_close(maps.sum(dim=0), torch.ones(maps.shape[1:]), rtol=0, atol=5e-3)
         size = segmented[name].labels.shape
@@ -195,7 +203,7 @@ def test_what_is_unsure_or_small_is_left_out_of_the_files_and_counted(whole, seg
         assert sum(shares) == pytest.approx(dropped[entry["name"]], abs=1e-3)
 
 
-def test_the_figures_of_the_report_are_those_of_the_files(whole):
+def test_the_statistics_of_the_report_are_those_of_the_files(whole):
     found = report(whole)
     assert found["settings"]["model"] == "emoji"
     assert found["settings"]["vocabulary"] == WORDS.to_dict()
@@ -205,17 +213,17 @@ def test_the_figures_of_the_report_are_those_of_the_files(whole):
     assert (summary["done"], summary["failed"], summary["pixels"]) == (5, 0, pixels)
     assert summary["kept"] == sum((array != WORDS.ignore).sum() for array in kept)
     assert summary["coverage"] == pytest.approx(summary["kept"] / pixels)
-    for label, figures in enumerate(summary["classes"]):
-        assert figures["name"] == WORDS.names[label]
-        assert figures["kept"] == sum((array == label).sum() for array in kept)
-        assert figures["coverage"] == pytest.approx(figures["kept"] / pixels)
+    for label, total in enumerate(summary["classes"]):
+        assert total["name"] == WORDS.names[label]
+        assert total["kept"] == sum((array == label).sum() for array in kept)
+        assert total["coverage"] == pytest.approx(total["kept"] / pixels)
     assert [entry["name"] for entry in found["photos"]] == NAMES
     for entry, array in zip(found["photos"], kept, strict=True):
         assert (entry["height"], entry["width"]) == array.shape
         assert entry["coverage"] == pytest.approx((array != WORDS.ignore).mean(), abs=1e-4)
-        for name, figures in entry["classes"].items():
+        for name, stats in entry["classes"].items():
             share = (array == WORDS.names.index(name)).mean()
-            assert figures["coverage"] == pytest.approx(share, abs=1e-4)
+            assert stats["coverage"] == pytest.approx(share, abs=1e-4)
 
 
 def test_the_page_shows_pictures_that_are_there(whole):
@@ -229,7 +237,7 @@ def test_the_page_shows_pictures_that_are_there(whole):
 
 def test_a_second_run_does_no_photo_twice(scenes, whole):
     before, files, seen = times(whole), tree(whole), []
-    counts = run(scenes, whole, watch=lambda *arguments: seen.append(arguments), **ALL)
+    counts = run(scenes, whole, on_progress=lambda *arguments: seen.append(arguments), **ALL)
     assert counts == Counts(done=5, failed=0, left=0)
     assert seen == []
     assert times(whole) == before
@@ -241,7 +249,7 @@ def test_photos_that_come_later_are_labelled_alone(photos, out):
     before, seen = times(out), []
     draw(photos / "x.bmp", 7)
     draw(photos / "sub" / "new.png", 8)
-    run(photos, out, watch=lambda outcomes, _: seen.extend(o.task.name for o in outcomes))
+    run(photos, out, on_progress=names_into(seen))
     assert sorted(seen) == ["sub/new", "x"]
     after = times(out)
     assert {path: after[path] for path in before} == before
@@ -255,7 +263,12 @@ def test_a_file_that_is_gone_is_made_again(lost, scenes, whole, out):
     shutil.copytree(whole, out)
     (out / lost).unlink()
     seen = []
-    run(scenes, out, watch=lambda outcomes, _: seen.extend(o.task.name for o in outcomes), **ALL)
+    run(
+        scenes,
+        out,
+        on_progress=names_into(seen),
+        **ALL,
+    )
     assert seen == ["sub/y"]
     assert tree(out).keys() == tree(whole).keys()
     for name in NAMES:
@@ -268,7 +281,15 @@ def test_a_file_that_is_gone_is_made_again(lost, scenes, whole, out):
         ({"cleaning": Cleaning(confidence=0.5)}, "cleaning.confidence: 0.4 there, 0.5 asked for"),
         ({"options": Options(short_side=32)}, "options.short_side: 160 there, 32 asked for"),
         ({"formats": ("png",)}, "formats: "),
-        ({"precision": "bfloat16"}, "precision: 'float32' there, 'bfloat16' asked for"),
+        (
+            {"model": replace(MODEL, precision="bfloat16")},
+            "precision: 'float32' there, 'bfloat16' asked for",
+        ),
+        ({"model": replace(MODEL, method="published"), "formats": ("png",)}, "method: 'clean' the"),
+        (
+            {"model": replace(MODEL, method=replace(PUBLISHED, name="mine")), "formats": ("png",)},
+            "method: 'clean' there, {'name': 'mine', ",
+        ),
         ({"vocabulary": Vocabulary.parse(["dog"])}, "vocabulary.names: "),
     ],
 )
@@ -276,7 +297,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(fields, message, scen
     before = tree(whole)
     wanted = replace(job(whole, **ALL), **fields)
     for act in (plan_labels, label_photos):
-        with pytest.raises(LabelError, match=re.escape(message)):
+        with pytest.raises(LabelingError, match=re.escape(message)):
             act(wanted, find_sources([scenes]))
     assert tree(whole) == before
 
@@ -291,7 +312,8 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(photos, out):
     label_photos(wanted, find_sources([photos]), device="cpu")
     draw(photos / "new.png", 7)
     before = times(out), tree(out), (out / MANIFEST).read_bytes()
-    plan = plan_labels(replace(wanted, precision="auto"), find_sources([photos]))
+    auto = replace(wanted, model=replace(MODEL, precision="auto"))
+    plan = plan_labels(auto, find_sources([photos]))
     assert plan.counts == Counts(done=5, failed=0, left=1)
     assert plan.first == (out / "coco/panoptic/new.png", out / "coco/.parts/new.jsonl")
     assert (times(out), tree(out), (out / MANIFEST).read_bytes()) == before
@@ -337,7 +359,7 @@ def test_a_name_that_is_not_utf8_is_written_in_ascii(photos, out):
 def test_a_full_disk_stops_it_and_going_on_leaves_the_files_of_an_unbroken_run(
     scenes, whole, out, monkeypatch
 ):
-    plain, calls = Scores.write, []
+    plain, calls = Probabilities.write, []
 
     def full(self, item):
         calls.append(item.name)
@@ -346,8 +368,9 @@ def test_a_full_disk_stops_it_and_going_on_leaves_the_files_of_an_unbroken_run(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         plain(self, item)
 
-    monkeypatch.setattr(Scores, "write", full)
-    with pytest.raises(LabelError, match=r"\.npz: cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(Probabilities, "write", full)
+    message = r"\.npz: cannot be written \(No space left on device\)\. .* same command to resume"
+    with pytest.raises(LabelingError, match=message):
         run(scenes, out, **ALL)
     assert not list(out.rglob(".writing-*"))
     assert not (out / "report.json").exists()
@@ -373,7 +396,7 @@ def test_a_folder_called_like_the_file_of_another_photo_is_one_photos_failure(ph
 def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
     scenes, whole, out, monkeypatch
 ):
-    plain, sizes = labeler.read_maps, []
+    plain, sizes = worker_module.read_maps, []
 
     def small(seen, outputs, *arguments):
         sizes.append(len(seen))
@@ -381,7 +404,7 @@ def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
             raise torch.OutOfMemoryError
         return plain(seen, outputs, *arguments)
 
-    monkeypatch.setattr(labeler, "read_maps", small)
+    monkeypatch.setattr(worker_module, "read_maps", small)
     assert run(scenes, out, **ALL) == Counts(done=5, failed=0, left=0)
     assert max(sizes) > 1
     for name in NAMES:
@@ -389,14 +412,14 @@ def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
 
 
 def test_a_photo_that_is_too_large_for_the_memory_fails_alone(scenes, out, monkeypatch):
-    plain = labeler.read_maps
+    plain = worker_module.read_maps
 
     def small(seen, outputs, *arguments):
         if (64, 40) in outputs:
             raise torch.OutOfMemoryError
         return plain(seen, outputs, *arguments)
 
-    monkeypatch.setattr(labeler, "read_maps", small)
+    monkeypatch.setattr(worker_module, "read_maps", small)
     assert run(scenes, out) == Counts(done=4, failed=1, left=0)
     assert "deep/y.png: too large for the memory of the device" in (out / "report.html").read_text(
         encoding="utf-8"
@@ -405,7 +428,7 @@ def test_a_photo_that_is_too_large_for_the_memory_fails_alone(scenes, out, monke
 
 @pytest.mark.parametrize("part", [slice(0, 1), slice(None)])
 def test_values_that_are_not_finite_are_a_failure(part, scenes, out, monkeypatch):
-    plain = labeler.read_maps
+    plain = worker_module.read_maps
 
     def overflown(*arguments):
         found = plain(*arguments)
@@ -413,19 +436,56 @@ def test_values_that_are_not_finite_are_a_failure(part, scenes, out, monkeypatch
             photo.maps[..., part, :] = float("nan")
         return found
 
-    monkeypatch.setattr(labeler, "read_maps", overflown)
+    monkeypatch.setattr(worker_module, "read_maps", overflown)
     assert run(scenes, out) == Counts(done=0, failed=5, left=0)
     assert "not finite: try --precision float32" in (out / "report.html").read_text()
 
 
-def test_a_class_that_there_is_not_is_refused_before_any_work(scenes, out):
+@pytest.mark.parametrize("method", ["published", "baseline"])
+def test_another_method_gives_its_labels_and_its_name(method, scenes, out):
+    model = replace(MODEL, method=method)
+    assert run(scenes, out, model=model).done == 5
+    segmenter = maskclip.load(model, device="cpu")
+    found = segmenter.segment(scenes / "sub/y.png", WORDS, short_side=160)
+    same(labels(out, "sub/y"), found.labels)
+    assert report(out)["settings"]["method"] == method
+    assert f"emoji, method {method}, 5 classes" in (out / "report.html").read_text()
+    with pytest.raises(MaskCLIPError, match=r"probabilities needs .*take the method clean"):
+        job(out, model=model, formats=("png", "probabilities"))
+
+
+def test_a_photo_that_is_too_large_to_be_kept_is_read_again(scenes, out, tmp_path, monkeypatch):
+    formats = ("overlay", "json", "scores")
+    assert run(scenes, out, formats=formats) == Counts(done=5, failed=0, left=0)
+    monkeypatch.setattr(worker_module, "_KEPT_PIXELS", 0)
+    assert run(scenes, tmp_path / "again", formats=formats) == Counts(done=5, failed=0, left=0)
+    assert tree(tmp_path / "again") == tree(out)
+    with Image.open(out / "overlay" / "sub" / "y_overlay.png") as image:
+        assert image.width >= 64
+
+
+def test_a_photo_that_changes_meanwhile_is_a_failure(photos, out, monkeypatch):
+    plain = worker_module.read_maps
+
+    def changed(*arguments):
+        for path in (photos / "sub").glob("*.png"):
+            draw(path, 9, size=48)
+        return plain(*arguments)
+
+    monkeypatch.setattr(worker_module, "_KEPT_PIXELS", 0)
+    monkeypatch.setattr(worker_module, "read_maps", changed)
+    assert run(photos, out, formats=("overlay",)) == Counts(done=4, failed=1, left=0)
+    assert "sub/y.png: changed while it was" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_unknown_class_is_refused_before_any_work(scenes, out):
     with pytest.raises(MaskCLIPError, match="'cat', which is none of the"):
         run(scenes, out, cleaning=Cleaning(by_class={"cat": 0.5}))
     assert tree(out) == {}
 
 
 def test_another_labelling_in_the_folder_is_refused(scenes, tmp_path):
-    with Manifest(tmp_path / MANIFEST), pytest.raises(LabelError, match="is in use"):
+    with Manifest(tmp_path / MANIFEST), pytest.raises(LabelingError, match="is in use"):
         run(scenes, tmp_path)
 
 
@@ -436,7 +496,8 @@ def test_a_student_labels_its_own_classes(scenes, out, tmp_path):
         rows = torch.nn.functional.normalize(torch.randn(len(WORDS), 8), dim=1)
         student = build_student(StudentConfig(depth=50, width=8, embed_dim=8), rows).eval()
     save_student(TrainedStudent(student, WORDS, 5), path)
-    wanted = replace(job(out, templates="published"), model=str(path), vocabulary=None)
+    model = ModelConfig(name=str(path), precision="float32")
+    wanted = job(out, model=model, vocabulary=None)
     sources = find_sources([scenes])
     assert plan_labels(wanted, sources).counts.left == 5
     assert label_photos(wanted, sources, device="cpu").done == 5
@@ -445,7 +506,7 @@ def test_a_student_labels_its_own_classes(scenes, out, tmp_path):
     assert report(out)["settings"]["vocabulary"] == WORDS.to_dict()
     assert plan_labels(wanted, sources).counts == Counts(done=5, failed=0, left=0)
     save_student(TrainedStudent(student, WORDS, 6), path)
-    with pytest.raises(LabelError, match="weights: "):
+    with pytest.raises(LabelingError, match="weights: "):
         label_photos(wanted, sources, device="cpu")
 
 
@@ -456,10 +517,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(tmp_pat
     photos, out = tmp_path / "photos", tmp_path / "out"
     for seed in range(48):
         draw(photos / f"{seed % 3}" / f"{seed}.png", seed, 32)
-    fields = {"formats": ("png", "coco", "scores"), "cleaning": Cleaning(min_region=4)}
+    fields = {"formats": ("png", "coco", "probabilities"), "cleaning": Cleaning(min_region=4)}
     run(photos, tmp_path / "whole", **fields)
     with pytest.raises(StoppedError):
-        run(photos, out, watch=stop, **fields)
+        run(photos, out, on_progress=stop, **fields)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["maskclip.tasks.label.pipeline", "open_clip"])
     wanted, sources = job(out, **fields), find_sources([photos])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from maskclip.data.sources import Source
-from maskclip.tasks.label.manifest import CHUNK, Counts, Found, LabelError, Manifest, Outcome
+from maskclip.tasks.label import ClassStats, LabelingError, Outcome
+from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest
 
 SETTINGS = {"model": "emoji", "cleaning": {"confidence": 0.5}, "formats": ["png"]}
 
@@ -23,8 +24,8 @@ def manifest(path):
         yield opened
 
 
-def photos(*places):
-    return [Source(Path("/photos", place), place) for place in places]
+def photos(*paths):
+    return [Source(Path("/photos", path), path) for path in paths]
 
 
 def many(count, start=0):
@@ -40,18 +41,18 @@ def names(manifest):
 
 
 def done(task):
-    return Outcome(task, 4, 3, (Found(1, 9, 8, 0.75), Found(0, 3, 0, 0.5)))
+    return Outcome(task, 4, 3, (ClassStats(1, 9, 8, 0.75), ClassStats(0, 3, 0, 0.5)))
 
 
 def failed(task):
     return Outcome(task, error=f"{task.path}: an empty file")
 
 
-def test_photos_are_planned_under_their_names_and_places(manifest):
+def test_photos_are_planned_under_their_names_and_paths(manifest):
     manifest.plan(photos("a.jpg", "sub/b.png"), SETTINGS)
     first, second = tasks(manifest)
-    assert (first.path, first.place, first.name) == (Path("/photos/a.jpg"), "a.jpg", "a")
-    assert (second.place, second.name) == ("sub/b.png", "sub/b")
+    assert (first.path, first.relative_path, first.name) == (Path("/photos/a.jpg"), "a.jpg", "a")
+    assert (second.relative_path, second.name) == ("sub/b.png", "sub/b")
     assert manifest.counts() == Counts(done=0, failed=0, left=2)
     assert list(manifest.outcomes()) == []
 
@@ -74,7 +75,7 @@ def test_a_copy_holds_the_same_and_changes_nothing(path):
     content = path.read_bytes()
     copy = Manifest.copy_of(path)
     assert list(copy.outcomes()) == expected
-    with pytest.raises(LabelError, match="'emoji' there, 'RN50' asked for"):
+    with pytest.raises(LabelingError, match="'emoji' there, 'RN50' asked for"):
         copy.check_settings({**SETTINGS, "model": "RN50"})
     copy.plan(photos("a.jpg", "c.jpg"), SETTINGS)
     assert names(copy) == ["c"]
@@ -96,11 +97,11 @@ def test_failed_photos_are_planned_again_and_done_ones_are_not(manifest):
     assert list(manifest.outcomes()) == [done(a), done(b)]
 
 
-def test_photos_whose_files_are_gone_are_planned_again(manifest):
+def test_photos_whose_files_are_missing_are_planned_again(manifest):
     manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
     a, b = tasks(manifest)
     manifest.record([done(a), done(b)])
-    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS, gone=[b.number])
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS, missing=[b.number])
     assert tasks(manifest) == [b]
     assert manifest.counts() == Counts(done=1, failed=0, left=1)
     manifest.record([done(b)])
@@ -108,7 +109,7 @@ def test_photos_whose_files_are_gone_are_planned_again(manifest):
 
 
 def test_photos_that_have_changed_are_planned_again(manifest, tmp_path):
-    sources = [Source(tmp_path / place, place) for place in ("a.jpg", "b.jpg")]
+    sources = [Source(tmp_path / path, path) for path in ("a.jpg", "b.jpg")]
     for source in sources:
         source.path.write_bytes(b"one")
     manifest.plan(sources, SETTINGS)
@@ -149,7 +150,7 @@ def test_photos_of_a_chunk_stay_together_after_a_partial_run(manifest, path):
     manifest.plan(many(2 * CHUNK + 5), SETTINGS)
     first, last, new = manifest.chunks()
     assert (first, last) == (chunks[0], chunks[2])
-    assert [task.place for task in new] == [f"{2 * CHUNK + more:03}.jpg" for more in (3, 4)]
+    assert [task.relative_path for task in new] == [f"{2 * CHUNK + more:03}.jpg" for more in (3, 4)]
 
 
 def test_nothing_of_a_broken_record_stays(manifest):
@@ -173,7 +174,7 @@ def test_other_settings_are_refused_with_the_difference(manifest, tmp_path):
     manifest.plan(photos("a.jpg"), SETTINGS)
     manifest.check_settings({**SETTINGS, "formats": ("png",)})
     other = {**SETTINGS, "cleaning": {"confidence": 0.7}, "model": "RN50"}
-    with pytest.raises(LabelError) as caught:
+    with pytest.raises(LabelingError) as caught:
         manifest.check_settings(other)
     assert str(caught.value) == (
         f"{tmp_path} holds labels of other settings: model: 'emoji' there, 'RN50' asked for; "
@@ -184,7 +185,7 @@ def test_other_settings_are_refused_with_the_difference(manifest, tmp_path):
 
 def test_a_second_labelling_in_the_same_folder_is_refused(manifest, path):
     manifest.plan(photos("a.jpg"), SETTINGS)
-    with pytest.raises(LabelError, match="is in use: another labelling writes there"):
+    with pytest.raises(LabelingError, match="is in use: another labelling writes there"):
         Manifest(path)
 
 
@@ -195,7 +196,7 @@ def test_a_copy_of_a_manifest_in_use_is_refused_and_not_waited_for(manifest, pat
     def copy():
         try:
             answers.append(Manifest.copy_of(path).counts())
-        except LabelError as error:
+        except LabelingError as error:
             answers.append(str(error))
 
     thread = threading.Thread(target=copy, daemon=True)
@@ -209,7 +210,7 @@ import os, signal, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
 database.execute("pragma cache_size = 5")  # pages: more are written before the end
 database.execute("begin immediate")
-database.execute("update photos set place = hex(randomblob(4000)), chunk = null")
+database.execute("update photos set relative_path = hex(randomblob(4000)), chunk = null")
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -229,7 +230,7 @@ def test_what_was_being_written_when_it_was_killed_is_undone(path, opened):
 @pytest.mark.parametrize("opened", [Manifest, Manifest.copy_of])
 def test_a_file_that_is_no_manifest_is_refused(path, opened):
     path.write_text("not a database " * 100)
-    with pytest.raises(LabelError, match="the record of what is done cannot be used"):
+    with pytest.raises(LabelingError, match="the record of what is done cannot be read or written"):
         opened(path)
 
 
@@ -238,7 +239,7 @@ def test_paths_that_are_not_utf8_are_kept(manifest):
     manifest.plan([source], SETTINGS)
     (task,) = tasks(manifest)
     assert task.path == source.path
-    assert (task.place, task.name) == ("x\\udcff.jpg", "x\\udcff")
+    assert (task.relative_path, task.name) == ("x\\udcff.jpg", "x\\udcff")
     manifest.record([failed(task)])
     (outcome,) = manifest.outcomes()
     assert outcome.error == "/photos/x\\udcff.jpg: an empty file"

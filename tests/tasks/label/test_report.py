@@ -1,17 +1,20 @@
 import json
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.label.manifest import Found, Outcome, Task
+from maskclip.tasks.label import ClassStats, Outcome, Task
 from maskclip.tasks.label.report import write_report
-from maskclip.tasks.label.statistics import LEAST_PHOTOS, find_doubts, summarize
+from maskclip.tasks.label.statistics import LEAST_PHOTOS, find_review_flags, summarize
 
 WORDS = Vocabulary.parse(["dog", "it's <grass>"])
 DOG, GRASS = 0, 1
 SETTINGS = {
     "model": "<model>",
+    "method": "clean",
     "formats": ["png"],
     "cleaning": {"confidence": 0.3, "by_class": {"<grass>": 0.5}, "min_region": 9},
 }
@@ -28,27 +31,27 @@ def failed(number, error):
     return Outcome(outcome(number).task, error=error)
 
 
-def usual(count=LEAST_PHOTOS):
+def typical(count=LEAST_PHOTOS):
     """Photos of which a fifth to a fourth is a dog, and the rest grass."""
     return [
         outcome(
             number,
-            Found(GRASS, 160 - number % 3 * 5, 160 - number % 3 * 5, 0.7),
-            Found(DOG, 40 + number % 3 * 5, 40 + number % 3 * 5, 0.8 + number % 5 * 0.01),
+            ClassStats(GRASS, 160 - number % 3 * 5, 160 - number % 3 * 5, 0.7),
+            ClassStats(DOG, 40 + number % 3 * 5, 40 + number % 3 * 5, 0.8 + number % 5 * 0.01),
         )
         for number in range(count)
     ]
 
 
 def reasons(photo, others):
-    found = find_doubts(photo, summarize(lambda: iter(others), WORDS).classes)
-    return [(doubt.label, doubt.reason) for doubt in found]
+    found = find_review_flags(photo, summarize(lambda: iter(others), WORDS).classes)
+    return [(flag.label, flag.reason) for flag in found]
 
 
 def test_a_summary_adds_up_photos_and_classes():
     photos = [
-        outcome(1, Found(DOG, 150, 100, 0.9), Found(GRASS, 50, 50, 0.5)),
-        outcome(2, Found(DOG, 200, 150, 0.6)),
+        outcome(1, ClassStats(DOG, 150, 100, 0.9), ClassStats(GRASS, 50, 50, 0.5)),
+        outcome(2, ClassStats(DOG, 200, 150, 0.6)),
         failed(3, "x: an empty file"),
     ]
     summary = summarize(lambda: iter(photos), WORDS)
@@ -59,59 +62,59 @@ def test_a_summary_adds_up_photos_and_classes():
     assert (dog.name, dog.photos, dog.pixels, dog.kept) == ("dog", 2, 350, 250)
     assert dog.score == pytest.approx((150 * 0.9 + 200 * 0.6) / 350)
     assert (dog.coverage, grass.coverage) == (0.625, 0.125)
-    assert (grass.photos, grass.usual) == (1, None)
+    assert (grass.photos, grass.typical) == (1, None)
 
 
-def test_a_summary_of_nothing_has_no_figures():
+def test_a_summary_of_nothing_is_zero():
     summary = summarize(lambda: iter([failed(1, "x: an empty file")]), WORDS)
     assert (summary.done, summary.failed, summary.coverage, summary.score) == (0, 1, 0, 0)
 
 
-def test_what_is_usual_is_known_from_some_photos_on():
-    assert summarize(lambda: iter(usual(LEAST_PHOTOS - 1)), WORDS).classes[DOG].usual is None
-    dog = summarize(lambda: iter(usual()), WORDS).classes[DOG]
-    assert dog.usual.score == pytest.approx(0.82)
-    assert dog.usual.least_score == pytest.approx(0.81 - 1.5 * 0.02)
-    assert dog.usual.share == pytest.approx(0.225)
+def test_what_is_typical_is_known_from_some_photos_on():
+    assert summarize(lambda: iter(typical(LEAST_PHOTOS - 1)), WORDS).classes[DOG].typical is None
+    dog = summarize(lambda: iter(typical()), WORDS).classes[DOG]
+    assert dog.typical.score == pytest.approx(0.82)
+    assert dog.typical.least_score == pytest.approx(0.81 - 1.5 * 0.02)
+    assert dog.typical.share == pytest.approx(0.225)
 
 
-def test_nothing_is_doubtful_about_the_usual():
-    photos = usual()
+def test_typical_photos_are_not_flagged():
+    photos = typical()
     assert [reasons(photo, photos) for photo in photos] == [[]] * len(photos)
 
 
-def test_an_unusually_low_score_is_doubtful():
-    photo = outcome(99, Found(DOG, 50, 50, 0.6))
-    assert reasons(photo, usual()) == [(DOG, "score 0.60, usually 0.82")]
+def test_an_unusually_low_score_is_flagged():
+    photo = outcome(99, ClassStats(DOG, 50, 50, 0.6))
+    assert reasons(photo, typical()) == [(DOG, "score 0.60, usually 0.82")]
 
 
-def test_an_unusually_large_part_of_the_photo_is_doubtful():
-    photo = outcome(99, Found(DOG, 150, 150, 0.82))
-    assert reasons(photo, usual()) == [(DOG, "75% of the photo, usually 22%")]
-    less_than_half = outcome(99, Found(DOG, 90, 90, 0.82))
-    assert reasons(less_than_half, usual()) == []
+def test_an_unusually_large_part_of_the_photo_is_flagged():
+    photo = outcome(99, ClassStats(DOG, 150, 150, 0.82))
+    assert reasons(photo, typical()) == [(DOG, "75% of the photo, usually 22%")]
+    less_than_half = outcome(99, ClassStats(DOG, 90, 90, 0.82))
+    assert reasons(less_than_half, typical()) == []
 
 
-def test_a_class_of_which_most_was_dropped_is_doubtful():
-    photo = outcome(99, Found(DOG, 50, 20, 0.82), Found(GRASS, 150, 75, 0.7))
-    assert reasons(photo, usual()) == [(DOG, "60% of it was dropped")]
+def test_a_class_of_which_most_was_dropped_is_flagged():
+    photo = outcome(99, ClassStats(DOG, 50, 20, 0.82), ClassStats(GRASS, 150, 75, 0.7))
+    assert reasons(photo, typical()) == [(DOG, "60% of it was dropped")]
     assert reasons(photo, []) == [(DOG, "60% of it was dropped")]
 
 
-def test_small_regions_and_few_photos_are_not_doubted():
-    assert reasons(outcome(99, Found(DOG, 1, 0, 0.1)), usual()) == []
-    assert reasons(outcome(99, Found(DOG, 150, 150, 0.1)), usual(LEAST_PHOTOS - 1)) == []
+def test_small_regions_and_few_photos_are_not_flagged():
+    assert reasons(outcome(99, ClassStats(DOG, 1, 0, 0.1)), typical()) == []
+    assert reasons(outcome(99, ClassStats(DOG, 150, 150, 0.1)), typical(LEAST_PHOTOS - 1)) == []
 
 
-def test_every_class_of_a_photo_is_doubted_once():
-    photo = outcome(99, Found(DOG, 120, 10, 0.1), Found(GRASS, 80, 10, 0.7))
-    assert [label for label, _ in reasons(photo, usual())] == [DOG, GRASS]
+def test_every_class_of_a_photo_is_flagged_once():
+    photo = outcome(99, ClassStats(DOG, 120, 10, 0.1), ClassStats(GRASS, 80, 10, 0.7))
+    assert [label for label, _ in reasons(photo, typical())] == [DOG, GRASS]
 
 
-def test_the_report_names_failures_doubts_and_samples_and_is_the_same_again(tmp_path):
+def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_path):
     photos = [
-        *usual(30),
-        outcome(98, Found(DOG, 150, 30, 0.2), name="a/<b> ü"),
+        *typical(30),
+        outcome(98, ClassStats(DOG, 150, 30, 0.2), name="a/<b> ü"),
         failed(99, "/photos/<i>.jpg: an empty file"),
     ]
     for folder in (tmp_path, tmp_path / "again"):
@@ -131,11 +134,47 @@ def test_the_report_names_failures_doubts_and_samples_and_is_the_same_again(tmp_
     for unsafe in ("<b> ü", "<i>.jpg", "<model>", "<grass>"):
         assert unsafe not in text
     found = json.loads(content)
-    assert found["summary"]["doubts"] == 1
+    assert found["summary"]["review"] == 1
     assert len(found["photos"]) == 32
-    assert found["photos"][-2]["doubts"] == [{"class": "dog", "reason": "score 0.20, usually 0.82"}]
+    assert found["photos"][-2]["review"] == [{"class": "dog", "reason": "score 0.20, usually 0.82"}]
     assert found["photos"][-1] == {
         "photo": "99.jpg",
         "name": "99",
         "error": "/photos/<i>.jpg: an empty file",
     }
+
+
+def test_hostile_names_stay_text(tmp_path):
+    hostile = """<script>alert("1")</script> & 'x' {{ 7 * 7 }}"""
+    words = Vocabulary.parse(["dog", hostile])
+    photos = [
+        outcome(1, ClassStats(GRASS, 200, 200, 0.7), name=hostile),
+        outcome(2, ClassStats(GRASS, 200, 20, 0.7), name=hostile),
+        failed(3, f"{hostile}: an empty file"),
+    ]
+    settings = {**SETTINGS, "model": hostile, "method": {"name": hostile}}
+    write_report(lambda: iter(photos), words, settings, tmp_path)
+    reader = Reader()
+    reader.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in reader.tags
+    assert reader.text.count(hostile) == 10
+    assert reader.images == [f"{hostile}.jpg"] * 3
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would show."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.images, self.text = set(), [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag == "img":
+            found = dict(attributes)
+            assert found["src"].startswith("thumbnails/")
+            assert unquote(found["src"]) == f"thumbnails/{found['alt']}"
+            self.images.append(found["alt"])
+
+    def handle_data(self, data):
+        self.text += data

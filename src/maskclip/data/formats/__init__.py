@@ -1,44 +1,60 @@
-"""Label maps in the files that other tools import: `FORMATS`, by the names that users type."""
+"""Label maps in the files that other tools import, by the names that users type.
+
+A format is imported when it is first used: `segment` does without OpenCV and pycocotools, whose
+import would be felt with a single photo.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
-from maskclip.core.errors import read_choices
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import Format, Labeled
-from maskclip.data.formats.coco import Coco
-from maskclip.data.formats.cvat import Cvat
-from maskclip.data.formats.label_studio import LabelStudio
-from maskclip.data.formats.palette import Palette
-from maskclip.data.formats.scores import Scores
-from maskclip.data.formats.yolo import Yolo
 
-__all__ = ["FORMATS", "Format", "Labeled", "open_formats", "read_format_names"]
+__all__ = ["FLAT_FORMATS", "FORMATS", "Format", "Labeled", "find_format", "open_formats"]
 
-FORMATS: dict[str, type[Format]] = {
-    "png": Palette,
-    "coco": Coco,
-    "cvat": Cvat,
-    "label-studio": LabelStudio,
-    "yolo": Yolo,
-    "scores": Scores,
+FORMATS = {
+    "png": "per_photo.Palette",
+    "coco": "coco.Coco",
+    "cvat": "cvat.Cvat",
+    "label-studio": "label_studio.LabelStudio",
+    "yolo": "yolo.Yolo",
+    "probabilities": "per_photo.Probabilities",
+    "overlay": "per_photo.Overlay",
+    "scores": "per_photo.Scores",
+    "json": "per_photo.Summary",
 }
+"""Name -> module and class; each has a folder of its own, as `maskclip label` writes them."""
+
+FLAT_FORMATS = {
+    "overlay": "per_photo.Overlay",
+    "labels": "per_photo.LabelImage",
+    "scores": "per_photo.Scores",
+    "json": "per_photo.Summary",
+}
+"""Those whose files can share one folder, as `maskclip segment` writes them."""
 
 
-def read_format_names(text: str) -> tuple[str, ...]:
-    """Read a list such as `png,coco`.
-
-    Raises:
-        MaskCLIPError: a format is unknown, or there is none.
-    """
-    return read_choices(text, FORMATS, to="write")
+def find_format(name: str) -> type[Format]:
+    """Return the format of a name of `FORMATS` or `FLAT_FORMATS`."""
+    module, _, kind = (FORMATS | FLAT_FORMATS)[name].partition(".")
+    found: type[Format] = getattr(import_module(f"{__name__}.{module}"), kind)
+    return found
 
 
-def open_formats(names: tuple[str, ...], vocabulary: Vocabulary, out: Path) -> list[Format]:
-    """Return the formats of these names, each with a folder of its name in `out`.
+def open_formats(
+    names: tuple[str, ...], vocabulary: Vocabulary, out: Path, *, flat: bool = False
+) -> list[Format]:
+    """Return formats that write into `out`, each into a folder of its name unless `flat`.
+
+    Args:
+        names: of `FORMATS`, or of `FLAT_FORMATS` if `flat`.
+        vocabulary: the classes.
+        out: the folder of all files.
+        flat: whether the formats share the folder.
 
     Raises:
         MaskCLIPError: one of them cannot hold the vocabulary.
     """
-    return [FORMATS[name](vocabulary, out / name) for name in names]
+    return [find_format(name)(vocabulary, out if flat else out / name) for name in names]

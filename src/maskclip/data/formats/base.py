@@ -1,4 +1,4 @@
-"""What a format is given of a photo, and what it must do with it."""
+"""What a format gets of a photo, what it has to do with it, and what several formats share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
@@ -22,16 +23,16 @@ class Labeled:
     """One photo of H x W pixels with its labels.
 
     Attributes:
-        name: of its files in every format, unique in the run: a relative POSIX path without suffix.
+        name: of its files in every format, unique in the set: a relative POSIX path without suffix.
         image: the photo's path as users know it, POSIX, relative or absolute.
-        labels: (H, W) uint8 or uint16 class ids, and the vocabulary's `ignore` (255, or 65,535
-            beyond 255 classes) where nothing is said.
-        scores: (H, W) float32, how sure the label of each pixel is, where that is known.
+        labels: (H, W) uint8 or uint16 class ids; ignored pixels have the vocabulary's `ignore`
+            (255, or 65,535 beyond 255 classes).
+        scores: (H, W) float32, the score of each pixel's label, where scores are known.
         probabilities: (K, h, w) float, of every class, on any grid that spans the photo: cell
             (i, j) is centred at ((i + 0.5) H / h, (j + 0.5) W / w). Only for formats that want it.
+        photo: RGB, of W x H pixels, or reduced to what the formats want (`Format.photo_side`).
 
     Raises:
-        MaskCLIPError: a path that cannot be written into text files.
         ValueError: a name that leads out of the output folder, shapes or types that do not fit.
     """
 
@@ -40,14 +41,12 @@ class Labeled:
     labels: Labels
     scores: npt.NDArray[np.float32] | None = None
     probabilities: npt.NDArray[np.floating[Any]] | None = None
+    photo: Image.Image | None = None
 
     def __post_init__(self) -> None:
         parts = PurePosixPath(self.name).parts
         if not parts or "/".join(parts) != self.name or parts[0] == "/" or ".." in parts:
             raise ValueError(f"expected a plain relative path as name, got {self.name!r}")
-        for path in (self.name, self.image):
-            if any("\ud800" <= letter <= "\udfff" for letter in path):
-                raise MaskCLIPError(f"the path {path!r} is not valid UTF-8: rename the photo")
         if self.labels.ndim != 2 or self.labels.size == 0:
             raise ValueError(f"expected labels (H, W) of some pixels, got {self.labels.shape}")
         if self.labels.dtype not in (np.uint8, np.uint16):
@@ -57,22 +56,59 @@ class Labeled:
                 f"expected scores of the labels' shape {self.labels.shape}, got {self.scores.shape}"
             )
 
+    def require_scores(self) -> npt.NDArray[np.float32]:
+        """Return the scores.
+
+        Raises:
+            ValueError: they are not given.
+        """
+        if self.scores is None:
+            raise ValueError(f"{self.name}: expected scores, got none")
+        return self.scores
+
+    def require_photo(self) -> Image.Image:
+        """Return the photo.
+
+        Raises:
+            ValueError: it is not given.
+        """
+        if self.photo is None:
+            raise ValueError(f"{self.name}: expected the photo, got none")
+        return self.photo
+
+    def check_paths(self) -> None:
+        """Refuse paths that cannot be written into a text file.
+
+        Raises:
+            MaskCLIPError: the name or the photo's path is not valid UTF-8.
+        """
+        for path in (self.name, self.image):
+            if any("\ud800" <= letter <= "\udfff" for letter in path):
+                raise MaskCLIPError(f"the path {path!r} is not valid UTF-8: rename the photo")
+
 
 class Format(ABC):
     """A way to write the labels of a set of photos.
 
     `write` may be called from several processes, for different photos, and again for the same one:
     it leaves the same bytes. `finish` is called once all are written, and may be repeated. Every
-    file appears whole or not at all, and depends on nothing but the photos' labels and paths.
+    file appears whole or not at all, and depends on nothing but the photos, their labels and paths.
+
+    Args:
+        vocabulary: the classes.
+        out: the folder of the files.
 
     Attributes:
         wants_probabilities: whether `write` needs `Labeled.probabilities`.
+        photo_side: whether `write` needs `Labeled.photo`: 0 is not at all; else a photo that fits
+            into so many px is enough, and infinity is the photo at its own size.
 
     Raises:
         MaskCLIPError: the format cannot hold such a vocabulary.
     """
 
     wants_probabilities: ClassVar[bool] = False
+    photo_side: ClassVar[float] = 0
 
     def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
         self.vocabulary = vocabulary
@@ -94,13 +130,13 @@ class Format(ABC):
 
     @abstractmethod
     def finish(self, names: Iterable[str]) -> None:
-        """Write the files of the whole set from what `write` left, holding no more than the names.
+        """Write the files of the whole set from what `write` left; only the names are in memory.
 
         Args:
             names: of the photos that were written, in any order.
 
         Raises:
-            MaskCLIPError: what was written of a photo is gone.
+            MaskCLIPError: a file that `write` left is missing.
             OSError: a file cannot be read or written.
         """
 
@@ -123,12 +159,12 @@ class Format(ABC):
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Return each name once, in the order of all files of a set."""
+    """Return each name once, in the order of the files of a set."""
     return sorted(set(names))
 
 
 def foreground(vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Return the ids of all classes but the background, which has no regions of its own."""
+    """Return the ids of all classes except the background, which has no regions of its own."""
     background = 0 if vocabulary.has_background else -1
     names = enumerate(vocabulary.names)
     return tuple(label for label, name in names if label != background and name != BACKGROUND)
@@ -143,7 +179,7 @@ def some_foreground(vocabulary: Vocabulary, format_name: str) -> tuple[int, ...]
     classes = foreground(vocabulary)
     if not classes:
         raise MaskCLIPError(
-            f"the format {format_name} has no background and the vocabulary nothing else: "
+            f"the format {format_name} has no background, and there is no other class: "
             "name a class, or leave the format out"
         )
     return classes
@@ -171,16 +207,16 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file that `write` left, without their ends.
 
     Raises:
-        MaskCLIPError: it is gone.
+        MaskCLIPError: it is missing.
     """
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:
                 yield line.removesuffix("\n")
     except FileNotFoundError:
-        raise gone(path) from None
+        raise missing(path) from None
 
 
-def gone(path: Path) -> MaskCLIPError:
+def missing(path: Path) -> MaskCLIPError:
     """Return the error about a missing file that `write` left."""
-    return MaskCLIPError(f"{path} is gone: label its photo again, then finish")
+    return MaskCLIPError(f"{path} is missing: run the same command again, which makes it anew")

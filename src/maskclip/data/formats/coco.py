@@ -1,4 +1,4 @@
-"""`coco`: COCO's panoptic segmentation, and every region as an instance."""
+"""`coco`: COCO's panoptic segmentation, and each connected region as an instance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from maskclip.core.draw import Labels
 from maskclip.core.files import atomic_path, write_text
@@ -31,13 +31,13 @@ class Coco(Format):
     """`panoptic.json` with `panoptic/NAME.png`, and `instances.json`.
 
     The category of class i is i + 1. The panoptic segmentation has one segment for each class that
-    appears, and its id is that of its category: R + 256 G + 65,536 B of its pixels; 0 is where
-    nothing is said. All categories are stuff (`isthing` 0), for CLIP does not tell instances apart.
-    `instances.json` has every connected region of a class but the background: compressed RLE, box,
-    area, and the mean score where scores are known.
+    appears, and its id is that of its category: R + 256 G + 65,536 B of its pixels; 0 is ignored.
+    All categories are stuff (`isthing` 0), because CLIP does not tell instances apart.
+    `instances.json` has each connected region of a class other than the background: compressed RLE,
+    box, area, and the mean score where scores are known.
 
     Images are numbered from 1 in the order of their names. `.parts/` keeps what each photo adds to
-    the JSON files, so that a set can be finished again.
+    the JSON files, so that they can be written again.
     """
 
     def files(self, name: str) -> tuple[Path, ...]:
@@ -45,7 +45,8 @@ class Coco(Format):
         return self.out / "panoptic" / f"{name}.png", self._part(name)
 
     def write(self, item: Labeled) -> None:
-        """Write the panoptic image and the part, whose lines are image, segments and instances."""
+        """Write the panoptic image and the part: a line each for image, segments, instances."""
+        item.check_paths()
         labels = self.class_ids(item)
         height, width = labels.shape
         regions = find_regions(labels, present(labels, foreground(self.vocabulary)), item.scores)
@@ -105,18 +106,12 @@ def _segments(ids: Labels) -> list[dict[str, Any]]:
             "id": i,
             "category_id": i,
             "area": int(areas[i]),
-            "bbox": [across.start, down.start, across.stop - across.start, down.stop - down.start],
+            "bbox": list(cv2.boundingRect((ids == i).view(np.uint8))),
             "iscrowd": 0,
         }
-        for i, (down, across) in _boxes(ids)
+        for i in np.flatnonzero(areas).tolist()
+        if i
     ]
-
-
-def _boxes(ids: Labels) -> Iterator[tuple[int, tuple[slice, slice]]]:
-    """Yield the ids that appear, but 0, with the rows and columns they span."""
-    for i, box in enumerate(ndimage.find_objects(ids), 1):
-        if box is not None:
-            yield i, box
 
 
 def _instance(region: Region) -> dict[str, Any]:
@@ -145,5 +140,5 @@ def _instance_annotations(parts: Iterable[Path]) -> Iterator[str]:
 
 
 def _joined(first: dict[str, int], second: str) -> str:
-    """Put fields before those of a JSON object, which need not be understood for that."""
+    """Put fields before those of a JSON object, without parsing it."""
     return f"{compact_json(first)[:-1]},{second[1:]}"

@@ -13,19 +13,20 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_text
 from maskclip.core.palettes import BLACK, Color, distinct_colors, voc_colors
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
-from maskclip.data.formats.base import Format, Labeled, gone, ordered, some_foreground
+from maskclip.data.formats.base import Format, Labeled, missing, ordered, some_foreground
 
-_MAX_CLASSES = 255  # its importer takes ids and objects for bytes, of which 0 is the background
+_MAX_CLASSES = 255  # the importer reads ids and objects as bytes, of which 0 is the background
 _FOLDERS = ("SegmentationClass", "SegmentationObject")
 
 
 class Cvat(Format):
-    """`annotations.zip`, ready to be imported, and beside it the files that are in it.
+    """`annotations.zip`, ready to be imported, and the files that are in it.
 
-    The masks are palette images whose index is the place in `labelmap.txt` and whose colour is the
-    one given there: readers of either see the same. Background and ignored pixels are CVAT's
-    background, place 0, in black. A class that is black or has the colour of another gets a new
-    one. Each class that appears is one object, since CLIP does not tell instances apart.
+    The masks are palette images. A pixel's index is that of its label's line in `labelmap.txt`, and
+    its colour is the one given there, so that readers of indices and of colours agree. Background
+    and ignored pixels are CVAT's background: index 0, black. A class that is black or has the
+    colour of another gets a new colour. Each class that appears is one object, because CLIP does
+    not tell instances apart.
 
     CVAT finds the photo of a mask by its path without suffix.
     """
@@ -35,22 +36,22 @@ class Cvat(Format):
         self._classes = some_foreground(vocabulary, "cvat")
         if len(self._classes) > _MAX_CLASSES:
             raise MaskCLIPError(
-                f"the format cvat holds {_MAX_CLASSES} classes besides the background, got "
+                f"the format cvat holds at most {_MAX_CLASSES} classes besides the background, got "
                 f"{len(self._classes)}: give fewer, or choose another format"
             )
         self._names = [vocabulary.names[label] for label in self._classes]
         for name in self._names:
             if ":" in name or name.startswith("#"):
                 raise MaskCLIPError(
-                    f"the format cvat holds no class called {name!r}: rename it without ':', and "
-                    "without '#' at its beginning"
+                    f"the format cvat cannot hold a class called {name!r}: rename it without ':', "
+                    "and without '#' at its beginning"
                 )
         self._colors = (
             BLACK,
-            *_told_apart([vocabulary.colors[label] for label in self._classes]),
+            *_distinct([vocabulary.colors[label] for label in self._classes]),
         )
-        self._place = np.zeros(1 + np.iinfo(vocabulary.label_dtype).max, np.uint8)
-        self._place[list(self._classes)] = np.arange(1, 1 + len(self._classes))
+        self._index = np.zeros(1 + np.iinfo(vocabulary.label_dtype).max, np.uint8)
+        self._index[list(self._classes)] = np.arange(1, 1 + len(self._classes))
 
     def files(self, name: str) -> tuple[Path, ...]:
         """Return the mask of classes and the mask of objects."""
@@ -58,16 +59,17 @@ class Cvat(Format):
 
     def write(self, item: Labeled) -> None:
         """Write the two masks."""
+        item.check_paths()
         name = item.name
         if name != name.strip() or name.startswith("#") or set(name) & set("\r\n"):
             raise MaskCLIPError(
-                f"the format cvat holds no photo called {name!r}: rename it without line breaks, "
-                "without spaces at its ends, and without '#' at its beginning"
+                f"the format cvat cannot hold a photo called {name!r}: rename it without line "
+                "breaks, without spaces at its ends, and without '#' at its beginning"
             )
-        places = self._place[self.class_ids(item)]
+        indices = self._index[self.class_ids(item)]
         for path, colors in zip(self.files(name), (self._colors, voc_colors(256)), strict=True):
             with atomic_path(path) as temporary:
-                palette_image(places, colors).save(temporary)
+                palette_image(indices, colors).save(temporary)
 
     def finish(self, names: Iterable[str]) -> None:
         """Write the lists of labels and photos, and the archive."""
@@ -76,14 +78,14 @@ class Cvat(Format):
             "labelmap.txt": _label_map((BACKGROUND, *self._names), self._colors),
             "ImageSets/Segmentation/default.txt": "".join(f"{name}\n" for name in found),
         }
-        for place, text in texts.items():
-            write_text(text, self.out / place)
+        for file, text in texts.items():
+            write_text(text, self.out / file)
         masks = (path for name in found for path in self.files(name))
         with (
             atomic_path(self.out / "annotations.zip") as temporary,
             zipfile.ZipFile(temporary, "w") as archive,
         ):
-            for path in (*(self.out / place for place in texts), *masks):
+            for path in (*(self.out / file for file in texts), *masks):
                 _add(archive, path.relative_to(self.out).as_posix(), path)
 
 
@@ -94,8 +96,8 @@ def _label_map(names: Sequence[str], colors: Sequence[Color]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told_apart(colors: Sequence[Color]) -> list[Color]:
-    """Replace black and every repetition of a colour by one that no class has."""
+def _distinct(colors: Sequence[Color]) -> list[Color]:
+    """Replace black, and each repetition of a colour, by a colour that no class has."""
     taken = {BLACK, *colors}
     fresh = (c for c in distinct_colors(2 * len(colors) + 1) if c not in taken)
     used, result = {BLACK}, []
@@ -106,10 +108,10 @@ def _told_apart(colors: Sequence[Color]) -> list[Color]:
 
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Add a file as it is (PNGs are compressed already), with nothing of its time and machine."""
+    """Add a file uncompressed (PNGs are compressed already), without its time and owner."""
     entry = zipfile.ZipInfo(name)
     entry.create_system, entry.external_attr = 3, 0o644 << 16
     try:
         archive.writestr(entry, path.read_bytes())
     except FileNotFoundError:
-        raise gone(path) from None
+        raise missing(path) from None

@@ -1,4 +1,4 @@
-"""`label-studio`: tasks whose predictions are brush strokes, to be corrected in Label Studio."""
+"""`label-studio`: tasks with brush regions as predictions, to be corrected in Label Studio."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskclip.data.formats.base import (
     Format,
     Labeled,
     compact_json,
-    gone,
+    missing,
     ordered,
     present,
     read_lines,
@@ -25,20 +25,20 @@ from maskclip.data.formats.base import (
     write_items,
 )
 
-MAX_BYTES = 100 << 20  # of a file of tasks; Label Studio takes 250 MiB unless told otherwise
+MAX_BYTES = 100 << 20  # of a file of tasks; Label Studio's own limit is 250 MiB by default
 
-_RUN_BITS = (3, 4, 8, 16)  # a run is written with the smallest of these that holds its length
+_RUN_BITS = (3, 4, 8, 16)  # a run's length is written in the smallest width that holds it
 
 
 class LabelStudio(Format):
-    """`tasks-00001.json` and so on, to be imported, and `label_config.xml` for the project.
+    """`tasks-00001.json` and following, to be imported, and the project's `label_config.xml`.
 
     Each class that appears in a photo is one brush region; background and ignored pixels have
     none. The score of a prediction is the mean of its regions' pixels, where scores are known.
 
-    Photos are named as files that Label Studio serves from its own disk: for relative paths its
-    document root is the folder that they are relative to, for absolute ones it is `/`. `.parts/`
-    keeps the task of each photo, so that a set can be finished again.
+    Photos are referred to as local files that Label Studio serves: its document root has to be the
+    folder that relative paths are relative to, or `/` for absolute paths. `.parts/` keeps the task
+    of each photo, so that the files of tasks can be written again.
     """
 
     def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
@@ -51,12 +51,13 @@ class LabelStudio(Format):
 
     def write(self, item: Labeled) -> None:
         """Write the task, on one line."""
+        item.check_paths()
         labels = self.class_ids(item)
         classes = present(labels, self._classes)
         prediction: dict[str, Any] = {"model_version": "maskclip"}
         if item.scores is not None and classes:
-            said = np.isin(labels, classes)
-            prediction["score"] = round(float(item.scores[said].mean(dtype=np.float64)), 4)
+            covered = np.isin(labels, classes)
+            prediction["score"] = round(float(item.scores[covered].mean(dtype=np.float64)), 4)
         prediction["result"] = [self._region(labels == label, label) for label in classes]
         url = f"/data/local-files/?d={quote(item.image.lstrip('/'))}"
         task = {"data": {"image": url}, "predictions": [prediction]}
@@ -80,7 +81,7 @@ class LabelStudio(Format):
         }
 
     def finish(self, names: Iterable[str]) -> None:
-        """Write the tasks, as many to a file as it may hold, and the labelling configuration."""
+        """Write the tasks, into several files if there are many, and the configuration."""
         tasks = [path for name in ordered(names) for path in self.files(name)]
         written = set()
         for number, group in enumerate(_groups(tasks), 1):
@@ -92,7 +93,7 @@ class LabelStudio(Format):
             ):
                 write_items((line for path in group for line in read_lines(path)), file)
                 file.write("\n")
-        for old in set(self.out.glob("tasks-*.json")) - written:  # when the set was larger
+        for old in set(self.out.glob("tasks-*.json")) - written:  # of a set that was larger
             old.unlink()
         write_text(self._config(), self.out / "label_config.xml")
 
@@ -116,7 +117,7 @@ def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise gone(path) from None
+            raise missing(path) from None
         if group and total + size > MAX_BYTES:
             yield group
             group, total = [], 0
@@ -126,10 +127,10 @@ def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def brush_rle(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Pack a mask (H, W) as bytes, as Label Studio does with the four channels of a brush layer.
+    """Return a mask (H, W) as Label Studio stores the four channels of a brush layer, in bytes.
 
-    A header has the number of values (4 H W, by rows) in 32 bits, the bits of a value less one in
-    5, and in 4 bits each the four widths of run lengths, less one. Each run is then a one, the
+    The header has the number of values (4 H W, by rows) in 32 bits, the width of a value less one
+    in 5 bits, and in 4 bits each the four widths of run lengths, less one. A run is a one bit, the
     index of its width in 2 bits, its length less one in that width, and its value, 0 or 255, in 8.
     """
     flat = mask.ravel()

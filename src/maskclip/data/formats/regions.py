@@ -38,12 +38,12 @@ class Region:
 def find_regions(
     labels: Labels, classes: Sequence[int], scores: npt.NDArray[np.float32] | None = None
 ) -> list[Region]:
-    """Return the regions of some classes, class after class, each from left to right.
+    """Return the regions of some classes, in the order of classes, then from left to right.
 
     Args:
         labels: (H, W).
-        classes: ids that label a pixel, ascending.
-        scores: (H, W), the label's score of each pixel.
+        classes: ids that appear, ascending.
+        scores: (H, W), the score of each pixel's label.
     """
     numbers, owners = _numbered(labels, classes)
     order, counts = _run_lengths(numbers, owners)
@@ -69,7 +69,7 @@ def find_regions(
 
 
 def _numbered(labels: Labels, classes: Sequence[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
-    """Return (H, W) the number of each pixel's region, 0 outside of all, and the class of each."""
+    """Return the number of each pixel's region (H, W), 0 outside of all, and the class of each."""
     numbers, owners = np.zeros(labels.shape, np.int32), [-1]
     for label in classes:
         mask = labels == label

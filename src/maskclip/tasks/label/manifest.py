@@ -1,4 +1,4 @@
-"""What a labelling has done: which photos, under which names, with which settings."""
+"""The record of a labelling: which photos are done, under which names, with which settings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from maskclip.core.errors import MaskCLIPError, differences, list_differences
+from maskclip.core.errors import differences, list_differences
 from maskclip.data.sources import Source, output_names
+from maskclip.tasks.label import Chunk, ClassStats, LabelingError, Outcome, Task
 
 CHUNK = 16
 """Photos that are labelled and recorded together: all of them are done, or none."""
 
-_AGAIN = "chunk = -1, error = null, facts = null"
+_AGAIN = "chunk = -1, error = null, metadata = null"
 
 _TABLES = """
 create table if not exists settings (content text not null);
@@ -25,14 +26,14 @@ create table if not exists photos (
     number integer primary key,
     path blob not null unique,  -- as the file system has it: it need not be UTF-8
     stamp text not null,  -- of the photo as it was when it was planned
-    place text not null,
+    relative_path text not null,
     name text not null unique collate nocase,
     chunk integer,  -- null once it is done or has failed
     error text,
-    facts text
+    metadata text  -- width and height, once it is done
 );
 create index if not exists chunks on photos (chunk);
-create table if not exists found (
+create table if not exists class_stats (
     photo integer not null references photos (number) on delete cascade,
     class integer not null,
     pixels integer not null,
@@ -43,61 +44,9 @@ create table if not exists found (
 """
 
 
-class LabelError(MaskCLIPError):
-    """A labelling that cannot go on, or does not fit what was done before."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A photo to be labelled.
-
-    Attributes:
-        number: in the manifest.
-        path: of the image.
-        place: in the tree it was found in, a relative POSIX path.
-        name: of its results, a relative POSIX path without suffix.
-    """
-
-    number: int
-    path: Path
-    place: str
-    name: str
-
-
-Chunk = tuple[Task, ...]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A class in a photo.
-
-    Attributes:
-        label: the class id.
-        pixels: how many pixels it won.
-        kept: how many of them keep it.
-        score: the mean score of those it won.
-    """
-
-    label: int
-    pixels: int
-    kept: int
-    score: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a photo: its size and classes, or the error, in one line."""
-
-    task: Task
-    width: int = 0
-    height: int = 0
-    classes: tuple[Found, ...] = field(default=())
-    error: str | None = None
-
-
 @dataclass(frozen=True)
 class Counts:
-    """How many photos are done, have failed, and are still to be labelled."""
+    """How many photos are done, failed, and left to be labelled."""
 
     done: int
     failed: int
@@ -105,23 +54,23 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return self.done + self.failed + self.left
 
 
 class Manifest:
-    """The record of a labelling, in an SQLite file that no second process may open.
+    """The record of a labelling, in an SQLite file that only one process can open.
 
     Args:
         path: of the file, or ":memory:".
 
     Raises:
-        LabelError: another labelling has it open, or it is no manifest.
+        LabelingError: another labelling has it open, or it is no manifest.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
-        with self._telling():
+        with self._wrap_errors():
             self._database = sqlite3.connect(path, timeout=1, isolation_level=None)
             self._database.execute("pragma locking_mode = exclusive")
             self._database.execute("pragma foreign_keys = on")
@@ -131,19 +80,19 @@ class Manifest:
 
     @classmethod
     def copy_of(cls, path: Path) -> Self:
-        """Return a manifest in memory with what a file holds; empty where there is none.
+        """Return a copy in memory of a file's manifest; an empty one if there is no file.
 
         Raises:
-            LabelError: another labelling has it open, or it cannot be read.
+            LabelingError: another labelling has it open, or it cannot be read.
         """
         copy = cls(":memory:")
         copy.path = path
         if path.exists():
-            # Read-only it could not roll back what a killed labelling had begun to write.
-            with copy._telling(), closing(sqlite3.connect(path, timeout=1)) as kept:
-                kept.execute("begin")
-                kept.execute("select 1 from sqlite_master")  # a backup waits for ever for a lock
-                kept.backup(copy._database)
+            # Opened read-only it could not roll back what a killed labelling had begun to write.
+            with copy._wrap_errors(), closing(sqlite3.connect(path, timeout=1)) as saved:
+                saved.execute("begin")
+                saved.execute("select 1 from sqlite_master")  # backup() would wait forever
+                saved.backup(copy._database)
         return copy
 
     def __enter__(self) -> Self:
@@ -153,159 +102,160 @@ class Manifest:
         self._database.close()
 
     def check_settings(self, settings: dict[str, Any], *, ignore: Sequence[str] = ()) -> None:
-        """Compare settings with those of what was done before, but for the keys of `ignore`.
+        """Compare settings with those of earlier runs, except for the keys of `ignore`.
 
         Raises:
-            LabelError: they differ; the message says in what.
+            LabelingError: they differ; the message names the differences.
         """
         row = self._one("select content from settings")
         if row is None:
             return
-        kept = json.loads(row[0])
-        plain = json.loads(json.dumps(settings))
+        saved = json.loads(row[0])
+        wanted = json.loads(json.dumps(settings))
         for key in ignore:
-            kept.pop(key, None)
-            plain.pop(key, None)
-        changes = differences(kept, plain)
+            saved.pop(key, None)
+            wanted.pop(key, None)
+        changes = differences(saved, wanted)
         if changes:
             folder = Path(self.path).parent
-            raise LabelError(
+            raise LabelingError(
                 f"{folder} holds labels of other settings: {list_differences(changes)}. "
                 "Choose another --out"
             )
 
     def plan(
-        self, sources: Sequence[Source], settings: dict[str, Any], *, gone: Iterable[int] = ()
+        self, sources: Sequence[Source], settings: dict[str, Any], *, missing: Iterable[int] = ()
     ) -> None:
-        """Note what is to be done: photos that are new, changed, failed before or lack files.
+        """Record what is to be done: photos that are new, changed, failed before or lack files.
 
-        Those that were not done and are not among the sources any more are forgotten; what is
-        done stays. Which photos are labelled together is decided here, once: a network may give
-        other last digits in another company.
+        Photos that are done stay, even if they are not among the sources any more; others are then
+        forgotten. Which photos are labelled together is decided here, once, because the network's
+        last digits depend on the batch.
 
         Args:
             sources: the photos.
             settings: with which they are labelled.
-            gone: numbers of photos whose files must be made again.
+            missing: numbers of photos some of whose files are missing.
         """
         with self._transaction():
             self._database.execute("delete from settings")
             self._database.execute("insert into settings values (?)", (json.dumps(settings),))
             self._database.executemany(
-                f"update photos set {_AGAIN} where number = ?", ((number,) for number in gone)
+                f"update photos set {_AGAIN} where number = ?", ((number,) for number in missing)
             )
             self._compare(sources)
             self._add(sources)
             self._database.execute(f"update photos set {_AGAIN} where error is not null")
-            self._deal()
+            self._assign_chunks()
 
     def _compare(self, sources: Sequence[Source]) -> None:
-        """Do again what has changed, and forget what is not done and not asked for any more."""
+        """Mark photos that have changed, and forget those that are neither done nor wanted."""
         self._database.execute("create temp table wanted (path blob primary key, stamp text)")
         self._database.executemany(
             "insert into wanted values (?, ?)", ((_key(s), _stamp(s.path)) for s in sources)
         )
         changed = "from wanted where wanted.path = photos.path and wanted.stamp <> photos.stamp"
         self._database.execute(
-            f"update photos set {_AGAIN} where facts is not null "
+            f"update photos set {_AGAIN} where metadata is not null "
             f"and exists (select 1 {changed} and wanted.stamp <> '')"
         )
         self._database.execute(
             f"update photos set stamp = (select stamp {changed}) where exists (select 1 {changed})"
         )
         self._database.execute(
-            "delete from photos where facts is null and path not in (select path from wanted)"
+            "delete from photos where metadata is null and path not in (select path from wanted)"
         )
         self._database.execute("drop table wanted")
 
     def _add(self, sources: Sequence[Source]) -> None:
-        """Note new photos, under names that no other has."""
+        """Add new photos, under unique names."""
         known = dict(self._database.execute("select path, name from photos"))
         new = [source for source in sources if _key(source) not in known]
-        places = [_plain(source.place) for source in new]
-        names = output_names(places, taken=list(known.values()))
+        paths = [_plain(source.relative_path) for source in new]
+        names = output_names(paths, taken=list(known.values()))
         self._database.executemany(
-            "insert into photos (path, stamp, place, name, chunk) values (?, ?, ?, ?, -1)",
+            "insert into photos (path, stamp, relative_path, name, chunk) values (?, ?, ?, ?, -1)",
             (
-                (_key(source), _stamp(source.path), place, name)
-                for source, place, name in zip(new, places, names, strict=True)
+                (_key(source), _stamp(source.path), path, name)
+                for source, path, name in zip(new, paths, names, strict=True)
             ),
         )
 
-    def _deal(self) -> None:
-        """Give a chunk to every photo that waits for one."""
-        (begun,) = self._one("select coalesce(max(chunk), -1) + 1 from photos")
+    def _assign_chunks(self) -> None:
+        """Assign a chunk to each photo that has none."""
+        (first,) = self._one("select coalesce(max(chunk), -1) + 1 from photos")
         waiting = self._database.execute("select number from photos where chunk = -1").fetchall()
         self._database.executemany(
             "update photos set chunk = ? where number = ?",
-            ((begun + index // CHUNK, number) for index, (number,) in enumerate(waiting)),
+            ((first + index // CHUNK, number) for index, (number,) in enumerate(waiting)),
         )
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the photos that are to be labelled, those of a chunk together."""
+        """Yield the chunks of photos that are left to be labelled."""
         for (chunk,) in self._all("select distinct chunk from photos where chunk >= 0 order by 1"):
             rows = self._all(
-                "select number, path, place, name from photos where chunk = ? order by number",
+                "select number, path, relative_path, name from photos where chunk = ? "
+                "order by number",
                 chunk,
             )
             yield tuple(_task(*row) for row in rows)
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
-        """Note what became of the photos of a chunk, all or none.
+        """Record the outcomes of a chunk, all or none.
 
         Raises:
-            LabelError: it cannot be written, as on a full disk.
+            LabelingError: the file cannot be written, as on a full disk.
         """
         with self._transaction():
             for outcome in outcomes:
                 number = outcome.task.number
-                facts = json.dumps({"width": outcome.width, "height": outcome.height})
+                metadata = json.dumps({"width": outcome.width, "height": outcome.height})
                 error = None if outcome.error is None else _plain(outcome.error)
                 self._database.execute(
-                    "update photos set chunk = null, error = ?, facts = ? where number = ?",
-                    (error, facts if error is None else None, number),
+                    "update photos set chunk = null, error = ?, metadata = ? where number = ?",
+                    (error, metadata if error is None else None, number),
                 )
-                self._database.execute("delete from found where photo = ?", (number,))
+                self._database.execute("delete from class_stats where photo = ?", (number,))
                 self._database.executemany(
-                    "insert into found values (?, ?, ?, ?, ?)",
-                    ((number, f.label, f.pixels, f.kept, f.score) for f in outcome.classes),
+                    "insert into class_stats values (?, ?, ?, ?, ?)",
+                    ((number, c.label, c.pixels, c.kept, c.score) for c in outcome.classes),
                 )
 
     def counts(self) -> Counts:
-        """Return how far the work is."""
-        return Counts(*self._one("select count(facts), count(error), count(chunk) from photos"))
+        """Return how many photos are done, failed and left."""
+        return Counts(*self._one("select count(metadata), count(error), count(chunk) from photos"))
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield what became of every photo that is done or has failed, in the order of names."""
-        with self._telling():
+        """Yield the outcome of each photo that is done or failed, in the order of names."""
+        with self._wrap_errors():
             photos = self._database.execute(
-                "select number, path, place, name, facts, error from photos where chunk is null "
-                "order by name"
+                "select number, path, relative_path, name, metadata, error from photos "
+                "where chunk is null order by name"
             )
-            for *task, facts, error in photos:
+            for *task, metadata, error in photos:
                 classes = self._database.execute(
-                    "select class, pixels, kept, score from found where photo = ? "
+                    "select class, pixels, kept, score from class_stats where photo = ? "
                     "order by pixels desc, class",
                     (task[0],),
                 )
                 yield Outcome(
                     _task(*task),
-                    **json.loads(facts or "{}"),
-                    classes=tuple(Found(*row) for row in classes),
+                    **json.loads(metadata or "{}"),
+                    classes=tuple(ClassStats(*row) for row in classes),
                     error=error,
                 )
 
     def _one(self, query: str, *values: Any) -> Any:
-        with self._telling():
+        with self._wrap_errors():
             return self._database.execute(query, values).fetchone()
 
     def _all(self, query: str, *values: Any) -> list[Any]:
-        with self._telling():
+        with self._wrap_errors():
             return self._database.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._telling():
+        with self._wrap_errors():
             self._database.execute("begin immediate")
             try:
                 yield
@@ -316,15 +266,17 @@ class Manifest:
             self._database.execute("commit")
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Tell errors of the database as errors of the labelling."""
+    def _wrap_errors(self) -> Iterator[None]:
+        """Raise errors of the database as `LabelingError`."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise LabelError(f"{self.path} is in use: another labelling writes there") from None
-            raise LabelError(
-                f"{self.path}: the record of what is done cannot be used ({error})"
+                raise LabelingError(
+                    f"{self.path} is in use: another labelling writes there"
+                ) from None
+            raise LabelingError(
+                f"{self.path}: the record of what is done cannot be read or written ({error})"
             ) from error
 
 
@@ -333,18 +285,18 @@ def _key(source: Source) -> bytes:
 
 
 def _stamp(path: Path) -> str:
-    """Return what changes with a file's content, or nothing where it is missing."""
+    """Return the size and time of a file, which change with its content; "" if it is missing."""
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError:
         return ""
-    return f"{facts.st_size} {facts.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _plain(text: str) -> str:
-    """Return a text that may name a path that is not UTF-8, in UTF-8."""
+    """Return a text in valid UTF-8, with the bytes of a path that is not UTF-8 escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _task(number: int, path: bytes, place: str, name: str) -> Task:
-    return Task(number, Path(os.fsdecode(path)), place, name)
+def _task(number: int, path: bytes, relative_path: str, name: str) -> Task:
+    return Task(number, Path(os.fsdecode(path)), relative_path, name)

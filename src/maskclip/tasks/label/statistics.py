@@ -1,4 +1,4 @@
-"""What a labelling comes to, in figures: classes, photos, and what is worth a look."""
+"""Statistics of a labelling: photos, classes, and what should be reviewed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.label.manifest import Found, Outcome
+from maskclip.tasks.label import ClassStats, Outcome
 
 Outcomes = Callable[[], Iterator[Outcome]]
-"""Begins again, every time it is called."""
+"""Iterates over all outcomes, from the beginning each time it is called."""
 
 LEAST_PHOTOS = 20
-"""Photos with a class from which it is known what is usual for it."""
+"""Photos with a class that are needed to say what is typical of it."""
 
-_LEAST_SHARE = 0.01  # of a photo: smaller regions are unsure as a rule
+_LEAST_SHARE = 0.01  # of a photo; smaller regions usually have low scores
 _LARGE = 0.5  # of a photo
 
 
 @dataclass(frozen=True)
-class Usual:
-    """What is usual for a class: Tukey's fences, 1.5 interquartile ranges beyond the quartiles.
+class TypicalRange:
+    """What is typical of a class: Tukey's fences, 1.5 interquartile ranges beyond the quartiles.
 
     Attributes:
         score: the median of its mean scores.
-        least_score: photos below it are unusual.
+        least_score: lower mean scores are unusual.
         share: the median of its shares of the photos that it is in.
-        most_share: photos above it are unusual.
+        most_share: larger shares are unusual.
     """
 
     score: float
@@ -39,16 +39,16 @@ class Usual:
 
 
 @dataclass
-class ClassFigures:
+class ClassSummary:
     """A class in all photos.
 
     Attributes:
         name: of the class.
         photos: in how many it is.
-        pixels, kept: how many it won, and how many of these are labelled so.
+        pixels, kept: how many it won, and how many of them keep it after cleaning.
         score: the mean score of the pixels that it won.
-        coverage: labelled pixels as a part of all pixels of all photos.
-        usual: known from `LEAST_PHOTOS` on.
+        coverage: its labelled pixels as a fraction of all pixels of all photos.
+        typical: known from `LEAST_PHOTOS` photos on.
     """
 
     name: str
@@ -57,12 +57,12 @@ class ClassFigures:
     kept: int = 0
     score: float = 0.0
     coverage: float = 0.0
-    usual: Usual | None = None
+    typical: TypicalRange | None = None
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A class in a photo that someone should look at, and why."""
+class ReviewFlag:
+    """A class in a photo that someone should review, and why."""
 
     outcome: Outcome
     label: int
@@ -71,14 +71,14 @@ class Doubt:
 
 @dataclass
 class Summary:
-    """What all photos come to.
+    """All photos together.
 
     Attributes:
         done, failed: how many photos.
-        pixels, kept: of all photos, and those that have a label.
+        pixels, kept: of all photos, and those of them that are labelled.
         score: the mean score of all pixels.
         classes: in the order of the vocabulary.
-        doubts: how many there are.
+        review: how many review flags there are.
     """
 
     done: int = 0
@@ -86,18 +86,18 @@ class Summary:
     pixels: int = 0
     kept: int = 0
     score: float = 0.0
-    classes: list[ClassFigures] = field(default_factory=list)
-    doubts: int = 0
+    classes: list[ClassSummary] = field(default_factory=list)
+    review: int = 0
 
     @property
     def coverage(self) -> float:
-        """The part of all pixels that has a label."""
+        """The fraction of all pixels that is labelled."""
         return self.kept / max(1, self.pixels)
 
 
 def summarize(outcomes: Outcomes, vocabulary: Vocabulary) -> Summary:
-    """Return the figures of all photos and classes."""
-    summary = Summary(classes=[ClassFigures(name) for name in vocabulary.names])
+    """Return the statistics of all photos and classes."""
+    summary = Summary(classes=[ClassSummary(name) for name in vocabulary.names])
     scores = [array("f") for _ in vocabulary.names]
     shares = [array("f") for _ in vocabulary.names]
     for outcome in outcomes():
@@ -107,51 +107,51 @@ def summarize(outcomes: Outcomes, vocabulary: Vocabulary) -> Summary:
         size = outcome.width * outcome.height
         summary.done += 1
         summary.pixels += size
-        for found in outcome.classes:
-            figures = summary.classes[found.label]
-            figures.photos += 1
-            figures.pixels += found.pixels
-            figures.kept += found.kept
-            figures.score += found.score * found.pixels
-            scores[found.label].append(found.score)
-            shares[found.label].append(found.pixels / size)
-    for label, figures in enumerate(summary.classes):
-        summary.kept += figures.kept
-        summary.score += figures.score / max(1, summary.pixels)
-        figures.score /= max(1, figures.pixels)
-        figures.coverage = figures.kept / max(1, summary.pixels)
-        if figures.photos >= LEAST_PHOTOS:
-            figures.usual = _usual(scores[label], shares[label])
+        for stats in outcome.classes:
+            total = summary.classes[stats.label]
+            total.photos += 1
+            total.pixels += stats.pixels
+            total.kept += stats.kept
+            total.score += stats.score * stats.pixels
+            scores[stats.label].append(stats.score)
+            shares[stats.label].append(stats.pixels / size)
+    for label, total in enumerate(summary.classes):
+        summary.kept += total.kept
+        summary.score += total.score / max(1, summary.pixels)
+        total.score /= max(1, total.pixels)
+        total.coverage = total.kept / max(1, summary.pixels)
+        if total.photos >= LEAST_PHOTOS:
+            total.typical = _typical_range(scores[label], shares[label])
     return summary
 
 
-def _usual(scores: array[float], shares: array[float]) -> Usual:
+def _typical_range(scores: array[float], shares: array[float]) -> TypicalRange:
     low, score, high = np.quantile(scores, (0.25, 0.5, 0.75)).tolist()
     few, share, many = np.quantile(shares, (0.25, 0.5, 0.75)).tolist()
-    return Usual(score, low - 1.5 * (high - low), share, many + 1.5 * (many - few))
+    return TypicalRange(score, low - 1.5 * (high - low), share, many + 1.5 * (many - few))
 
 
-def find_doubts(outcome: Outcome, classes: list[ClassFigures]) -> list[Doubt]:
-    """Return what is doubtful in a photo, at most once a class.
+def find_review_flags(outcome: Outcome, classes: list[ClassSummary]) -> list[ReviewFlag]:
+    """Return what should be reviewed in a photo, at most one flag for each class.
 
-    A class is doubtful where its score is unusually low, where it covers an unusually large part
-    of the photo, or where cleaning dropped most of it.
+    A class is flagged if its score is unusually low, if it covers an unusually large part of the
+    photo, or if cleaning dropped most of it.
     """
     size = outcome.width * outcome.height
     reasons = [
-        (found.label, _reason(found, found.pixels / size, classes[found.label].usual))
-        for found in outcome.classes
+        (stats.label, _reason(stats, stats.pixels / size, classes[stats.label].typical))
+        for stats in outcome.classes
     ]
-    return [Doubt(outcome, label, reason) for label, reason in reasons if reason is not None]
+    return [ReviewFlag(outcome, label, reason) for label, reason in reasons if reason is not None]
 
 
-def _reason(found: Found, share: float, usual: Usual | None) -> str | None:
+def _reason(stats: ClassStats, share: float, typical: TypicalRange | None) -> str | None:
     if share < _LEAST_SHARE:
         return None
-    if usual is not None and found.score < usual.least_score:
-        return f"score {found.score:.2f}, usually {usual.score:.2f}"
-    if usual is not None and share > max(_LARGE, usual.most_share):
-        return f"{share:.0%} of the photo, usually {usual.share:.0%}"
-    if found.kept < found.pixels / 2:
-        return f"{1 - found.kept / found.pixels:.0%} of it was dropped"
+    if typical is not None and stats.score < typical.least_score:
+        return f"score {stats.score:.2f}, usually {typical.score:.2f}"
+    if typical is not None and share > max(_LARGE, typical.most_share):
+        return f"{share:.0%} of the photo, usually {typical.share:.0%}"
+    if stats.kept < stats.pixels / 2:
+        return f"{1 - stats.kept / stats.pixels:.0%} of it was dropped"
     return None
