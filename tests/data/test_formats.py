@@ -266,6 +266,4 @@ def test_probabilities_are_read_by_numpy_alone(tmp_path, items, words):
 @pytest.mark.parametrize("maps", [None, np.ones((4, 2, 2)), np.ones((5, 0, 2)), np.ones((5, 2))])
 def test_probabilities_of_another_shape_are_refused(tmp_path, words, maps):
     with pytest.raises(ValueError, match=r"expected probabilities \(5, h, w\), got"):
-        ALL["probabilities"](words, tmp_path).write(
-            Labeled("x", "x.jpg", ONE, probabilities=maps)
-        )
+        ALL["probabilities"](words, tmp_path).write(Labeled("x", "x.jpg", ONE, probabilities=maps))
