@@ -101,9 +101,9 @@ def _mean(values: Floats) -> float:
 class ConfusionMatrix(Metric):
     """Counts of (true class, predicted class), summed over images and processes.
 
-    As in the published evaluation (reference, Evaluation), pixels labelled 255 are ignored. Other
-    values outside [0, K) count in one extra row and column: they belong to no class, but the other
-    value of such a pixel still counts in the union of its class.
+    Pixels with the label `ignore` are left out. Other values outside [0, K) count in one extra row
+    and column: they belong to no class, but the other value of such a pixel still counts in the
+    union of its class (published code, E1 and E2).
     """
 
     full_state_update = False

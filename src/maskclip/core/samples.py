@@ -43,7 +43,7 @@ class Samples(Sequence[Sample], ABC):
         vocabulary: its classes.
         official: the official number of samples; None if there is none.
         unseen: ids of the unseen classes of the zero-shot split.
-        scale: (long, short) side of the published test size in px (reference fact S3).
+        scale: (long, short) side of the published test size in px (published code, S3).
         windows_short: short side in px under the sliding-window protocol.
     """
 

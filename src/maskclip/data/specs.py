@@ -48,7 +48,7 @@ class Spec:
         palette: the colours of masks that are encoded as colours: Pascal VOC's, of which the
             last means ignore, or those of its vocabulary; None if there are no such masks.
         unseen: ids of the unseen classes of the zero-shot split.
-        scale: (long, short) side of the published test size in px (reference fact S3).
+        scale: (long, short) side of the published test size in px (published code, S3).
         windows_short: short side in px under the sliding-window protocol.
     """
 
