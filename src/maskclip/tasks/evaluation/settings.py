@@ -18,8 +18,8 @@ PROTOCOLS = ("segment", "published", "windows")
 """How images are resized and cut:
 
 - `segment`: as `maskclip segment` does: the model's working size and the method's own resizes.
-- `published`: the whole image within the data set's test size (published code, S3); maps are resized
-  to that size, then to the image, as in the paper.
+- `published`: the whole image within the data set's test size (published code, S3); maps are
+  resized to that size, then to the image, as in the paper.
 - `windows`: windows of 224 px with stride 112; maps are averaged where they overlap, then resized
   to the image, as in SCLIP and later papers.
 """
