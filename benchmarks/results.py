@@ -57,8 +57,8 @@ STUDENTS = ("emoji-annofree-rn", "emoji-annofree-vit")
 FURTHER, FURTHER_STEPS = STUDENTS[0], 2500  # by which this one is trained further
 FEWER_STEPS = 600
 ZERO_SHOT = "emoji-zeroshot-rn"
-PROVED = 60  # scenes of a validation
-MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=PROVED)
+VALIDATED = 60  # scenes per validation
+MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=VALIDATED)
 PICTURED = (LOOK_ALIKES[0], colors_of("car"))
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
@@ -228,10 +228,10 @@ def students(out: Path) -> Table:
         teacher, _ = measure(emoji(model), EmojiScenes(), out / f"{model}.json")
         run = out / name.replace(", ", "-")
         found = learn(training, run)["last"]
-        figures = (teacher["miou"], found["miou"])
-        gain = f"{figures[1] - figures[0]:+.1f}"
+        scores = (teacher["miou"], found["miou"])
+        gain = f"{scores[1] - scores[0]:+.1f}"
         steps = f"{training.optimization.steps:,}"
-        rows.append([name, steps, model, *map(percent, figures), gain])
+        rows.append([name, steps, model, *map(percent, scores), gain])
         lines[name] = curve(run)
     draw_curves(lines, "students", "Students of unlabelled scenes while they learn")
     return rows
@@ -271,10 +271,10 @@ def zero_shot(out: Path) -> Table:
     parts = ("seen", "unseen", "harmonic")
     rows = [[ZERO_SHOT, "mIoU", *parts, "unseen / seen"]]
     for when, name in (("before self-training", "before"), ("after", "last")):
-        figures = found[name]["zero_shot"]
-        share = f"{figures['unseen'] / figures['seen']:.2f}"
+        scores = found[name]["zero_shot"]
+        share = f"{scores['unseen'] / scores['seen']:.2f}"
         rows.append(
-            [when, percent(found[name]["miou"]), *(percent(figures[p]) for p in parts), share]
+            [when, percent(found[name]["miou"]), *(percent(scores[p]) for p in parts), share]
         )
     lines = {"all 60 classes": curve(out / ZERO_SHOT)}
     draw_curves(lines, "zero-shot", "The zero-shot student while it learns")
@@ -286,14 +286,14 @@ def draw_curves(lines: dict[str, list[tuple[int, float]]], name: str, title: str
     line_chart(
         lines,
         PICTURES / f"{name}.png",
-        title=f"{title}, on {PROVED} scenes",
+        title=f"{title}, on {VALIDATED} scenes",
         x_label="step",
         y_label="mIoU, %",
     )
 
 
 def learn(training: Training, run: Path) -> dict[str, dict[str, Any]]:
-    """Train a student, or go on; measure it at its last step, and before it taught itself."""
+    """Train a student, or resume it; measure its last step, and the one before self-training."""
     machine, files = MACHINE, {"last": run / "last.ckpt"}
     if training.supervision.self_training is not None:
         steps = training.supervision.self_training[0] - 1

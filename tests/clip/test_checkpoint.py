@@ -11,6 +11,7 @@ from torch import nn
 
 from maskclip.clip.checkpoint import (
     WeightsError,
+    build_fitting,
     fit,
     read_checkpoint,
     text_config,
@@ -247,6 +248,20 @@ class TestFit:
         state = {**clip.state_dict(), "logit_scale": torch.full(shape, 4.5)}
         fit(clip, state, source="x")
         assert clip.logit_scale.item() == 4.5
+
+    def test_memory_is_taken_once_shapes_fit(self):
+        devices = []
+
+        def build(outputs=3):
+            model = nn.Linear(2, outputs)
+            devices.append(model.weight.device.type)
+            return model
+
+        with pytest.raises(WeightsError, match="2 of another shape"):
+            build_fitting(lambda: build(4), self.STATE, source="x")
+        assert devices == ["meta"]
+        assert (build_fitting(build, self.STATE, source="x").weight == 1).all()
+        assert devices == ["meta", "meta", "cpu"]
 
 
 def test_a_file_of_another_family_says_what_is_supported(tmp_path):

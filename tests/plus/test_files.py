@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -118,6 +120,41 @@ class TestRoundTrips:
         values = metadata.to_dict()
         assert json.loads(json.dumps(values)) == values
         assert StudentMetadata.from_dict(values, source="a file") == metadata
+
+
+def run_alone(code, *arguments):
+    """Run code in a fresh interpreter."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class TestImports:
+    def test_configuration_and_recognition_need_no_torch(self, tmp_path):
+        save_student(TrainedStudent(made()), tmp_path / "a.safetensors")
+        code = """
+import sys
+from pathlib import Path
+import maskclip.plus.config
+from maskclip.plus.files import is_student_file
+assert is_student_file(Path(sys.argv[1]))
+sys.exit(bool({"torch", "timm"} & sys.modules.keys()))
+"""
+        run_alone(code, tmp_path / "a.safetensors")
+
+    def test_a_student_is_used_without_the_packages_of_training(self, tmp_path):
+        save_student(TrainedStudent(made(), WORDS["plain"]), tmp_path / "a.safetensors")
+        code = """
+import sys
+for name in ("lightning", "tensorboard", "torchmetrics", "matplotlib", "scipy"):
+    sys.modules[name] = None  # importing it fails
+import numpy as np
+import maskclip
+segmenter = maskclip.load(sys.argv[1], device="cpu")
+found = segmenter.segment(np.zeros((32, 32, 3), np.uint8), short_side=32)
+assert found.labels.shape == (32, 32)
+"""
+        run_alone(code, tmp_path / "a.safetensors")
 
 
 class TestRecognition:

@@ -320,7 +320,7 @@ class TestAssignLabels:
     def test_as_many_maps_as_images_and_classes(self):
         with pytest.raises(ValueError, match="argument 2 is longer"):
             assign_labels(one_row(0), torch.zeros(2, 1, 1, 1), (1,))
-        with pytest.raises(ValueError, match="expected 2 maps, one a class, got 3"):
+        with pytest.raises(ValueError, match="expected 2 maps, one per class, got 3"):
             assign_labels(one_row(0), torch.zeros(1, 3, 1, 1), (1, 2))
 
 

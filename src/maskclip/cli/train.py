@@ -13,7 +13,7 @@ from maskclip.core.errors import MaskCLIPError, require_extra
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
     from maskclip.core.vocabulary import Vocabulary
-    from maskclip.plus.config import Training
+    from maskclip.plus.config import Machine, Training
 
 
 def train(
@@ -81,6 +81,9 @@ def train(
     ] = None,
     lr: Annotated[
         float | None, typer.Option(metavar="X", help="Learning rate at the first step.")
+    ] = None,
+    min_lr: Annotated[
+        float | None, typer.Option(metavar="X", help="Learning rate after the last step.")
     ] = None,
     crop: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="Side of the training crops.")
@@ -186,12 +189,13 @@ def train(
         supervision = replace(supervision, clip_guided=None)
     if steps is not None:
         supervision = rescale_phases(supervision, steps=training.optimization.steps, to=steps)
-    changes: dict[str, Any] = {
-        "student": student,
-        "teacher": _replaced(training.teacher, name=model, weights=weights),
-        "pretrained": False if scratch else None,
-        "initial": None if initial is None else str(initial),
-        "supervision": _replaced(
+    training = _override(
+        training,
+        student=student,
+        teacher=_override(training.teacher, name=model, weights=weights),
+        pretrained=False if scratch else None,
+        initial=None if initial is None else str(initial),
+        supervision=_override(
             supervision,
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
@@ -199,25 +203,34 @@ def train(
             teacher_scale=teacher_scale,
             distillation=distillation,
         ),
-        "optimization": _replaced(
+        optimization=_override(
             training.optimization,
             steps=steps,
             batch_size=batch_size,
             lr=lr,
+            min_lr=min_lr,
             optimizer=optimizer,
             seed=seed,
         ),
-        "augmentation": _replaced(
-            training.augmentation, crop=None if crop is None else (crop, crop)
-        ),
-    }
-    training = replace(training, **{key: v for key, v in changes.items() if v is not None})
+        augmentation=_override(training.augmentation, crop=None if crop is None else (crop, crop)),
+    )
     samples.check(len(samples))
+    _run(training, samples, out, validation=validation, machine=machine, resume=resume)
 
+
+def _run(
+    training: Training,
+    samples: Samples,
+    out: Path,
+    *,
+    validation: Samples | None,
+    machine: Machine,
+    resume: bool,
+) -> None:
     from maskclip.cli.console import console, working
     from maskclip.cli.train_progress import TrainProgress
 
-    with working("loading the training engine"):
+    with working("loading Lightning"):
         from maskclip.tasks.train import train as run
     progress = TrainProgress(samples.vocabulary.names)
     try:
@@ -237,7 +250,8 @@ def train(
         console().print(f"-> {finished}", style="dim", markup=False, soft_wrap=True)
 
 
-def _replaced(value: Any, **given: Any) -> Any:
+def _override(value: Any, **given: Any) -> Any:
+    """Return a dataclass with those values changed that are given."""
     from dataclasses import replace
 
     return replace(value, **{name: v for name, v in given.items() if v is not None})

@@ -2,8 +2,8 @@
 
 Every function is pure: a training that resumes at a step does what it would have done there.
 B images, K classes, U of them unlabelled, D embedding channels, H x W pixels, h x w positions.
-Labels are class ids, IGNORE where nothing is to be learnt, UNLABELLED where a label is to be found.
-Rows have one row a class id: those of `Student.classifier()`, a learnable background among them.
+Labels are class ids, IGNORE where nothing is learnt, UNLABELED where a label is to be assigned.
+Rows have one row per class id: those of `Student.classifier()`, a learnable background included.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
 
 @torch.no_grad()
 def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Supervision) -> Tensor:
-    """Compare CLIP's features with the unlabelled classes alone, and refine the maps (P7, H2, H3).
+    """Return CLIP's refined maps of the unlabelled classes alone (P7, H2, H3).
 
     Args:
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (K, D), unit length.
-        config: `unlabeled`, `teacher_scale`, `prompt_denoising` and `key_smoothing` are read.
+        config: its `unlabeled`, `teacher_scale`, `prompt_denoising` and `key_smoothing`.
 
     Returns:
         (B, U, h, w) in the order of `unlabeled`, spanning the images.
@@ -123,7 +123,7 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
 def teacher_features(encoder: DenseCLIP, images: Tensor, config: Supervision) -> Tensor:
     """Return CLIP's raw features (B, D, h, w), spanning the images (B, 3, H, W).
 
-    Of `config`, `teacher_scale` is read.
+    Only `teacher_scale` of `config` matters.
 
     Raises:
         ValueError: the encoder is in training mode.
@@ -156,12 +156,15 @@ def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
-    """Compare a student's features with the unlabelled classes, not tracking either (P9).
+    """Return a student's maps of the unlabelled classes, without gradients (P9).
 
     Args:
         features: (B, D, h, w) of the forward pass that the student then learns from.
         rows: (K, D).
-        config: `unlabeled` is read, whose order the (B, U, h, w) inner products have.
+        config: its `unlabeled`.
+
+    Returns:
+        (B, U, h, w) inner products in the order of `unlabeled`.
     """
     return similarity(features, rows[list(config.unlabeled)], normalize=False)
 
@@ -179,13 +182,14 @@ def assign_labels(
         confidence: assigned pixels with a lower winning value become IGNORE.
 
     Returns:
-        (B, H, W) int64, without UNLABELLED; the argument is not changed.
+        (B, H, W) int64, without UNLABELED; the argument is not changed.
 
     Raises:
-        ValueError: not one map a class; as SupervisionError, the labels hold one of `classes`.
+        ValueError: there is not one map per class.
+        SupervisionError: the labels hold one of `classes`.
     """
     if maps.shape[1] != len(classes):
-        raise ValueError(f"expected {len(classes)} maps, one a class, got {maps.shape[1]}")
+        raise ValueError(f"expected {len(classes)} maps, one per class, got {maps.shape[1]}")
     check_leakage(labels, classes)
     ids = torch.tensor(classes, device=labels.device)
     assigned = labels.clone()
@@ -199,14 +203,18 @@ def assign_labels(
 
 
 def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
-    """Raise a `SupervisionError` where labels hold one of the classes to be learnt without."""
+    """Refuse labels of a class that is to be learnt without labels.
+
+    Raises:
+        SupervisionError: there is one.
+    """
     wanted = torch.tensor(classes, dtype=labels.dtype, device=labels.device)
     leaked = torch.isin(labels, wanted)  # at once: a GPU waits for the answer a single time
     if bool(leaked.any()):
         found = int(labels[leaked].min())
         raise SupervisionError(
             f"label leakage: the ground truth has class {found}, which is to be learnt "
-            f"without labels; make it {UNLABELED} where labels are read, or take it out of "
+            f"without labels; make it {UNLABELED} where labels are loaded, or take it out of "
             "`unlabeled`"
         )
 
@@ -214,7 +222,7 @@ def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
 def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True) -> Tensor:
     """Return the cross entropy of logits (B, K, h, w), enlarged to labels (B, H, W); a scalar.
 
-    IGNORE and UNLABELLED add nothing; where nothing else is, the loss and its gradient are 0. The
+    IGNORE and UNLABELED do not count; where nothing else is, the loss and its gradient are 0. The
     average is over all pixels (published, reference fact P4), or over those that count.
     """
     targets = labels.masked_fill(labels == UNLABELED, IGNORE)
