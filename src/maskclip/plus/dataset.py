@@ -107,11 +107,11 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
     def sample_at(self, index: int) -> int:
         """Return which sample has an index: each once per epoch, every epoch in a new order."""
         count = len(self.samples)
-        epoch, rank = divmod(index, count)
+        epoch, offset = divmod(index, count)
         if self._order is None or self._order[0] != epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(count)
             self._order = (epoch, order)
-        return int(self._order[1][rank])
+        return int(self._order[1][offset])
 
 
 class TrainingSampler(Sampler[int]):

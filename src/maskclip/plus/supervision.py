@@ -31,7 +31,7 @@ from maskclip.plus.config import Supervision, SupervisionError
 
 @dataclass
 class Teacher:
-    """What a student learns from: text rows, and the image encoder that reads them.
+    """The CLIP that a student learns from: the text rows of its classes, and its image encoder.
 
     Attributes:
         rows: (K, D) unit text rows, one per class id; that of a learnable background is not used.
