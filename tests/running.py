@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from pytest_timeout import timeout_sigalrm
 
-WORKER_MEMORY = 2.5 * 2**30  # bytes: a worker's peak, with the processes that its tests start
+WORKER_MEMORY = 3.5 * 2**30
+"""Bytes that a worker takes at its peak, with the processes that its tests start (measured)."""
+LARGEST_TEST = 1.0 * 2**30
+"""Bytes that the largest test takes beyond that: a published student at full size."""
 # bytes: the peak of one worker, with the processes that its tests start
 
 
@@ -28,7 +31,7 @@ def pytest_xdist_auto_num_workers(config):
 
 def worker_count(processors, memory):
     """Return how many workers there is room for; `memory` in bytes, None where it is unknown."""
-    fitting = processors if memory is None else int(memory / WORKER_MEMORY)
+    fitting = processors if memory is None else int((memory - LARGEST_TEST) / WORKER_MEMORY)
     return max(min(processors, fitting), 1)
 
 

@@ -1,15 +1,14 @@
 import pytest
 
 from tests import running
-from tests.running import WORKER_MEMORY, free_memory, share_of_processors, worker_count
+from tests.running import free_memory, share_of_processors, worker_count
 
 
 @pytest.mark.parametrize(
     ("processors", "memory", "workers"),
-    [(2, 24, 2), (16, 24, 9), (16, 2, 1), (4, 6, 2), (8, None, 8), (1, 100, 1)],
+    [(2, 24, 2), (16, 24, 6), (16, 2, 1), (4, 8, 2), (4, 7.9, 1), (8, None, 8), (1, 100, 1)],
 )
 def test_workers_fit_processors_and_memory(processors, memory, workers):
-    assert WORKER_MEMORY == 2.5 * 2**30
     memory = None if memory is None else memory * 2**30
     assert worker_count(processors, memory) == workers
 
