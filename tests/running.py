@@ -126,8 +126,10 @@ class FailuresAtOnce:
         if report.failed:
             self.terminal.ensure_newline()
             self.terminal.write_line(f"FAILED {report.nodeid} ({report.when})", red=True)
+            self.terminal.flush()
 
 
+@pytest.hookimpl(trylast=True)  # the terminal is there by then
 def pytest_configure(config):
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):

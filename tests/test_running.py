@@ -1,6 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from tests import running
+from tests.conftest import ROOT
 from tests.running import free_memory, share_of_processors, worker_count
 
 
@@ -23,3 +27,28 @@ def test_a_busy_machine_gives_a_share(monkeypatch, load, share):
     monkeypatch.setattr(running, "usable_processors", lambda: 2)
     monkeypatch.setattr(running.os, "getloadavg", lambda: (load, 0, 0), raising=False)
     assert share_of_processors() == pytest.approx(share)
+
+
+DYING = """
+import os, time
+def test_fails(): assert False
+def test_hangs(): time.sleep(60)
+def test_dies(): os._exit(3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a test that hangs ends its process there")
+def test_failures_are_named_before_the_process_dies(tmp_path):
+    (tmp_path / "test_dying.py").write_text(DYING)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.running", "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--timeout=0.3", str(tmp_path / "test_dying.py")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3
+    named = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert named == [
+        f"FAILED test_dying.py::{name} (call)" for name in ("test_fails", "test_hangs")
+    ]
