@@ -13,7 +13,7 @@ def fit_within(size: tuple[int, int], *, short: int, long: int) -> tuple[int, in
     """Return the (H, W) that fits an image into a short and a long side, keeping its shape.
 
     The factor is the smaller of long / longest side and short / shortest side, and sizes are
-    int(x * factor + 0.5), as the published test pipeline does (reference fact S3); at least 1.
+    int(x * factor + 0.5), as the published test pipeline does (published code, S3); at least 1.
     """
     factor = min(long / max(size), short / min(size))
     height, width = (max(1, int(side * factor + 0.5)) for side in size)

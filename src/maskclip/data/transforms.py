@@ -1,9 +1,9 @@
 """The training augmentation of MaskCLIP+: an image and its labels, changed at random together.
 
-The published pipeline, in its order: scale, crop, flip, distort colours, pad (reference facts Data
-pipeline 2-6). All randomness comes from a generator that the caller gives. Given the same draws,
-crops and colours equal the published ones; scaled pixels lie within a grey level of OpenCV's, which
-made those, and nearest labels can differ where a pixel falls between two.
+The published pipeline, in its order: scale, crop, flip, distort colours, pad (published code, D2 to
+D6). All randomness comes from a generator that the caller gives. Given the same draws, crops and
+colours equal the published ones; scaled pixels lie within a grey level of OpenCV's, which made
+those, and nearest labels can differ where a pixel falls between two.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def seeded(seed: int, position: int) -> np.random.Generator:
 def augment(
     image: Image.Image, labels: Ids, config: Augmentation, *, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Scale, crop, flip, distort and pad an image, and its labels with it (Data pipeline 2-6).
+    """Scale, crop, flip, distort and pad an image and its labels (published code, D2 to D6).
 
     Args:
         image: RGB, W x H.
@@ -105,7 +105,7 @@ def _draw_size(
 def _draw_crop(
     labels: Tensor, config: Augmentation, generator: np.random.Generator
 ) -> tuple[slice, slice]:
-    """Return random rows and columns of labels (H, W), short where these are (Data pipeline 3).
+    """Return random rows and columns of labels (H, W), short where these are (published code, D3).
 
     The crop after the last redraw is taken whatever it holds. Without labels all pixels have one
     value, which fills every crop: all redraws happen then, as published.
@@ -140,7 +140,7 @@ def _largest_share(labels: Tensor) -> float:
 
 
 def distort(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Change brightness, contrast, saturation and hue, each or not by a coin (Data pipeline 4).
+    """Change brightness, contrast, saturation and hue, each or not by a coin (published code, D4).
 
     Another coin says whether contrast comes before saturation and hue, or after them. Every step
     ends in whole levels.

@@ -138,7 +138,7 @@ class Supervision:
             the maps (CLIP's: see `refine`; the student's: inner products); None is off.
         background: whether class 0 is the student's learnable background, which CLIP cannot label.
         published_loss: whether cross entropy is averaged over all pixels, ignored ones included
-            (reference fact P4), or over those that count.
+            (published code, P4), or over those that count.
 
     Raises:
         SupervisionError: a value is out of its range, or two contradict each other.
@@ -235,7 +235,7 @@ def rescale_phases(config: Supervision, *, steps: int, to: int) -> Supervision:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How weights are updated; the defaults are those published (reference fact P15).
+    """How weights are updated; the defaults are those published (published code, P15).
 
     Attributes:
         steps: of the whole training.

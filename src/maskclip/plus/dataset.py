@@ -176,7 +176,7 @@ class ValidationDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def suppress(labels: Ids, classes: Sequence[int], *, ignore: int) -> Ids:
-    """Return labels (H, W) int64 in which some classes are UNLABELED (reference fact P5).
+    """Return labels (H, W) int64 in which some classes are UNLABELED (published code, P5).
 
     Args:
         labels: class ids, or `ignore`, which becomes IGNORE.

@@ -71,7 +71,7 @@ def build_network(config: StudentConfig, *, pretrained: bool = False) -> Network
 
 
 def _build_published(config: StudentConfig, *, pretrained: bool) -> Network:
-    """Build a DeepLab on timm's ResNet-v1c, whose dilations at stride 8 are the published (P1)."""
+    """Build a DeepLab on timm's ResNet-v1c, at stride 8 dilated as in published code, P1."""
     name = f"resnet{config.depth}c"
     options: dict[str, Any] = {
         "features_only": True,
@@ -180,7 +180,7 @@ def _imagenet_file(name: str) -> str:
 
 
 class DeepLabV2(nn.Module):
-    """The sum of four dilated 3 x 3 convolutions; features are >= 0 (reference fact P2).
+    """The sum of four dilated 3 x 3 convolutions; features are >= 0 (published code, P2).
 
     Args:
         deep: channels C of stage 4.
@@ -258,7 +258,10 @@ def _conv(
 
 
 def _separable(inputs: int, outputs: int, *, dilation: int = 1) -> nn.Sequential:
-    """Return a depthwise and a pointwise convolution, each with BatchNorm and ReLU (P2)."""
+    """Return a depthwise and a pointwise convolution, each with BatchNorm and ReLU.
+
+    So it is in the published code, P2.
+    """
     depthwise = _conv(inputs, inputs, 3, dilation=dilation, groups=inputs)
     pointwise = _conv(inputs, outputs, 1)
     return nn.Sequential(OrderedDict(depthwise_conv=depthwise, pointwise_conv=pointwise))

@@ -49,7 +49,7 @@ class Student(nn.Module):
         self.stride = network.stride
         self.dropout = nn.Dropout2d(config.dropout)
         self.register_buffer("rows", rows.detach().float().clone())
-        # Drawn as published; weight decay applies to it (reference fact P3).
+        # Drawn as published; weight decay applies to it (published code, P3).
         row = torch.randn(1, config.embed_dim) if config.background else None
         self.background = None if row is None else nn.Parameter(row)
         for name, values in (("mean", network.mean), ("std", network.std)):
@@ -79,7 +79,7 @@ class Student(nn.Module):
         return torch.cat([F.normalize(self.background, dim=1), self.rows])
 
     def logits(self, features: Tensor) -> Tensor:
-        """Classify features (B, D, h, w) by inner products, without temperature (P3).
+        """Classify features (B, D, h, w) by inner products alone (published code, P3).
 
         Mixed precision ends here: labels and losses hang on small differences of logits.
 

@@ -92,7 +92,7 @@ def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
 
 @torch.no_grad()
 def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Supervision) -> Tensor:
-    """Return CLIP's refined maps of the unlabelled classes alone (P7, H2, H3).
+    """Return CLIP's refined maps of the unlabelled classes alone (published code, P7, H2, H3).
 
     Args:
         encoder: the teacher, in eval mode; its method is the arithmetic.
@@ -156,7 +156,7 @@ def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
-    """Return a student's maps of the unlabelled classes, without gradients (P9).
+    """Return a student's maps of the unlabelled classes, without gradients (published code, P9).
 
     Args:
         features: (B, D, h, w) of the forward pass that the student then learns from.
@@ -173,7 +173,7 @@ def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
 def assign_labels(
     labels: Tensor, maps: Tensor, classes: Sequence[int], *, confidence: float | None = None
 ) -> Tensor:
-    """Give unlabelled pixels the best class of the maps there; all other pixels stay (P5).
+    """Fill unlabelled pixels alone, with the best class of the maps (published code, P5).
 
     Args:
         labels: (B, H, W) int64.
@@ -223,7 +223,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True)
     """Return the cross entropy of logits (B, K, h, w), enlarged to labels (B, H, W); a scalar.
 
     IGNORE and UNLABELED do not count; where nothing else is, the loss and its gradient are 0. The
-    average is over all pixels (published, reference fact P4), or over those that count.
+    average is over all pixels (published code, P4), or over those that count.
     """
     targets = labels.masked_fill(labels == UNLABELED, IGNORE)
     logits = _resize(logits, labels.shape[-2:])
@@ -237,7 +237,7 @@ def distillation_loss(features: Tensor, teacher: Tensor, labels: Tensor) -> Tens
     """Return the mean L1 distance of a student's features from CLIP's of unit length; a scalar.
 
     As published, both are enlarged to the labels (B x D x H x W values); unlike there, the student
-    learns from it (reference fact P11).
+    learns from it (published code, P11).
 
     Args:
         features: (B, D, h, w) of the student, raw.

@@ -43,7 +43,7 @@ def test_the_fields_protocols_enlarge_maps_in_two_resizes(name):
 
 @pytest.mark.parametrize(
     ("dataset", "image", "expected"),
-    [  # reference fact S3
+    [  # published code, S3
         ("voc20", (375, 500), (512, 683)),
         ("voc20", (500, 375), (683, 512)),
         ("cocostuff171", (100, 1000), (205, 2048)),
