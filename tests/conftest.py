@@ -71,7 +71,8 @@ def one_thread():
 def isolated(tmp_path_factory, monkeypatch):
     """Point every cache at an empty folder, and let nothing but this machine be reached."""
     home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("HOME", str(home))
+    for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):  # the latter two on Windows
+        monkeypatch.setenv(name, str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
