@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maskclip.core.config import ModelConfig, Options
+from maskclip.core.config import Augmentation, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import get_method
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.augmentation import Augmentation
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import UNSEEN

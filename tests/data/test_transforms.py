@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from maskclip.core.config import Augmentation
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import IMAGENET_MEAN, IMAGENET_STD
 from maskclip.core.vocabulary import IGNORE
-from maskclip.data.augmentation import Augmentation
 from maskclip.data.transforms import (
     PADDING,
     augment,

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.samples import UNLABELED
-from maskclip.data.augmentation import Augmentation
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.plus.config import Optimization, Supervision, Training
 from maskclip.plus.dataset import TrainingDataset, training_loader, validation_loader

@@ -15,10 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.augmentation import Augmentation
 from maskclip.data.datasets import open_photos
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.plus.config import (

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from maskclip.core.config import Augmentation
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.samples import Ids
 from maskclip.core.vocabulary import IGNORE
 from maskclip.core.windows import fit_within
-from maskclip.data.augmentation import Augmentation
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 

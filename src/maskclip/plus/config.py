@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.vocabulary import IGNORE
-from maskclip.data.augmentation import Augmentation
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
 DEPTHS = (50, 101)
