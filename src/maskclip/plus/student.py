@@ -73,7 +73,7 @@ class Student(nn.Module):
         return features[..., :height, :width]
 
     def classifier(self) -> Tensor:
-        """Return one row a class, unit length: (K, D), the background first where there is one."""
+        """Return one unit row per class, (K, D); the background, where there is one, first."""
         if self.background is None:
             return self.rows
         return torch.cat([F.normalize(self.background, dim=1), self.rows])
@@ -81,7 +81,7 @@ class Student(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Classify features (B, D, h, w) by inner products alone (published code, P3).
 
-        Mixed precision ends here: labels and losses hang on small differences of logits.
+        Mixed precision ends here: labels and losses depend on small differences of logits.
 
         Returns:
             (B, K, h, w) float32.
