@@ -153,9 +153,9 @@ MISTAKES = {
     "a confidence without a class": ((*WORDS, "--class-confidence", "=1"), "NAME=T"),
     "no number": ((*WORDS, "--class-confidence", "dog=x"), "NAME=T, such as dog=0.6, got 'dog=x'"),
     "out of range": ((*WORDS, "--class-confidence", "dog=2"), "the confidence of 'dog' is a score"),
-    "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is none of the"),
+    "another class": ((*WORDS, "--class-confidence", "cat=1"), "'cat', which is not one of"),
     "too high": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
-    "a negative size": ((*WORDS, "--min-region", "-1"), "some pixels or 0"),
+    "a negative size": ((*WORDS, "--min-region", "-1"), "a number of pixels or 0"),
     "workers without Ray": ((*WORDS, "--workers", "2"), "--workers belongs to --ray"),
     "an unknown device": ((*WORDS, "--device", "tpu9"), "doctor"),
     "a missing list": ((*WORDS, "--list", "none.txt"), "none.txt"),
@@ -171,10 +171,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, photos, out, capsys):
     assert part in line
 
 
-def test_a_class_that_there_is_not_is_noticed_by_a_dry_run(photos, out, capsys):
+def test_an_unknown_class_is_noticed_by_a_dry_run(photos, out, capsys):
     care = ("--class-confidence", "cat=1", "--dry-run")
     assert label(photos, *WORDS, *EMOJI, *care, "--out", out) == 2
-    assert "'cat', which is none of the" in capsys.readouterr().err
+    assert "'cat', which is not one of" in capsys.readouterr().err
 
 
 def test_without_photos_it_says_how_to_name_them(photos, out, tmp_path, capsys, monkeypatch):

@@ -95,7 +95,7 @@ def test_many_classes_have_a_wider_ignored_label():
         ({"confidence": 1.1}, r"the confidence is a score in \[0, 1\], got 1.1"),
         ({"confidence": float("nan")}, "got nan"),
         ({"by_class": {"dog": -1}}, "the confidence of 'dog' is a score"),
-        ({"min_region": -1}, "some pixels or 0, got -1"),
+        ({"min_region": -1}, "a number of pixels or 0, got -1"),
     ],
 )
 def test_impossible_values_are_refused(fields, message):
@@ -103,6 +103,6 @@ def test_impossible_values_are_refused(fields, message):
         Cleaning(**fields)
 
 
-def test_a_confidence_for_a_class_that_there_is_not_is_refused():
-    with pytest.raises(MaskCLIPError, match="'cat', which is none of the 3 classes"):
+def test_a_confidence_for_an_unknown_class_is_refused():
+    with pytest.raises(MaskCLIPError, match="'cat', which is not one of the 3 classes"):
         cleaned([[0]], by_class={"cat": 0.5})

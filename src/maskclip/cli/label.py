@@ -27,9 +27,10 @@ def label(
         ),
     ] = None,
     listed: Annotated[
-        Path | None, typer.Option("--list", metavar="FILE", help="A list of photos, one a line.")
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="A file that lists photos, one per line."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder.")] = Path("labels"),
+    out: opt.OutFolder = Path("labels"),
     formats: Annotated[
         str,
         typer.Option(

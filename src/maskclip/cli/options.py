@@ -118,6 +118,7 @@ Templates = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The output folder.")]
 KeySmoothing = Annotated[
     float | None,
     typer.Option(

@@ -25,9 +25,7 @@ def segment(
     classes: opt.ClassFile = None,
     vocabulary: opt.ClassSet = None,
     background: opt.BackgroundRule = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder.")] = Path(
-        "segmented"
-    ),
+    out: opt.OutFolder = Path("segmented"),
     save: Annotated[
         str,
         typer.Option(metavar="LIST", help="The files to write: overlay, labels, scores, json."),

@@ -1,4 +1,4 @@
-"""Care with labels that nobody has checked: what is unsure, or too small, is left unsaid."""
+"""Drop labels that are not sure enough, or whose region is too small."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Cleaning:
 
     Attributes:
         confidence: pixels with a lower score, in [0, 1], are dropped.
-        by_class: class name -> the confidence that counts for it instead.
-        min_region: connected regions of fewer pixels are dropped; 4 neighbours connect a pixel.
+        by_class: class name -> its own confidence instead.
+        min_region: connected regions of fewer pixels are dropped (4-connectivity).
 
     Raises:
         MaskCLIPError: a value is out of its range.
@@ -38,21 +38,21 @@ class Cleaning:
             if not 0 <= value <= 1:
                 raise MaskCLIPError(f"{what} is a score in [0, 1], got {value}")
         if self.min_region < 0:
-            raise MaskCLIPError(f"the smallest region is some pixels or 0, got {self.min_region}")
+            raise MaskCLIPError(f"min_region is a number of pixels or 0, got {self.min_region}")
 
     def thresholds(self, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:
         """Return the confidence that each class needs, (K,).
 
-        A background by threshold needs none: its score says how unsure the others are.
+        A background by threshold needs none: its score is the threshold, whatever the pixel.
 
         Raises:
-            MaskCLIPError: a class is named that there is not.
+            MaskCLIPError: `by_class` names an unknown class.
         """
         unknown = [name for name in self.by_class if name not in vocabulary.names]
         if unknown:
             raise MaskCLIPError(
-                f"a confidence for {unknown[0]!r}, which is none of the {len(vocabulary)} classes"
-                f"{did_you_mean(unknown[0], vocabulary.names)}"
+                f"a confidence for {unknown[0]!r}, which is not one of the {len(vocabulary)} "
+                f"classes{did_you_mean(unknown[0], vocabulary.names)}"
             )
         needed = [self.by_class.get(name, self.confidence) for name in vocabulary.names]
         if vocabulary.threshold is not None:
@@ -63,18 +63,18 @@ class Cleaning:
 def clean(
     labels: Labels, scores: npt.NDArray[np.float32], cleaning: Cleaning, vocabulary: Vocabulary
 ) -> Labels:
-    """Return labels in which what is not sure or large enough has the ignored label.
+    """Return labels in which dropped pixels have the ignored label.
 
-    Unsure pixels go first, so a region counts without them.
+    Pixels of low confidence are dropped first, and regions are measured without them.
 
     Args:
         labels: (H, W) class ids; not changed.
-        scores: (H, W), how sure each is.
+        scores: (H, W), the score of each label.
         cleaning: what is dropped.
         vocabulary: the classes.
 
     Raises:
-        MaskCLIPError: a confidence is given for a class that there is not.
+        MaskCLIPError: a confidence is given for an unknown class.
     """
     needed = cleaning.thresholds(vocabulary)
     ignored = labels.dtype.type(vocabulary.ignore)
@@ -87,7 +87,7 @@ def clean(
 
 
 def _small_regions(labels: Labels, least: int) -> npt.NDArray[np.bool_]:
-    """Return which pixels (H, W) lie in connected regions of one label of fewer than `least`."""
+    """Return which pixels (H, W) are in a connected region of fewer than `least` pixels."""
     import cv2  # rarely needed, and not quick to import
 
     small = np.zeros(labels.shape, np.bool_)

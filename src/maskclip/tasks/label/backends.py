@@ -124,8 +124,7 @@ def label_on_ray(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))

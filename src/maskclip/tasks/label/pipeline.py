@@ -110,12 +110,7 @@ def label_photos(
         else:
             del worker  # frees its memory for the backend's
             results = backend(job, manifest.chunks())
-        with closing(results):
-            for outcomes in results:
-                _stop_if_fatal(outcomes)
-                manifest.record(outcomes)
-                if on_progress is not None:
-                    on_progress(outcomes, manifest.counts())
+        _record(results, manifest, on_progress)
         for written in formats:
             written.finish(o.task.name for o in manifest.outcomes() if o.error is None)
         assert job.vocabulary is not None
@@ -160,10 +155,20 @@ def _missing(manifest: Manifest, formats: Sequence[Format]) -> list[int]:
     ]
 
 
-def _stop_if_fatal(outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        if outcome.fatal:
-            raise LabelingError(
-                f"{outcome.error}. No half-written file is left: fix this, then run the same "
-                "command to resume"
-            )
+def _record(
+    results: Generator[list[Outcome], None, None],
+    manifest: Manifest,
+    on_progress: OnProgress | None,
+) -> None:
+    """Record the outcomes of each chunk as it is done; stop at one that stops other photos too."""
+    with closing(results):
+        for outcomes in results:
+            for outcome in outcomes:
+                if outcome.fatal:
+                    raise LabelingError(
+                        f"{outcome.error}. No half-written file is left: fix this, then run the "
+                        "same command to resume"
+                    )
+            manifest.record(outcomes)
+            if on_progress is not None:
+                on_progress(outcomes, manifest.counts())

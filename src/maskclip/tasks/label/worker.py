@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +47,7 @@ _READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
 _WRITERS = _READERS
 _WAITING = 2  # chunks whose files are being written while the network goes on
 _KEPT_PIXELS = 2_000_000  # of a photo that is kept to be drawn; larger ones are read again
+_LARGE_PIXELS = 20_000_000  # of photos that are written one at a time: they take 40 bytes a pixel
 
 # Errors that concern one photo's name, and do not stop the others.
 _OF_THE_NAME = {
@@ -99,6 +102,7 @@ class Worker:
         self.formats = self.job.open_formats(self.vocabulary)
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
         self._photo_side = max(f.photo_side for f in self.formats)
+        self._one_at_a_time = threading.Lock()
 
     def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
         """Label the photos of chunks; yield the outcomes of each chunk, in the order of photos.
@@ -181,6 +185,11 @@ class Worker:
         return self._maps(photos[:half]) + self._maps(photos[half:])
 
     def _write(self, photo: _Input, maps: PhotoMaps) -> Outcome:
+        large = math.prod(photo.size) > _LARGE_PIXELS
+        with self._one_at_a_time if large else nullcontext():
+            return self._write_now(photo, maps)
+
+    def _write_now(self, photo: _Input, maps: PhotoMaps) -> Outcome:
         task = photo.task
         if not maps.maps.isfinite().all():
             message = f"{task.path}: the network's values are not finite: try --precision float32"
