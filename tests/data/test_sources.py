@@ -77,6 +77,7 @@ class TestOutputStems:
             (["x.jpg", "x.jpg"], ["x_jpg", "x_jpg_2"]),
             (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
             (["archive.tar.jpg", "noöne"], ["archive.tar", "noöne"]),
+            (["..jpg", "a/...jpg"], ["..jpg", "...jpg"]),
             ([], []),
         ],
     )
@@ -178,6 +179,7 @@ class TestOutputNames:
             (["a/X.jpg", "A/x.jpg"], ["a/X_jpg", "A/x_jpg_2"]),
             (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
             (["a.b/c.tar.jpg", "noöne", ".jpg"], ["a.b/c.tar", "noöne", ".jpg"]),
+            (["..jpg", "a/...jpg"], ["..jpg", "a/...jpg"]),
             ([], []),
         ],
     )

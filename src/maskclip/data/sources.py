@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from maskclip.data.images import IMAGE_SUFFIXES, ImageError
@@ -137,7 +137,7 @@ def output_names(relative_paths: Sequence[str], *, taken: Collection[str] = ()) 
     (upper and lower case count as the same), the suffix is added (`a/x_jpg`), then a number.
     """
     paths = [PurePosixPath(relative) for relative in relative_paths]
-    plain = [str(path.with_suffix("")) for path in paths]
+    plain = [str(path.with_name(_stem(path))) for path in paths]
     used = {name.casefold() for name in taken}
     count: dict[str, int] = {}
     for name in plain:
@@ -159,7 +159,7 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     (`a_x`, `b_x`), or a number.
     """
     files = [Path(path) for path in paths]
-    stems = [path.stem for path in files]
+    stems = [_stem(path) for path in files]
     groups: dict[str, list[int]] = {}
     for index, stem in enumerate(stems):
         groups.setdefault(stem.casefold(), []).append(index)
@@ -172,12 +172,17 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     return _numbered(stems, first=[group[0] for group in groups.values() if len(group) == 1])
 
 
+def _stem(path: PurePath) -> str:
+    """Return a file's name without suffix, unless nothing but dots would be left."""
+    return path.stem if path.stem.strip(".") else path.name
+
+
 def _longer_names(files: list[Path]) -> list[str]:
     """Return longer names for files of one stem: unique ones, if their paths differ."""
     suffixed = [f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem for path in files]
     parents = [path.parent.resolve().parts[1:] for path in files]
     for depth in range(max(map(len, parents)) + 1):
-        for names in ([path.stem for path in files], suffixed):
+        for names in ([_stem(path) for path in files], suffixed):
             heads = [parts[len(parts) - depth :] if depth else () for parts in parents]
             joined = ["_".join((*head, name)) for head, name in zip(heads, names, strict=True)]
             if len({name.casefold() for name in joined}) == len(joined):

@@ -101,7 +101,7 @@ class Worker:
         self.scoring = segmenter.scoring(self.vocabulary, job.options)
         self.formats = self.job.open_formats(self.vocabulary)
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
-        self._photo_side = max(f.photo_side for f in self.formats)
+        self._photo_side = max((f.photo_side for f in self.formats), default=0)
         self._one_at_a_time = threading.Lock()
 
     def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
