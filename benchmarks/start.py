@@ -61,7 +61,7 @@ def texts(repeats: int) -> Rows:
 def text_seconds(model: str, folder: Path) -> float:
     """Return how long the text rows of 1,000 classes take; to be called in a fresh process."""
     clip, names = load_clip(model, weights=TEXT_MODELS[model]), [f"thing {i}" for i in range(1000)]
-    return seconds(lambda: text_rows(clip, names, templates="plain", folder=folder))
+    return seconds(lambda: text_rows(clip, names, templates="plain", path=folder / "rows.sqlite"))
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

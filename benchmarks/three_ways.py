@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ from maskclip.tasks.segmenter import Segmenter
 
 WAYS = ("bare", "usual", "ours")
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
+METHOD = replace(CLEAN, temperature=100.0)
+"""Random weights have the temperature that training starts with; trained ones have this."""
 BLOBS = 4  # patches of colour along a picture's short side
 DIRECTIONS = 8  # in which random features are spread
 
@@ -114,11 +116,11 @@ class Contest:
         self.cell, self.device = cell, torch.device(cell.device)
         dtype = dtype_of(cell.precision)
         self.clip = load_clip(cell.model, weights="random")
-        spread(DenseCLIP(self.clip.visual, mean=self.clip.mean, std=self.clip.std))
+        spread(DenseCLIP.of(self.clip))  # whose weights are the model's own
         self.visual: Any = copy.deepcopy(self.clip.visual).to(self.device, dtype)
         self.segmenter = Segmenter(
             self.clip,
-            method=CLEAN,
+            method=METHOD,
             device=self.device,
             precision=cell.precision,
             templates="plain",
@@ -128,7 +130,7 @@ class Contest:
         seeded = torch.Generator().manual_seed(1)
         rows = torch.randn(cell.classes, self.visual.output_dim, generator=seeded)
         self.rows = F.normalize(rows, dim=1).to(self.device)
-        self.segmenter._rows[self.vocabulary] = self.rows
+        self.segmenter._rows.put(self.vocabulary, self.rows, 0)
         self.options = REFINEMENTS[cell.refinement]
         self.ready = self.normalized()
         fit_positions(self.visual, [s // self.segmenter.encoder.cell for s in self.ready.shape[2:]])

@@ -162,13 +162,18 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def make_model(make_clip, tokenizer):
     """`make_model(family, **fields)`: the same as a `CLIPModel`, ready to segment."""
-    from maskclip.clip.model import CLIPModel, Whole, fingerprint
+    from maskclip.clip.model import CLIPModel, OpenCLIP, fingerprint
 
     def make(family="vit", *, seed=0, name="tiny", short_side=32, **fields):
         clip = make_clip(family, seed=seed)
-        whole = Whole(clip, tokenizer)
+        built = OpenCLIP(clip, tokenizer)
         return CLIPModel(
-            name, clip.visual, lambda: whole, fingerprint(clip), short_side=short_side, **fields
+            name=name,
+            visual=clip.visual,
+            load_text=lambda: built,
+            fingerprint=fingerprint(clip),
+            short_side=short_side,
+            **fields,
         )
 
     return make

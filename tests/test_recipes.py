@@ -115,7 +115,7 @@ def test_full_size_networks_run_every_recipe_end_to_end(
 ):
     """Random weights, and random text rows in place of minutes in the text tower."""
 
-    def random_rows(clip, names, *, templates):
+    def random_rows(clip, names, **_):
         dim = TEXT_DIMS[clip.name.partition(":")[0]]
         generator = torch.Generator().manual_seed(0)
         return TextRows(F.normalize(torch.randn(len(names), dim, generator=generator), dim=1), ())

@@ -125,7 +125,7 @@ def load_once():
 def only_networks(load_once, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random text rows in place of minutes in the text tower."""
 
-    def random_rows(clip, prompts, *, templates) -> torch.Tensor:
+    def random_rows(clip, prompts, **_) -> torch.Tensor:
         dim = TEXT_DIMS[clip.name.partition(":")[0]]
         generator = torch.Generator().manual_seed(0)
         return F.normalize(torch.randn(len(prompts), dim, generator=generator), dim=1)

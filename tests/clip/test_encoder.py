@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim, export
 
-from maskclip.clip.encoder import DenseCLIP
-from maskclip.core.method import CLEAN, IMAGENET_MEAN, IMAGENET_STD, PUBLISHED
+from maskclip.clip.encoder import DenseCLIP, fold_batch_norms
+from maskclip.core.method import BASELINE, CLEAN, IMAGENET_MEAN, IMAGENET_STD, PUBLISHED
 
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
 FAMILIES = ["vit", "resnet"]
@@ -176,6 +180,7 @@ def test_vit_features_follow_the_formula(make_clip):
     """Clean: ln_post(out_proj(v_proj(ln_1 x))) projected; keys: k_proj(ln_1 x)."""
     visual = make_clip("vit").visual
     encoder = DenseCLIP(visual, mean=MEAN, std=STD).eval()
+    visual = encoder.visual
     images, entering = random_images(1, 3, 32, 32), []
     last = visual.transformer.resblocks[-1]
     hook = last.ln_1.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
@@ -208,7 +213,7 @@ def test_layer_scale_scales_the_value(make_clip):
     images = random_images(1, 3, 32, 32)
     with torch.inference_mode():
         scaled = encoder.encode(images).features
-        block = visual.transformer.resblocks[0]
+        block = encoder.visual.transformer.resblocks[0]
         block.attn.out_proj.weight.mul_(0.5)
         block.attn.out_proj.bias.mul_(0.5)
         block.ls_1 = torch.nn.Identity()
@@ -300,6 +305,112 @@ def test_lower_precision_stays_near(make_clip, family, precision):
 def test_other_shapes_and_types_are_refused(encoders, run, images, message):
     with pytest.raises(ValueError, match=message):
         getattr(encoders["vit", CLEAN], run)(images)
+
+
+class TestSharing:
+    """Encoders of one model, each by its own method, dtype and layout; the model stays as it is."""
+
+    @pytest.mark.parametrize("order", [(CLEAN, PUBLISHED), (PUBLISHED, CLEAN)], ids=str)
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_methods_do_not_meet(self, family, order, make_clip):
+        model = make_clip(family, quick_gelu=True)
+        side = {"vit": 32, "resnet": 64}[family]
+        images = random_images(1, 3, side, side)
+        with torch.inference_mode():
+            own, layers = model.encode_image(images), str(model)
+            alone = [
+                DenseCLIP(
+                    make_clip(family, quick_gelu=True).visual, method=method, mean=MEAN, std=STD
+                )
+                .eval()
+                .encode(images, keys=True)
+                for method in order
+            ]
+            built = [DenseCLIP(model.visual, method=m, mean=MEAN, std=STD).eval() for m in order]
+            for encoder, expected in zip(built, alone, strict=True):
+                found = encoder.encode(images, keys=True)
+                assert torch.equal(found.features, expected.features)
+                assert torch.equal(found.keys, expected.keys)
+            if family == "vit":
+                assert not torch.equal(alone[0].features, alone[1].features)
+            built[0].prepare(torch.bfloat16)
+            assert torch.equal(built[1].encode(images).features, alone[1].features)
+            assert torch.equal(model.encode_image(images), own)
+        assert str(model) == layers
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_weights_are_not_held_twice(self, family, make_clip):
+        visual = make_clip(family).visual
+        encoder = DenseCLIP(visual, method=PUBLISHED, mean=MEAN, std=STD)
+        encoder.requires_grad_(False)
+        ours, theirs = dict(encoder.visual.named_parameters()), dict(visual.named_parameters())
+        assert ours.keys() == theirs.keys()
+        for name, weight in theirs.items():
+            assert ours[name].data_ptr() == weight.data_ptr()
+            assert weight.requires_grad
+
+
+class TestPrepared:
+    @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+    @pytest.mark.parametrize("family", FAMILIES)
+    @torch.inference_mode()
+    def test_computes_the_same(self, make_clip, family, method):
+        visual = make_clip(family).visual
+        plain, prepared = (
+            DenseCLIP(visual, method=method, mean=MEAN, std=STD).eval() for _ in range(2)
+        )
+        prepared.prepare(torch.float32)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+        images = random_images(2, 3, 70, 90)
+        expected, found = (encoder.encode(images, keys=True) for encoder in (plain, prepared))
+        torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.keys, expected.keys, rtol=1e-4, atol=1e-5)
+        prepared.prepare(torch.bfloat16)  # again
+        assert prepared.encode(images).features.dtype == torch.bfloat16
+
+    def test_only_a_norm_that_follows_its_convolution_is_folded(self):
+        module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+        fold_batch_norms(module)
+        assert isinstance(module[2], nn.BatchNorm2d)
+
+
+class TestExport:
+    """One exported program serves batches and sizes that it was not exported with."""
+
+    @pytest.mark.parametrize("prepared", [False, True])
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED, BASELINE], ids=lambda m: m.name)
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_other_sizes_are_those_of_the_module(self, make_clip, family, method, prepared):
+        encoder = DenseCLIP(make_clip(family).visual, method=method, mean=MEAN, std=STD).eval()
+        if prepared:
+            encoder.prepare(torch.float32)
+        sizes = {0: Dim("batch", min=1, max=64)}
+        sizes |= {2: Dim("height", min=64, max=4096), 3: Dim("width", min=64, max=4096)}
+        example = random_images(2, 3, 96, 160)
+        program = export(encoder, (example,), dynamic_shapes={"images": sizes}).module()
+        for shape in [(1, 3, 64, 64), (3, 3, 131, 97), (2, 3, 96, 160)]:
+            images = random_images(*shape)
+            with torch.inference_mode():
+                expected = encoder(images)
+                assert torch.equal(expected, encoder.encode(images).features)
+                torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_grid_of_as_many_positions_is_resized(self, make_clip):
+        """The published method would read the table in raster order; a program has one path."""
+        visual = make_clip("vit").visual
+        encoder = DenseCLIP(visual, method=PUBLISHED, mean=MEAN, std=STD).eval()
+        resizing = DenseCLIP(
+            visual, method=replace(PUBLISHED, position_resize="grid"), mean=MEAN, std=STD
+        ).eval()
+        sizes = {2: Dim("height", min=16, max=4096), 3: Dim("width", min=16, max=4096)}
+        program = export(
+            encoder, (random_images(1, 3, 40, 48),), dynamic_shapes={"images": sizes}
+        ).module()
+        images = random_images(1, 3, 16, 64)  # 2 x 8 positions, for a table of 4 x 4
+        with torch.inference_mode():
+            assert not torch.allclose(encoder(images), resizing(images), atol=1e-3)
+            torch.testing.assert_close(program(images), resizing(images), rtol=1e-4, atol=1e-5)
 
 
 def test_attention_takes_no_path_that_holds_its_map(make_clip, monkeypatch):

@@ -1,16 +1,25 @@
 """The contract with open_clip: same modules, same embeddings, and which families are taken."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.open_clip_models import _raw_config, architectures
-from maskclip.clip.towers import UnsupportedTowerError, build_tower
+from maskclip.clip.towers import (
+    UnsupportedMethodError,
+    UnsupportedTowerError,
+    adapter_for,
+    build_tower,
+    traits_of,
+    traits_of_config,
+)
 from maskclip.clip.weights import load_clip
-from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import BASELINE, CLEAN, PUBLISHED
 
+VIT = {"width": 32, "layers": 2, "patch_size": 8, "image_size": 32}
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
 VARIANTS = {
     "resnet": ("resnet", {}),
@@ -54,6 +63,7 @@ def test_every_listed_architecture_is_taken(name, method):
     with torch.device("meta"):
         visual = _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]))
     cell = 32 if isinstance(config["vision_cfg"]["layers"], list) else visual.patch_size[0]
+    assert traits_of(visual) == traits_of_config(config)
     assert build_tower(visual, method).cell == cell
 
 
@@ -87,6 +97,9 @@ def test_other_families_are_refused_by_name(name):
 )
 def test_other_towers_are_refused_by_their_modules(vision, make_clip):
     visual = make_clip("vit", **vision).visual
+    told = traits_of_config({"vision_cfg": {**VIT, **vision}})
+    for traits in (told, traits_of(visual)):
+        assert adapter_for(traits) is None
     with pytest.raises(UnsupportedTowerError, match=r"ModifiedResNet .* VisionTransformer"):
         DenseCLIP(visual, mean=MEAN, std=STD)
 
@@ -114,12 +127,44 @@ def test_the_published_method_takes_exact_gelu_and_its_own_epsilon(make_clip):
     assert kinds == {torch.nn.GELU}
 
 
-def test_key_smoothing_of_a_baseline_resnet_is_refused(make_clip):
-    encoder = DenseCLIP(make_clip("resnet").visual, method=BASELINE, mean=MEAN, std=STD).eval()
-    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
-    assert encoder.encode(images).features.shape[2:] == (2, 3)
-    with pytest.raises(MaskCLIPError, match="no key smoothing"):
-        encoder.encode(images, keys=True)
+class TestRefusedMethods:
+    """What a tower cannot compute is said in one line, before any image."""
+
+    @pytest.mark.parametrize("kernels", [(("values", 1.0),), (("identity", 0.5), ("qx", 0.5)), ()])
+    @pytest.mark.parametrize("family", ["vit", "resnet"])
+    def test_unknown_kernels(self, family, kernels, make_clip):
+        method = replace(CLEAN, name="mine", kernels=kernels)
+        with pytest.raises(UnsupportedMethodError, match=r"'mine' .*identity, qk") as error:
+            DenseCLIP(make_clip(family).visual, method=method, mean=MEAN, std=STD)
+        assert "\n" not in str(error.value)
+
+    def test_keys_of_a_baseline_resnet(self, make_clip):
+        encoder = DenseCLIP(make_clip("resnet").visual, method=BASELINE, mean=MEAN, std=STD).eval()
+        images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+        assert encoder.encode(images).features.shape[2:] == (2, 3)
+        for refused in (encoder.check_keys, lambda: encoder.encode(images, keys=True)):
+            with pytest.raises(UnsupportedMethodError, match="no key smoothing"):
+                refused()
+
+    def test_mixtures_of_positions_by_an_attention_of_another_form(self, make_clip):
+        visual = make_clip("vit", qk_norm=True).visual
+        images = torch.zeros(1, 3, 32, 32)
+        for method in (CLEAN, PUBLISHED, BASELINE):
+            DenseCLIP(visual, method=method, mean=MEAN, std=STD).eval().encode(images)
+        half = replace(CLEAN, name="half", kernels=(("identity", 0.5), ("qk", 0.5)))
+        with pytest.raises(UnsupportedMethodError, match="'half' mixes positions"):
+            DenseCLIP(visual, method=half, mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize(("family", "cell", "token"), [("vit", 8, True), ("resnet", 32, False)])
+def test_an_encoder_says_what_its_tower_is(family, cell, token, make_model):
+    clip = make_model(family, temperature=40.0)
+    for method, temperature in ((CLEAN, 40), (PUBLISHED, 100), (BASELINE, 100)):
+        encoder = DenseCLIP.of(clip, method=method)
+        assert (encoder.cell, encoder.class_token) == (cell, token)
+        assert encoder.temperature == temperature
+    override = replace(CLEAN, temperature=50)
+    assert DenseCLIP.of(clip, method=override).temperature == 50
 
 
 def test_baseline_positions_of_one_colour_are_alike(make_clip):

@@ -1,4 +1,5 @@
 import json
+import math
 import socket
 from pathlib import Path
 
@@ -8,11 +9,10 @@ import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from maskclip.clip import download, open_clip_models
+from maskclip.clip import open_clip_models
 from maskclip.clip.checkpoint import Checkpoint, WeightsError
-from maskclip.clip.download import cached_path, locate
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD
-from maskclip.clip.open_clip_models import architectures, tags
+from maskclip.clip.open_clip_models import architectures, cached_path, locate, tags
 from maskclip.clip.weights import load_clip
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
@@ -206,6 +206,33 @@ class TestEmbedded:
         assert rows.any(dim=1).sum() == len(ids)
 
 
+class TestSelfDescription:
+    """What a loaded model says of its own training."""
+
+    @pytest.mark.parametrize("bias", [None, -7.5])
+    def test_temperature_bias_and_length_are_those_of_the_weights(self, bias, tiny, tmp_path):
+        config = open_clip.factory._MODEL_CONFIGS[tiny]
+        config["text_cfg"] = {**TEXT, "context_length": 20}
+        if bias is not None:
+            config["init_logit_bias"] = 0.0
+        state = dict(load_clip(tiny, weights="random").model.state_dict())
+        state["logit_scale"] = torch.tensor(3.0)
+        if bias is not None:
+            state["logit_bias"] = torch.tensor(bias)
+        path = tmp_path / "trained.safetensors"
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+        clip = load_clip(f"{tiny}:laion", weights=str(path))
+        assert clip.temperature == pytest.approx(math.exp(3))
+        assert (clip.bias, clip.context_length) == (bias, 20)
+
+    @pytest.mark.parametrize(("name", "temperature"), [("emoji-rn", 23.03), ("emoji-vit", 30.33)])
+    def test_embedded_models_take_theirs_from_their_file(self, name, temperature):
+        clip = load_clip(name)
+        assert clip.temperature == pytest.approx(temperature, abs=0.01)
+        assert clip.temperature == float(clip.model.logit_scale.detach().exp())
+        assert (clip.bias, clip.context_length) == (None, 32)
+
+
 class TestDownload:
     def place_in_cache(self, home, repository, file):
         folder = home / "hub" / f"models--{repository.replace('/', '--')}"
@@ -254,14 +281,14 @@ class TestDownload:
         def broken(*_, **__):
             raise OSError("connection reset")
 
-        monkeypatch.setattr(download, "check_reachable", lambda: None)
+        monkeypatch.setattr(open_clip_models, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", broken)
         with pytest.raises(WeightsError, match="cannot be downloaded") as error:
             locate("RN50", "openai")
         assert "connection reset" in str(error.value.__cause__)
 
     def test_a_download_gives_its_path(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(download, "check_reachable", lambda: None)
+        monkeypatch.setattr(open_clip_models, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "x.bin"))
         assert locate("RN50", "openai") == tmp_path / "x.bin"
 
@@ -270,6 +297,6 @@ class TestDownload:
             for tag in tags(architecture):
                 assert cached_path(architecture, tag) is None
                 pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-                message = download._cannot_download(architecture, tag, pretrained)
+                message = open_clip_models._cannot_download(architecture, tag, pretrained)
                 assert "cached in None" not in message
                 assert f"{architecture}:{tag} (" in message

@@ -15,7 +15,7 @@ def test_methods_by_name(wanted, method):
 
 
 def test_a_method_of_ones_own_passes():
-    mine = replace(CLEAN, name="mine", value_residual=True)
+    mine = replace(CLEAN, name="mine", residual=True)
     assert get_method(mine) is mine
 
 

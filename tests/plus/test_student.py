@@ -4,6 +4,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch.export import Dim, export
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.plus import networks as student_networks
@@ -182,3 +183,29 @@ class TestPretrained:
         student = build_student(StudentConfig(depth=50, embed_dim=8), rows(), pretrained=True)
         taken = student.backbone.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in taken.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit", "least", "others"),
+    [
+        ({}, 1, 16, [(16, 33), (131, 97)]),
+        ({"decoder": "deeplabv3plus", "background": True}, 1, 16, [(16, 33), (131, 97)]),
+        (
+            {"decoder": "unet", "backbone": "mobilenetv4_conv_small"},
+            32,
+            4,
+            [(128, 160), (192, 128)],
+        ),
+    ],
+    ids=str,
+)
+def test_an_exported_student_takes_other_batches_and_sizes(fields, unit, least, others):
+    student = small(**fields).eval()
+    height, width = (unit * Dim(name, min=least, max=100 * least) for name in ("h", "w"))
+    shapes = {"images": {0: Dim("batch", min=1, max=64), 2: height, 3: width}}
+    example = torch.rand(2, 3, 160, 192)
+    program = export(student, (example,), dynamic_shapes=shapes).module()
+    for batch, size in zip((1, 3), others, strict=True):
+        pixels = images(*size, batch=batch) / 255
+        with torch.inference_mode():
+            torch.testing.assert_close(program(pixels), student(pixels), rtol=1e-4, atol=1e-5)

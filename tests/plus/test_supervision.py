@@ -31,7 +31,8 @@ from maskclip.plus.supervision import (
 )
 from tests.golden.networks import build_student, build_tower, read_student, read_tower
 
-STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "temperature": 100}
+NO_STATISTICS = {"mean": (0, 0, 0), "std": (1, 1, 1), "temperature": 1}  # the method brings its own
 
 
 class Case:
@@ -47,7 +48,7 @@ class Case:
         self.config = configured(self.metadata["case"])
         tower = build_tower(read_tower(path.parents[1], self.metadata["case"]["teacher"]))
         # The method brings ImageNet's statistics; wrong ones here would show if it did not.
-        self.teacher = build_teacher(SimpleNamespace(visual=tower, mean=(0, 0, 0), std=(1, 1, 1)))
+        self.teacher = build_teacher(SimpleNamespace(visual=tower, **NO_STATISTICS))
 
     def of(self, step, name):
         """Return an array of a step, or None where the case has none."""

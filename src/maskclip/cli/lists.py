@@ -31,9 +31,8 @@ def models() -> None:
     `maskclip segment photo.jpg -c dog --model RN50:openai`
     """
     from maskclip.cli.console import print_table
-    from maskclip.clip.download import cached_path
     from maskclip.clip.embedded import ALIASES, EMBEDDED
-    from maskclip.clip.open_clip_models import architectures, tags
+    from maskclip.clip.open_clip_models import architectures, cached_path, tags
 
     other_names = {name: alias for alias, name in ALIASES.items()}
     rows = [
@@ -178,13 +177,13 @@ def _devices() -> list[tuple[str, str]]:
 def _caches() -> list[tuple[str, str]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from maskclip.clip.prompts import cache_folder
+    from maskclip.clip.prompts import cache_path
 
     return [
         (name, f"{folder} ({_size(folder)})")
         for name, folder in (
             ("cache of weights", Path(HF_HUB_CACHE)),
-            ("cache of text rows", cache_folder()),
+            ("cache of text rows", cache_path()),
         )
     ]
 
@@ -198,9 +197,8 @@ def _size(folder: Path) -> str:
 
 
 def _weights() -> list[tuple[str, str]]:
-    from maskclip.clip.download import cached_path
     from maskclip.clip.embedded import EMBEDDED
-    from maskclip.clip.open_clip_models import architectures, tags
+    from maskclip.clip.open_clip_models import architectures, cached_path, tags
 
     cached = [
         f"{architecture}:{tag}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from maskclip.clip.folding import fold_batch_norms
+from maskclip.clip.model import DEFAULT_TEMPERATURE, CLIPModel, shared_copy
 from maskclip.clip.towers import build_tower
 from maskclip.core.dense import Dense
 from maskclip.core.method import CLEAN, Method
@@ -14,16 +17,24 @@ from maskclip.core.method import CLEAN, Method
 class DenseCLIP(nn.Module):
     """An open_clip image tower, read densely by one method.
 
-    It takes the tower over: a method's activation and LayerNorm epsilon are set in place.
+    It is a copy that shares the tower's weights: whatever a method, a dtype or a device changes in
+    it, the tower and other encoders of it stay as they are.
 
     Args:
         visual: `model.visual` of an open_clip model.
         method: the arithmetic.
         mean, std: the model's own RGB statistics for pixels in [0, 1], used where the method
             does not bring its own.
+        temperature: the model's own, used where the method does not bring its own.
+
+    Attributes:
+        cell: pixels between two grid positions: the patch of a ViT, 32 for ResNets.
+        class_token: whether the tower has one.
+        temperature: by which similarities with its features become probabilities.
 
     Raises:
         UnsupportedTowerError: the tower is neither a ModifiedResNet nor a class-token ViT.
+        UnsupportedMethodError: it cannot compute the method.
     """
 
     mean: Tensor
@@ -36,14 +47,30 @@ class DenseCLIP(nn.Module):
         method: Method = CLEAN,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        temperature: float = DEFAULT_TEMPERATURE,
     ) -> None:
         super().__init__()
-        self.visual = visual
+        self.visual = shared_copy(visual)
         self.method = method
-        self.tower = build_tower(visual, method)
+        self.tower = build_tower(self.visual, method)
+        self.cell = self.tower.cell
+        self.class_token = self.tower.class_token
+        self.temperature = temperature if method.temperature is None else method.temperature
         for name, values in (("mean", method.mean or mean), ("std", method.std or std)):
             buffer = torch.tensor(values).view(1, 3, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
+
+    @classmethod
+    def of(cls, clip: CLIPModel, *, method: Method = CLEAN) -> DenseCLIP:
+        """Return the image tower of a loaded CLIP, in eval mode."""
+        encoder = cls(
+            clip.visual,
+            method=method,
+            mean=clip.mean,
+            std=clip.std,
+            temperature=clip.temperature,
+        )
+        return encoder.eval()
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Make the tower as fast as it gets for inference in `dtype`; it cannot be trained then.
@@ -55,10 +82,17 @@ class DenseCLIP(nn.Module):
         self.visual.to(memory_format=self.tower.layout).to(dtype)
         self.eval()
 
-    @property
-    def cell(self) -> int:
-        """Pixels between two grid positions: the patch of a ViT, 32 for ResNets."""
-        return self.tower.cell
+    def check_keys(self) -> None:
+        """Refuse what needs keys, where the tower has none under its method.
+
+        Raises:
+            UnsupportedMethodError: it has none.
+        """
+        self.tower.check(keys=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`."""
+        return self.encode(images).features
 
     def encode(self, images: Tensor, *, keys: bool = False) -> Dense:
         """Encode a batch of images, densely.
@@ -69,7 +103,10 @@ class DenseCLIP(nn.Module):
 
         Raises:
             ValueError: the batch has another shape or dtype.
+            UnsupportedMethodError: the tower has no keys under its method.
         """
+        if keys:
+            self.check_keys()
         features, key_map = self.tower.dense(self._normalize(images), keys=keys)
         height, width = images.shape[-2:]
         if self.method.stretch:
@@ -85,6 +122,8 @@ class DenseCLIP(nn.Module):
     def _normalize(self, images: Tensor) -> Tensor:
         weight = next(self.visual.parameters())
         normalized = normalize_pixels(images, self.mean, self.std)
+        if torch.compiler.is_exporting():  # what runs the program decides on its layout
+            return normalized.to(weight.dtype)
         return normalized.to(weight.dtype, memory_format=self.tower.layout)
 
 
@@ -108,3 +147,16 @@ def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     elif not images.is_floating_point():
         raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
     return (images.float() - mean) / std
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold every BatchNorm into the convolution before it, in place; for inference alone.
+
+    A convolution whose parent names a BatchNorm as its next child is taken to feed it, as in
+    CLIP's ResNets.
+    """
+    for parent in list(module.modules()):
+        for (name, conv), (next_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, next_name, nn.Identity())

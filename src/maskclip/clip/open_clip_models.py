@@ -1,11 +1,15 @@
-"""open_clip's architectures and tags, and files of their weights, as loaded models."""
+"""open_clip's architectures and tags, their weights here and on the hub, as loaded models."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import socket
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import open_clip
 import torch
@@ -20,28 +24,36 @@ from maskclip.clip.checkpoint import (
     text_config,
     vision_config,
 )
-from maskclip.clip.download import locate
-from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
     CLIPModel,
+    OpenCLIP,
     Statistics,
     Tokenizer,
-    Whole,
     fingerprint,
 )
-from maskclip.clip.towers import SUPPORTED, UnsupportedTowerError
+from maskclip.clip.towers import (
+    SUPPORTED,
+    UnsupportedTowerError,
+    adapter_for,
+    traits_of_config,
+)
 from maskclip.core.errors import MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
 
 
-def load_pretrained(name: str, *, weights: str | None = None) -> CLIPModel:
-    """Load an architecture of open_clip; see `clip.weights.load_clip` for arguments and errors."""
+def load_pretrained(
+    name: str, *, weights: str | None = None, other_names: Collection[str] = ()
+) -> CLIPModel:
+    """Load an architecture of open_clip; see `clip.weights.load_clip` for arguments and errors.
+
+    `other_names` are models of another kind, for the hint that an unknown name gets.
+    """
     architecture, _, tag = name.replace("/", "-").partition(":")
-    config = _architecture(architecture)
+    config = _architecture(architecture, other_names)
     if weights is None:
         tag = tag or _default_tag(architecture)
     pretrained = _pretrained(architecture, tag) if tag else {}
@@ -56,7 +68,7 @@ def load_pretrained(name: str, *, weights: str | None = None) -> CLIPModel:
         model = _fitted(config, read_checkpoint(path), path, None if tag else architecture)
     return _loaded(
         f"{architecture}:{tag if weights is None else Path(weights).name}",
-        Whole(model, _tokenizer(architecture)),
+        OpenCLIP(model, _tokenizer(architecture)),
         mean=pretrained.get("mean", OPENAI_MEAN),
         std=pretrained.get("std", OPENAI_STD),
     )
@@ -64,7 +76,7 @@ def load_pretrained(name: str, *, weights: str | None = None) -> CLIPModel:
 
 def architectures() -> list[str]:
     """Return open_clip's architectures that have a dense reading."""
-    return [name for name in open_clip.list_models() if _has_dense_reading(_raw_config(name))]
+    return [name for name in open_clip.list_models() if _is_read_densely(_raw_config(name))]
 
 
 def tags(architecture: str) -> list[str]:
@@ -73,12 +85,21 @@ def tags(architecture: str) -> list[str]:
 
 
 def _loaded(
-    name: str, whole: Whole, *, mean: Statistics = OPENAI_MEAN, std: Statistics = OPENAI_STD
+    name: str, built: OpenCLIP, *, mean: Statistics = OPENAI_MEAN, std: Statistics = OPENAI_STD
 ) -> CLIPModel:
     """Return a model that open_clip has built."""
-    visual = whole.model.visual
-    assert isinstance(visual, nn.Module)
-    return CLIPModel(name, visual, lambda: whole, fingerprint(whole.model), mean=mean, std=std)
+    model: Any = built.model
+    return CLIPModel(
+        name=name,
+        visual=model.visual,
+        load_text=lambda: built,
+        fingerprint=fingerprint(model),
+        mean=mean,
+        std=std,
+        temperature=float(model.logit_scale.detach().exp()),
+        bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
+        context_length=model.context_length,
+    )
 
 
 def _raw_config(architecture: str) -> dict[str, Any]:
@@ -86,30 +107,23 @@ def _raw_config(architecture: str) -> dict[str, Any]:
     return config
 
 
-def _architecture(architecture: str) -> dict[str, Any]:
+def _architecture(architecture: str, other_names: Collection[str]) -> dict[str, Any]:
     """Return a supported architecture's configuration."""
     if architecture not in open_clip.list_models():
-        known = {name.casefold(): name for name in (*EMBEDDED, *ALIASES, *architectures())}
+        known = {name.casefold(): name for name in (*other_names, *architectures())}
         near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
         raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
     config = _raw_config(architecture)
-    if not _has_dense_reading(config):
+    if not _is_read_densely(config):
         raise UnsupportedTowerError(
             f"{architecture} has no dense reading here: expected {SUPPORTED}"
         )
     return config
 
 
-def _has_dense_reading(config: dict[str, Any]) -> bool:
-    vision = config["vision_cfg"]
-    return (
-        isinstance(vision, dict)
-        and not vision.get("timm_model_name")
-        and not vision.get("attentional_pool")
-        and vision.get("pool_type", "tok") == "tok"
-        and "multimodal_cfg" not in config
-    )
+def _is_read_densely(config: dict[str, Any]) -> bool:
+    return adapter_for(traits_of_config(config)) is not None
 
 
 def _default_tag(architecture: str) -> str:
@@ -160,7 +174,7 @@ def _tokenizer(architecture: str) -> Tokenizer:
     return tokenizer
 
 
-def build_whole(config: dict[str, Any], state: StateDict, *, source: str) -> Whole:
+def build_described(config: dict[str, Any], state: StateDict, *, source: str) -> OpenCLIP:
     """Build the model and tokenizer of a configuration and its weights.
 
     Raises:
@@ -169,7 +183,7 @@ def build_whole(config: dict[str, Any], state: StateDict, *, source: str) -> Who
     model = _build(config)
     fit(model, state, source=source)
     context = config["text_cfg"]["context_length"]
-    return Whole(model, open_clip.SimpleTokenizer(context_length=context))
+    return OpenCLIP(model, open_clip.SimpleTokenizer(context_length=context))
 
 
 def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
@@ -191,10 +205,10 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         known = _raw_config(architecture)
         if _same_shapes(known, found):
             model = _fitted(known, checkpoint, path, architecture)
-            return _loaded(path.stem, Whole(model, _tokenizer(architecture)))
+            return _loaded(path.stem, OpenCLIP(model, _tokenizer(architecture)))
     tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
     model = _fitted(found, checkpoint, path, None)
-    return _loaded(path.stem, Whole(model, tokenizer))
+    return _loaded(path.stem, OpenCLIP(model, tokenizer))
 
 
 def _fitted(
@@ -235,3 +249,79 @@ def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:
         and vision == found["vision_cfg"]
         and text == {key: value for key, value in found["text_cfg"].items() if key != "heads"}
     )
+
+
+def cached_path(architecture: str, tag: str) -> Path | None:
+    """Return where the weights lie on this machine, or None when they were never downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    for repository, file in _hub_files(pretrained):
+        found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return Path(found)
+    legacy = _url_cache(pretrained)
+    return legacy if legacy is not None and legacy.is_file() else None
+
+
+def locate(architecture: str, tag: str) -> Path:
+    """Return the weights' path; download them first, with open_clip's own progress bar.
+
+    Raises:
+        WeightsError: they are not on this machine and cannot be downloaded.
+    """
+    cached = cached_path(architecture, tag)
+    if cached is not None:
+        return cached
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    try:
+        check_reachable()
+        return Path(open_clip.download_pretrained(pretrained))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(_cannot_download(architecture, tag, pretrained)) from error
+
+
+def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    files = _hub_files(pretrained)
+    if files:
+        repository, file = files[0]
+        what = f"{repository}/{file}"
+        where: Path | None = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    else:
+        what, where = pretrained["url"], _url_cache(pretrained)
+    return (
+        f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
+        f"downloaded; they would be cached in {where}. Give a local file with --weights FILE "
+        f"(for {architecture}:{tag}), or try an embedded model: --model emoji"
+    )
+
+
+def check_reachable() -> None:
+    """Fail at once where the hub's name cannot be resolved; its client would retry for a minute."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    if not any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        socket.getaddrinfo(urlparse(ENDPOINT).hostname, 443)
+
+
+def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the (repository, file) pairs under which a tag's weights may be cached."""
+    hub = pretrained.get("hf_hub", "")
+    if not hub:
+        return []
+    repository, file = os.path.split(hub)
+    if not file:
+        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    else:
+        names = [str(Path(file).with_suffix(".safetensors")), file]
+    return [(repository, name) for name in dict.fromkeys(names)]
+
+
+def _url_cache(pretrained: dict[str, Any]) -> Path | None:
+    """Return where OpenAI's client and open_clip cache a file fetched by address."""
+    url = pretrained.get("url", "")
+    return Path("~/.cache/clip").expanduser() / Path(urlparse(url).path).name if url else None

@@ -1,30 +1,43 @@
-"""Words -> unit text rows: prompt ensembles, and a cache on disk so that words are encoded once."""
+"""Words -> unit text rows: prompt ensembles, and a cache by which a word is encoded once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+import threading
+import time
 import tomllib
-from collections.abc import Callable, Sequence
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import platformdirs
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from maskclip.clip.model import CLIPModel
+from maskclip.clip.model import CLIPModel, shared_copy
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.files import atomic_path
 
 TEMPLATE_SETS = ("published", "open_clip", "plain")
 
-_BATCH = 256  # prompts a forward of the text tower; bounds memory for vocabularies of any size
+FILE_BYTES = 128 * 2**20
+"""The most that rows take on disk: some 60,000 of 512 channels."""
+MEMORY_BYTES = 32 * 2**20
+"""The same in memory."""
+
+_PATIENCE = 0.5  # seconds for which a locked file is waited for; then words are encoded (again)
+_DAY = 86_400  # seconds: how exactly the last use of a row is kept
+_AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class TextRows(NamedTuple):
@@ -62,72 +75,222 @@ def template_set(name: str) -> tuple[str, ...]:
     return tuple(tomllib.loads(text)[name])
 
 
-def cache_folder() -> Path:
-    """Return the folder of cached text rows; it may not exist yet."""
-    return platformdirs.user_cache_path("maskclip") / "text"
+def cache_path() -> Path:
+    """Return the file of cached text rows; it may not exist yet."""
+    return platformdirs.user_cache_path("maskclip") / "text-rows-1.sqlite"
 
 
 def text_rows(
-    clip: CLIPModel, names: Sequence[str], *, templates: str, folder: Path | None = None
+    clip: CLIPModel,
+    names: Sequence[str],
+    *,
+    templates: str,
+    device: torch.device | str = "cpu",
+    path: Path | None = None,
 ) -> TextRows:
     """Return one unit row per name, from the cache where they were made before.
 
     Args:
-        clip: the model; its text tower runs only for words that are not cached.
+        clip: the model; its text tower runs only for names that are not cached.
         names: P names, as they stand in prompts.
         templates: which `template_set` to average over.
-        folder: where rows are cached; `cache_folder()` by default.
+        device: where the text tower runs, if it does.
+        path: the file in which rows are cached; `cache_path()` by default.
 
     Raises:
         PromptError: a name does not fit into the model's context.
     """
-    path = (folder or cache_folder()) / f"{_key(clip, names, templates)}.safetensors"
-    try:
-        return _read(path)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        pass  # never made, or not readable: made (again) below
-    rows = encode_names(clip, names, template_set(templates))
-    unknown = unknown_words(clip, names)
-    try:
-        with atomic_path(path) as temporary:
-            save_file({"rows": rows}, temporary, metadata={"unknown": json.dumps(unknown)})
-    except OSError:
-        pass  # a cache that cannot be written costs time, not results
-    return TextRows(rows, tuple(unknown))
+    kept = _row_cache(path or cache_path())
+    sentences = template_set(templates)
+    keys = _keys(clip, names, sentences)
+    found = kept.read(keys)
+    missing = {key: name for key, name in zip(keys, names, strict=True) if key not in found}
+    if missing:
+        words = list(missing.values())
+        rows = encode_names(clip, words, sentences, device=device)
+        unknown = set(unknown_words(clip, words))
+        made = {
+            key: _Row(row.numpy().tobytes(), name in unknown)
+            for (key, name), row in zip(missing.items(), rows, strict=True)
+        }
+        kept.write(made)
+        found |= made
+    joined = bytearray().join(found[key].values for key in keys)
+    return TextRows(
+        torch.frombuffer(joined, dtype=torch.float32).view(len(keys), -1),
+        tuple(name for key, name in zip(keys, names, strict=True) if found[key].unknown),
+    )
 
 
-def _read(path: Path) -> TextRows:
-    with safe_open(path, framework="pt") as file:
-        return TextRows(file.get_tensor("rows"), tuple(json.loads(file.metadata()["unknown"])))
+def _keys(clip: CLIPModel, names: Sequence[str], sentences: Sequence[str]) -> list[bytes]:
+    """Return what each name's row depends on: the weights, the templates and the name."""
+    both = hashlib.sha256(json.dumps([clip.fingerprint, sentences]).encode()).digest()
+    return [hashlib.blake2b(name.encode(), key=both, digest_size=16).digest() for name in names]
 
 
-def _key(clip: CLIPModel, names: Sequence[str], templates: str) -> str:
-    content = [clip.name, clip.fingerprint, template_set(templates), list(names)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+class RecentlyUsed(Generic[K, V]):
+    """Values by key, within so many bytes: the longest unused go first. Threads may share it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max, self._held = max_bytes, 0
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """Return a value, or None where it is not kept."""
+        with self._lock:
+            entry = self._values.get(key)
+            if entry is None:
+                return None
+            self._values.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keep a value of so many bytes."""
+        with self._lock:
+            self._held += size - self._values.pop(key, (value, 0))[1]
+            self._values[key] = (value, size)
+            while self._held > self._max:
+                self._held -= self._values.popitem(last=False)[1][1]
 
 
-def class_rows(clip: CLIPModel, prompts: Sequence[Sequence[str]], *, templates: str) -> Tensor:
+class _Row(NamedTuple):
+    """A row as float32 bytes, and whether an embedded model never saw a word of its name."""
+
+    values: bytes
+    unknown: bool
+
+
+@cache
+def _row_cache(path: Path) -> _RowCache:
+    return _RowCache(path)
+
+
+class _RowCache:
+    """Rows in memory and in an SQLite file, both bounded; whatever is wrong with it costs time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.memory: RecentlyUsed[bytes, _Row] = RecentlyUsed(MEMORY_BYTES)
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, _Row]:
+        """Return the rows that are there."""
+        found = {key: row for key in keys if (row := self.memory.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if not missing or not self.path.exists():
+            return found
+        stored, old = {}, []
+        try:
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE)) as file:
+                for key, values, unknown, checksum, used in _select(file, missing):
+                    whole = isinstance(values, bytes) and unknown in (0, 1)
+                    if whole and checksum == _checksum(key, values, unknown):
+                        stored[key] = _Row(values, bool(unknown))
+                        if not isinstance(used, int) or used < time.time() - _DAY:
+                            old.append(key)
+        except sqlite3.Error as error:
+            self._discard_if_damaged(error)
+        for key, row in stored.items():
+            self.memory.put(key, row, len(row.values))
+        if old:
+            self.write({key: stored[key] for key in old})  # used today
+        return found | stored
+
+    def write(self, rows: Mapping[bytes, _Row]) -> None:
+        """Keep rows, as used now."""
+        for key, row in rows.items():
+            self.memory.put(key, row, len(row.values))
+        now = int(time.time())
+        entries = [
+            (key, values, unknown, _checksum(key, values, unknown), now)
+            for key, (values, unknown) in rows.items()
+        ]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as file, file:
+                file.execute("PRAGMA page_size = 16384")  # of a new file: several rows a page
+                file.execute(
+                    "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB NOT NULL, "
+                    "unknown INTEGER NOT NULL, checksum INTEGER NOT NULL, used INTEGER NOT NULL)"
+                )
+                file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", entries)
+                while _size(file) > FILE_BYTES:
+                    file.execute(
+                        "DELETE FROM rows WHERE key IN (SELECT key FROM rows ORDER BY used "
+                        "LIMIT (SELECT 1 + count(*) / 4 FROM rows))"
+                    )
+        except sqlite3.Error as error:
+            self._discard_if_damaged(error)
+        except OSError:
+            pass
+
+    def _discard_if_damaged(self, error: sqlite3.Error) -> None:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            with suppress(OSError):  # it may be another process that still has it open
+                self.path.unlink()
+
+
+def _select(file: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    found = []
+    for start in range(0, len(keys), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        found += file.execute(f"SELECT * FROM rows WHERE key IN ({marks})", some).fetchall()
+    return found
+
+
+def _size(file: sqlite3.Connection) -> int:
+    """Return the bytes of a file's pages that hold something."""
+    pages, free, size = (
+        file.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _checksum(key: bytes, values: bytes, unknown: bool) -> int:
+    return zlib.crc32(values, zlib.crc32(key, unknown))
+
+
+def class_rows(
+    clip: CLIPModel,
+    prompts: Sequence[Sequence[str]],
+    *,
+    templates: str,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Return one unit text row per class, (K, D): the mean of the rows of its names.
 
     Args:
         clip: the model.
         prompts: the names of each class, one at least.
-        templates: a set of `TEMPLATE_SETS`.
+        templates, device: as `text_rows` takes them.
 
     Raises:
         PromptError: a name is too long for the model.
     """
     sizes = [len(names) for names in prompts]
-    rows = text_rows(clip, [name for names in prompts for name in names], templates=templates).rows
+    flat = [name for names in prompts for name in names]
+    rows = text_rows(clip, flat, templates=templates, device=device).rows
     means = [part.mean(dim=0) for part in torch.split(rows, sizes)]
     return F.normalize(torch.stack(means), dim=1)
 
 
 @torch.inference_mode()
-def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def encode_names(
+    clip: CLIPModel,
+    names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Run the text tower: per name normalise each template's row, average, normalise.
 
-    It runs, and stays, where the image tower is.
+    A name has a forward of its own: the last digits hang on what shares one, and a row must not
+    hang on which other names were cached. On another device than the CPU a copy of the tower runs,
+    which is let go afterwards.
 
     Returns:
         (P, D) float32, unit rows, on the CPU.
@@ -136,17 +299,15 @@ def encode_names(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]
         PromptError: a name does not fit into the model's context.
     """
     check_lengths(clip, names, templates)
-    device = next(clip.visual.parameters()).device
-    model: Any = clip.model.to(device)
-    at_once = max(1, _BATCH // len(templates))
+    model: Any = clip.model
+    if torch.device(device).type != "cpu":
+        model = shared_copy(model, leave_out=model.visual).to(device)
     rows = []
-    for start in range(0, len(names), at_once):
-        some = names[start : start + at_once]
-        prompts = [template.format(name) for name in some for template in templates]
-        each = F.normalize(model.encode_text(clip.tokenizer(prompts).to(device)), dim=-1)
-        mean = each.float().view(len(some), len(templates), -1).mean(dim=1)
-        rows.append(F.normalize(mean, dim=-1).cpu())
-    return torch.cat(rows)
+    for name in names:
+        tokens = clip.tokenizer([template.format(name) for template in templates])
+        each = F.normalize(model.encode_text(tokens.to(device)), dim=-1)
+        rows.append(F.normalize(each.float().mean(dim=0), dim=-1))
+    return torch.stack(rows).cpu()
 
 
 def check_lengths(clip: CLIPModel, names: Sequence[str], templates: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""CLIP's two image towers, read densely.
+"""CLIP's image towers, read densely: one adapter a family, and a table of them.
 
 Wraps open_clip's own modules and touches only their weights and sub-modules whose names are the
 same in every release. Images arrive normalised. B images, C tower channels, D embedding channels,
@@ -7,12 +7,14 @@ h x w grid positions, N = 1 + hw tokens.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, read_block
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
 from maskclip.core.windows import pad_bottom_right
@@ -27,13 +29,28 @@ class UnsupportedTowerError(MaskCLIPError):
     """The image tower is of a family that has no dense reading here."""
 
 
-class Tower(Protocol):
-    """What `DenseCLIP` needs of an image tower."""
+class UnsupportedMethodError(MaskCLIPError):
+    """An image tower cannot compute what a method asks for."""
 
-    cell: int
-    """Pixels between two grid positions."""
+
+class Tower(Protocol):
+    """What `DenseCLIP` needs of an image tower, whatever its family."""
+
+    class_token: bool
+    """Whether a token of the whole image goes along with the patches."""
     layout: torch.memory_format
     """How images and weights lie in memory where the tower runs fastest."""
+    cell: int
+    """Pixels between two grid positions."""
+
+    def __init__(self, visual: Any, method: Method) -> None: ...
+
+    def check(self, *, keys: bool) -> None:
+        """Refuse a method that the tower cannot compute, or the keys that it then has not.
+
+        Raises:
+            UnsupportedMethodError: in one line, what and why.
+        """
 
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
         """Return raw features (B, D, h, w) and, when asked for, raw keys (B, C, h, w)."""
@@ -44,41 +61,88 @@ class Tower(Protocol):
         ...
 
 
-def build_tower(visual: nn.Module, method: Method) -> Tower:
-    """Wrap an open_clip image tower; a method's activation and epsilon are set in place.
+class Traits(NamedTuple):
+    """What decides whether a tower can be read densely.
 
-    Raises:
-        UnsupportedTowerError: the tower is of another family.
+    Attributes:
+        family: `resnet`, `vit`, or what else the tower is.
+        pooling: how its embedding is made: `attention` over a map, `tok` of the class token, ...
+        plain: whether nothing stands between values and output projection but the softmax.
     """
-    family: type[ResNetTower] | type[ViTTower] | None = None
+
+    family: str
+    pooling: str
+    plain: bool = True
+
+
+def traits_of_config(config: Mapping[str, Any]) -> Traits:
+    """Return the traits of the image tower of open_clip's model configuration."""
+    vision = config["vision_cfg"]
+    if "multimodal_cfg" in config or vision.get("timm_model_name"):
+        return Traits("other", "other")
+    if isinstance(vision["layers"], list | tuple):
+        return Traits("resnet", "attention")
+    pooling = "attentional" if vision.get("attentional_pool") else vision.get("pool_type", "tok")
+    plain = not any(vision.get(f"scale_{part}") for part in ("heads", "attn_inner", "attn"))
+    return Traits("vit", pooling, plain)
+
+
+def traits_of(visual: Any) -> Traits:
+    """Return the traits of an image tower, by its modules."""
     if getattr(visual, "attnpool", None) is not None and hasattr(visual, "layer4"):
-        family = ResNetTower
-    elif _is_class_token_vit(visual):
-        family = ViTTower
-    if family is not None:
-        tower = family(visual, method)
-        _apply_method(visual, method)
-        return tower
-    raise UnsupportedTowerError(
-        f"{type(visual).__name__} has no dense reading here: expected {SUPPORTED}"
-    )
-
-
-def _is_class_token_vit(visual: Any) -> bool:
+        return Traits("resnet", "attention")
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    if blocks is None or not hasattr(visual, "class_embedding"):
-        return False
+    if blocks is None or not hasattr(visual, "class_embedding") or visual.proj is None:
+        return Traits("other", "other")
     last = blocks[-1]
-    extras = (
+    between = (
         getattr(last.attn, "head_scale", None),
         getattr(last.attn, "ln_inner", None),
         getattr(last, "ln_attn", None),
     )
     plain = hasattr(last.attn, "in_proj_weight") and all(
-        extra is None or isinstance(extra, nn.Identity) for extra in extras
+        module is None or isinstance(module, nn.Identity) for module in between
     )
-    pooled = visual.attn_pool is None and visual.pool_type == "tok"
-    return bool(plain and pooled and visual.proj is not None)
+    pooling = visual.pool_type if visual.attn_pool is None else "attentional"
+    return Traits("vit", pooling, plain)
+
+
+def adapter_for(traits: Traits) -> type[Tower] | None:
+    """Return what reads such towers, or None where nothing here does."""
+    return _ADAPTERS.get((traits.family, traits.pooling)) if traits.plain else None
+
+
+def build_tower(visual: nn.Module, method: Method) -> Tower:
+    """Wrap an open_clip image tower; a method's activation and epsilon are set in place.
+
+    Raises:
+        UnsupportedTowerError: the tower is of another family.
+        UnsupportedMethodError: it cannot compute the method.
+    """
+    adapter = adapter_for(traits_of(visual))
+    if adapter is None:
+        raise UnsupportedTowerError(
+            f"{type(visual).__name__} has no dense reading here: expected {SUPPORTED}"
+        )
+    tower = adapter(visual, method)
+    _check_kernels(method)
+    tower.check(keys=False)
+    _apply_method(visual, method)
+    return tower
+
+
+def _check_kernels(method: Method) -> None:
+    for name, _ in method.kernels:
+        if name not in KERNELS:
+            raise UnsupportedMethodError(
+                f"the method {method.name!r} has an unknown kernel {name!r}: expected one of "
+                f"{', '.join(KERNELS)}"
+            )
+    if not method.kernels:
+        raise UnsupportedMethodError(
+            f"the method {method.name!r} has no kernels: expected at least one of "
+            f"{', '.join(KERNELS)}"
+        )
 
 
 def _apply_method(visual: nn.Module, method: Method) -> None:
@@ -91,31 +155,37 @@ def _apply_method(visual: nn.Module, method: Method) -> None:
 
 
 class ResNetTower:
-    """ModifiedResNet: stage 4 through the attention pool's value and output projections."""
+    """ModifiedResNet: stage 4 through the attention pool's value and output projections.
 
-    cell = 32
+    Of a method, its kernels count: other than by the identity, positions are read by the whole
+    pool. There is no block around it, so `residual` and `mlp` say nothing.
+    """
+
+    class_token = False
     layout = torch.channels_last
+    cell = 32
 
     def __init__(self, visual: Any, method: Method) -> None:
         self.visual = visual
         self.method = method
 
+    def check(self, *, keys: bool) -> None:
+        """See `Tower`."""
+        if keys and mixes_positions(self.method.kernels):
+            raise UnsupportedMethodError(
+                f"a ResNet read by the method {self.method.name!r} has no key smoothing: drop it, "
+                "or use the clean or published method"
+            )
+
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Tower`; no attention, no position embedding (reference fact R3)."""
+        """See `Tower`; no position embedding (reference fact R3)."""
         height, width = images.shape[-2:]
-        if self.method.pad_to_cells:
-            size = (_whole_cells(height, self.cell), _whole_cells(width, self.cell))
-        else:
-            size = (max(height, self.cell), max(width, self.cell))
+        fit = _whole_cells if self.method.pad_to_cells else _one_cell
+        size = (fit(height, self.cell), fit(width, self.cell))
         x = self._stages(pad_bottom_right(images, size))
         pool = self.visual.attnpool
-        if self.method.attention == "mixed":
-            if keys:
-                raise MaskCLIPError(
-                    "a ResNet read by the baseline method has no key smoothing: drop it, or use "
-                    "the clean or published method"
-                )
-            return _attend(pool, x), None
+        if mixes_positions(self.method.kernels):
+            return _attend(pool, x, self.method), None
         features = _pointwise(pool.c_proj, _pointwise(pool.v_proj, x))
         return features, _pointwise(pool.k_proj, x) if keys else None
 
@@ -132,8 +202,9 @@ class ResNetTower:
 
 
 class ViTTower:
-    """VisionTransformer: the value path of its last block, one feature a patch."""
+    """VisionTransformer: its last block read by a method, one feature a patch."""
 
+    class_token = True
     layout = torch.contiguous_format
 
     def __init__(self, visual: Any, method: Method) -> None:
@@ -144,36 +215,49 @@ class ViTTower:
             raise UnsupportedTowerError(f"patches of {patch} are not square")
         self.cell = int(patch[0])
 
+    def check(self, *, keys: bool) -> None:
+        """See `Tower`."""
+        method, last = self.method, self.visual.transformer.resblocks[-1]
+        if isinstance(last.attn, nn.MultiheadAttention) or not mixes_positions(method.kernels):
+            return
+        whole = tuple(method.kernels) == ORDINARY and method.residual and method.mlp
+        if keys or not whole:
+            raise UnsupportedMethodError(
+                f"the method {method.name!r} mixes positions, which a tower with normalised "
+                "queries or keys does only in its own way, and without keys"
+            )
+
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Tower`; the last block computes its values, and its keys only when asked."""
+        """See `Tower`; the last block computes what its kernels need, and keys when asked."""
+        method = self.method
         x, grid = self._tokens(images)
         blocks = self.visual.transformer.resblocks
         for block in blocks[:-1]:
-            x = _run(block, x)
-        last = blocks[-1]
-        patches = x[:, 1:]
-        normed = last.ln_1(patches)
-        if self.method.attention == "mixed":
-            value = _run(last, x)[:, 1:]
-        else:
-            value = last.attn.out_proj(_in_projection(last.attn, normed, part=2))
-            value = last.ls_1(value)
-            if self.method.value_residual:
-                value = value + patches
-                value = value + last.ls_2(last.mlp(last.ln_2(value)))
-        features = self.visual.ln_post(value) @ self.visual.proj
-        key = None
-        if keys:
-            key = _in_projection(last.attn, normed, part=1)
-            if self.method.project_keys:
-                key = last.attn.out_proj(key)
-        return _to_map(features, grid), None if key is None else _to_map(key, grid)
+            x = read_block(block, x).tokens
+        if not mixes_positions(method.kernels):
+            x = x[:, 1:]  # the class token has no part
+        found = read_block(
+            blocks[-1],
+            x,
+            method.kernels,
+            residual=method.residual,
+            mlp=method.mlp,
+            keys=keys,
+        )
+        count = grid[0] * grid[1]
+        features = self.visual.ln_post(found.tokens[:, -count:]) @ self.visual.proj
+        if found.keys is None:
+            return _to_map(features, grid), None
+        key = found.keys[:, -count:]
+        if method.project_keys:
+            key = blocks[-1].attn.out_proj(key)
+        return _to_map(features, grid), _to_map(key, grid)
 
     def pooled(self, images: Tensor) -> Tensor:
         """See `Tower`."""
         x, _ = self._tokens(images)
         for block in self.visual.transformer.resblocks:
-            x = _run(block, x)
+            x = read_block(block, x).tokens
         return cast(Tensor, self.visual.ln_post(x[:, 0]) @ self.visual.proj)
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -189,57 +273,42 @@ class ViTTower:
         return visual.ln_pre(x + self._positions(grid).to(x.dtype)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return the position table (N, C) for a grid, resized bicubically where needed (V6)."""
+        """Return the position table (N, C) for a grid, resized bicubically where needed (V6).
+
+        An exported program has one path for all sizes, and always resizes: the native grid to
+        itself, which changes nothing, and under `"count"` also a grid of as many positions in
+        another shape, which `"count"` itself would read in raster order.
+        """
         table: Tensor = self.visual.positional_embedding
         native = tuple(self.visual.grid_size)
-        if self.method.position_resize == "count":
-            fits = grid[0] * grid[1] == table.shape[0] - 1
-        else:
-            fits = grid == native
-        if fits:
-            return table
+        if not torch.compiler.is_exporting():
+            count = self.method.position_resize == "count"
+            if grid[0] * grid[1] == native[0] * native[1] if count else grid == native:
+                return table
         maps = table[1:].float().view(1, *native, -1).permute(0, 3, 1, 2)
         maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:1].float(), maps.flatten(2)[0].T])
 
 
-def _attend(pool: Any, x: Tensor) -> Tensor:
+def _attend(pool: Any, x: Tensor, method: Method) -> Tensor:
     """Apply an attention pool to every position of a map (B, C, h, w), not only to the mean.
 
     Positions and their mean attend to each other without position embedding (reference fact R4).
     """
     positions = x.flatten(2).transpose(1, 2)
     tokens = torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)  # B x 1 + hw x C
-    query, key, value = (
-        part(tokens).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
-        for part in (pool.q_proj, pool.k_proj, pool.v_proj)
-    )
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    parts = {"query": pool.q_proj, "key": pool.k_proj, "value": pool.v_proj}
+    parts = {name: projection(tokens) for name, projection in parts.items()}
+    mixed = mix(parts, method.kernels, heads=pool.num_heads)
     return _to_map(pool.c_proj(mixed[:, 1:]), (x.shape[2], x.shape[3]))
 
 
-def _run(block: Any, x: Tensor) -> Tensor:
-    """Run a residual block on tokens (B, N, C), never holding an N x N attention map.
-
-    In inference torch's MultiheadAttention takes a path of its own that holds one for every head:
-    64 GiB for the 65,537 tokens of 4096 x 4096 px.
-    """
-    attention = block.attn
-    if not isinstance(attention, nn.MultiheadAttention):
-        return cast(Tensor, block(x))  # open_clip's own attention holds none
-    normed = block.ln_1(x)
-    projected = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = (
-        part.reshape(*part.shape[:2], attention.num_heads, -1).transpose(1, 2)
-        for part in projected.chunk(3, dim=2)
-    )  # B x heads x N x C / heads
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    x = x + block.ls_1(attention.out_proj(mixed))
-    return cast(Tensor, x + block.ls_2(block.mlp(block.ln_2(x))))
-
-
 def _whole_cells(length: int, cell: int) -> int:
-    return -(-length // cell) * cell
+    return (length + cell - 1) // cell * cell
+
+
+def _one_cell(length: int, cell: int) -> int:
+    return length if length >= cell else cell  # not `max`, which an export could not see through
 
 
 def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -247,13 +316,13 @@ def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
     return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
-def _in_projection(attention: Any, x: Tensor, *, part: int) -> Tensor:
-    """Apply the query (0), key (1) or value (2) third of an attention's input projection."""
-    weight = attention.in_proj_weight.chunk(3)[part]
-    bias = attention.in_proj_bias
-    return F.linear(x, weight, None if bias is None else bias.chunk(3)[part])
-
-
 def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Turn (B, hw, C) into (B, C, h, w)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+
+
+_ADAPTERS: dict[tuple[str, str], type[Tower]] = {
+    ("resnet", "attention"): ResNetTower,
+    ("vit", "tok"): ViTTower,
+}
+"""Family and pooling -> what reads such towers."""

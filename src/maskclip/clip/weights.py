@@ -50,4 +50,4 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
         return load_file(checkpoint, path)
     from maskclip.clip.open_clip_models import load_pretrained
 
-    return load_pretrained(name, weights=weights)
+    return load_pretrained(name, weights=weights, other_names=(*EMBEDDED, *ALIASES))

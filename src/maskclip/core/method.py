@@ -23,14 +23,18 @@ class Method:
         activation: activation of the image tower; `"model"` is the one it was trained with.
             The authors always use exact GELU, although OpenAI's CLIPs were trained with QuickGELU.
         layer_norm_eps: epsilon of every LayerNorm of the image tower; None is the model's own.
+        temperature: probabilities are softmax(temperature x cosine); None is the model's own, of
+            its training. The authors always take 100, as OpenAI's CLIPs have; a protocol may set
+            another.
         mean, std: RGB statistics for pixels in [0, 1]; None is the model's own. The authors
             normalise with ImageNet's.
         position_resize: when a ViT's position table is resized. `"grid"`: when the grid differs.
             `"count"`: when the number of tokens differs, so that a 7x28 grid reads a 14x14 table
             in raster order.
-        attention: what the last attention gives each position: its own `"value"`, as MaskCLIP reads
-            CLIP, or the `"mixed"` values of all positions, as CLIP itself does.
-        value_residual: whether the last ViT block's value path keeps the residual and the MLP.
+        kernels: what the last attention mixes its values by, as (name, weight): `identity` leaves
+            each position its own, as MaskCLIP reads CLIP; `qk` mixes all, as CLIP itself does.
+        residual: whether what enters a ViT's last block is added to what its attention gives.
+        mlp: whether the MLP of a ViT's last block follows.
         project_keys: whether the keys of the last ViT block pass its output projection.
         pad_to_cells: whether a ResNet's input is padded to whole cells; otherwise its pools drop
             the last rows and columns.
@@ -54,11 +58,13 @@ class Method:
     name: str
     activation: Literal["model", "gelu"]
     layer_norm_eps: float | None
+    temperature: float | None
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     position_resize: Literal["grid", "count"]
-    attention: Literal["value", "mixed"]
-    value_residual: bool
+    kernels: tuple[tuple[str, float], ...]
+    residual: bool
+    mlp: bool
     project_keys: bool
     pad_to_cells: bool
     stretch: bool
@@ -74,11 +80,13 @@ CLEAN = Method(
     name="clean",
     activation="model",
     layer_norm_eps=None,
+    temperature=None,
     mean=None,
     std=None,
     position_resize="grid",
-    attention="value",
-    value_residual=False,
+    kernels=(("identity", 1.0),),
+    residual=False,
+    mlp=False,
     project_keys=False,
     pad_to_cells=True,
     stretch=False,
@@ -95,11 +103,13 @@ PUBLISHED = Method(
     name="published",
     activation="gelu",
     layer_norm_eps=1e-6,
+    temperature=100.0,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     position_resize="count",
-    attention="value",
-    value_residual=True,
+    kernels=(("identity", 1.0),),
+    residual=True,
+    mlp=True,
     project_keys=True,
     pad_to_cells=False,
     stretch=True,
@@ -112,7 +122,7 @@ PUBLISHED = Method(
 )
 """What the authors' released code computes; the published figures came from it."""
 
-BASELINE = replace(PUBLISHED, name="baseline", attention="mixed")
+BASELINE = replace(PUBLISHED, name="baseline", kernels=(("qk", 1.0),))
 """The paper's comparison row: CLIP's ordinary attention, read densely (reference fact R4)."""
 
 Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE

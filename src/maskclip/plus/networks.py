@@ -155,7 +155,7 @@ def _imagenet_file(name: str) -> str:
     """Return the path of timm's default weights for a model; download them when not cached."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    from maskclip.clip.download import check_reachable  # open_clip comes along
+    from maskclip.clip.open_clip_models import check_reachable  # open_clip comes along
 
     pretraining = timm.get_pretrained_cfg(name)
     if pretraining is None or not pretraining.hf_hub_id:
@@ -334,4 +334,6 @@ def _probe(encoder: ModernBackbone, decoder: nn.Module) -> tuple[int, int]:
 
 def _missing(side: int) -> int:
     """Return by how many pixels a side falls short of a multiple of 32 from 128."""
-    return max(_SMALLEST_SIDE, -(-side // _DIVISOR) * _DIVISOR) - side
+    if side < _SMALLEST_SIDE:
+        return _SMALLEST_SIDE - side
+    return -side % _DIVISOR  # not by `max`, which an export could not see through

@@ -23,6 +23,9 @@ from maskclip.plus.networks import Network, build_network
 class Student(nn.Module):
     """A backbone, a decoder, and text rows as the classifier; `build_student` puts it together.
 
+    `torch.export` takes it with a dynamic batch, height and width: published students for any side
+    from 16 px, others for multiples of 32 px from 128, which need no padding.
+
     Args:
         config: the architecture.
         rows: (C, D) text rows, unit length; a buffer, never trained.
@@ -69,7 +72,7 @@ class Student(nn.Module):
         """
         stages = self.backbone(normalize_pixels(images, self.mean, self.std))
         features: Tensor = self.decoder(*stages)
-        height, width = (-(-side // self.stride) for side in images.shape[-2:])
+        height, width = ((side - 1) // self.stride + 1 for side in images.shape[-2:])
         return features[..., :height, :width]
 
     def classifier(self) -> Tensor:

@@ -8,7 +8,6 @@ Rows have one row per class id: those of `Student.classifier()`, a learnable bac
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,26 +67,23 @@ def load_teacher(
         MaskCLIPError: the model cannot be had, or a class has no words.
     """
     clip = load_clip(config.name, weights=config.weights)
-    clip.visual.to(device)  # its text tower follows
     prompts = vocabulary.prompts[1 if supervision.background else 0 :]
     if not all(prompts):
         raise SupervisionError("a background by threshold cannot be learnt: give it words")
-    rows = class_rows(clip, prompts, templates=config.templates)
+    rows = class_rows(clip, prompts, templates=config.templates, device=device)
     if supervision.background:
         rows = torch.cat([torch.zeros_like(rows[:1]), rows])
     if not supervision.needs_teacher:
         return Teacher(rows)
-    encoder = build_teacher(clip, method=get_method(config.method))
+    encoder = build_teacher(clip, method=get_method(config.method)).to(device)
     size = sum(weight.numel() for weight in encoder.parameters())
     encoder.prepare(choose_precision(config.precision, device, parameters=size))
     return Teacher(rows, encoder)
 
 
 def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
-    """Return a frozen copy of a CLIP's image tower, in eval mode, to be kept out of the student."""
-    tower = copy.deepcopy(clip.visual)
-    teacher = DenseCLIP(tower, method=method, mean=clip.mean, std=clip.std)
-    return teacher.eval().requires_grad_(False)
+    """Return a CLIP's image tower, frozen, in eval mode, to be kept out of the student."""
+    return DenseCLIP.of(clip, method=method).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -111,7 +107,7 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         rows=rows[list(config.unlabeled)],
         classes=tuple(range(len(config.unlabeled))),
         method=encoder.method,
-        temperature=100.0,
+        temperature=encoder.temperature,
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
-from maskclip.clip.prompts import template_set, text_rows
+from maskclip.clip.prompts import MEMORY_BYTES, RecentlyUsed, template_set, text_rows
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, ModelConfig, ModelSettings, Options
 from maskclip.core.dense import Dense, Scoring
@@ -119,12 +119,11 @@ class Segmenter(PhotoSegmenter):
         self.device = device
         self.templates = templates
         template_set(templates)  # an unknown name is refused now, not at the first image
-        visual = clip.visual.to(device)
-        size = sum(weight.numel() for weight in visual.parameters())
+        size = sum(weight.numel() for weight in clip.visual.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
-        self.encoder = DenseCLIP(visual, method=method, mean=clip.mean, std=clip.std).to(device)
+        self.encoder = DenseCLIP.of(clip, method=method).to(device)
         self.encoder.prepare(self.precision)
-        self._rows: dict[Vocabulary, Tensor] = {}
+        self._rows: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
 
     @property
     def fingerprint(self) -> str:
@@ -156,6 +155,8 @@ class Segmenter(PhotoSegmenter):
         """
         if classes is None:
             raise MaskCLIPError(f"no classes: {self.clip.name} labels with the words that it gets")
+        if options.key_smoothing is not None:
+            self.check_keys()
         vocabulary = as_vocabulary(classes).with_background(background)
         self.text_rows(vocabulary)
         return vocabulary
@@ -171,14 +172,19 @@ class Segmenter(PhotoSegmenter):
             rows=self.text_rows(vocabulary),
             classes=tuple(index - first for index in vocabulary.prompt_class),
             method=self.method,
-            temperature=100.0,
+            temperature=self.encoder.temperature,
             prompt_denoising=options.prompt_denoising,
             key_smoothing=options.key_smoothing,
             threshold=vocabulary.threshold,
         )
 
     def check_keys(self) -> None:
-        """Refuse what needs keys, where the tower has none under its method."""
+        """Refuse what needs keys, where the tower has none under its method.
+
+        Raises:
+            UnsupportedMethodError: it has none.
+        """
+        self.encoder.check_keys()
 
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
@@ -186,19 +192,23 @@ class Segmenter(PhotoSegmenter):
         Raises:
             PromptError: a name is too long for the model.
         """
-        if vocabulary not in self._rows:
-            names = vocabulary.flat_prompts
-            rows, unknown = text_rows(self.clip, names, templates=self.templates)
-            if unknown:
-                warnings.warn(
-                    f"{self.clip.name} was trained on the words of `--vocabulary emoji` alone and "
-                    f"never saw: {', '.join(unknown[:8])}"
-                    + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
-                    MaskCLIPWarning,
-                    stacklevel=4,  # the caller of `segment`
-                )
-            self._rows[vocabulary] = rows.to(self.device)
-        return self._rows[vocabulary]
+        rows = self._rows.get(vocabulary)
+        if rows is not None:
+            return rows
+        rows, unknown = text_rows(
+            self.clip, vocabulary.flat_prompts, templates=self.templates, device=self.device
+        )
+        if unknown:
+            warnings.warn(
+                f"{self.clip.name} was trained on the words of `--vocabulary emoji` alone and "
+                f"never saw: {', '.join(unknown[:8])}"
+                + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
+                MaskCLIPWarning,
+                stacklevel=4,  # the caller of `segment`
+            )
+        rows = rows.to(self.device)
+        self._rows.put(vocabulary, rows, rows.nbytes)
+        return rows
 
 
 class StudentSegmenter(PhotoSegmenter):

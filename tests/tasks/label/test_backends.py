@@ -101,11 +101,12 @@ class TestPool:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     """Two workers of one processor each; they have the environment of this process."""
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("RAY_BACKEND_LOG_LEVEL", "error")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
