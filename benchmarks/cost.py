@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.weights import load_clip
 from maskclip.core.method import get_method
+from maskclip.core.resize import fit_within
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.core.windows import fit_within
 from maskclip.data.specs import SPECS
 from maskclip.plus.config import Machine, Optimization, Training, parse_student
 from maskclip.plus.student import build_student

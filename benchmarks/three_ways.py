@@ -32,8 +32,8 @@ from maskclip.core.config import Options
 from maskclip.core.dense import score
 from maskclip.core.device import PRECISIONS
 from maskclip.core.method import CLEAN
+from maskclip.core.resize import pad_bottom_right
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.core.windows import pad_bottom_right
 from maskclip.tasks.segmenter import Segmenter
 
 WAYS = ("bare", "usual", "ours")

@@ -1,4 +1,4 @@
-"""The house as docs/architecture.md draws it: every module is named, and no two import each other."""
+"""The house is as docs/architecture.md draws it; no two files import each other."""
 
 import ast
 from pathlib import Path

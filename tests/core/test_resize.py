@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from maskclip.core import resize
-from maskclip.core.resize import Geometry, bilinear_taps, enlarge, label, lay_out
-from maskclip.core.windows import cut
+from maskclip.core.resize import Geometry, bilinear_taps, cut, enlarge, label, lay_out
 
 SHAPES = [
     ((1, 1), (7, 5)),

@@ -1,7 +1,6 @@
 import torch
 
-from maskclip.core.resize import Geometry
-from maskclip.core.windows import cut
+from maskclip.core.resize import Geometry, cut
 from maskclip.tasks.photos import PhotoMaps
 
 

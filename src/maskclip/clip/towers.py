@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, read_block
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
-from maskclip.core.windows import pad_bottom_right
+from maskclip.core.resize import pad_bottom_right
 
 SUPPORTED = (
     "ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64) and VisionTransformer with class-token "

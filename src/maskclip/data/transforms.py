@@ -19,9 +19,9 @@ from torchvision.transforms import InterpolationMode
 
 from maskclip.core.config import Augmentation
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.resize import fit_within
 from maskclip.core.samples import Ids
 from maskclip.core.vocabulary import IGNORE
-from maskclip.core.windows import fit_within
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED, Ids, Samples
 from maskclip.core.vocabulary import IGNORE
-from maskclip.core.windows import fit_within
 from maskclip.data.transforms import augment, seeded
 from maskclip.plus.config import Optimization, Training
 

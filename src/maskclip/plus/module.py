@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core.metrics import ConfusionMatrix
-from maskclip.core.resize import Geometry, label
+from maskclip.core.resize import Geometry, cut, label
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
-from maskclip.core.windows import cut
 from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
 from maskclip.plus.files import METADATA_KEY, StudentMetadata
 from maskclip.plus.student import Student

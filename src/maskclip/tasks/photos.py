@@ -18,8 +18,8 @@ from maskclip.core import resize
 from maskclip.core.config import Options
 from maskclip.core.dense import Dense, Scoring, refine, score
 from maskclip.core.draw import Labels
+from maskclip.core.resize import cut, fit_within
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.core.windows import cut, fit_within
 
 LONG_SIDE_RATIO = 4
 """The long side is at most four short sides, as in the published test scale (2048, 512)."""

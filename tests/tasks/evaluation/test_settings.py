@@ -8,8 +8,8 @@ from maskclip.core.config import Options
 from maskclip.core.dense import score
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.resize import cut, fit_within
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.core.windows import cut, fit_within
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.tasks.evaluation.predictors import ZeroShotPredictor

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from maskclip.core.windows import cut, fit_within, pad_bottom_right, window_starts
+from maskclip.core.resize import cut, fit_within, pad_bottom_right, window_starts
 
 
 @pytest.mark.parametrize(
