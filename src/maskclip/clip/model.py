@@ -17,7 +17,7 @@ Statistics = tuple[float, float, float]
 OPENAI_MEAN: Statistics = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD: Statistics = (0.26862954, 0.26130258, 0.27577711)
 DEFAULT_SHORT_SIDE = 512
-"""Working size of models that declare none: the published test scale (reference fact S3)."""
+"""Working size of models that declare none: the published test size (published code, S3)."""
 DEFAULT_TEMPERATURE = 100.0
 """That of towers that come without one: where training caps it, and OpenAI's CLIPs ended."""
 

@@ -178,7 +178,7 @@ class ResNetTower:
             )
 
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Tower`; no position embedding (reference fact R3)."""
+        """See `Tower`; no position embedding (published code, R3)."""
         height, width = images.shape[-2:]
         fit = _whole_cells if self.method.pad_to_cells else _one_cell
         size = (fit(height, self.cell), fit(width, self.cell))
@@ -273,7 +273,7 @@ class ViTTower:
         return visual.ln_pre(x + self._positions(grid).to(x.dtype)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return the position table (N, C) for a grid, resized bicubically where needed (V6).
+        """Return the position table (N, C) for a grid, resized where needed (published code, V6).
 
         An exported program has one path for all sizes, and always resizes: the native grid to
         itself, which changes nothing, and under `"count"` also a grid of as many positions in
@@ -293,7 +293,7 @@ class ViTTower:
 def _attend(pool: Any, x: Tensor, method: Method) -> Tensor:
     """Apply an attention pool to every position of a map (B, C, h, w), not only to the mean.
 
-    Positions and their mean attend to each other without position embedding (reference fact R4).
+    Positions and their mean attend to each other without position embedding (published code, R4).
     """
     positions = x.flatten(2).transpose(1, 2)
     tokens = torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)  # B x 1 + hw x C

@@ -155,7 +155,7 @@ def probabilities(maps: Tensor, temperature: float) -> Tensor:
 def denoise_prompts(
     maps: Tensor, threshold: float, *, temperature: float, keep_best: bool
 ) -> Tensor:
-    """Drop the classes that are nowhere in an image (paper, section 3.2; reference fact H2).
+    """Drop the classes that are nowhere in an image (paper, section 3.2; published code, H2).
 
     A class whose largest probability over the positions lies under `threshold` gets the cosine
     -100 everywhere in that image.

@@ -123,7 +123,7 @@ PUBLISHED = Method(
 """What the authors' released code computes; the published figures came from it."""
 
 BASELINE = replace(PUBLISHED, name="baseline", kernels=(("qk", 1.0),))
-"""The paper's comparison row: CLIP's ordinary attention, read densely (reference fact R4)."""
+"""The paper's comparison row: CLIP's ordinary attention, read densely (published code, R4)."""
 
 Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE
 
