@@ -24,12 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.weights import load_clip
+from maskclip.core.dense import similarity
 from maskclip.core.method import get_method
 from maskclip.core.resize import fit_within
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.specs import SPECS
 from maskclip.plus.config import Machine, Optimization, Training, parse_student
-from maskclip.plus.student import build_student
+from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher, segmentation_loss, teacher_maps
 from maskclip.recipes import TRAININGS
 from maskclip.tasks.photos import LONG_SIDE_RATIO
@@ -116,7 +117,7 @@ class Step:
     def __call__(self) -> None:
         features = self.student.features(self.images)
         self.teach()
-        loss = segmentation_loss(self.student.logits(features), self.labels)
+        loss = segmentation_loss(logits_of(self.student, features), self.labels)
         del features
         self.optimizer.zero_grad()
         loss.backward()
@@ -132,8 +133,14 @@ class Step:
     def validate(self, size: tuple[int, int]) -> None:
         """Run the student alone on one image."""
         self.student.eval()
-        self.student(torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.images.device))
+        image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.images.device)
+        logits_of(self.student, self.student.features(image))
         self.student.train()
+
+
+def logits_of(student: Student, features: Tensor) -> Tensor:
+    """Classify features as `Student.logits` does, without autocast, which knows no meta device."""
+    return similarity(student.dropout(features), student.classifier(), normalize=False)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
