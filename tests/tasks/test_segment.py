@@ -484,12 +484,12 @@ def test_float32_gives_the_labels_of_the_plain_pipeline(model):
     """Folded and laid out for speed, pruned before enlarging: all K maps say the same."""
     fast = maskclip.load(model, device="cpu", precision="float32", templates="plain")
     clip, words = load_clip(model), Vocabulary.builtin("emoji")
-    plain = DenseCLIP(clip.visual, mean=clip.mean, std=clip.std).eval()
+    plain = DenseCLIP.of(clip)
     rows = fast.text_rows(words)
     for seed in range(3):
         image = draw_scene(seed, size=clip.short_side).image
         features = plain.encode(torch.from_numpy(image).permute(2, 0, 1)[None]).features
-        maps = probabilities(similarity(features, rows), 100)
+        maps = probabilities(similarity(features, rows), clip.temperature)
         maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear")
         same = fast.segment(image, words).labels == maps.argmax(dim=1)[0].numpy()
         assert same.mean() > 0.9999  # but for ties
