@@ -310,3 +310,36 @@ class TestUnknownWords:
             assert again.unknown == ("wolf", "wolf")
             assert torch.equal(again.rows, first.rows[[1, 0, 1]])
             forget()
+
+
+class TestWhateverIsWrongWithTheCache:
+    """It costs time, never results."""
+
+    def rows(self, make_model, path):
+        return text_rows(make_model(), ["dog", "cat"], templates="plain", path=path).rows
+
+    @pytest.mark.parametrize("name", ["a" * 300, "folder"])
+    def test_its_file_cannot_be_looked_for(self, make_model, tmp_path, name):
+        path = tmp_path / name
+        if name == "folder":
+            path.mkdir()
+        expected = self.rows(make_model, tmp_path / "sound.sqlite")
+        assert torch.equal(self.rows(make_model, path), expected)
+
+    def test_a_table_of_another_shape_is_replaced(self, make_model, tmp_path):
+        path = tmp_path / "rows.sqlite"
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute("CREATE TABLE rows (a, b, c, d, e, f)")
+        expected = self.rows(make_model, tmp_path / "sound.sqlite")
+        assert torch.equal(self.rows(make_model, path), expected)
+        forget()
+        self.rows(make_model, path)  # the damaged file is gone: a new one is written
+        with closing(sqlite3.connect(path)) as file:
+            assert file.execute("SELECT count(*) FROM rows").fetchone() == (2,)
+
+    def test_the_file_shrinks_with_its_rows(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(prompts, "FILE_BYTES", 2**18)
+        path = tmp_path / "rows.sqlite"
+        rows = {i.to_bytes(16, "big"): prompts._Row(bytes(4096), False) for i in range(400)}
+        prompts._row_cache(path).write(rows)
+        assert 0 < path.stat().st_size <= 2**18 + 2**15

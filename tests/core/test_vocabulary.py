@@ -343,3 +343,8 @@ class TestPalettes:
         assert voc_colors(3) == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
         assert voc_colors(256)[255] == (224, 224, 192)
         assert len(set(voc_colors(1000))) == 1000
+
+
+def test_half_a_surrogate_pair_is_no_name():
+    with pytest.raises(VocabularyError, match=r"'a\\udcff' is not valid UTF-8"):
+        Vocabulary.parse(["a\udcff"])

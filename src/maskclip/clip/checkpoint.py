@@ -123,10 +123,11 @@ def _load_pickle(path: Path, allowed: Sequence[Any]) -> Any:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") for name in archive.namelist())
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):  # what reads it says so
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _read_torchscript(path: Path) -> StateDict:

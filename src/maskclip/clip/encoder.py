@@ -18,7 +18,8 @@ class DenseCLIP(nn.Module):
     """An open_clip image tower, read densely by one method.
 
     It is a copy that shares the tower's weights: whatever a method, a dtype or a device changes in
-    it, the tower and other encoders of it stay as they are.
+    it, the tower and other encoders of it stay as they are. Only new values, as those that
+    `load_state_dict` copies in, are those of all.
 
     Args:
         visual: `model.visual` of an open_clip model.

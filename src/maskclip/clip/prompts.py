@@ -34,6 +34,7 @@ MEMORY_BYTES = 32 * 2**20
 
 _PATIENCE = 0.5  # seconds for which a locked file is waited for; then words are encoded (again)
 _DAY = 86_400  # seconds: how exactly the last use of a row is kept
+_COLUMNS = "key, row, unknown, checksum, used"
 _AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds
 
 K = TypeVar("K")
@@ -177,10 +178,10 @@ class _RowCache:
         """Return the rows that are there."""
         found = {key: row for key in keys if (row := self.memory.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
-        if not missing or not self.path.exists():
-            return found
         stored, old = {}, []
         try:
+            if not missing or not self.path.exists():
+                return found
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE)) as file:
                 for key, values, unknown, checksum, used in _select(file, missing):
@@ -189,8 +190,8 @@ class _RowCache:
                         stored[key] = _Row(values, bool(unknown))
                         if not isinstance(used, int) or used < time.time() - _DAY:
                             old.append(key)
-        except sqlite3.Error as error:
-            self._discard_if_damaged(error)
+        except (OSError, sqlite3.Error) as error:
+            self._discard_if(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         for key, row in stored.items():
             self.memory.put(key, row, len(row.values))
         if old:
@@ -210,24 +211,27 @@ class _RowCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as file, file:
                 file.execute("PRAGMA page_size = 16384")  # of a new file: several rows a page
+                file.execute("PRAGMA auto_vacuum = FULL")  # the same: it shrinks with its content
                 file.execute(
                     "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB NOT NULL, "
                     "unknown INTEGER NOT NULL, checksum INTEGER NOT NULL, used INTEGER NOT NULL)"
                 )
-                file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", entries)
-                while _size(file) > FILE_BYTES:
-                    file.execute(
+                file.executemany(
+                    f"INSERT OR REPLACE INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", entries
+                )
+                removed = 1
+                while removed > 0 and _size(file) > FILE_BYTES:
+                    removed = file.execute(
                         "DELETE FROM rows WHERE key IN (SELECT key FROM rows ORDER BY used "
                         "LIMIT (SELECT 1 + count(*) / 4 FROM rows))"
-                    )
-        except sqlite3.Error as error:
-            self._discard_if_damaged(error)
-        except OSError:
-            pass
+                    ).rowcount
+        except (OSError, sqlite3.Error) as error:
+            codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+            self._discard_if(error, *codes)  # the last: a table of another shape
 
-    def _discard_if_damaged(self, error: sqlite3.Error) -> None:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    def _discard_if(self, error: Exception, *codes: int) -> None:
+        """Remove the file after an error with one of SQLite's primary codes."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in codes:
             with suppress(OSError):  # it may be another process that still has it open
                 self.path.unlink()
 
@@ -237,7 +241,8 @@ def _select(file: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[Any, 
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
         marks = ", ".join("?" * len(some))
-        found += file.execute(f"SELECT * FROM rows WHERE key IN ({marks})", some).fetchall()
+        query = f"SELECT {_COLUMNS} FROM rows WHERE key IN ({marks})"
+        found += file.execute(query, some).fetchall()
     return found
 
 

@@ -28,7 +28,7 @@ def fold(name: object) -> str:
     """Return `name` with white space stripped at its ends and folded to single spaces within.
 
     Raises:
-        VocabularyError: it is no string, is empty, or has a control character.
+        VocabularyError: it is no string, is empty, has a control character, or is no valid Unicode.
     """
     if not isinstance(name, str):
         raise VocabularyError(f"expected a class name in quotes, got {name!r}")
@@ -37,6 +37,8 @@ def fold(name: object) -> str:
         raise VocabularyError("an empty class name: every class needs a word")
     if not folded.isprintable() and any(ord(character) < 32 for character in folded):
         raise VocabularyError(f"a control character in the class name {folded!r}")
+    if any("\ud800" <= character <= "\udfff" for character in folded):  # halves of a pair
+        raise VocabularyError(f"the class name {folded!a} is not valid UTF-8: write it anew")
     return folded
 
 

@@ -180,7 +180,8 @@ def denoise_prompts(
 def smooth_keys(
     maps: Tensor, keys: Tensor, threshold: float, *, temperature: float, method: Method
 ) -> Tensor:
-    """Let unsure positions borrow from positions with similar keys (paper, section 3.2; H3).
+    """Let unsure positions borrow from positions with similar keys (paper, section 3.2; published
+    code, H3).
 
     With P the probabilities (hw x K) and N the normalised keys (hw x C), positions whose best
     probability lies under `threshold` become N (N^T P): the hw x hw affinity is never built.

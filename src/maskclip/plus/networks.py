@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
@@ -334,6 +334,5 @@ def _probe(encoder: ModernBackbone, decoder: nn.Module) -> tuple[int, int]:
 
 def _missing(side: int) -> int:
     """Return by how many pixels a side falls short of a multiple of 32 from 128."""
-    if side < _SMALLEST_SIDE:
-        return _SMALLEST_SIDE - side
-    return -side % _DIVISOR  # not by `max`, which an export could not see through
+    whole = (side + _DIVISOR - 1) // _DIVISOR * _DIVISOR
+    return cast(int, torch.sym_max(_SMALLEST_SIDE, whole)) - side  # `max` would bind an export

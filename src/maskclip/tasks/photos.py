@@ -18,6 +18,7 @@ from maskclip.core import resize
 from maskclip.core.config import Options
 from maskclip.core.dense import Dense, Scoring, refine, score
 from maskclip.core.draw import Labels
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.resize import cut, fit_within
 from maskclip.core.vocabulary import Vocabulary
 
@@ -70,7 +71,15 @@ class PhotoMaps:
     geometry: resize.Geometry
 
     def labels(self, vocabulary: Vocabulary) -> tuple[Labels, npt.NDArray[np.float32]]:
-        """Return the labels (H, W), in the vocabulary's type, and the scores (H, W) of a photo."""
+        """Return the labels (H, W), in the vocabulary's type, and the scores (H, W) of a photo.
+
+        Raises:
+            MaskCLIPError: the maps have values that are not finite.
+        """
+        if not self.maps.isfinite().all():
+            raise MaskCLIPError(
+                "the network's values are not finite: try --precision float32, or other weights"
+            )
         labels, scores = resize.label(self.maps, self.geometry)
         ids, narrow = labels.cpu().numpy(), vocabulary.label_dtype is np.uint8
         return ids.astype(np.uint8) if narrow else ids.astype(np.uint16), scores.cpu().numpy()

@@ -192,10 +192,10 @@ class Worker:
 
     def _write_now(self, photo: _Input, maps: PhotoMaps) -> Outcome:
         task = photo.task
-        if not maps.maps.isfinite().all():
-            message = f"{task.path}: the network's values are not finite: try --precision float32"
-            return Outcome(task, error=message)
-        labels, scores, probabilities = self._at_full_size(maps)
+        try:
+            labels, scores, probabilities = self._at_full_size(maps)
+        except MaskCLIPError as error:
+            return Outcome(task, error=f"{task.path}: {error}")
         kept = clean(labels, scores, self.job.cleaning, self.vocabulary)
         try:
             item = Labeled(
