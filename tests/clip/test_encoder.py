@@ -6,6 +6,7 @@ from torch import nn
 from torch.export import Dim, export
 
 from maskclip.clip.encoder import DenseCLIP, fold_batch_norms
+from maskclip.clip.model import shared_copy
 from maskclip.core.method import BASELINE, CLEAN, IMAGENET_MEAN, IMAGENET_STD, PUBLISHED
 
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
@@ -349,6 +350,17 @@ class TestSharing:
         for name, weight in theirs.items():
             assert ours[name].data_ptr() == weight.data_ptr()
             assert weight.requires_grad
+
+    @torch.inference_mode()
+    def test_a_part_may_be_left_out(self, make_clip, tokenizer):
+        """As for the text tower on another device: the image tower stays where it is."""
+        model, tokens = make_clip("vit"), tokenizer(["a dog"])
+        expected = model.encode_text(tokens)
+        text = shared_copy(model, leave_out=model.visual).to(torch.float64)
+        torch.testing.assert_close(text.encode_text(tokens).float(), expected)
+        assert not list(text.visual.parameters())
+        assert torch.equal(model.encode_text(tokens), expected)
+        assert len(list(model.visual.parameters()))
 
 
 class TestPrepared:

@@ -78,6 +78,7 @@ class ZeroShotPredictor(_ModelPredictor):
             "model": segmenter.clip.name,
             "method": segmenter.method.name,
             "arithmetic": asdict(segmenter.method),
+            "temperature": segmenter.encoder.temperature,
             "templates": segmenter.templates,
             "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
             "background": self.vocabulary.background_rule,
