@@ -228,9 +228,9 @@ def _check_shapes(
 
 
 def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return open_clip's `vision_cfg` as the shapes of a state_dict (`visual.*` keys) tell it.
+    """Return open_clip's `vision_cfg` as the shapes of a state_dict (`visual.*` keys) show it.
 
-    Heads are taken to be 64 wide, as shapes do not tell.
+    Heads are taken to be 64 wide, as shapes do not show that.
 
     Raises:
         KeyError: the keys are not those of a ModifiedResNet or a VisionTransformer.
@@ -254,7 +254,7 @@ def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def text_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return open_clip's `text_cfg` as the shapes of a state_dict tell it; heads are 64 wide.
+    """Return open_clip's `text_cfg` as the shapes of a state_dict show it; heads are 64 wide.
 
     Raises:
         KeyError: the text tower is not CLIP's own.

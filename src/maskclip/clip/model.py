@@ -94,7 +94,7 @@ def shared_copy(module: Module, *, leave_out: nn.Module | None = None) -> Module
 
 def fingerprint(model: nn.Module) -> str:
     """Return 16 hex digits of a model's structure, its weights' shapes and a sample of values."""
-    # The repr has what the weights do not tell: activations, epsilons.
+    # The repr has what the weights do not show: activations, epsilons.
     digest = hashlib.sha256(repr(model).encode())
     for key, value in model.state_dict().items():
         flat = value.detach().flatten()

@@ -170,7 +170,7 @@ def _tokenizer(architecture: str) -> Tokenizer:
         tokenizer: Tokenizer = open_clip.get_tokenizer(architecture)
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"the tokenizer of {architecture} cannot be had: {reason}") from error
+        raise WeightsError(f"the tokenizer of {architecture} cannot be loaded: {reason}") from error
     return tokenizer
 
 

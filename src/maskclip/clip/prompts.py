@@ -293,9 +293,9 @@ def encode_names(
 ) -> Tensor:
     """Run the text tower: per name normalise each template's row, average, normalise.
 
-    A name has a forward of its own: the last digits hang on what shares one, and a row must not
-    hang on which other names were cached. On another device than the CPU a copy of the tower runs,
-    which is let go afterwards.
+    Each name is a batch of its own: the last digits of a row depend on its batch, and must not
+    depend on which other names were cached. On a device other than the CPU a temporary copy of the
+    tower runs.
 
     Returns:
         (P, D) float32, unit rows, on the CPU.

@@ -158,7 +158,7 @@ class ResNetTower:
     """ModifiedResNet: stage 4 through the attention pool's value and output projections.
 
     Of a method, its kernels count: other than by the identity, positions are read by the whole
-    pool. There is no block around it, so `residual` and `mlp` say nothing.
+    pool. There is no block around it, so `residual` and `mlp` are not used.
     """
 
     class_token = False

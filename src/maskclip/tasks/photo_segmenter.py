@@ -62,7 +62,7 @@ class EncodedPhoto:
 
 
 class PhotoSegmenter(ABC):
-    """What labels the pixels of photos: a model that knows its classes, or is told them.
+    """A model that labels the pixels of photos, with classes of its own or with those it is given.
 
     Attributes:
         method: the arithmetic.

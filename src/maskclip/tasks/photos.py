@@ -202,7 +202,7 @@ def read_maps(
 ) -> list[PhotoMaps]:
     """Encode photos (3, h, w) uint8 of one size, and score them at once.
 
-    The same as `encode_photos`, then `score_photo`, but features are let go batch by batch: those
+    The same as `encode_photos`, then `score_photo`, but features are freed batch by batch: those
     of a large photo in many windows would take more memory than its maps.
     """
     crops, parts, covered = _Crops(seen, options, network), [], (0, 0)

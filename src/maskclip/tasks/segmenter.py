@@ -45,7 +45,7 @@ def load(
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
 
     Raises:
-        MaskCLIPError: something of this cannot be had; the message says what to do.
+        MaskCLIPError: the model or the device cannot be used; the message says what to do.
 
     Example:
         >>> segmenter = maskclip.load("emoji")
