@@ -102,7 +102,7 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file; what stops that is told as an `ImageError`."""
+    """Open a file, or raise an `ImageError` that says why it cannot be read."""
     try:
         with path.open("rb") as file:
             yield file

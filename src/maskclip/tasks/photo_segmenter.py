@@ -67,21 +67,30 @@ class PhotoSegmenter(ABC):
     Attributes:
         method: the arithmetic.
         device, precision: where and in what the network computes.
+        fingerprint: a hash of the weights, 16 hex digits.
+        short_side: the working size in px.
     """
 
     method: Method
     device: torch.device
     precision: torch.dtype
+    fingerprint: str
+    short_side: int
 
     @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of the weights, 16 hex digits."""
-
-    @property
-    @abstractmethod
     def network(self) -> Network:
         """The image network, and how it sees photos."""
+        return Network(
+            encode=self._encode,
+            short_side=self.short_side,
+            antialias=self.method.antialias,
+            resizes=self.method.resizes,
+            device=self.device,
+        )
+
+    @abstractmethod
+    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
+        """Encode crops (B, 3, h, w) uint8 of one shape, on the network's device."""
 
     @abstractmethod
     def prepare(

@@ -24,7 +24,6 @@ from maskclip.core.method import CLEAN, Method, get_method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
-from maskclip.tasks.photos import Network
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _NAMED = 6  # classes that a message lists
@@ -115,6 +114,7 @@ class Segmenter(PhotoSegmenter):
         templates: str,
     ) -> None:
         self.clip = clip
+        self.fingerprint, self.short_side = clip.fingerprint, clip.short_side
         self.method = method
         self.device = device
         self.templates = templates
@@ -124,22 +124,6 @@ class Segmenter(PhotoSegmenter):
         self.encoder = DenseCLIP.of(clip, method=method).to(device)
         self.encoder.prepare(self.precision)
         self._rows: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the weights, 16 hex digits."""
-        return self.clip.fingerprint
-
-    @property
-    def network(self) -> Network:
-        """The image tower, and how it sees photos."""
-        return Network(
-            encode=self.encoder.encode,
-            short_side=self.clip.short_side,
-            antialias=self.method.antialias,
-            resizes=self.method.resizes,
-            device=self.device,
-        )
 
     def prepare(
         self,
@@ -210,6 +194,9 @@ class Segmenter(PhotoSegmenter):
         self._rows.put(vocabulary, rows, rows.nbytes)
         return rows
 
+    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
+        return self.encoder.encode(crops, keys=keys)
+
 
 class StudentSegmenter(PhotoSegmenter):
     """A student that labels pixels. Made by `load` from a student's file.
@@ -234,28 +221,12 @@ class StudentSegmenter(PhotoSegmenter):
     ) -> None:
         self.trained = trained
         self.name = name
-        self._fingerprint = fingerprint
+        self.fingerprint, self.short_side = fingerprint, trained.short_side
         self.method = method
         self.device = device
         self.student = trained.student.to(device).eval()
         size = sum(weight.numel() for weight in self.student.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the file, 16 hex digits."""
-        return self._fingerprint
-
-    @property
-    def network(self) -> Network:
-        """The student without its classifier, and how it sees photos."""
-        return Network(
-            encode=self._encode,
-            short_side=self.trained.short_side,
-            antialias=self.method.antialias,
-            resizes=self.method.resizes,
-            device=self.device,
-        )
 
     def prepare(
         self,
@@ -311,7 +282,7 @@ class StudentSegmenter(PhotoSegmenter):
         """Refuse what needs keys: students have none."""
         refuse_options_of_clip(self.name, keys=True)
 
-    def _encode(self, crops: Tensor, *, keys: bool) -> Dense:
+    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
         """Return features on the grid, which is stretched over the crops."""
         reduced = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=reduced):
