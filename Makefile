@@ -1,7 +1,8 @@
 # Everything is set up in .venv by the first target that needs it, and reused while it is current.
 #   make demo    segment drawn scenes with the embedded model, into demo/
 #   make test    run the test suite
-#   make test-full  that, and every published training at full size: some minutes more
+#   make test-full  that, every published training at full size, and whole corpora of damaged and
+#                   hostile files, whose counts are printed: some minutes more
 #   make check   lint, types and import layers
 #   make wheel   build the package, and try it in an environment of its own
 #   make lock    pin the dependencies anew
@@ -37,7 +38,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-full: $(READY)
-	@echo "== running the test suite, with every published training at full size"
+	@echo "== running the test suite, with every published training at full size and whole corpora"
 	$(BIN)/python -m pytest $(WORKERS) -m ""
 
 check: lint types layers

@@ -15,8 +15,10 @@ from torch import nn
 
 from tests.running import (  # noqa: F401  # hooks
     pytest_configure,
+    pytest_terminal_summary,
     pytest_timeout_set_timer,
     pytest_xdist_auto_num_workers,
+    tally,
 )
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

@@ -1,7 +1,8 @@
 """How the suite runs on machines that are small or busy: hooks for pytest, taken by conftest.py.
 
 As many workers as processors and free memory allow; a test's time is counted by the share of the
-processors that was there for it; and a failure is named at once, for workers may die later.
+processors that was there for it; a failure is named at once, for workers may die later; and what
+the tests of a corpus count is summed at the end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,31 @@ def pytest_configure(config):
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
+@pytest.fixture
+def tally(request):
+    """`tally("crafted weights refused", 97)`: sums that are printed at the end of the run.
+
+    A test may call it often; the counts of all tests, on all workers, are added by their text.
+    """
+
+    def count(what, number=1):
+        request.node.user_properties.append(("tally", [what, number]))
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the sums of `tally`."""
+    sums = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, value in report.user_properties:
+                    if name == "tally":
+                        sums[value[0]] += value[1]
+    if sums:
+        terminalreporter.section("counted")
+        for what in sorted(sums):
+            terminalreporter.write_line(f"{what}: {sums[what]:,}")

@@ -52,3 +52,29 @@ def test_failures_are_named_before_the_process_dies(tmp_path):
     assert named == [
         f"FAILED test_dying.py::{name} (call)" for name in ("test_fails", "test_hangs")
     ]
+
+
+COUNTING = """
+import pytest
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_counts(number, tally):
+    tally("files tried", number * 1000)
+    tally("files refused")
+def test_counts_nothing(tally): pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_tests_count_is_summed_at_the_end(tmp_path, workers):
+    (tmp_path / "test_counting.py").write_text(COUNTING)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.running", "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "-n", workers, str(tmp_path / "test_counting.py")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    lines = [line for line in done.stdout.splitlines() if line]
+    first = next(index for index, line in enumerate(lines) if " counted " in line)
+    assert lines[first + 1 : first + 3] == ["files refused: 3", "files tried: 6,000"]
