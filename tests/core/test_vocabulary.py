@@ -200,7 +200,6 @@ class TestTextFile:
             (b"# nothing\n", "classes.txt: no classes"),
             (b"", "classes.txt: no classes"),
             ("dög".encode("latin-1"), "classes.txt is not UTF-8"),
-            ("dog\n".encode("utf-16"), "classes.txt is not UTF-8"),
             ("dog\n".encode("utf-16-le"), "classes.txt is not UTF-8"),
         ],
     )
@@ -213,7 +212,7 @@ class TestTextFile:
         assert "\n" not in str(caught.value)
 
     def test_missing_file_and_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no such file of classes: .*nowhere\.txt"):
+        with pytest.raises(FileNotFoundError, match=r"no such file: .*nowhere\.txt"):
             Vocabulary.from_file(tmp_path / "nowhere.txt")
         with pytest.raises(VocabularyError, match="got a folder"):
             Vocabulary.from_file(tmp_path)
@@ -249,6 +248,7 @@ class TestToml:
         ("text", "message"),
         [
             ("classes = [", "not valid TOML"),
+            ("classes = [1979-05-27]", "got datetime.date"),
             ('clases = ["dog"]', "unknown key 'clases': the keys are classes, description"),
             ('description = "x"', "list of classes is missing"),
             ('classes = "dog"', "classes should look like"),
@@ -265,7 +265,7 @@ class TestToml:
     def test_errors_name_the_file(self, tmp_path, text, message):
         with pytest.raises(VocabularyError, match=message) as caught:
             self.read(tmp_path, text)
-        assert "classes.toml: " in str(caught.value)
+        assert "classes.toml" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -45,11 +45,19 @@ def test_zero_shot_splits_with_and_without_background_are_the_same_classes():
         assert [i + 1 for i in SPECS[without].unseen] == list(SPECS[having].unseen)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_byte_order_mark_of_a_list_is_no_part_of_a_name(tmp_path, encoding):
+    make(tmp_path, "voc20", "val")
+    listing = tmp_path / SPECS["voc20"].splits["val"].parts[0].listing
+    listing.write_text("a\nb\n", encoding=encoding)
+    assert [sample.name for sample in open_dataset("voc20", tmp_path)] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"a\nb\na\n", r"a is listed 2 times"),
-        (b"\xff\xfe\x00", "not a list of samples: expected UTF-8 text"),
+        (b"\xff\xfe\x00", "is not UTF-8 text .*: expected a list of samples"),
     ],
     ids=["twice", "binary"],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Color, voc_colors
+from maskclip.core.text import brief, parse_toml
 
+WHAT = "a file of classes"
 TOML_KEYS = ("classes", "description", "colors", "palette", "background")
 
 
@@ -77,29 +78,6 @@ def parse_color(value: object) -> Color:
     )
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        VocabularyError: it is a folder or not UTF-8.
-        OSError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such file of classes: {path}") from None
-    except IsADirectoryError:
-        raise VocabularyError(f"expected a file of classes, got a folder: {path}") from None
-    except UnicodeDecodeError as error:
-        raise VocabularyError(
-            f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
-        ) from None
-    if "\0" in text:
-        raise VocabularyError(f"{path} is not UTF-8 text (it has zero bytes): save it as UTF-8")
-    return text
-
-
 def text_classes(text: str) -> list[str]:
     """Return the lines of `text` that are neither blank nor comments (`# ...`).
 
@@ -122,30 +100,36 @@ def text_classes(text: str) -> list[str]:
     return lines
 
 
-def read_table(text: str) -> dict[str, Any]:
-    """Parse TOML and check its keys, and that `classes` is a list.
+def read_table(text: str, source: str) -> dict[str, Any]:
+    """Parse TOML from `source` and check its keys, and that `classes` is a list.
 
     Raises:
         VocabularyError: not TOML, an unknown key, no list `classes`, or both ways to give colours.
     """
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise VocabularyError(f"not valid TOML: {error}") from None
+        table = parse_toml(text, source, WHAT)
+    except MaskCLIPError as error:
+        raise VocabularyError(str(error)) from None
     unknown = [key for key in table if key not in TOML_KEYS]
     if unknown:
-        raise VocabularyError(f"unknown key {unknown[0]!r}: the keys are {', '.join(TOML_KEYS)}")
+        raise VocabularyError(
+            f"{source}: unknown key {brief(unknown[0])}: the keys are {', '.join(TOML_KEYS)}"
+        )
     for key, kind, example in (
         ("classes", list, 'classes = ["dog", "grass"]'),
         ("colors", list, 'colours = ["#ff0000", "#00ff00"]'),
         ("description", str, 'description = "what I look for"'),
     ):
         if not isinstance(table.get(key, kind()), kind):
-            raise VocabularyError(f"{key} should look like {example}, got {table[key]!r}")
+            raise VocabularyError(
+                f"{source}: {key} should look like {example}, got {brief(table[key])}"
+            )
     if "classes" not in table:
-        raise VocabularyError('the list of classes is missing: classes = ["dog", "grass"]')
+        raise VocabularyError(
+            f'{source}: the list of classes is missing: classes = ["dog", "grass"]'
+        )
     if "colors" in table and "palette" in table:
-        raise VocabularyError("both colours and palette are given: keep one of them")
+        raise VocabularyError(f"{source}: both colours and palette are given: keep one of them")
     return table
 
 

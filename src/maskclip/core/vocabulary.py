@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from maskclip.core.class_lists import (
+    WHAT,
     VocabularyError,
     builtin_names,
     builtin_text,
@@ -24,11 +25,12 @@ from maskclip.core.class_lists import (
     parse_color,
     parse_line,
     read_table,
-    read_text,
     table_colors,
     text_classes,
 )
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import BLACK, Color, distinct_colors
+from maskclip.core.text import read_text
 
 __all__ = [
     "BACKGROUND",
@@ -152,7 +154,11 @@ class Vocabulary:
             VocabularyError: the file cannot be used; names the file and, in text, the line.
         """
         path = Path(path)
-        return _from_text(read_text(path), path, toml=path.suffix.lower() == ".toml")
+        try:
+            text = read_text(path, WHAT)
+        except MaskCLIPError as error:
+            raise VocabularyError(str(error)) from None
+        return _from_text(text, path, toml=path.suffix.lower() == ".toml")
 
     @classmethod
     def builtin(cls, name: str) -> Vocabulary:
@@ -280,14 +286,14 @@ def describe(name: str) -> str:
     Raises:
         VocabularyError: there is no such set; names the nearest ones and all of them.
     """
-    return str(read_table(builtin_text(name)).get("description", ""))
+    return str(read_table(builtin_text(name), name).get("description", ""))
 
 
 def _from_text(text: str, source: object, *, toml: bool) -> Vocabulary:
+    table = read_table(text, str(source)) if toml else None
     try:
-        if not toml:
+        if table is None:
             return Vocabulary.parse(text_classes(text))
-        table = read_table(text)
         vocabulary = Vocabulary.parse(table["classes"], colors=table_colors(table))
         return vocabulary.with_background(table.get("background"))
     except VocabularyError as error:

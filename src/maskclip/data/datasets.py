@@ -19,6 +19,7 @@ import numpy as np
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Color, voc_colors
 from maskclip.core.samples import UNLABELED, Sample, Samples
+from maskclip.core.text import read_text
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import image_size, load_image
 from maskclip.data.masks import LabelRule, MaskError, load_labels
@@ -290,11 +291,11 @@ def _listed(part: Part, number: int, root: Path) -> list[Item]:
     """Return the samples of a list; whether their files exist is not checked here."""
     listing = root / str(part.listing)
     try:
-        names = listing.read_text(encoding="utf-8").split()
+        names = read_text(listing, "a list of samples").split()
     except FileNotFoundError:
         raise DatasetError(f"no list of samples {listing}{how_to_make(part, root)}") from None
-    except UnicodeDecodeError:
-        raise DatasetError(f"{listing}: not a list of samples: expected UTF-8 text") from None
+    except MaskCLIPError as error:
+        raise DatasetError(str(error)) from None
     if not names:
         raise DatasetError(f"{listing}: the list of samples is empty")
     return [Item(name, "", number) for name in names]

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.files import atomic_path
 from maskclip.core.prefetch import prefetch
+from maskclip.core.text import read_text
 from maskclip.data.conversions import (
     CONVERSIONS,
     Conversion,
@@ -243,8 +244,8 @@ def write_split_lists(plan: Plan) -> SplitLists:
             notes=(f"{folder}: to make {names}, VOC 2012's train.txt and val.txt are needed there",)
         )
     lists = voc_lists(
-        train=own["train"].read_text(encoding="utf-8").split(),
-        val=own["val"].read_text(encoding="utf-8").split(),
+        train=read_text(own["train"], "a list of images").split(),
+        val=read_text(own["val"], "a list of images").split(),
         sbd=(PurePosixPath(file).stem for file in plan.files),
     )
     for path in missing:

@@ -24,9 +24,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from maskclip.core.device import choose_device
-from maskclip.core.errors import differences, list_differences
+from maskclip.core.errors import MaskCLIPError, differences, list_differences
 from maskclip.core.files import check_writable, file_fingerprint, write_json
 from maskclip.core.samples import Samples
+from maskclip.core.text import read_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import (
     LIGHTNING_PRECISIONS,
@@ -204,8 +205,8 @@ def find_checkpoint(out: Path, config: dict[str, Any], *, resume: bool) -> Path 
     if not last.exists():
         return None
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        saved = read_json(path, "the settings of a training")
+    except (OSError, MaskCLIPError) as error:
         raise TrainingError(f"{path}: not readable ({error}); choose another --out") from error
     changes = differences(saved, config)
     if changes:

@@ -74,5 +74,5 @@ def test_results_of_another_evaluation_are_not_mixed_in(tmp_path):
     with pytest.raises(MaskCLIPError, match="was made with model 'guess', not 'other'"):
         run(Guess(model="other"), tmp_path)
     (tmp_path / "clean.json").write_text("{")
-    with pytest.raises(MaskCLIPError, match="not a result of an evaluation"):
+    with pytest.raises(MaskCLIPError, match="expected a result of an evaluation; move it away"):
         run(Guess(), tmp_path)

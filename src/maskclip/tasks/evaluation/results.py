@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
 from maskclip.core.samples import Samples
+from maskclip.core.text import read_json
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions
 from maskclip.tasks.evaluation.charts import confusion_chart, iou_chart, severity_chart
 from maskclip.tasks.evaluation.evaluate import (
@@ -104,11 +105,11 @@ def earlier_result(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         MaskCLIPError: it is of another evaluation; the message says what differs.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, "a result of an evaluation")
     except FileNotFoundError:
         return None
-    except ValueError:
-        result = None
+    except MaskCLIPError as error:
+        raise MaskCLIPError(f"{error}; move it away") from None
     if not isinstance(result, dict):
         raise MaskCLIPError(f"{path}: not a result of an evaluation: move it away")
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file

@@ -1,0 +1,233 @@
+"""Text that strangers wrote: files of it, read within bounds, and words of it, shown harmlessly."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import reprlib
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskclip.core.errors import MaskCLIPError
+
+MAX_BYTES = 16 << 20
+"""The most bytes that a text file may have, if nothing else is said."""
+
+_MOST_NESTED = 100  # lists and tables within each other; Python's own limits lie above
+_MOST_DOTS = 32  # of a TOML key such as a.b.c: the time to read one grows with their square
+_LARGEST = 2**64  # whole numbers of TOML have 64 bits; very long ones cannot even be printed
+
+_MARKS = (  # UTF-32's first: one of them begins with one of UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+_HIDDEN = re.compile(
+    "["
+    r"\x00-\x1f\x7f-\x9f"  # control characters, ends of lines among them
+    r"\xad\u180e\u200b\u2060-\u2065\ufeff"  # invisible; U+200C and U+200D join letters and emoji
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # these turn the direction of writing
+    r"\u2028\u2029"  # separators of lines and paragraphs
+    r"\ud800-\udfff"  # halves of a pair, which undecodable bytes of file names become
+    r"\ufdd0-\ufdef\ufff0-\ufffb\ufffe\uffff"  # annotations, and what is no character
+    r"\U000e0000-\U000e00ff"  # tags, which are invisible
+    + "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(1, 17))
+    + "]"
+)
+
+_JSON_STRINGS = re.compile(r'"(?:\\.|[^"\\])*+"?', re.DOTALL)
+_TOML_STRINGS = re.compile(  # an open string ends with its line or the text: no search is repeated
+    r'"""(?:\\.|.)*?(?:"""|\Z)'
+    r"|'''.*?(?:'''|\Z)"
+    r'|"(?:\\.|[^"\\\n])*+"?'
+    r"|'[^'\n]*+'?"
+    r"|#[^\n]*+",
+    re.DOTALL,
+)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with escapes for what a terminal or browser would obey instead of show.
+
+    Control characters, ends of lines, characters that are invisible or turn the direction of
+    writing, halves of surrogate pairs and noncharacters become `\x1b`, `\n`, `\u202e`; all else
+    stays, so that the result is for eyes and not to be read back.
+    """
+    return _HIDDEN.sub(lambda found: _escape(found[0]), text)
+
+
+def hidden_character(text: str) -> str | None:
+    """Return the first character of `text` that `printable` escapes, as its escape, or None."""
+    found = _HIDDEN.search(text)
+    return _escape(found[0]) if found else None
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlist = self.maxtuple = self.maxdict = 4
+        self.maxlevel = 3
+
+    def repr_int(self, value: int, level: int) -> str:
+        long = value.bit_length() > 128  # Python refuses to print more than 4,300 digits
+        return f"a whole number of {value.bit_length()} bits" if long else repr(value)
+
+
+def brief(value: object) -> str:
+    """Return `value` as Python writes it, for a message: shortened if it is long or nested."""
+    return printable(_Brief().repr(value))
+
+
+def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES) -> str:
+    """Read a text file: UTF-8, or UTF-16 or UTF-32 with its byte order mark; the mark is left out.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "a file of classes".
+        limit: the most bytes it may have; no more are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: it is a folder, a pipe or a device, too large, or no such text.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        kind = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path} (expected {what})") from None
+    if not stat.S_ISREG(kind.st_mode) and not _is_open_already(path):
+        got = "a folder" if stat.S_ISDIR(kind.st_mode) else "a pipe, socket or device"
+        raise MaskCLIPError(f"{path}: expected {what}, got {got}")
+    with path.open("rb") as file:  # a size may be wrong, as that of a pipe is
+        data = b"" if kind.st_size > limit else file.read(limit + 1)
+    size = max(kind.st_size, len(data))
+    if size > limit:
+        raise MaskCLIPError(
+            f"{path}: expected {what}, got more than {_megabytes(limit)} ({_megabytes(size)})"
+        )
+    return _decoded(data, path, what)
+
+
+def _is_open_already(path: Path) -> bool:
+    """Return whether a path is what the shell opened, as in `--list <(find .)`."""
+    return str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size:,} bytes"
+
+
+def _decoded(data: bytes, path: Path, what: str) -> str:
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 text (byte {error.start})"
+    else:
+        if "\0" not in text:
+            return text
+        problem = "is not UTF-8 text (it has zero bytes)"
+    raise MaskCLIPError(f"{path} {problem}: expected {what}, saved as UTF-8")
+
+
+def read_json(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: as `read_text` and `parse_json`.
+        OSError: it cannot be read.
+    """
+    return parse_json(read_text(path, what, limit=limit), str(path), what)
+
+
+def parse_json(text: str, source: str, what: str) -> Any:
+    """Return the values of a JSON text.
+
+    Args:
+        text: the JSON.
+        source: where it is from, for messages.
+        what: what it should be, for messages.
+
+    Raises:
+        MaskCLIPError: it is not JSON, nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        _check_nesting(_JSON_STRINGS.sub("", text))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MaskCLIPError(
+            f"{source} is not valid JSON ({_reason(error)}): expected {what}"
+        ) from None
+
+
+def read_toml(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Read a file of TOML.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: as `read_text` and `parse_toml`.
+        OSError: it cannot be read.
+    """
+    return parse_toml(read_text(path, what, limit=limit), str(path), what)
+
+
+def parse_toml(text: str, source: str, what: str) -> dict[str, Any]:
+    """Return the table of a TOML text; `source` and `what` are as in `parse_json`.
+
+    Raises:
+        MaskCLIPError: it is not TOML, nested too deeply, or has a number of more than 64 bits.
+    """
+    try:
+        bare = _TOML_STRINGS.sub("", text)
+        _check_nesting(bare)
+        if any(part.count(".") > _MOST_DOTS for part in re.split(r"[\n=,\[\]{}]", bare)):
+            raise ValueError(f"a key of more than {_MOST_DOTS} dots")
+        table = tomllib.loads(text)
+        _check_numbers(table)
+    except (ValueError, RecursionError) as error:
+        raise MaskCLIPError(
+            f"{source} is not valid TOML ({_reason(error)}): expected {what}"
+        ) from None
+    return table
+
+
+def _check_nesting(bare: str) -> None:
+    """Refuse brackets nested too deeply in a text whose strings were taken out."""
+    codes = np.frombuffer(bare.encode("ascii", "replace"), dtype=np.uint8)
+    opened = np.isin(codes, list(b"[{")).astype(np.int8) - np.isin(codes, list(b"]}"))
+    if codes.size and np.cumsum(opened, dtype=np.int32).max() > _MOST_NESTED:
+        raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
+
+
+def _check_numbers(table: dict[str, Any]) -> None:
+    waiting: list[Any] = [table]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, int) and abs(value) >= _LARGEST:
+            raise ValueError("a whole number of more than 64 bits")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "integer string conversion" in str(error):
+        return "a whole number of thousands of digits"
+    return str(error)
