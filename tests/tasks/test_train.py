@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, differences
+from maskclip.core.samples import UNLABELED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.datasets import open_photos
 from maskclip.emoji.scenes import EmojiScenes
@@ -69,6 +72,23 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Painted(Samples):
+    """Images of 64 x 64 px in columns: each of another label, and another colour."""
+
+    columns: tuple[int, ...]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return ["one", "other"]
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        row = np.repeat(np.array(self.columns, np.int32), 64 // len(self.columns))
+        labels = np.tile(row, (64, 1))
+        pixels = (labels[..., None] * (7, 90, 151) % 256).astype(np.uint8)
+        return Sample(self.names[index], Image.fromarray(pixels), labels)
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +363,55 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
+def test_300_classes_are_learnt_and_class_255_is_one_of_them(tmp_path: Path) -> None:
+    names = [f"thing {number}" for number in range(300)]
+    names[254], names[255] = "grass", "dog"
+    words = Vocabulary.parse(names)
+    samples = Painted(
+        name="painted", split="all", vocabulary=words, columns=(255, 254, words.ignore, UNLABELED)
+    )
+    wide = replace(
+        TINY,
+        supervision=Supervision(published_loss=False),
+        augmentation=replace(TINY.augmentation, ratio=(1.0, 1.0), distort=False, flip=0.0),
+        optimization=replace(TINY.optimization, steps=20, lr=0.1),
+    )
+    task.train(wide, samples, tmp_path, machine=MACHINE, validation=samples)
+    trained = read_student(tmp_path / "student.safetensors")
+    image = torch.from_numpy(np.array(samples[0].image)).permute(2, 0, 1)[None]
+    found = trained.student(image).argmax(dim=1)
+    assert set(found[..., 1:3].flatten().tolist()) == {255}
+    assert set(found[..., 5:7].flatten().tolist()) == {254}
+    (csv,) = (tmp_path / "logs" / "csv").rglob("metrics.csv")
+    last = [float(line.split(",")[3]) for line in csv.read_text().splitlines()[1:] if ",,," in line]
+    assert last[-1] > 90  # ignored and unlabelled pixels do not count
+
+
+def test_labels_that_samples_have_are_kept_and_clip_fills_in_the_rest(tmp_path: Path) -> None:
+    seen = []
+
+    class Watch(task.Callback):
+        def on_train_batch_start(self, trainer, module, batch, *_args) -> None:
+            images, given = batch
+            labels = module.find_labels(images, given, module.student.features(images))
+            seen.append((given, labels))
+
+    samples = Painted(
+        name="painted", split="all", vocabulary=SCENES.vocabulary, columns=(7, UNLABELED, 255, 3)
+    )
+    corrected = replace(
+        TINY,
+        supervision=replace(TINY.supervision, keep_labels=True),
+        augmentation=replace(TINY.augmentation, ratio=(1.0, 1.0)),
+    )
+    task.train(corrected, samples, tmp_path, machine=MACHINE, callbacks=[Watch()])
+    assert len(seen) == 6
+    for given, labels in seen:  # CLIP labels, then the student does
+        assert set(given.unique().tolist()) == {3, 7, UNLABELED, 255}
+        assert torch.equal(labels[given != UNLABELED], given[given != UNLABELED])
+        assert UNLABELED not in labels
+
+
 def test_true_labels_of_unseen_classes_are_never_seen() -> None:
     zero_shot = replace(TINY, supervision=Supervision(unlabeled=(0,), clip_guided=(1, None)))
     dataset = TrainingDataset(SCENES, zero_shot)
@@ -350,7 +419,19 @@ def test_true_labels_of_unseen_classes_are_never_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"lr": -1.0}, {"min_lr": 1.0}, {"momentum": 1}, {"optimizer": "x"}]
+    "values",
+    [
+        {"steps": 0},
+        {"lr": -1.0},
+        {"min_lr": 1.0},
+        {"momentum": 1},
+        {"optimizer": "x"},
+        *(
+            {name: value}
+            for name in ("lr", "min_lr", "momentum", "weight_decay", "power")
+            for value in (float("nan"), float("inf"), -float("inf"))
+        ),
+    ],
 )
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(TrainingError):

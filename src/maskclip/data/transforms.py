@@ -56,19 +56,25 @@ def seeded(seed: int, position: int) -> np.random.Generator:
 
 
 def augment(
-    image: Image.Image, labels: Ids, config: Augmentation, *, generator: np.random.Generator
+    image: Image.Image,
+    labels: Ids,
+    config: Augmentation,
+    *,
+    generator: np.random.Generator,
+    ignore: int = IGNORE,
 ) -> tuple[Tensor, Tensor]:
     """Scale, crop, flip, distort and pad an image and its labels (published code, D2 to D6).
 
     Args:
         image: RGB, W x H.
-        labels: (H, W) class ids, IGNORE, or negative; all stay as they are.
+        labels: (H, W) class ids, `ignore`, or negative; all stay as they are.
         config: how much changes.
         generator: where the randomness comes from; it advances.
+        ignore: the label that does not count.
 
     Returns:
         image (3, h, w) uint8 and labels (h, w) int64, always of the crop's size; what the scaled
-        image does not fill, at the bottom and the right, is PADDING and IGNORE.
+        image does not fill, at the bottom and the right, is PADDING and `ignore`.
 
     Raises:
         ValueError: the image is not RGB, or the labels have another size.
@@ -83,14 +89,14 @@ def augment(
     size = _draw_size((image.height, image.width), config, generator)
     pixels = TF.resize(pixels, size, InterpolationMode.BILINEAR, antialias=False)
     ids = TF.resize(ids[None], size, InterpolationMode.NEAREST)[0]
-    rows, columns = _draw_crop(ids, config, generator)
+    rows, columns = _draw_crop(ids, config, generator, ignore=ignore)
     pixels, ids = pixels[:, rows, columns], ids[rows, columns]
     if generator.random() < config.flip:
         pixels, ids = TF.horizontal_flip(pixels), TF.horizontal_flip(ids)
     if config.distort:
         changed = distort(pixels.permute(1, 2, 0).contiguous().numpy(), generator)
         pixels = torch.from_numpy(changed).permute(2, 0, 1)
-    return _pad(pixels, config.crop, PADDING), _pad(ids[None], config.crop, (IGNORE,))[0]
+    return _pad(pixels, config.crop, PADDING), _pad(ids[None], config.crop, (ignore,))[0]
 
 
 def _draw_size(
@@ -103,7 +109,7 @@ def _draw_size(
 
 
 def _draw_crop(
-    labels: Tensor, config: Augmentation, generator: np.random.Generator
+    labels: Tensor, config: Augmentation, generator: np.random.Generator, *, ignore: int
 ) -> tuple[slice, slice]:
     """Return random rows and columns of labels (H, W), short where these are (published code, D3).
 
@@ -113,7 +119,7 @@ def _draw_crop(
     box = _draw_box(labels, config.crop, generator)
     if config.max_share < 1:
         for _ in range(_REDRAWS):
-            if _largest_share(labels[box]) < config.max_share:
+            if _largest_share(labels[box], ignore) < config.max_share:
                 break
             box = _draw_box(labels, config.crop, generator)
     return box
@@ -129,12 +135,12 @@ def _draw_box(
     return slice(top, top + crop[0]), slice(left, left + crop[1])
 
 
-def _largest_share(labels: Tensor) -> float:
-    """Return the share of the most frequent of all values but IGNORE; 1 where there is none."""
+def _largest_share(labels: Tensor, ignore: int) -> float:
+    """Return the share of the most frequent of all values but `ignore`; 1 where there is none."""
     lowest = int(labels.min())
     counts = torch.bincount((labels - lowest).flatten())  # `unique` takes four times as long
-    if 0 <= IGNORE - lowest < len(counts):
-        counts[IGNORE - lowest] = 0
+    if 0 <= ignore - lowest < len(counts):
+        counts[ignore - lowest] = 0
     total = int(counts.sum())
     return int(counts.max()) / total if total else 1.0
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, did_you_mean
-from maskclip.core.vocabulary import IGNORE
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
 DEPTHS = (50, 101)
@@ -126,6 +125,8 @@ class Supervision:
 
     Attributes:
         unlabeled: the ids of the classes without labels; only these are ever assigned.
+        keep_labels: whether true labels of `unlabeled` classes are learnt from where the samples
+            have some, as with corrected labels; otherwise they are hidden.
         clip_guided: the steps in which the frozen CLIP labels.
         self_training: the steps in which the student's own features label.
         teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
@@ -144,6 +145,7 @@ class Supervision:
     """
 
     unlabeled: tuple[int, ...] = ()
+    keep_labels: bool = False
     clip_guided: Steps | None = None
     self_training: Steps | None = None
     teacher_scale: float = 1.0
@@ -190,10 +192,8 @@ class Supervision:
 
     def _check_phases(self) -> None:
         ids = self.unlabeled
-        if len(set(ids)) < len(ids) or any(index < 0 or index == IGNORE for index in ids):
-            raise SupervisionError(
-                f"unlabeled: expected distinct class ids from 0 without {IGNORE}, got {ids}"
-            )
+        if len(set(ids)) < len(ids) or any(index < 0 for index in ids):
+            raise SupervisionError(f"unlabeled: expected distinct class ids from 0, got {ids}")
         guided, own = self.clip_guided, self.self_training
         for name, steps in (("clip_guided", guided), ("self_training", own)):
             if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
@@ -278,8 +278,11 @@ class Optimization:
             )
         if not 0 <= self.momentum < 1:
             raise TrainingError(f"momentum: expected [0, 1), got {self.momentum:g}")
-        if self.weight_decay < 0:
-            raise TrainingError(f"weight_decay: expected at least 0, got {self.weight_decay:g}")
+        for name in ("weight_decay", "power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TrainingError(
+                    f"{name}: expected a number from 0, got {getattr(self, name):g}"
+                )
         if self.seed < 0:
             raise TrainingError(f"seed: expected a whole number from 0, got {self.seed}")
 

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED, Ids, Samples
-from maskclip.core.vocabulary import IGNORE
 from maskclip.data.transforms import augment, seeded
 from maskclip.plus.config import Optimization, Training
 
@@ -85,7 +84,8 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, samples: Samples, training: Training) -> None:
         self.samples = samples
         self.augmentation = training.augmentation
-        self.unlabeled = training.supervision.unlabeled
+        config = training.supervision
+        self.hidden = () if config.keep_labels else config.unlabeled
         self.seed = training.optimization.seed
         self.length = training.optimization.steps * training.optimization.batch_size
         self._order: tuple[int, Ids] | None = None  # of the latest epoch
@@ -100,9 +100,13 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
             MaskCLIPError: the files of the sample cannot be used.
         """
         sample = self.samples[self.sample_at(index)]
-        labels = suppress(sample.labels, self.unlabeled, ignore=self.samples.vocabulary.ignore)
-        generator = seeded(self.seed, index)
-        return augment(sample.image, labels, self.augmentation, generator=generator)
+        return augment(
+            sample.image,
+            hide(sample.labels, self.hidden),
+            self.augmentation,
+            generator=seeded(self.seed, index),
+            ignore=self.samples.vocabulary.ignore,
+        )
 
     def sample_at(self, index: int) -> int:
         """Return which sample has an index: each once per epoch, every epoch in a new order."""
@@ -171,18 +175,12 @@ class ValidationDataset(Dataset[tuple[Tensor, Tensor]]):
         size = (sample.image.height, sample.image.width)
         height, width = fit_within(size, short=self.short, long=self.long)
         image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
-        truth = suppress(sample.labels, (), ignore=self.samples.vocabulary.ignore)
+        truth = sample.labels.astype(np.int64)
+        truth[truth == UNLABELED] = self.samples.vocabulary.ignore
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
 
 
-def suppress(labels: Ids, classes: Sequence[int], *, ignore: int) -> Ids:
-    """Return labels (H, W) int64 in which some classes are UNLABELED (published code, P5).
-
-    Args:
-        labels: class ids, or `ignore`, which becomes IGNORE.
-        classes: the classes whose labels are hidden.
-        ignore: the label that does not count.
-    """
+def hide(labels: Ids, classes: Sequence[int]) -> Ids:
+    """Return labels (H, W) int64 in which some classes are UNLABELED (published code, P5)."""
     wide = labels.astype(np.int64)
-    kept = np.where(np.isin(wide, classes), UNLABELED, wide)
-    return np.where(wide == ignore, IGNORE, kept)
+    return np.where(np.isin(wide, classes), UNLABELED, wide)

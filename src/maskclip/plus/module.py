@@ -61,7 +61,8 @@ class MaskCLIPPlus(L.LightningModule):
         collapsed: the class that nearly all labels have, and its share; readers reset it to None.
 
     Raises:
-        TrainingError: the supervision needs a teacher that has no image encoder.
+        TrainingError: the supervision needs a teacher that has no image encoder, or labels a class
+            that there is not.
     """
 
     def __init__(
@@ -76,13 +77,19 @@ class MaskCLIPPlus(L.LightningModule):
         super().__init__()
         if teacher.encoder is None and supervision.needs_teacher:
             raise TrainingError("clip-guided steps and distillation need a teacher")
+        classes = len(teacher.rows)
+        if supervision.unlabeled and max(supervision.unlabeled) >= classes:
+            raise TrainingError(
+                f"unlabeled: there is no class {max(supervision.unlabeled)}; the {classes} classes "
+                "are counted from 0"
+            )
         self.student = student
         self.teacher = teacher
         self.supervision = supervision
         self.optimization = optimization
         self.metadata = metadata
-        classes = len(teacher.rows)
-        self.confusion = ConfusionMatrix(classes, ignore=IGNORE)
+        self.ignore = IGNORE if metadata.vocabulary is None else metadata.vocabulary.ignore
+        self.confusion = ConfusionMatrix(classes, ignore=self.ignore)
         self.no_labels = False
         self.collapsed: tuple[int, float] | None = None
         self._assigned = torch.zeros(classes, dtype=torch.int64)
@@ -131,7 +138,10 @@ class MaskCLIPPlus(L.LightningModule):
         features = self.student.features(images)
         labels = self.find_labels(images, given, features)
         loss = segmentation_loss(
-            self.student.logits(features), labels, published=self.supervision.published_loss
+            self.student.logits(features),
+            labels,
+            published=self.supervision.published_loss,
+            ignore=self.ignore,
         )
         loss = loss + self._distillation(images, given, features)
         self._stop_unless_finite(loss)
@@ -143,16 +153,23 @@ class MaskCLIPPlus(L.LightningModule):
     def find_labels(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor:
         """Return labels (B, H, W) int64 in which unlabelled pixels are given those of this step."""
         config = self.supervision
+        if not config.keep_labels:
+            check_leakage(labels, config.unlabeled)
         phase = phase_at(config, self.global_step + 1)
         if phase == "none":
-            check_leakage(labels, config.unlabeled)
             return labels
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if phase == "clip-guided":
                 maps = teacher_maps(self._encoder, images, self.teacher.rows, config).float()
             else:
                 maps = self_maps(features.float(), self.student.classifier(), config)
-            return assign_labels(labels, maps, config.unlabeled, confidence=config.confidence)
+            return assign_labels(
+                labels,
+                maps,
+                config.unlabeled,
+                confidence=config.confidence,
+                ignore=self.ignore,
+            )
 
     @property
     def _encoder(self) -> DenseCLIP:
@@ -165,7 +182,7 @@ class MaskCLIPPlus(L.LightningModule):
             return 0.0
         with torch.autocast(images.device.type, enabled=False):
             target = teacher_features(self._encoder, images, self.supervision)
-            distance = distillation_loss(features, target, labels)
+            distance = distillation_loss(features, target, labels, ignore=self.ignore)
         self.log("distance", distance.detach())
         return weight * distance
 

@@ -2,7 +2,8 @@
 
 Every function is pure: a training that resumes at a step does what it would have done there.
 B images, K classes, U of them unlabelled, D embedding channels, H x W pixels, h x w positions.
-Labels are class ids, IGNORE where nothing is learnt, UNLABELED where a label is to be assigned.
+Labels are class ids, `ignore` (that of the vocabulary) where nothing is learnt, UNLABELED where a
+label is to be assigned.
 Rows have one row per class id: those of `Student.classifier()`, a learnable background included.
 """
 
@@ -167,7 +168,12 @@ def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
 
 @torch.no_grad()
 def assign_labels(
-    labels: Tensor, maps: Tensor, classes: Sequence[int], *, confidence: float | None = None
+    labels: Tensor,
+    maps: Tensor,
+    classes: Sequence[int],
+    *,
+    confidence: float | None = None,
+    ignore: int = IGNORE,
 ) -> Tensor:
     """Fill unlabelled pixels alone, with the best class of the maps (published code, P5).
 
@@ -175,25 +181,24 @@ def assign_labels(
         labels: (B, H, W) int64.
         maps: (B, U, h, w), enlarged bilinearly to the labels.
         classes: the class id of each map; the first of equals wins.
-        confidence: assigned pixels with a lower winning value become IGNORE.
+        confidence: assigned pixels with a lower winning value become `ignore`.
+        ignore: the label that does not count.
 
     Returns:
         (B, H, W) int64, without UNLABELED; the argument is not changed.
 
     Raises:
         ValueError: there is not one map per class.
-        SupervisionError: the labels hold one of `classes`.
     """
     if maps.shape[1] != len(classes):
         raise ValueError(f"expected {len(classes)} maps, one per class, got {maps.shape[1]}")
-    check_leakage(labels, classes)
     ids = torch.tensor(classes, device=labels.device)
     assigned = labels.clone()
     for label, image_maps in zip(assigned, maps, strict=True):  # never B x U full-size maps
         best, index = _resize(image_maps[None], label.shape)[0].max(dim=0)
         found = ids[index]
         if confidence is not None:
-            found = found.where(best >= confidence, IGNORE)
+            found = found.where(best >= confidence, ignore)
         label.copy_(label.where(label != UNLABELED, found))
     return assigned
 
@@ -210,26 +215,30 @@ def check_leakage(labels: Tensor, classes: Sequence[int]) -> None:
         found = int(labels[leaked].min())
         raise SupervisionError(
             f"label leakage: the ground truth has class {found}, which is to be learnt "
-            f"without labels; make it {UNLABELED} where labels are loaded, or take it out of "
-            "`unlabeled`"
+            f"without labels; make it {UNLABELED} where labels are loaded, take it out of "
+            "`unlabeled`, or learn from it with keep_labels=True"
         )
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, *, published: bool = True) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, *, published: bool = True, ignore: int = IGNORE
+) -> Tensor:
     """Return the cross entropy of logits (B, K, h, w), enlarged to labels (B, H, W); a scalar.
 
-    IGNORE and UNLABELED do not count; where nothing else is, the loss and its gradient are 0. The
+    `ignore` and UNLABELED do not count; where nothing else is, the loss and its gradient are 0. The
     average is over all pixels (published code, P4), or over those that count.
     """
-    targets = labels.masked_fill(labels == UNLABELED, IGNORE)
+    targets = labels.masked_fill(labels == UNLABELED, ignore)
     logits = _resize(logits, labels.shape[-2:])
-    total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(logits, targets, ignore_index=ignore, reduction="sum")
     if published:
         return total / targets.numel()
-    return total / (targets != IGNORE).sum().clamp_min(1)
+    return total / (targets != ignore).sum().clamp_min(1)
 
 
-def distillation_loss(features: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def distillation_loss(
+    features: Tensor, teacher: Tensor, labels: Tensor, *, ignore: int = IGNORE
+) -> Tensor:
     """Return the mean L1 distance of a student's features from CLIP's of unit length; a scalar.
 
     As published, both are enlarged to the labels (B x D x H x W values); unlike there, the student
@@ -238,12 +247,12 @@ def distillation_loss(features: Tensor, teacher: Tensor, labels: Tensor) -> Tens
     Args:
         features: (B, D, h, w) of the student, raw.
         teacher: (B, D, any grid) of CLIP, raw, spanning the same images; not tracked.
-        labels: (B, H, W); pixels of IGNORE do not count, and where none counts the loss is 0.
+        labels: (B, H, W); pixels of `ignore` do not count, and where none counts the loss is 0.
     """
     size = labels.shape[-2:]
     target = _resize(F.normalize(teacher.detach().float(), dim=1), size)
     distance = (_resize(features.float(), size) - target).abs().mean(dim=1)
-    counted = labels != IGNORE
+    counted = labels != ignore
     return (distance * counted).sum() / counted.sum().clamp_min(1)
 
 
