@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from maskclip.cli import convert, data, evaluate, label, lists, segment, train
 from maskclip.cli.console import error_line, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Click's, or that of Typer's copy
 
 app = typer.Typer(
     name="maskclip",
@@ -68,16 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if issubclass(category, MaskCLIPWarning):
             warning_line(str(message))
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # some terminals lack some words' letters
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries: nothing a user of the command can act on
         warnings.simplefilter("always", MaskCLIPWarning)
         warnings.showwarning = show_warning  # type: ignore[assignment]  # fewer names, same call
         try:
-            app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="maskclip")
-        except SystemExit as end:
-            if end.code == 130:  # how the parser ends what the keyboard interrupts
-                error_line("interrupted")
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
         except KeyboardInterrupt:
             error_line("interrupted")
             return 130
@@ -86,7 +88,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             error_line(_message(error))
             return 2
-    return 0
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a verb and return its exit code; usage errors are one line, like all others."""
+    try:
+        code = app(args=arguments, prog_name="maskclip", standalone_mode=False)
+    except typer.Abort as end:  # what the parser makes of an end of input
+        if os.environ.get("MASKCLIP_DEBUG"):
+            raise
+        cause = end.__cause__ or end.__context__
+        if not isinstance(cause, EOFError):
+            raise KeyboardInterrupt from None
+        error_line(f"a file ends too early ({str(cause) or 'it is empty or was cut short'})")
+        return 2
+    except SystemExit as end:
+        code = end.code
+    except _UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
+            error_line(_usage(error))
+        return 2
+    if code == 130:  # how the parser ends what the keyboard interrupts
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _usage(error: Any) -> str:
+    """Return the line to print of a command that the parser refuses."""
+    verb = "maskclip" if error.ctx is None else error.ctx.command_path
+    return f"{error.format_message().rstrip('.')} (see `{verb} --help`)"
 
 
 def _message(error: Exception) -> str:

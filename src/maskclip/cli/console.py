@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,16 +18,35 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from maskclip.core.text import printable
 
 Item = TypeVar("Item")
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
+_LONGEST = 2_000  # characters of an error or warning; more tell nobody more
 
 
 def console(*, errors: bool = False) -> Console:
-    """Return a console on standard output or standard error."""
+    """Return a console on standard output or standard error.
+
+    What strangers wrote is printed by the functions below alone, which show it harmlessly.
+    """
     stream = sys.stderr if errors else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
+    width = None if stream.isatty() else _PIPED_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False)
+
+
+def print_line(text: str = "", *, style: str = "", errors: bool = False) -> None:
+    """Print one line as it is, on standard output or standard error: nothing in it is obeyed."""
+    line = Text(printable(text), style=style)
+    console(errors=errors).print(line, soft_wrap=True)
+
+
+def print_path(path: object) -> None:
+    """Print the path of a file that was written."""
+    print_line(f"-> {path}", style="dim")
 
 
 def error_line(message: str) -> None:
@@ -42,8 +60,10 @@ def warning_line(message: str) -> None:
 
 
 def _line(kind: str, style: str, message: str) -> None:
-    text = " ".join(message.split())
-    console(errors=True).print(f"[{style}]{kind}:[/] {escape(text)}", soft_wrap=True)
+    text = printable(" ".join(message.split()))
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 300]} ... {text[-300:]}"
+    console(errors=True).print(Text.assemble((f"{kind}:", style), " ", text), soft_wrap=True)
 
 
 def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
@@ -52,7 +72,7 @@ def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[st
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*map(escape, row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     screen = console()
     if screen.is_terminal:
         screen.print(grid)
@@ -69,14 +89,14 @@ def working(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    with console(errors=True).status(what):
+    with console(errors=True).status(Text(printable(what))):
         yield
 
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
     """Pass items on, with a progress bar on standard error where that is a terminal."""
     with progress_bar() as bar:
-        yield from bar.track(items, total=total, description=what)
+        yield from bar.track(items, total=total, description=printable(what))
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
@@ -85,7 +105,7 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     `columns` come between the count and the times.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,

@@ -43,7 +43,7 @@ def convert(
 
     `maskclip convert old.pth student.safetensors --classes classes.txt --force`
     """
-    from maskclip.cli.console import console, working
+    from maskclip.cli.console import print_line, print_path, working
 
     if out.suffix != ".safetensors":
         raise MaskCLIPError(f"{out}: students are written as .safetensors; choose such a name")
@@ -68,6 +68,5 @@ def convert(
     known = trained.vocabulary
     names = ("without names",) if known is None else known.names
     carried = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
-    screen = console()
-    screen.print(f"{len(trained)} classes: {carried}", markup=False, soft_wrap=True)
-    screen.print(f"-> {out}", style="dim", markup=False, soft_wrap=True)
+    print_line(f"{len(trained)} classes: {carried}")
+    print_path(out)

@@ -78,7 +78,7 @@ def convert(
 
     `maskclip data convert context --data ~/data --source ~/downloads/trainval --workers 4`
     """
-    from maskclip.cli.console import console, error_line, track, warning_line
+    from maskclip.cli.console import error_line, print_line, print_path, track, warning_line
     from maskclip.core.prefetch import usable_cpus
     from maskclip.tasks.convert_labels import convert_files, plan_conversion, write_split_lists
 
@@ -91,12 +91,9 @@ def convert(
         if result.error is not None:
             error_line(result.error)
             failed += 1
-    screen = console()
-    screen.print(
+    print_line(
         f"{total - failed - skipped:,} converted, {skipped:,} skipped (mask exists) "
         f"-> {plan.targets}",
-        markup=False,
-        soft_wrap=True,
     )
     if failed:
         waiting = "; the lists are written once all succeed" if plan.conversion.lists else ""
@@ -104,7 +101,7 @@ def convert(
         raise typer.Exit(1)
     lists = write_split_lists(plan)
     for path in lists.written:
-        screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+        print_path(path)
     for note in lists.notes:
         warning_line(note)
 
@@ -171,15 +168,15 @@ def _check_report_file(out: Path | None) -> None:
 
 def _show(report: CheckReport, out: Path | None) -> None:
     """Print the table of classes, the verdict, and the problems last, where they stay in view."""
-    from maskclip.cli.console import console, print_table
+    from maskclip.cli.console import print_line, print_path, print_table
     from maskclip.core.files import write_json
 
     columns = "class", "images", "pixels", "share %"
     print_table(*columns, rows=_rows(report), right=columns[1:])
     if out is not None:
         write_json(report.to_dict(), out)
-        console().print(f"-> {out}", style="dim", markup=False, soft_wrap=True)
-    console().print(_verdict(report), style="bold", markup=False, soft_wrap=True)
+        print_path(out)
+    print_line(_verdict(report), style="bold")
     _list_problems(report, out)
 
 
@@ -240,7 +237,7 @@ def scenes(
 
     `maskclip emoji scenes --out scenes --count 8 --seed 0`
     """
-    from maskclip.cli.console import console, track
+    from maskclip.cli.console import print_line, track
     from maskclip.core.files import check_writable
     from maskclip.emoji.scenes import write_scenes
 
@@ -248,4 +245,4 @@ def scenes(
     written = write_scenes(out, count=count, seed=seed, size=size)
     for _ in track(written, what="scenes", total=count):
         pass
-    console().print(f"{count} scenes -> {out}", markup=False, soft_wrap=True)
+    print_line(f"{count} scenes -> {out}")

@@ -13,7 +13,14 @@ import typer
 from rich.progress import Progress, TextColumn
 
 from maskclip.cli import options as opt
-from maskclip.cli.console import console, error_line, progress_bar, warning_line, working
+from maskclip.cli.console import (
+    error_line,
+    print_line,
+    print_path,
+    progress_bar,
+    warning_line,
+    working,
+)
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
@@ -253,7 +260,7 @@ class _Progress:
         if self._bar is not None:
             self._bar.stop()
         if kind is KeyboardInterrupt:
-            console(errors=True).print("stopped: run the same command to resume")
+            print_line("stopped: run the same command to resume", errors=True)
 
     @property
     def done(self) -> int:
@@ -283,15 +290,16 @@ class _Progress:
         elif now - self._printed >= _SECONDS:  # so that some have come since the first
             self._printed = now
             left = timedelta(seconds=round(counts.left / speed))
-            console(errors=True).print(
+            print_line(
                 f"{finished:,} of {counts.total:,} photos, {speed:.1f} per second, {left} left, "
-                f"{counts.failed:,} failed"
+                f"{counts.failed:,} failed",
+                errors=True,
             )
 
     def _begin(self, counts: Counts) -> None:
         before = counts.total - counts.left - self._first
         if before:
-            console(errors=True).print(f"resuming: {before:,} of {counts.total:,} photos are done")
+            print_line(f"resuming: {before:,} of {counts.total:,} photos are done", errors=True)
         if sys.stderr.isatty():
             self._bar = progress_bar(
                 TextColumn("{task.fields[speed]:.1f} per second, {task.fields[failed]} failed")
@@ -304,21 +312,20 @@ class _Progress:
 
 def _show_plan(plan: Plan, out: Path) -> None:
     """Print what a labelling would do."""
-    counts, screen = plan.counts, console()
-    screen.print(f"to be labelled: {counts.left:,}; already done: {counts.done:,}")
+    counts = plan.counts
+    print_line(f"to be labelled: {counts.left:,}; already done: {counts.done:,}")
     for path in plan.first:
-        screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+        print_path(path)
     if counts.left > len(plan.first):
-        screen.print(f"   ... and report.html in {out}", style="dim", markup=False, soft_wrap=True)
+        print_line(f"   ... and report.html in {out}", style="dim")
 
 
 def _show_end(counts: Counts, done: int, job: Job) -> None:
     """Print the result of a labelling, of whose photos `done` were labelled in this run."""
-    screen = console()
     earlier = f" ({counts.done - done:,} of them earlier)" if counts.done > done else ""
-    screen.print(f"photos labelled: {counts.done:,}{earlier}; failed: {counts.failed:,}")
+    print_line(f"photos labelled: {counts.done:,}{earlier}; failed: {counts.failed:,}")
     for name in (*job.formats, "report.html"):
-        screen.print(f"-> {job.out / name}", style="dim", markup=False, soft_wrap=True)
+        print_path(job.out / name)
     if counts.failed:
         warning_line(
             f"{counts.failed:,} failed: see {job.out / 'report.html'}. Run the same command to try "

@@ -93,7 +93,7 @@ def recipes() -> None:
 
     `maskclip train voc20-annofree-rn50 --data ~/data --out runs/voc20`
     """
-    from maskclip.cli.console import console, print_table
+    from maskclip.cli.console import print_line, print_table
     from maskclip.recipes import RECIPES, TRAININGS, published_variants
 
     rows = [
@@ -118,7 +118,7 @@ def recipes() -> None:
         for name, row in TRAININGS.items()
     ]
     numbers = ["steps", "published", "unseen", "harmonic"]
-    console().print()
+    print_line()
     print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
 
 

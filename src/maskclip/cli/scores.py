@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskclip.cli.console import console, print_table, track
+from maskclip.cli.console import print_line, print_path, print_table, track
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.recipes import published_row
@@ -72,7 +72,7 @@ def run_sweep(
         if group.is_main:
             note = f"{_published(cell.result)}{' (kept)' if cell.kept else ''}"
             line = f"{cell.name}: mIoU {_percent(cell.result['miou'])} %{note}"
-            console().print(line, soft_wrap=True)
+            print_line(line)
     if group.is_main:
         _show_sweep(cells)
         _show_paths(files.write_sweep(cells, out))
@@ -102,24 +102,22 @@ def _show_scores(result: Mapping[str, Any]) -> None:
         for name, iou in sorted(present, key=lambda pair: -pair[1])
     ]
     print_table("class", "IoU %", "accuracy %", rows=rows, right=("IoU %", "accuracy %"))
-    screen = console()
     absent = len(result["iou"]) - len(present)
     if absent:
         count = "1 class" if absent == 1 else f"{absent} classes"
-        screen.print(f"not counted: {count} in neither ground truth nor prediction")
-    screen.print(headline(result), style="bold", markup=False, soft_wrap=True)
-    screen.print(settings_line(result), markup=False, soft_wrap=True)
+        print_line(f"not counted: {count} in neither ground truth nor prediction")
+    print_line(headline(result), style="bold")
+    print_line(settings_line(result))
     if result["zero_shot"] is not None:
         parts = ", ".join(
             f"{part} {_percent(value)}" for part, value in result["zero_shot"].items()
         )
-        screen.print(f"mIoU % by the zero-shot split: {parts}", soft_wrap=True)
-    screen.print(
+        print_line(f"mIoU % by the zero-shot split: {parts}")
+    print_line(
         f"mIoU {_percent(result['miou'])} %{_published(result)}, pixel accuracy "
         f"{_percent(result['pixel_accuracy'])} %, frequency-weighted IoU "
         f"{_percent(result['frequency_weighted_iou'])} %",
         style="bold",
-        soft_wrap=True,
     )
 
 
@@ -133,14 +131,14 @@ def _show_sweep(cells: Mapping[str, Mapping[str, Any]]) -> None:
         mean = sum(known) / len(known) if known else None
         rows.append((kind, clean, *map(_percent, line), _percent(mean)))
     columns = ("clean", *map(str, SEVERITIES), "mean")
-    console().print(headline(cells[UNCORRUPTED]), style="bold", markup=False, soft_wrap=True)
+    print_line(headline(cells[UNCORRUPTED]), style="bold")
     print_table("mIoU % under", *columns, rows=rows, right=columns)
-    console().print(settings_line(cells[UNCORRUPTED]), markup=False, soft_wrap=True)
+    print_line(settings_line(cells[UNCORRUPTED]))
 
 
 def _show_paths(paths: Iterable[Path]) -> None:
     for path in paths:
-        console().print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+        print_path(path)
 
 
 def _percent(value: float | None) -> str:

@@ -106,7 +106,7 @@ def segment(
 
 def _show(outcome: Outcome, worker: Worker) -> None:
     """Print the classes of an image, the largest first, and its files."""
-    from maskclip.cli.console import console, print_table
+    from maskclip.cli.console import print_line, print_path, print_table
 
     size, names = outcome.width * outcome.height, worker.vocabulary.names
     classes = sorted(outcome.classes, key=lambda stats: (-stats.pixels, stats.label))
@@ -117,10 +117,10 @@ def _show(outcome: Outcome, worker: Worker) -> None:
     if len(classes) > _SHOWN:
         rest = sum(stats.pixels / size for stats in classes[_SHOWN:])
         rows.append((f"+ {len(classes) - _SHOWN} more", f"{rest:.1%}", ""))
-    screen, task = console(), outcome.task
+    task = outcome.task
     title = f"{task.path} ({outcome.width}x{outcome.height})"
-    screen.print(title, style="bold", markup=False, soft_wrap=True)
+    print_line(title, style="bold")
     print_table("class", "coverage", "score", rows=rows, right=("coverage", "score"))
     for written in worker.formats:
         for path in written.files(task.name):
-            screen.print(f"-> {path}", style="dim", markup=False, soft_wrap=True)
+            print_path(path)

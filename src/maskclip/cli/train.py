@@ -227,7 +227,7 @@ def _run(
     machine: Machine,
     resume: bool,
 ) -> None:
-    from maskclip.cli.console import console, working
+    from maskclip.cli.console import print_line, print_path, working
     from maskclip.cli.train_progress import TrainProgress
 
     with working("loading Lightning"):
@@ -244,10 +244,10 @@ def _run(
             callbacks=[progress],
         )
     except KeyboardInterrupt:
-        console(errors=True).print("stopped: continue with the same command and --resume")
+        print_line("stopped: continue with the same command and --resume", errors=True)
         raise
     if progress.prints:
-        console().print(f"-> {finished}", style="dim", markup=False, soft_wrap=True)
+        print_path(finished)
 
 
 def _override(value: Any, **given: Any) -> Any:

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import Progress, TextColumn
 
-from maskclip.cli.console import console, progress_bar, warning_line
+from maskclip.cli.console import print_line, progress_bar, warning_line
 from maskclip.plus.module import MIOU, MaskCLIPPlus
 
 _LINES = 20  # per training, where the output is no terminal
@@ -41,7 +41,7 @@ class TrainProgress(Callback):
         if not self.prints:
             return
         if trainer.global_step:
-            console(errors=True).print(f"resumed after step {trainer.global_step:,}")
+            print_line(f"resumed after step {trainer.global_step:,}", errors=True)
         if trainer.world_size > 1 and pl_module.device.type != "cuda":
             warning_line(
                 "BatchNorm is synchronised on GPUs only: each process normalises its own images"
@@ -89,7 +89,7 @@ class TrainProgress(Callback):
         miou = trainer.callback_metrics.get(MIOU)
         if self.prints and miou is not None and not trainer.sanity_checking:
             step = trainer.global_step
-            console(errors=True).print(f"step {step:,}: mIoU {float(miou):.1f} % in validation")
+            print_line(f"step {step:,}: mIoU {float(miou):.1f} % in validation", errors=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove the bar, however the training ended."""
@@ -100,6 +100,7 @@ class TrainProgress(Callback):
         began, first = self._began
         each = (time.monotonic() - began) / max(1, step - first)
         left = timedelta(seconds=round(each * (steps - step)))
-        console(errors=True).print(
-            f"step {step:,} of {steps:,}: loss {loss:.4f}, {each:.2f} s a step, {left} left"
+        print_line(
+            f"step {step:,} of {steps:,}: loss {loss:.4f}, {each:.2f} s a step, {left} left",
+            errors=True,
         )

@@ -1,0 +1,149 @@
+"""What strangers wrote is shown, not obeyed; whatever goes wrong is one line."""
+
+import ast
+import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from maskclip import cli
+from maskclip.cli import console, main
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+
+HOSTILE = "a\x1b[2J\x9b31m\u202egpj\n[bold]b[/] :dog: caf\udce9"
+SHOWN = r"a\x1b[2J\x9b31m\u202egpj\n[bold]b[/] :dog: caf\udce9"
+SHOWN_IN_ERRORS = SHOWN.replace(r"\n", " ")
+
+
+def test_lines_tables_and_paths_show_what_a_terminal_would_obey(capsys):
+    console.print_line(HOSTILE, style="bold")
+    console.print_path(HOSTILE)
+    console.print_table("what", "[red]", rows=[(HOSTILE, "1")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [SHOWN, f"-> {SHOWN}", *lines[2:3], f"{SHOWN}  1"]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_errors_and_warnings_are_one_harmless_line(capsys):
+    console.error_line(HOSTILE)
+    console.warning_line(HOSTILE)
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"error: {SHOWN_IN_ERRORS}", f"warning: {SHOWN_IN_ERRORS}"]
+
+
+def test_very_long_errors_are_cut_in_the_middle(capsys):
+    console.error_line("first " + "x" * 100_000 + " last")
+    line = capsys.readouterr().err
+    assert len(line) < 3_000
+    assert line.startswith("error: first")
+    assert line.endswith("last\n")
+
+
+def test_terminals_are_shown_the_same(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with console.working(HOSTILE):
+        pass
+    assert list(console.track([1, 2], what=HOSTILE, total=2)) == [1, 2]
+    console.error_line(HOSTILE)
+    printed = capsys.readouterr().err
+    assert "\x1b[2J" not in printed
+    assert "\u202e" not in printed
+    assert "\x9b" not in printed
+    assert "[bold]" in printed
+
+
+def test_only_the_console_prints():
+    """A verb that prints by itself would show strangers' words as they are."""
+    folder = Path(cli.__file__).parent
+    for path in folder.glob("*.py"):
+        if path.name == "console.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                assert name not in ("print", "secho", "write", "Console"), f"{path}:{node.lineno}"
+                assert name != "echo" or "version" in ast.unparse(node), f"{path}:{node.lineno}"
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """`verb(action)`: make `maskclip doctor` do something else."""
+
+    def replace(action):
+        monkeypatch.setattr("maskclip.cli.console.print_table", lambda *_, **__: action())
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MaskCLIPError(HOSTILE), f"error: {SHOWN_IN_ERRORS}"),
+        (FileNotFoundError(2, "No such file", HOSTILE), f"error: {SHOWN_IN_ERRORS}: No such file"),
+        (EOFError("Ran out of input"), "error: a file ends too early (Ran out of input)"),
+        (EOFError(), "error: a file ends too early (it is empty or was cut short)"),
+    ],
+)
+def test_errors_of_files_are_one_line(verb, capsys, error, line):
+    def fail():
+        raise error
+
+    verb(fail)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_warnings_are_harmless_too(verb, capsys):
+    verb(lambda: warnings.warn(HOSTILE, MaskCLIPWarning, stacklevel=1))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().err == f"warning: {SHOWN_IN_ERRORS}\n"
+
+
+def test_an_interrupt_has_its_own_exit_code(verb, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    verb(interrupt)
+    assert main(["doctor"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment"], "Missing argument 'IMAGE' (see `maskclip segment --help`)"),
+        (["segmnt"], "Did you mean 'segment'"),
+        (["segment", "a.jpg", "--clases", "b"], "--classes"),
+        (["segment", "a.jpg", "--max-pixels", "0"], "--max-pixels"),
+        (["vocabularies", "voc21", "\x1b[2J"], r"(\x1b[2J)"),
+    ],
+)
+def test_usage_errors_are_one_harmless_line(capsys, arguments, message):
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert message in printed
+
+
+def test_a_terminal_without_the_letters_of_a_word_gets_escapes():
+    code = "from maskclip.cli.console import print_line; from maskclip.cli import main; "
+    code += "main(['--version']); print_line('日本')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"\u65e5\u672c" in done.stdout
+
+
+def test_a_stream_of_another_kind_is_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert main(["--version"]) == 0
