@@ -40,7 +40,11 @@ def label(*arguments):
 
 
 def pngs(out):
-    return {path.relative_to(out / "png").as_posix() for path in (out / "png").rglob("*.png")}
+    return pngs_of(out / "png")
+
+
+def pngs_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
 
 
 def test_a_folder_is_labelled_into_a_tree_of_its_own(photos, out, capsys):
@@ -129,6 +133,27 @@ def test_several_formats_have_a_folder_each(photos, out):
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\n"
 
 
+def test_how_files_are_imported_is_said_at_the_end(photos, out, capsys):
+    formats = ("--format", "cvat,label-studio,yolo,coco", "--things", "dog")
+    Image.fromarray(draw_scene(9, size=64).image).save(photos / "a.jpg")
+    assert label(photos, *WORDS, *EMOJI, *formats, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert f"paste {out / 'cvat' / 'labels.json'} into the label constructor" in said
+    assert '"Convert masks to polygons" off' in said
+    assert f"DOCUMENT_ROOT={photos.parent}, add a local storage for {photos} " in said
+    assert f"put the photos, or links to them, into {out / 'yolo' / 'images'}" in said
+    assert said.count("(a.png, whose labels are called a_png)") == 3
+    assert pngs_of(out / "coco" / "panoptic") == {"a.png", "a_png.png", "sub/b.png"}
+    tasks = (out / "label-studio" / "tasks-00001.json").read_text()
+    assert "/data/local-files/?d=photos/sub/b.png" in tasks
+    written = (out / "yolo" / "labels" / "a.txt").stat().st_mtime_ns
+    other = ("--link", "--url-prefix", "https://host/p", "--things", "grass", "--validate", "0.5")
+    assert label(photos, *WORDS, *EMOJI, *formats, *other, "--out", out) == 0
+    assert "https://host/p/sub/b.png" in (out / "label-studio" / "tasks-00001.json").read_text()
+    assert (out / "yolo" / "images" / "a_png.png").samefile(photos / "a.png")
+    assert (out / "yolo" / "labels" / "a.txt").stat().st_mtime_ns == written, "no new labels"
+
+
 def test_another_method_labels_with_its_own_maps(photos, out):
     for method in ("clean", "published"):
         more = ("--method", method, "--format", "png,scores", "--out", out / method)
@@ -157,6 +182,13 @@ MISTAKES = {
     "too high": ((*WORDS, "--confidence", "1.5"), "[0, 1], got 1.5"),
     "a negative size": ((*WORDS, "--min-region", "-1"), "a number of pixels or 0"),
     "workers without Ray": ((*WORDS, "--workers", "2"), "--workers belongs to --ray"),
+    "things without COCO": ((*WORDS, "--things", "dog"), "--things belongs to --format coco"),
+    "links without YOLO": ((*WORDS, "--link"), "--link belongs to --format yolo"),
+    "a URL without Label Studio": ((*WORDS, "--url-prefix", "https://h"), "belongs to --format l"),
+    "a thing that is no class": (
+        (*WORDS, "--format", "coco", "--things", "dogs"),
+        "did you mean 'dog'",
+    ),
     "an unknown device": ((*WORDS, "--device", "tpu9"), "doctor"),
     "a missing list": ((*WORDS, "--list", "none.txt"), "none.txt"),
 }

@@ -2,19 +2,24 @@
 
 import json
 import os
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import (
     brief,
     hidden_character,
+    json_escaped,
     parse_json,
     parse_toml,
     printable,
     read_json,
     read_text,
     read_toml,
+    xml_quoted,
+    yaml_quoted,
 )
 
 
@@ -46,6 +51,37 @@ class TestPrintable:
     def test_words_of_all_languages_and_emoji_stay(self, text):
         assert printable(text) == text
         assert hidden_character(text) is None
+
+
+ALL_CHARACTERS = "".join(
+    chr(code) for code in (*range(0xD800), *range(0xE000, 0x11000), 0x1F436, 0xE0041, 0x10FFFF)
+)
+
+
+class TestEscapes:
+    """Strict parsers read back what was written, and nothing hidden stands in the files."""
+
+    def test_json(self):
+        text = json_escaped(json.dumps([ALL_CHARACTERS, "🐶"], ensure_ascii=False, indent=2))
+        assert json.loads(text) == [ALL_CHARACTERS, "🐶"]
+        assert "🐶" in text
+        assert hidden_character(text.replace("\n", "")) is None
+
+    def test_yaml(self):
+        text = yaml_quoted(ALL_CHARACTERS)
+        assert yaml.safe_load(f"x: {text} # a note") == {"x": ALL_CHARACTERS}
+        assert hidden_character(text) is None
+
+    def test_xml(self):
+        held = [c for c in ALL_CHARACTERS if c in "\t\n\r" or c >= " "]
+        held = "".join(c for c in held if c not in "\ufffe\uffff")
+        text = xml_quoted(held)
+        assert ElementTree.fromstring(f"<a b={text}/>").get("b") == held
+        assert hidden_character(text) is None
+
+    def test_xml_shows_what_it_cannot_hold(self):
+        text = xml_quoted("\x00\x1b[31m\ufffe\ud800")
+        assert ElementTree.fromstring(f"<a b={text}/>").get("b") == r"\x00\x1b[31m\ufffe\ud800"
 
 
 class TestBrief:

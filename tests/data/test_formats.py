@@ -12,7 +12,15 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import distinct_colors
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats import FLAT_FORMATS, FORMATS, Labeled, find_format, open_formats
+from maskclip.data.formats import (
+    FLAT_FORMATS,
+    FORMATS,
+    FormatOptions,
+    Labeled,
+    PhotoFile,
+    find_format,
+    open_formats,
+)
 from maskclip.data.formats import label_studio as label_studio_module
 from maskclip.data.formats.per_photo import Thumbnails
 
@@ -26,16 +34,20 @@ def items(label_maps, words):
     return [replace(item, probabilities=grid) for item in label_maps(words)]
 
 
+def files_of(items, folder="/photos"):
+    return [PhotoFile(item.name, item.image, f"{folder}/{item.image}") for item in items]
+
+
 def contents(folder):
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def run(name, vocabulary, out, items):
-    made = ALL[name](vocabulary, out)
+def run(name, vocabulary, out, items, **options):
+    made = ALL[name](vocabulary, out, FormatOptions(**options))
     for item in items:
         made.write(item)
-    made.finish(item.name for item in items)
+    made.finish(files_of(items))
     return contents(out)
 
 
@@ -47,7 +59,7 @@ def test_a_run_has_the_same_files_however_it_went(tmp_path, items, words, name):
     other = ALL[name](words, tmp_path / "broken")  # as another process would go on
     for item in reversed(items[2:]):
         other.write(item)
-    other.finish(reversed([item.name for item in items]))
+    other.finish(reversed(files_of(items)))
     assert contents(tmp_path / "broken") == whole
 
 
@@ -59,7 +71,7 @@ def test_nothing_is_left_over_and_every_file_is_announced(tmp_path, items, words
         made.write(item)
         new = {path.relative_to(tmp_path).as_posix() for path in made.files(item.name)}
         assert set(contents(tmp_path)) - before == new
-    made.finish([item.name for item in items])
+    made.finish(files_of(items))
     assert not [path for path in contents(tmp_path) if ".writing-" in path]
 
 
@@ -70,7 +82,7 @@ def test_a_set_may_be_empty_and_written_names_alone_are_in_it(tmp_path, items, w
     made = ALL[name](words, tmp_path / "more")
     for item in items[:3]:
         made.write(item)
-    made.finish(item.name for item in items[:2])
+    made.finish(files_of(items[:2]))
     extra = {path.relative_to(tmp_path / "more").as_posix() for path in made.files(items[2].name)}
     assert {k: v for k, v in contents(tmp_path / "more").items() if k not in extra} == subset
 
@@ -82,7 +94,7 @@ def test_a_missing_file_is_named_and_the_files_of_the_set_stay(tmp_path, items, 
     lost = made.files("photo")[-1]
     lost.unlink()
     with pytest.raises(MaskCLIPError, match=f"{lost.name} is missing: run the same"):
-        made.finish(item.name for item in items)
+        made.finish(files_of(items))
     del before[lost.relative_to(tmp_path).as_posix()]
     assert contents(tmp_path) == before
 
@@ -111,7 +123,7 @@ def test_names_stay_in_the_folder(name):
         Labeled(name, "x.jpg", ONE)
 
 
-@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio", "yolo"])
 @pytest.mark.parametrize("paths", [("x", "x\udcff.jpg"), ("x\udcff", "x.jpg")])
 def test_paths_that_no_text_file_can_hold_are_refused(tmp_path, words, name, paths):
     with pytest.raises(MaskCLIPError, match="not valid UTF-8: rename the photo"):
@@ -246,7 +258,7 @@ def test_png_is_wide_beyond_255_classes(tmp_path, many):
     labels = np.array([[0, 299, 65_535]], np.uint16)
     made = ALL["png"](many, tmp_path)
     made.write(Labeled("x", "x.jpg", labels))
-    made.finish(["x"])
+    made.finish([PhotoFile("x", "x.jpg", "/photos/x.jpg")])
     with Image.open(tmp_path / "x.png") as image:
         np.testing.assert_array_equal(np.asarray(image), labels)
     assert (tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines() == list(many.names)

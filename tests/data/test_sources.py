@@ -175,9 +175,10 @@ class TestOutputNames:
         ("relative_paths", "names"),
         [
             (["a/x.jpg", "b/x.jpg", "y.png"], ["a/x", "b/x", "y"]),
-            (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
-            (["a/X.jpg", "A/x.jpg"], ["a/X_jpg", "A/x_jpg_2"]),
-            (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
+            (["x.jpg", "x.png", "y.png"], ["x", "x_png", "y"]),
+            (["x.png", "x.jpg"], ["x", "x_jpg"]),
+            (["a/X.jpg", "A/x.jpg"], ["a/X", "A/x_jpg"]),
+            (["x.jpg", "x.png", "x_png.jpg"], ["x", "x_png_2", "x_png"]),
             (["a.b/c.tar.jpg", "noöne", ".jpg"], ["a.b/c.tar", "noöne", ".jpg"]),
             (["..jpg", "a/...jpg"], ["..jpg", "a/...jpg"]),
             ([], []),
@@ -185,6 +186,10 @@ class TestOutputNames:
     )
     def test_a_name_is_the_path_without_suffix_if_that_is_free(self, relative_paths, names):
         assert output_names(relative_paths) == names
+
+    def test_the_first_keeps_its_name_whether_the_other_comes_with_it_or_later(self):
+        together = output_names(["x.jpg", "x.png"])
+        assert together == [*output_names(["x.jpg"]), *output_names(["x.png"], taken=["x"])]
 
     @pytest.mark.parametrize(
         ("taken", "name"),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from maskclip.tasks.label.manifest import Counts
     from maskclip.tasks.label.pipeline import Backend, Plan
 
-_CLEANING, _MACHINE = "Cleaning", "Machine"
+_CLEANING, _TOOLS, _MACHINE = "Cleaning", "For other tools", "Machine"
 
 _SECONDS = 30.0  # between lines, where the output is no terminal
 _LISTED = 20  # failures that are printed; the report lists more
@@ -79,6 +79,45 @@ def label(
         int,
         typer.Option(
             metavar="N", help="Drop regions of fewer than N pixels.", rich_help_panel=_CLEANING
+        ),
+    ] = 0,
+    things: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="coco: the classes that are things; the others are stuff.",
+            rich_help_panel=_TOOLS,
+        ),
+    ] = "",
+    url_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="label-studio: where the folder of the photos is on the web; default: Label "
+            "Studio serves it from its disk.",
+            rich_help_panel=_TOOLS,
+        ),
+    ] = None,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="yolo: put links to the photos beside their labels.",
+            rich_help_panel=_TOOLS,
+        ),
+    ] = False,
+    validate: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="yolo: the share of photos in val.txt.",
+            rich_help_panel=_TOOLS,
+        ),
+    ] = 0.1,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="yolo: of the choice of these photos.", rich_help_panel=_TOOLS
         ),
     ] = 0,
     model: opt.ModelName = "ViT-B-16:openai",
@@ -142,7 +181,7 @@ def label(
     """
     from maskclip.core.cleaning import Cleaning
     from maskclip.core.config import ModelConfig
-    from maskclip.data.formats import FORMATS
+    from maskclip.data.formats import FORMATS, FormatOptions
     from maskclip.data.images import MAX_PIXELS
     from maskclip.tasks.label import Job
     from maskclip.tasks.label.pipeline import label_photos, plan_labels
@@ -166,8 +205,16 @@ def label(
             min_region=min_region,
         ),
         formats=read_choices(formats, FORMATS, to="write"),
+        format_options=FormatOptions(
+            things=tuple(" ".join(name.split()) for name in things.split(",") if name.strip()),
+            url_prefix=url_prefix,
+            link=link,
+            validate=validate,
+            seed=seed,
+        ),
         max_pixels=max_pixels or MAX_PIXELS,
     )
+    _check_tools(job)
     if workers is not None and not ray:
         raise MaskCLIPError("--workers belongs to --ray; on this machine, --device has the workers")
     devices = _devices(device)
@@ -176,6 +223,7 @@ def label(
     if dry_run:
         _show_plan(plan_labels(job, sources), out)
         return
+    notes: list[str] = []
     with _Progress() as progress:
         counts = label_photos(
             job,
@@ -183,10 +231,25 @@ def label(
             device=devices[0],
             backend=_backend(devices, ray=ray, workers=workers),
             on_progress=progress.update,
+            on_note=notes.append,
         )
     _show_end(counts, progress.done, job)
+    for note in notes:
+        print_line(note)
     if counts.failed:
         raise typer.Exit(1)
+
+
+def _check_tools(job: Job) -> None:
+    """Refuse options of formats that are not written."""
+    options = job.format_options
+    for flag, value, owner in (
+        ("--things", options.things, "coco"),
+        ("--url-prefix", options.url_prefix, "label-studio"),
+        ("--link", options.link, "yolo"),
+    ):
+        if value and owner not in job.formats:
+            raise MaskCLIPError(f"{flag} belongs to --format {owner}")
 
 
 def _by_class(texts: list[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import json_escaped
 
 _UNFINISHED = ".writing-"
 
@@ -48,7 +49,7 @@ def write_json(values: Any, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written.
     """
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(f"{text}\n", path)
+    write_text(f"{json_escaped(text)}\n", path)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ import stat
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -73,6 +74,41 @@ def hidden_character(text: str) -> str | None:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def json_escaped(text: str) -> str:
+    r"""Return a JSON text whose strings show nothing hidden: the same values, with `\u202e`.
+
+    For JSON that was written with `ensure_ascii=False`, so that it stays readable.
+    """
+    return _HIDDEN.sub(lambda found: _in_json(found[0]), text)
+
+
+def _in_json(character: str) -> str:
+    # Below a space there is only layout: strings have their control characters escaped already.
+    return character if character < " " else json.dumps(character)[1:-1]
+
+
+def yaml_quoted(text: str) -> str:
+    r"""Return `text` as a double-quoted scalar of YAML, hidden characters as `\x1b` or `\u202e`."""
+    quoted = text.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{printable(quoted)}"'
+
+
+def xml_quoted(text: str) -> str:
+    r"""Return `text` as an attribute of XML, hidden characters as `&#x202e;`.
+
+    Those that XML cannot hold in any way become what `printable` makes of them.
+    """
+    return _HIDDEN.sub(lambda found: _in_xml(found[0]), quoteattr(text))
+
+
+def _in_xml(character: str) -> str:
+    code = ord(character)
+    is_held = code in (9, 10, 13) or (code >= 32 and not 0xD800 <= code <= 0xDFFF)
+    if is_held and code not in (0xFFFE, 0xFFFF):
+        return f"&#x{code:x};"
+    return _escape(character)
 
 
 class _Brief(reprlib.Repr):

@@ -133,21 +133,23 @@ def _is_image(path: Path) -> bool:
 def output_names(relative_paths: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
     """Return a unique name for the results of each image, in a tree like that of the images.
 
-    It is the image's relative path without suffix. Where that is in `taken`, or the same for two
-    (upper and lower case count as the same), the suffix is added (`a/x_jpg`), then a number.
+    It is the image's relative path without suffix. Where that is in `taken`, or of an image before
+    it (upper and lower case count as the same), the suffix is added (`a/x_jpg`), then a number. So
+    an image that comes first keeps its name, whatever comes later.
     """
     paths = [PurePosixPath(relative) for relative in relative_paths]
     plain = [str(path.with_name(_stem(path))) for path in paths]
     used = {name.casefold() for name in taken}
-    count: dict[str, int] = {}
-    for name in plain:
-        count[name.casefold()] = count.get(name.casefold(), 0) + 1
-    alone = [count[name.casefold()] == 1 and name.casefold() not in used for name in plain]
+    owner: dict[str, int] = {}
+    for index, name in enumerate(plain):
+        if name.casefold() not in used:
+            owner.setdefault(name.casefold(), index)
+    first = list(owner.values())
+    keep = set(first)
     wished = [
-        name if single or not path.suffix else f"{name}_{path.suffix[1:]}"
-        for name, path, single in zip(plain, paths, alone, strict=True)
+        name if index in keep or not path.suffix else f"{name}_{path.suffix[1:]}"
+        for index, (name, path) in enumerate(zip(plain, paths, strict=True))
     ]
-    first = [index for index, single in enumerate(alone) if single]
     return _numbered(wished, first=first, taken=used)
 
 

@@ -10,9 +10,25 @@ from importlib import import_module
 from pathlib import Path
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats.base import Format, Labeled
+from maskclip.data.formats.base import (
+    DEFAULT_FORMAT_OPTIONS,
+    Format,
+    FormatOptions,
+    Labeled,
+    PhotoFile,
+)
 
-__all__ = ["FLAT_FORMATS", "FORMATS", "Format", "Labeled", "find_format", "open_formats"]
+__all__ = [
+    "DEFAULT_FORMAT_OPTIONS",
+    "FLAT_FORMATS",
+    "FORMATS",
+    "Format",
+    "FormatOptions",
+    "Labeled",
+    "PhotoFile",
+    "find_format",
+    "open_formats",
+]
 
 FORMATS = {
     "png": "per_photo.Palette",
@@ -44,7 +60,12 @@ def find_format(name: str) -> type[Format]:
 
 
 def open_formats(
-    names: tuple[str, ...], vocabulary: Vocabulary, out: Path, *, flat: bool = False
+    names: tuple[str, ...],
+    vocabulary: Vocabulary,
+    out: Path,
+    *,
+    flat: bool = False,
+    options: FormatOptions = DEFAULT_FORMAT_OPTIONS,
 ) -> list[Format]:
     """Return formats that write into `out`, each into a folder of its name unless `flat`.
 
@@ -53,8 +74,9 @@ def open_formats(
         vocabulary: the classes.
         out: the folder of all files.
         flat: whether the formats share the folder.
+        options: what users choose of single formats.
 
     Raises:
         MaskCLIPError: one of them cannot hold the vocabulary.
     """
-    return [find_format(name)(vocabulary, out if flat else out / name) for name in names]
+    return [find_format(name)(vocabulary, out if flat else out / name, options) for name in names]

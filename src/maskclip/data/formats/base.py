@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from PIL import Image
 
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import json_escaped
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 
 
@@ -87,6 +88,68 @@ class Labeled:
                 raise MaskCLIPError(f"the path {path!r} is not valid UTF-8: rename the photo")
 
 
+class PhotoFile(NamedTuple):
+    """A photo of a set that was written.
+
+    Attributes:
+        name: of its files, as in `Labeled`.
+        image: its path as users know it, as in `Labeled`.
+        path: where it lies, absolute.
+    """
+
+    name: str
+    image: str
+    path: str
+
+    @property
+    def suffix(self) -> str:
+        """The photo's suffix, with its dot."""
+        return PurePosixPath(self.image).suffix
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether its files are called otherwise, because another photo has that name."""
+        return f"{self.name}{self.suffix}" != self.image
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """What users choose of single formats; it decides only what `Format.finish` writes.
+
+    Attributes:
+        things: `coco`: names of classes that are things.
+        url_prefix: `label-studio`: the URL of the folder of the photos, as Label Studio sees it;
+            None has it serve them from its disk.
+        link: `yolo`: whether links to the photos are made where they are looked for.
+        validate: `yolo`: the share of photos that are kept for validation, 0 to 1.
+        seed: `yolo`: of the choice of these.
+
+    Raises:
+        MaskCLIPError: a share out of range, a prefix that is no URL.
+    """
+
+    things: tuple[str, ...] = ()
+    url_prefix: str | None = None
+    link: bool = False
+    validate: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validate < 1:
+            raise MaskCLIPError(
+                f"the share kept for validation is from 0 up to 1, without 1, got {self.validate:g}"
+            )
+        url = self.url_prefix
+        if url is not None and not url.startswith(("http://", "https://", "s3://", "gs://", "/")):
+            raise MaskCLIPError(
+                "the prefix of photos' URLs begins with https://, http://, s3://, gs:// or /, got "
+                f"{url!r}"
+            )
+
+
+DEFAULT_FORMAT_OPTIONS = FormatOptions()
+
+
 class Format(ABC):
     """A way to write the labels of a set of photos.
 
@@ -97,6 +160,7 @@ class Format(ABC):
     Args:
         vocabulary: the classes.
         out: the folder of the files.
+        options: what users choose of single formats.
 
     Attributes:
         wants_probabilities: whether `write` needs `Labeled.probabilities`.
@@ -110,9 +174,12 @@ class Format(ABC):
     wants_probabilities: ClassVar[bool] = False
     photo_side: ClassVar[float] = 0
 
-    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
+    ) -> None:
         self.vocabulary = vocabulary
         self.out = out
+        self.options = options
 
     @abstractmethod
     def files(self, name: str) -> tuple[Path, ...]:
@@ -129,11 +196,14 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def finish(self, names: Iterable[str]) -> None:
-        """Write the files of the whole set from what `write` left; only the names are in memory.
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
+        """Write the files of the whole set from what `write` left; only the list is in memory.
 
         Args:
-            names: of the photos that were written, in any order.
+            photos: those that were written, in any order.
+
+        Returns:
+            Lines for the user: how the files are imported, and what an importer would not find.
 
         Raises:
             MaskCLIPError: a file that `write` left is missing.
@@ -158,9 +228,26 @@ class Format(ABC):
         return labels.astype(np.uint16, copy=False)
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Return each name once, in the order of the files of a set."""
-    return sorted(set(names))
+def ordered(photos: Iterable[PhotoFile]) -> list[PhotoFile]:
+    """Return each photo once, in the order of the files of a set."""
+    return sorted(set(photos))
+
+
+def renamed(photos: Sequence[PhotoFile], why: str, remedy: str) -> list[str]:
+    """Return the line about photos whose files have other names than they, if there are any."""
+    found = [photo for photo in photos if photo.is_renamed]
+    if not found:
+        return []
+    count = "1 photo has" if len(found) == 1 else f"{len(found):,} photos have"
+    return [
+        f"{why}, and {count} the name of another ({found[0].image}, whose labels are called "
+        f"{found[0].name}): {remedy}"
+    ]
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether every reader of lines takes a text for one line."""
+    return len(text.splitlines()) == 1 and text.splitlines()[0] == text
 
 
 def foreground(vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -192,7 +279,8 @@ def present(labels: Labels, classes: Iterable[int]) -> list[int]:
 
 def compact_json(value: Any) -> str:
     """Return JSON on one line, without spaces."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json_escaped(text)
 
 
 def write_items(items: Iterable[str], file: TextIO) -> None:

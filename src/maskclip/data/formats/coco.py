@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -13,15 +14,21 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskclip.core.draw import Labels
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_text
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import (
+    DEFAULT_FORMAT_OPTIONS,
     Format,
+    FormatOptions,
     Labeled,
+    PhotoFile,
     compact_json,
     foreground,
     ordered,
     present,
     read_lines,
+    renamed,
     write_items,
 )
 from maskclip.data.formats.regions import Region, find_regions
@@ -32,13 +39,24 @@ class Coco(Format):
 
     The category of class i is i + 1. The panoptic segmentation has one segment for each class that
     appears, and its id is that of its category: R + 256 G + 65,536 B of its pixels; 0 is ignored.
-    All categories are stuff (`isthing` 0), because CLIP does not tell instances apart.
+    All categories are stuff (`isthing` 0), because CLIP does not tell instances apart, but those
+    that `FormatOptions.things` names; they have one segment in a photo, too.
     `instances.json` has each connected region of a class other than the background: compressed RLE,
     box, area, and the mean score where scores are known.
 
     Images are numbered from 1 in the order of their names. `.parts/` keeps what each photo adds to
     the JSON files, so that they can be written again.
     """
+
+    def __init__(
+        self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
+    ) -> None:
+        super().__init__(vocabulary, out, options)
+        for name in options.things:
+            if name not in vocabulary.names:
+                near = difflib.get_close_matches(name, vocabulary.names, n=1)
+                hint = f": did you mean {near[0]!r}?" if near else ""
+                raise MaskCLIPError(f"the thing {name!r} is not one of the classes{hint}")
 
     def files(self, name: str) -> tuple[Path, ...]:
         """Return the panoptic image and the photo's part of the JSON files."""
@@ -61,11 +79,17 @@ class Coco(Format):
         ]
         write_text("".join(f"{compact_json(line)}\n" for line in lines), part)
 
-    def finish(self, names: Iterable[str]) -> None:
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
         """Write the two JSON files."""
-        parts = [self._part(name) for name in ordered(names)]
+        found = ordered(photos)
+        parts = [self._part(photo.name) for photo in found]
         self._write_set("panoptic", parts, _panoptic_annotations(parts))
         self._write_set("instances", parts, _instance_annotations(parts))
+        return renamed(
+            found,
+            "coco: some tools find masks by the names of photos without suffix",
+            "rename one of the two for these",
+        )
 
     def _part(self, name: str) -> Path:
         return self.out / ".parts" / f"{name}.jsonl"
@@ -85,9 +109,16 @@ class Coco(Format):
             file.write("}\n")
 
     def _categories(self) -> list[dict[str, Any]]:
+        things = set(self.options.things)
         named = zip(self.vocabulary.names, self.vocabulary.colors, strict=True)
         return [
-            {"id": i, "name": name, "supercategory": name, "isthing": 0, "color": color}
+            {
+                "id": i,
+                "name": name,
+                "supercategory": name,
+                "isthing": int(name in things),
+                "color": color,
+            }
             for i, (name, color) in enumerate(named, 1)
         ]
 

@@ -13,14 +13,28 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_text
 from maskclip.core.palettes import BLACK, Color, distinct_colors, voc_colors
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
-from maskclip.data.formats.base import Format, Labeled, missing, ordered, some_foreground
+from maskclip.data.formats.base import (
+    DEFAULT_FORMAT_OPTIONS,
+    Format,
+    FormatOptions,
+    Labeled,
+    PhotoFile,
+    compact_json,
+    is_one_line,
+    missing,
+    ordered,
+    renamed,
+    some_foreground,
+)
 
 _MAX_CLASSES = 255  # the importer reads ids and objects as bytes, of which 0 is the background
 _FOLDERS = ("SegmentationClass", "SegmentationObject")
 
 
 class Cvat(Format):
-    """`annotations.zip`, ready to be imported, and the files that are in it.
+    """`annotations.zip`, ready to be imported, the files in it, and `labels.json` for the task.
+
+    `labels.json` has the labels with their colours, for the "Raw" view of CVAT's label constructor.
 
     The masks are palette images. A pixel's index is that of its label's line in `labelmap.txt`, and
     its colour is the one given there, so that readers of indices and of colours agree. Background
@@ -31,8 +45,10 @@ class Cvat(Format):
     CVAT finds the photo of a mask by its path without suffix.
     """
 
-    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
-        super().__init__(vocabulary, out)
+    def __init__(
+        self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
+    ) -> None:
+        super().__init__(vocabulary, out, options)
         self._classes = some_foreground(vocabulary, "cvat")
         if len(self._classes) > _MAX_CLASSES:
             raise MaskCLIPError(
@@ -61,7 +77,7 @@ class Cvat(Format):
         """Write the two masks."""
         item.check_paths()
         name = item.name
-        if name != name.strip() or name.startswith("#") or set(name) & set("\r\n"):
+        if name != name.strip() or name.startswith("#") or not is_one_line(name):
             raise MaskCLIPError(
                 f"the format cvat cannot hold a photo called {name!r}: rename it without line "
                 "breaks, without spaces at its ends, and without '#' at its beginning"
@@ -71,22 +87,32 @@ class Cvat(Format):
             with atomic_path(path) as temporary:
                 palette_image(indices, colors).save(temporary)
 
-    def finish(self, names: Iterable[str]) -> None:
-        """Write the lists of labels and photos, and the archive."""
-        found = ordered(names)
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
+        """Write the lists of labels and photos, the archive, and the labels of the task."""
+        found = ordered(photos)
         texts = {
             "labelmap.txt": _label_map((BACKGROUND, *self._names), self._colors),
-            "ImageSets/Segmentation/default.txt": "".join(f"{name}\n" for name in found),
+            "ImageSets/Segmentation/default.txt": "".join(f"{photo.name}\n" for photo in found),
         }
         for file, text in texts.items():
             write_text(text, self.out / file)
-        masks = (path for name in found for path in self.files(name))
+        masks = (path for photo in found for path in self.files(photo.name))
         with (
             atomic_path(self.out / "annotations.zip") as temporary,
             zipfile.ZipFile(temporary, "w") as archive,
         ):
             for path in (*(self.out / file for file in texts), *masks):
                 _add(archive, path.relative_to(self.out).as_posix(), path)
+        labels = self.out / "labels.json"
+        write_text(_constructor(self._names, self._colors[1:]), labels)
+        return [
+            f"cvat: paste {labels} into the label constructor (Raw) of a new task, add the photos, "
+            f'then upload {self.out / "annotations.zip"} as Segmentation mask 1.1, with "Convert '
+            'masks to polygons" off: polygons lose holes and thin parts',
+            *renamed(
+                found, "CVAT finds photos by their names without suffix", "rename one of the two"
+            ),
+        ]
 
 
 def _label_map(names: Sequence[str], colors: Sequence[Color]) -> str:
@@ -94,6 +120,15 @@ def _label_map(names: Sequence[str], colors: Sequence[Color]) -> str:
     for name, (red, green, blue) in zip(names, colors, strict=True):
         lines.append(f"{name}:{red},{green},{blue}::")
     return "\n".join(lines) + "\n"
+
+
+def _constructor(names: Sequence[str], colors: Sequence[Color]) -> str:
+    """Return the labels as CVAT's label constructor takes them, one a line."""
+    items = (
+        compact_json({"name": name, "color": f"#{bytes(color).hex()}", "attributes": []})
+        for name, color in zip(names, colors, strict=True)
+    )
+    return "[\n" + ",\n".join(items) + "\n]\n"
 
 
 def _distinct(colors: Sequence[Color]) -> list[Color]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
 
 from maskclip.core.files import atomic_path, write_text
+from maskclip.core.text import xml_quoted
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import (
+    DEFAULT_FORMAT_OPTIONS,
     Format,
+    FormatOptions,
     Labeled,
+    PhotoFile,
     compact_json,
     missing,
     ordered,
@@ -36,21 +42,24 @@ class LabelStudio(Format):
     Each class that appears in a photo is one brush region; background and ignored pixels have
     none. The score of a prediction is the mean of its regions' pixels, where scores are known.
 
-    Photos are referred to as local files that Label Studio serves: its document root has to be the
-    folder that relative paths are relative to, or `/` for absolute paths. `.parts/` keeps the task
-    of each photo, so that the files of tasks can be written again.
+    Photos are referred to as local files that Label Studio serves, of the folder that holds them
+    all: `?d=photos/x.jpg`, where the document root is the folder above `photos`, because a local
+    storage must lie below it. With a `url_prefix` they are URLs. `.parts/` keeps the prediction of
+    each photo, so that the files of tasks can be written again.
     """
 
-    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
-        super().__init__(vocabulary, out)
+    def __init__(
+        self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
+    ) -> None:
+        super().__init__(vocabulary, out, options)
         self._classes = some_foreground(vocabulary, "label-studio")
 
     def files(self, name: str) -> tuple[Path, ...]:
-        """Return the photo's task."""
-        return (self.out / ".parts" / f"{name}.json",)
+        """Return the photo's prediction."""
+        return (self.out / ".parts" / f"{name}.prediction.json",)
 
     def write(self, item: Labeled) -> None:
-        """Write the task, on one line."""
+        """Write the prediction, on one line."""
         item.check_paths()
         labels = self.class_ids(item)
         classes = present(labels, self._classes)
@@ -59,9 +68,7 @@ class LabelStudio(Format):
             covered = np.isin(labels, classes)
             prediction["score"] = round(float(item.scores[covered].mean(dtype=np.float64)), 4)
         prediction["result"] = [self._region(labels == label, label) for label in classes]
-        url = f"/data/local-files/?d={quote(item.image.lstrip('/'))}"
-        task = {"data": {"image": url}, "predictions": [prediction]}
-        write_text(f"{compact_json(task)}\n", *self.files(item.name))
+        write_text(f"{compact_json(prediction)}\n", *self.files(item.name))
 
     def _region(self, mask: npt.NDArray[np.bool_], label: int) -> dict[str, Any]:
         height, width = mask.shape
@@ -80,26 +87,57 @@ class LabelStudio(Format):
             },
         }
 
-    def finish(self, names: Iterable[str]) -> None:
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
         """Write the tasks, into several files if there are many, and the configuration."""
-        tasks = [path for name in ordered(names) for path in self.files(name)]
+        found = ordered(photos)
+        place = _Place.of(found)
         written = set()
-        for number, group in enumerate(_groups(tasks), 1):
+        for number, group in enumerate(self._groups(found), 1):
             target = self.out / f"tasks-{number:05d}.json"
             written.add(target)
             with (
                 atomic_path(target) as temporary,
                 temporary.open("w", encoding="utf-8", newline="\n") as file,
             ):
-                write_items((line for path in group for line in read_lines(path)), file)
+                write_items((self._task(photo, place) for photo in group), file)
                 file.write("\n")
         for old in set(self.out.glob("tasks-*.json")) - written:  # of a set that was larger
             old.unlink()
         write_text(self._config(), self.out / "label_config.xml")
+        if not found:
+            return []
+        how = place.how_to_serve() if self.options.url_prefix is None else "label-studio:"
+        return [
+            f"{how} paste {self.out / 'label_config.xml'} into the labelling setup of the project "
+            "(Code), then import tasks-*.json"
+        ]
+
+    def _task(self, photo: PhotoFile, place: _Place) -> str:
+        (path,) = self.files(photo.name)
+        (prediction,) = read_lines(path)
+        url = place.url(photo, self.options.url_prefix)
+        return f'{{"data":{compact_json({"image": url})},"predictions":[{prediction}]}}'
+
+    def _groups(self, photos: Iterable[PhotoFile]) -> Iterator[list[PhotoFile]]:
+        """Yield runs of photos whose files are no larger than `MAX_BYTES`; at least one run."""
+        group: list[PhotoFile] = []
+        total = 0
+        for photo in photos:
+            (path,) = self.files(photo.name)
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                raise missing(path) from None
+            if group and total + size > MAX_BYTES:
+                yield group
+                group, total = [], 0
+            group.append(photo)
+            total += size
+        yield group
 
     def _config(self) -> str:
         labels = "".join(
-            f"    <Label value={quoteattr(self.vocabulary.names[i])} "
+            f"    <Label value={xml_quoted(self.vocabulary.names[i])} "
             f'background="#{bytes(self.vocabulary.colors[i]).hex()}"/>\n'
             for i in self._classes
         )
@@ -109,21 +147,64 @@ class LabelStudio(Format):
         )
 
 
-def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Yield runs of files that are together no larger than `MAX_BYTES`; at least one run."""
-    group: list[Path] = []
-    total = 0
-    for path in paths:
+@dataclass(frozen=True)
+class _Place:
+    """Where the photos of a set lie on the disk.
+
+    Attributes:
+        folder: that holds them all, through which users named them; None on several drives.
+        tops: the folder, or those below it if it is the root of the disk.
+    """
+
+    folder: Path | None
+    tops: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, photos: Iterable[PhotoFile]) -> _Place:
+        folders = {_named_folder(photo) for photo in photos}
         try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise missing(path) from None
-        if group and total + size > MAX_BYTES:
-            yield group
-            group, total = [], 0
-        group.append(path)
-        total += size
-    yield group
+            folder = Path(os.path.commonpath(folders)) if folders else Path("/")
+        except ValueError:
+            return cls(None, ())
+        if folder.parent != folder:
+            return cls(folder, (folder,))
+        below = (each.relative_to(folder).parts[:1] for each in folders)
+        return cls(folder, tuple(sorted({folder.joinpath(*part) for part in below})))
+
+    @property
+    def root(self) -> Path | None:
+        """The document root: local storages must be folders below it."""
+        return None if self.folder is None else self.folder.parent
+
+    def url(self, photo: PhotoFile, prefix: str | None) -> str:
+        """Return the address at which Label Studio finds a photo."""
+        base = self.root if prefix is None else self.folder
+        path = Path(photo.path).relative_to(base or Path(photo.path).anchor).as_posix()
+        if prefix is None:
+            return f"/data/local-files/?d={quote(os.fsencode(path))}"
+        as_it_is = not prefix.startswith(("http", "/"))  # keys of objects in a cloud storage
+        return f"{prefix.rstrip('/')}/{path if as_it_is else quote(os.fsencode(path))}"
+
+    def how_to_serve(self) -> str:
+        """Return how Label Studio is made to serve the photos."""
+        if self.root is None:
+            return (
+                "label-studio: the photos lie on several drives, and Label Studio serves one: "
+                "label those of each drive into a folder of their own, or give --url-prefix;"
+            )
+        return (
+            "label-studio: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={shlex.quote(str(self.root))}, add a local "
+            f"storage for {' and for '.join(map(str, self.tops))} to the project,"
+        )
+
+
+def _named_folder(photo: PhotoFile) -> Path:
+    """Return the folder that was named, in which a photo was found, or else that of the photo."""
+    path = Path(photo.path)
+    depth = photo.image.count("/")
+    folder = path.parents[depth] if depth < len(path.parents) else path.parent
+    return path.parent if folder == folder.parent else folder
 
 
 def brush_rle(mask: npt.NDArray[np.bool_]) -> list[int]:

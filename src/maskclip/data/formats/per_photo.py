@@ -15,7 +15,7 @@ from maskclip.core.draw import Labels, overlay, overlay_with_legend, palette_ima
 from maskclip.core.files import atomic_path, write_json, write_text
 from maskclip.core.palettes import BLACK, Color
 from maskclip.core.segmentation import score_image, summary_dict
-from maskclip.data.formats.base import Format, Labeled
+from maskclip.data.formats.base import Format, Labeled, PhotoFile
 
 _IGNORED: Color = (224, 224, 192)  # VOC's colour of index 255
 
@@ -33,8 +33,9 @@ class PerPhotoFormat(Format):
         """Return the photo's file."""
         return (self.out / f"{name}{self.ending}",)
 
-    def finish(self, names: Iterable[str]) -> None:
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
         """Do nothing: no file is about the whole set."""
+        return []
 
     def _save(self, image: Image.Image, name: str, **options: Any) -> None:
         with atomic_path(*self.files(name)) as temporary:
@@ -79,9 +80,10 @@ class Palette(LabelImage):
 
     ending = ".png"
 
-    def finish(self, names: Iterable[str]) -> None:
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
         """Write the names of the classes."""
         write_text("".join(f"{name}\n" for name in self.vocabulary.names), self.out / "classes.txt")
+        return []
 
     def _colors(self, labels: Labels) -> tuple[Color, ...]:
         return self._all_colors()

@@ -8,7 +8,9 @@ back and lies on pixels of the region.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,9 +18,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskclip.core.files import write_text
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import atomic_path, write_text
+from maskclip.core.text import yaml_quoted
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats.base import Format, Labeled, present, some_foreground
+from maskclip.data.formats.base import (
+    DEFAULT_FORMAT_OPTIONS,
+    Format,
+    FormatOptions,
+    Labeled,
+    PhotoFile,
+    is_one_line,
+    ordered,
+    present,
+    renamed,
+    some_foreground,
+)
 
 Points = npt.NDArray[np.int64]  # (N, 2): x and y of pixels, the last joined to the first
 Bridge = tuple[int, Points]  # where an outline is left, and the way back to that point
@@ -27,24 +42,38 @@ _WITHIN = 0.25  # of a pixel; readers that round and readers that cut off then f
 
 
 class Yolo(Format):
-    """`labels/NAME.txt`, whose lines are a class id and the points of a polygon, and `data.yaml`.
+    """A `.txt` a photo, whose lines are a class id and the points of a polygon, and `data.yaml`.
 
     A point is x / W and y / H. A polygon of fewer than three corners repeats them. Background and
     ignored pixels have no polygon; a photo without polygons has an empty file.
 
-    To train on it, put or link the photos as `images/` beside `labels/`, under the same names.
+    `data.yaml` names the lists `train.txt` and `val.txt` of photos, which are expected as
+    `images/NAME` with their own suffixes: `FormatOptions.link` puts links there. Ultralytics looks
+    for the labels of a photo where the last `/images/` of its path is `/labels/`, so that those of
+    `images/train/images/a.jpg` lie in `images/train/labels/`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, out: Path) -> None:
-        super().__init__(vocabulary, out)
+    def __init__(
+        self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
+    ) -> None:
+        super().__init__(vocabulary, out, options)
         self._classes = some_foreground(vocabulary, "yolo")
 
     def files(self, name: str) -> tuple[Path, ...]:
         """Return the file of polygons."""
-        return (self.out / "labels" / f"{name}.txt",)
+        folder, _, rest = f"/images/{name}".rpartition("/images/")
+        return (self.out / f"{folder}/labels/{rest}.txt".lstrip("/"),)
 
     def write(self, item: Labeled) -> None:
         """Write the polygons."""
+        item.check_paths()
+        if not is_one_line(item.name) or "./" in item.name:
+            raise MaskCLIPError(
+                f"the format yolo cannot hold a photo called {item.name!r}: rename it without line "
+                "breaks, and its folders without '.' at their ends"
+            )
+        (path,) = self.files(item.name)
+        self._check_inside(path.parent)
         labels = self.class_ids(item)
         height, width = labels.shape
         lines = [
@@ -52,14 +81,103 @@ class Yolo(Format):
             for label in present(labels, self._classes)
             for polygon in polygons(labels == label)
         ]
-        write_text("".join(lines), *self.files(item.name))
+        write_text("".join(lines), path)
 
-    def finish(self, names: Iterable[str]) -> None:
-        """Write where the photos are expected, and the names of the classes."""
-        quoted = (json.dumps(name, ensure_ascii=False) for name in self.vocabulary.names)
-        lines = ["train: images", "val: images", "names:"]
+    def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
+        """Write the lists of photos and the names of the classes; link the photos if asked for."""
+        found = ordered(photos)
+        kept = _validation(found, self.options)
+        train = [photo for photo in found if photo not in kept] or found
+        for file, part in (("train.txt", train), ("val.txt", sorted(kept) or found)):
+            write_text("".join(f"./{_place(photo)}\n" for photo in part), self.out / file)
+        quoted = map(yaml_quoted, self.vocabulary.names)
+        lines = ["train: train.txt", "val: val.txt", "names:"]
         lines += [f"  {label}: {name}" for label, name in enumerate(quoted)]
         write_text("\n".join(lines) + "\n", self.out / "data.yaml")
+        return self._link(found) if self.options.link else self._how_to_link(found)
+
+    def _how_to_link(self, photos: Sequence[PhotoFile]) -> list[str]:
+        if not photos or (self.out / _place(photos[0])).exists():
+            how = []
+        else:
+            how = [
+                f"yolo: put the photos, or links to them, into {self.out / 'images'} under the "
+                f"same names (--link does it), then train with {self.out / 'data.yaml'}"
+            ]
+        why = "Ultralytics finds labels by the names of photos without suffix"
+        return how + renamed(photos, why, "rename one of the two, or give --link")
+
+    def _link(self, photos: Sequence[PhotoFile]) -> list[str]:
+        """Put links to the photos where they are looked for; copies where links are impossible."""
+        done = Counter(self._put(Path(p.path), self.out / _place(p)) for p in photos)
+        notes = []
+        if done["copied"]:
+            notes.append(
+                f"yolo: links cannot be made here: {self.out / 'images'} has copies of the photos"
+            )
+        if done["other"]:
+            notes.append(
+                f"yolo: {done['other']:,} files in {self.out / 'images'} are not the photos that "
+                "were labelled: move them away and run the same command again"
+            )
+        return notes
+
+    def _put(self, photo: Path, place: Path) -> str:
+        """Link a photo; return "linked", "copied", or "other" if another file is there."""
+        if place.exists() and photo.exists() and place.samefile(photo):
+            return "linked"
+        self._check_inside(place.parent)
+        if place.is_symlink():  # to where the photo was
+            place.unlink()
+        elif place.exists():
+            return "copied" if _same(photo, place) else "other"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.symlink_to(photo)
+        except (OSError, NotImplementedError):
+            with atomic_path(place) as temporary:
+                shutil.copy2(photo, temporary)
+            return "copied"
+        return "linked"
+
+    def _check_inside(self, folder: Path) -> None:
+        """Refuse to write through a link that leads out of the folder, perhaps to the photos."""
+        if not folder.resolve().is_relative_to(self.out.resolve()):
+            raise MaskCLIPError(
+                f"{self.out / 'images'} leads out of {self.out}, and files are to be written below "
+                "it: remove the link, and give --link, which links each photo"
+            )
+
+
+def _place(photo: PhotoFile) -> str:
+    """Return where a photo is expected, in the folder of the format."""
+    return f"images/{photo.name}{photo.suffix}"
+
+
+def _validation(photos: Sequence[PhotoFile], options: FormatOptions) -> set[PhotoFile]:
+    """Return the photos kept for validation.
+
+    Each is chosen by its name, so that more photos move none of the others: but at least one, and
+    not all, of several.
+    """
+
+    def draw(photo: PhotoFile) -> float:
+        digest = hashlib.sha256(f"{options.seed} {photo.name}".encode()).digest()
+        return int.from_bytes(digest[:6], "big") / 2**48
+
+    if not options.validate or len(photos) < 2:
+        return set()
+    by_draw = sorted(photos, key=draw)
+    chosen = sum(draw(photo) < options.validate for photo in by_draw)
+    return set(by_draw[: min(max(1, chosen), len(by_draw) - 1)])
+
+
+def _same(photo: Path, copy: Path) -> bool:
+    """Return whether a file is a copy of the photo as it is now."""
+    if not photo.exists():
+        return True
+    one, other = photo.stat(), copy.stat()
+    return one.st_size == other.st_size and abs(one.st_mtime - other.st_mtime) < 2  # FAT's clock
 
 
 def _normalized(points: Points, width: int, height: int) -> str:

@@ -14,7 +14,13 @@ from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import get_method
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.formats import Format, find_format, open_formats
+from maskclip.data.formats import (
+    DEFAULT_FORMAT_OPTIONS,
+    Format,
+    FormatOptions,
+    find_format,
+    open_formats,
+)
 from maskclip.data.formats.per_photo import Thumbnails
 from maskclip.data.images import MAX_PIXELS
 
@@ -37,6 +43,7 @@ class Job:
         options: how images are cut and maps refined.
         cleaning: which labels are dropped.
         formats: names of `data.formats.FORMATS`, or of `FLAT_FORMATS`.
+        format_options: what users choose of single formats; other choices need no new labels.
         flat: whether all files go into `out` itself, as `segment` writes them; else each format has
             a folder, and thumbnails are written.
         max_pixels: larger images are refused.
@@ -51,6 +58,7 @@ class Job:
     options: Options = DEFAULT_OPTIONS
     cleaning: Cleaning = field(default_factory=Cleaning)
     formats: tuple[str, ...] = ("png",)
+    format_options: FormatOptions = DEFAULT_FORMAT_OPTIONS
     flat: bool = False
     max_pixels: int = MAX_PIXELS
 
@@ -71,7 +79,9 @@ class Job:
         Raises:
             MaskCLIPError: a format cannot hold the vocabulary.
         """
-        opened = open_formats(self.formats, vocabulary, self.out, flat=self.flat)
+        opened = open_formats(
+            self.formats, vocabulary, self.out, flat=self.flat, options=self.format_options
+        )
         if self.flat:
             return opened
         return [*opened, Thumbnails(vocabulary, self.out / THUMBNAILS)]

@@ -6,7 +6,7 @@ The output folder gets a folder for each format, `report.html`, `report.json`, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from maskclip.core.files import check_writable, remove_unfinished
 from maskclip.core.method import METHODS, get_method
-from maskclip.data.formats import Format
+from maskclip.data.formats import Format, PhotoFile
 from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.manifest import Counts, Manifest
@@ -75,6 +75,7 @@ def label_photos(
     device: str = "auto",
     backend: Backend | None = None,
     on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Counts:
     """Label photos that are not labelled yet, and write the files and the report of all.
 
@@ -88,6 +89,7 @@ def label_photos(
         device: of the model, as `load` takes it.
         backend: what does the work; None is this process.
         on_progress: is called after each chunk.
+        on_note: is called at the end with lines for the user, such as how files are imported.
 
     Returns:
         How many photos are done and failed, including those of earlier runs.
@@ -112,10 +114,18 @@ def label_photos(
             results = backend(job, manifest.chunks())
         _record(results, manifest, on_progress)
         for written in formats:
-            written.finish(o.task.name for o in manifest.outcomes() if o.error is None)
+            for note in written.finish(_photo_files(manifest)):
+                on_note(note)
         assert job.vocabulary is not None
         write_report(manifest.outcomes, job.vocabulary, settings, job.out)
         return manifest.counts()
+
+
+def _photo_files(manifest: Manifest) -> Iterator[PhotoFile]:
+    for outcome in manifest.outcomes():
+        if outcome.error is None:
+            task = outcome.task
+            yield PhotoFile(task.name, task.relative_path, str(task.path))
 
 
 def _check_apart(sources: Sequence[Source], out: Path) -> None:
