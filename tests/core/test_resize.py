@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from maskclip.core import resize
-from maskclip.core.resize import Geometry, bilinear_taps, cut, enlarge, label, lay_out
+from maskclip.core.resize import Geometry, bilinear_taps, cut, label, lay_out
 
 SHAPES = [
     ((1, 1), (7, 5)),
@@ -273,23 +273,6 @@ def test_padded_cells_keep_their_place():
     stretched = enlarged(maps[None], whole((4, 10), (4, 10))).float()
     torch.testing.assert_close(stretched, interpolated(maps, (4, 10)), rtol=1e-5, atol=1e-5)
     assert (stretched - expected).abs().max() > 0.1
-
-
-class TestEnlarge:
-    @pytest.mark.parametrize(("grid", "output"), SHAPES)
-    def test_one_window_is_torchs_interpolation(self, grid, output):
-        maps = random_maps(*grid)
-        found = enlarge(maps[None], whole(output, output))
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, interpolated(maps, output), rtol=1e-5, atol=2e-5)
-
-    @pytest.mark.parametrize("resizes", [1, 2])
-    @pytest.mark.parametrize("output", [(20, 30), (50, 41), (7, 9)])
-    def test_its_best_classes_are_the_labels(self, output, resizes):
-        maps, geometry = windowed(
-            random_maps, (20, 30), output, window=12, stride=8, resizes=resizes
-        )
-        check(maps, geometry, enlarge(maps, geometry))
 
 
 MEASURE = """

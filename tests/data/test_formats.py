@@ -10,6 +10,7 @@ from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import distinct_colors
+from maskclip.core.resize import Geometry
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import (
@@ -31,7 +32,16 @@ ONE = np.zeros((3, 4), np.uint8)
 @pytest.fixture
 def items(label_maps, words):
     grid = np.random.default_rng(1).dirichlet(np.ones(len(words)), (2, 3)).transpose(2, 0, 1)
-    return [replace(item, probabilities=grid) for item in label_maps(words)]
+    grids = np.stack([grid, grid[::-1]]).astype(np.float32)
+    windows = [(range(8), range(9)), (range(8), range(3, 12))]
+    return [
+        replace(
+            item,
+            probabilities=grids,
+            geometry=Geometry(windows, (10, 12), (8, 12), item.labels.shape, 1),
+        )
+        for item in label_maps(words)
+    ]
 
 
 def files_of(items, folder="/photos"):
@@ -267,15 +277,26 @@ def test_png_is_wide_beyond_255_classes(tmp_path, many):
 def test_probabilities_are_read_by_numpy_alone(tmp_path, items, words):
     run("probabilities", words, tmp_path, items)
     with np.load(tmp_path / "a/b/photo.npz") as found:
-        assert found["probabilities"].dtype == np.float16
-        np.testing.assert_allclose(
-            found["probabilities"], items[1].probabilities, atol=1e-3, rtol=0
-        )
+        assert found["probabilities"].dtype == np.float32
+        np.testing.assert_array_equal(found["probabilities"], items[1].probabilities)
         assert found["classes"].tolist() == list(words.names)
-        assert found["size"].tolist() == [64, 41]
+        assert {name: found[name].tolist() for name in ("size", "seen", "covered", "windows")} == {
+            "size": [64, 41],
+            "seen": [8, 12],
+            "covered": [10, 12],
+            "windows": [[[0, 8], [0, 9]], [[0, 8], [3, 12]]],
+        }
 
 
-@pytest.mark.parametrize("maps", [None, np.ones((4, 2, 2)), np.ones((5, 0, 2)), np.ones((5, 2))])
+@pytest.mark.parametrize(
+    "maps", [None, np.ones((1, 4, 2, 2)), np.ones((1, 5, 0, 2)), np.ones((5, 2, 2))]
+)
 def test_probabilities_of_another_shape_are_refused(tmp_path, words, maps):
-    with pytest.raises(ValueError, match=r"expected probabilities \(5, h, w\), got"):
+    with pytest.raises(ValueError, match=r"expected probabilities \(n, 5, h, w\), got"):
         ALL["probabilities"](words, tmp_path).write(Labeled("x", "x.jpg", ONE, probabilities=maps))
+
+
+def test_probabilities_without_a_place_are_refused(tmp_path, items, words):
+    for geometry in (None, replace(items[0].geometry, output=(1, 2))):
+        with pytest.raises(ValueError, match="expected the place of 2 grids in the photo"):
+            ALL["probabilities"](words, tmp_path).write(replace(items[0], geometry=geometry))

@@ -334,19 +334,6 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
 
 
-def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
-    """Enlarge maps to the output and average them where windows overlap, all classes at once.
-
-    Args:
-        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
-        geometry: where they lie.
-
-    Returns:
-        (K, H, W) float32: for small outputs, since `label` is there to avoid just this.
-    """
-    return _band(lay_out(maps, geometry), range(geometry.output[0]), geometry.output[1])
-
-
 def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
     """Label bands of rows from all their classes' values."""
     height, width = geometry.output

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -83,16 +82,6 @@ class PhotoMaps:
         labels, scores = resize.label(self.maps, self.geometry)
         ids, narrow = labels.cpu().numpy(), vocabulary.label_dtype is np.uint8
         return ids.astype(np.uint8) if narrow else ids.astype(np.uint16), scores.cpu().numpy()
-
-    def grid(self) -> npt.NDArray[np.float32]:
-        """Return one map a class (K, h, w), on a grid that spans the photo, windows averaged."""
-        covered, seen = self.geometry.covered, self.geometry.seen
-        height, width = (
-            math.ceil(cells * whole / part)
-            for cells, whole, part in zip(self.maps.shape[2:], seen, covered, strict=True)
-        )
-        onto = replace(self.geometry, output=(height, width), resizes=1)
-        return resize.enlarge(self.maps, onto).cpu().numpy()
 
 
 def network_size(size: Size, options: Options, network: Network) -> Size:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import json_escaped
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
+
+if TYPE_CHECKING:
+    from maskclip.core.resize import Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +32,9 @@ class Labeled:
         labels: (H, W) uint8 or uint16 class ids; ignored pixels have the vocabulary's `ignore`
             (255, or 65,535 beyond 255 classes).
         scores: (H, W) float32, the score of each pixel's label, where scores are known.
-        probabilities: (K, h, w) float, of every class, on any grid that spans the photo: cell
-            (i, j) is centred at ((i + 0.5) H / h, (j + 0.5) W / w). Only for formats that want it.
+        probabilities: (n, K, h, w) float32, of every class on the grids of the photo's n windows,
+            from which the labels were made. Only for formats that want them.
+        geometry: where these grids lie in the photo.
         photo: RGB, of W x H pixels, or reduced to what the formats want (`Format.photo_side`).
 
     Raises:
@@ -41,7 +45,8 @@ class Labeled:
     image: str
     labels: Labels
     scores: npt.NDArray[np.float32] | None = None
-    probabilities: npt.NDArray[np.floating[Any]] | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
+    geometry: Geometry | None = None
     photo: Image.Image | None = None
 
     def __post_init__(self) -> None:

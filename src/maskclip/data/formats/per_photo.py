@@ -142,13 +142,19 @@ class Summary(PerPhotoFormat):
 
 
 class Probabilities(PerPhotoFormat):
-    """`probabilities`: `NAME.npz`, read by `numpy.load`, with
+    """`probabilities`: `NAME.npz`, read by `numpy.load`, from which the labels were made.
 
-    - `probabilities`: (K, h, w) float16, of K classes on a grid that spans the photo: cell (i, j)
-      is centred at ((i + 0.5) H / h, (j + 0.5) W / w), as `torch.nn.functional.interpolate` without
-      `align_corners` takes it. In half precision they sum to 1 within 0.001 K.
+    - `probabilities`: (n, K, h, w) float32, of K classes on the grids of n windows (1 without
+      `--window`). Half precision would give other labels where two classes are close.
+    - `size`: (2,) int64, H and W of the photo; `seen`: (2,), of what the network saw, in px.
+    - `windows`: (n, 2, 2), where the rows, then the columns, of each window begin and end in that.
+    - `covered`: (2,), how many of these px a grid spans from the start of its window on; more than
+      the window where it was padded.
     - `classes`: (K,) the classes' names.
-    - `size`: (2,) int64, H and W of the photo.
+
+    Between the centres of cells values are interpolated linearly, beyond them they are constant,
+    and where windows overlap they are averaged. The class of the largest is the label, except
+    where it was dropped as unsure or small; docs/formats.md has a reader of a few lines.
     """
 
     ending = ".npz"
@@ -158,18 +164,24 @@ class Probabilities(PerPhotoFormat):
         """Write the archive.
 
         Raises:
-            ValueError: the probabilities are not given, or of another number of classes.
+            ValueError: the probabilities are not given, or do not fit the classes and the photo.
         """
-        maps, count = item.probabilities, len(self.vocabulary)
-        if maps is None or maps.ndim != 3 or len(maps) != count or maps.size == 0:
+        maps, where, count = item.probabilities, item.geometry, len(self.vocabulary)
+        if maps is None or maps.ndim != 4 or maps.shape[1] != count or maps.size == 0:
             got = "none" if maps is None else f"{maps.shape}"
-            raise ValueError(f"{item.name}: expected probabilities ({count}, h, w), got {got}")
+            raise ValueError(f"{item.name}: expected probabilities (n, {count}, h, w), got {got}")
+        if where is None or (len(where.windows), where.output) != (len(maps), item.labels.shape):
+            raise ValueError(f"{item.name}: expected the place of {len(maps)} grids in the photo")
+        windows = [[(axis.start, axis.stop) for axis in window] for window in where.windows]
         with atomic_path(*self.files(item.name)) as temporary:
             np.savez_compressed(
                 temporary,
-                probabilities=maps.astype(np.float16),
+                probabilities=maps.astype(np.float32, copy=False),
+                size=np.array(where.output, np.int64),
+                seen=np.array(where.seen, np.int64),
+                windows=np.array(windows, np.int64),
+                covered=np.array(where.covered, np.int64),
                 classes=np.array(self.vocabulary.names),
-                size=np.array(item.labels.shape, np.int64),
             )
 
 

@@ -64,7 +64,7 @@ class Job:
 
     def __post_init__(self) -> None:
         method = get_method(self.model.method)
-        if method.upsample == "probabilities":
+        if method.upsample == "probabilities" and method.resizes == 1:
             return
         for name in self.formats:
             if find_format(name).wants_probabilities:

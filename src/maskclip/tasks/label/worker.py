@@ -193,13 +193,19 @@ class Worker:
     def _write_now(self, photo: _Input, maps: PhotoMaps) -> Outcome:
         task = photo.task
         try:
-            labels, scores, probabilities = self._at_full_size(maps)
+            labels, scores = self._at_full_size(maps)
         except MaskCLIPError as error:
             return Outcome(task, error=f"{task.path}: {error}")
         kept = clean(labels, scores, self.job.cleaning, self.vocabulary)
         try:
             item = Labeled(
-                task.name, task.relative_path, kept, scores, probabilities, self._photo(photo)
+                task.name,
+                task.relative_path,
+                kept,
+                scores,
+                maps.maps.cpu().numpy() if self._wants_probabilities else None,
+                maps.geometry,
+                self._photo(photo),
             )
             for written in self.formats:
                 written.write(item)
@@ -215,16 +221,12 @@ class Worker:
         return Outcome(task, width, height, tuple(_class_stats(labels, kept, scores)))
 
     @torch.inference_mode()
-    def _at_full_size(
-        self, maps: PhotoMaps
-    ) -> tuple[Labels, npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-        """Return labels and scores (H, W), and probabilities (K, h, w) if a format wants them."""
+    def _at_full_size(self, maps: PhotoMaps) -> tuple[Labels, npt.NDArray[np.float32]]:
+        """Return labels and scores (H, W)."""
         try:
-            labels, scores = maps.labels(self.vocabulary)
+            return maps.labels(self.vocabulary)
         except torch.OutOfMemoryError:  # the network needs the device for other photos
-            maps = replace(maps, maps=maps.maps.cpu())
-            labels, scores = maps.labels(self.vocabulary)
-        return labels, scores, maps.grid() if self._wants_probabilities else None
+            return replace(maps, maps=maps.maps.cpu()).labels(self.vocabulary)
 
     def _photo(self, photo: _Input) -> Image.Image | None:
         if photo.photo is not None or not self._photo_side:
