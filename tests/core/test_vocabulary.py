@@ -41,6 +41,10 @@ class TestParse:
         assert vocabulary.flat_prompts == ("man", "woman", "child", "dog")
         assert vocabulary.prompt_class == (0, 0, 0, 1)
 
+    def test_a_dictionary_has_synonyms(self):
+        groups = {"animal": ["dog", "cat"], "sky": "sky"}
+        assert Vocabulary.parse(groups) == Vocabulary.parse(["animal=dog,cat", "sky"])
+
     def test_a_repeated_synonym_counts_once(self):
         assert Vocabulary.parse(["p=man,man"]).prompts == (("man",),)
 
@@ -63,7 +67,11 @@ class TestParse:
             (["hot dog", "hot  dog"], "'hot dog' is named twice"),
             ("dog", "one string"),
             ([5], "got 5"),
-            (["d\x00g"], "control character"),
+            ({0: "dog"}, "in quotes, got 0"),
+            ({"dog": []}, "expected a list of words for the class 'dog'"),
+            ({"dog": None}, "got None"),
+            (5, "expected a list of names, got 5"),
+            (["d\x00g"], "cannot be shown"),
         ],
     )
     def test_unusable_classes(self, lines, message):
@@ -346,5 +354,5 @@ class TestPalettes:
 
 
 def test_half_a_surrogate_pair_is_no_name():
-    with pytest.raises(VocabularyError, match=r"'a\\udcff' is not valid UTF-8"):
+    with pytest.raises(VocabularyError, match=r"'a\\udcff' has a character that cannot be"):
         Vocabulary.parse(["a\udcff"])

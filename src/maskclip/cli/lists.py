@@ -12,7 +12,7 @@ import typer
 _PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "segmentation-models-pytorch"),
     *("opencv-python-headless", "numpy", "pillow", "safetensors", "platformdirs"),
-    *("typer", "rich", "pycocotools", "jinja2"),
+    *("typer", "rich", "pycocotools", "jinja2", "pyyaml"),
 )
 _EXTRAS = {
     "eval": ("torchmetrics", "matplotlib", "scipy"),

@@ -45,7 +45,8 @@ Classes = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="With `folder`: classes in the order of their ids; text, one per line, or TOML.",
+        help="With `folder`: classes in the order of their ids; text, one per line, TOML, JSON, "
+        "data.yaml, CSV or labelmap.txt.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -65,7 +66,7 @@ ClassFile = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE",
-        help="Classes: text, one per line, or TOML.",
+        help="Classes: text, one per line, TOML, JSON, data.yaml, CSV or labelmap.txt.",
         rich_help_panel=_WORDS,
     ),
 ]

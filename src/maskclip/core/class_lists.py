@@ -1,4 +1,4 @@
-"""Reading lists of classes as people write them: a line, a text file, a TOML file.
+"""What lists of classes are made of: a name, a line, a colour, a table of TOML; built-in sets.
 
 Gives plain strings, numbers and tuples; what makes them a vocabulary is decided in
 `maskclip.core.vocabulary`.
@@ -15,7 +15,7 @@ from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Color, voc_colors
-from maskclip.core.text import brief, parse_toml
+from maskclip.core.text import brief, hidden_character, parse_toml
 
 WHAT = "a file of classes"
 TOML_KEYS = ("classes", "description", "colors", "palette", "background")
@@ -29,17 +29,20 @@ def fold(name: object) -> str:
     """Return `name` with white space stripped at its ends and folded to single spaces within.
 
     Raises:
-        VocabularyError: it is no string, is empty, has a control character, or is no valid Unicode.
+        VocabularyError: it is no string, is empty, or has a character that is not seen, that turns
+            the direction of writing, or that is none (`maskclip.core.text.printable`).
     """
     if not isinstance(name, str):
-        raise VocabularyError(f"expected a class name in quotes, got {name!r}")
+        raise VocabularyError(f"expected a class name in quotes, got {brief(name)}")
     folded = " ".join(name.split())
     if not folded:
         raise VocabularyError("an empty class name: every class needs a word")
-    if not folded.isprintable() and any(ord(character) < 32 for character in folded):
-        raise VocabularyError(f"a control character in the class name {folded!r}")
-    if any("\ud800" <= character <= "\udfff" for character in folded):  # halves of a pair
-        raise VocabularyError(f"the class name {folded!a} is not valid UTF-8: write it anew")
+    hidden = hidden_character(folded)
+    if hidden is not None:
+        raise VocabularyError(
+            f"the class name {brief(folded)} has a character that cannot be shown, {hidden}: "
+            "write it anew"
+        )
     return folded
 
 
@@ -56,8 +59,22 @@ def parse_line(line: str) -> tuple[str, tuple[str, ...]]:
         return fold(name), tuple(dict.fromkeys(fold(word) for word in words.split(",")))
     except VocabularyError:
         raise VocabularyError(
-            f"a name is missing in {line.strip()!r}: write it as 'person=man,woman,child'"
+            f"a name is missing in {brief(line.strip())}: write it as 'person=man,woman,child'"
         ) from None
+
+
+def synonyms(name: object, words: object) -> tuple[str, tuple[str, ...]]:
+    """Return a name and what is put into prompts, of an entry of a dictionary.
+
+    Raises:
+        VocabularyError: `words` is neither a string nor a list of some, or one of them is no name.
+    """
+    listed = [words] if isinstance(words, str) else words
+    if not isinstance(listed, list | tuple) or not listed:
+        raise VocabularyError(
+            f"expected a list of words for the class {brief(name)}, got {brief(words)}"
+        )
+    return fold(name), tuple(dict.fromkeys(map(fold, listed)))
 
 
 def parse_color(value: object) -> Color:
@@ -74,30 +91,8 @@ def parse_color(value: object) -> Color:
         if all(hasattr(part, "__index__") and 0 <= part <= 255 for part in value):
             return int(red), int(green), int(blue)
     raise VocabularyError(
-        f"expected a colour as '#rrggbb' or three whole numbers in 0..255, got {value!r}"
+        f"expected a colour as '#rrggbb' or three whole numbers in 0..255, got {brief(value)}"
     )
-
-
-def text_classes(text: str) -> list[str]:
-    """Return the lines of `text` that are neither blank nor comments (`# ...`).
-
-    Raises:
-        VocabularyError: a line that `parse_line` refuses, or a name given twice; says which line.
-    """
-    first: dict[str, int] = {}
-    lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            name, _ = parse_line(line)
-        except VocabularyError as error:
-            raise VocabularyError(f"line {number}: {error}") from None
-        if name in first:
-            raise VocabularyError(f"line {number}: class {name!r} is already on line {first[name]}")
-        first[name] = number
-        lines.append(line)
-    return lines
 
 
 def read_table(text: str, source: str) -> dict[str, Any]:
@@ -147,7 +142,7 @@ def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
         case "distinct":
             return None
         case other:
-            raise VocabularyError(f"unknown palette {other!r}: there are 'voc' and 'distinct'")
+            raise VocabularyError(f"unknown palette {brief(other)}: there are 'voc' and 'distinct'")
 
 
 def builtin_names() -> tuple[str, ...]:

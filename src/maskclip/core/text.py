@@ -24,6 +24,8 @@ _MOST_NESTED = 100  # lists and tables within each other; Python's own limits li
 _MOST_DOTS = 32  # of a TOML key such as a.b.c: the time to read one grows with their square
 _LARGEST = 2**64  # whole numbers of TOML have 64 bits; very long ones cannot even be printed
 
+_LONGEST_YAML = 512 << 10  # characters, which take seconds
+
 _MARKS = (  # UTF-32's first: one of them begins with one of UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -243,6 +245,24 @@ def parse_toml(text: str, source: str, what: str) -> dict[str, Any]:
     return table
 
 
+def parse_yaml(text: str, source: str, what: str) -> Any:
+    """Return the values of a YAML text, all scalars as strings; `source` and `what` as above.
+
+    Raises:
+        MaskCLIPError: it is not YAML, nested too deeply, or of more than 512 KiB, which take long.
+    """
+    import yaml
+
+    try:
+        if len(text) > _LONGEST_YAML:
+            raise ValueError(f"more than {_LONGEST_YAML:,} characters")
+        return yaml.load(text, Loader=yaml.BaseLoader)  # makes strings alone
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise MaskCLIPError(
+            f"{source} is not valid YAML ({_reason(error)}): expected {what}"
+        ) from None
+
+
 def _check_nesting(bare: str) -> None:
     """Refuse brackets nested too deeply in a text whose strings were taken out."""
     codes = np.frombuffer(bare.encode("ascii", "replace"), dtype=np.uint8)
@@ -266,4 +286,4 @@ def _reason(error: Exception) -> str:
         return "it is nested too deeply"
     if "integer string conversion" in str(error):
         return "a whole number of thousands of digits"
-    return str(error)
+    return " ".join(str(error).split())

@@ -7,7 +7,6 @@ prompts become vectors is not decided here.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from maskclip.core.class_files import ClassFile, parse_toml_classes, read_classes
 from maskclip.core.class_lists import (
-    WHAT,
     VocabularyError,
     builtin_names,
     builtin_text,
@@ -25,12 +24,10 @@ from maskclip.core.class_lists import (
     parse_color,
     parse_line,
     read_table,
-    table_colors,
-    text_classes,
+    synonyms,
 )
-from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import BLACK, Color, distinct_colors
-from maskclip.core.text import read_text
+from maskclip.core.text import brief
 
 __all__ = [
     "BACKGROUND",
@@ -123,42 +120,59 @@ class Vocabulary:
                 )
 
     @classmethod
-    def parse(cls, lines: Iterable[str], *, colors: Sequence[Color] | None = None) -> Vocabulary:
+    def parse(
+        cls,
+        lines: Iterable[str] | Mapping[str, Sequence[str]],
+        *,
+        colors: Sequence[Color] | None = None,
+    ) -> Vocabulary:
         """Make a vocabulary from lines such as `dog` or `person=man,woman,child`.
 
-        The second form prompts man, woman and child (not person) and calls what it finds person.
-        White space is folded; without `colors` the classes get `distinct_colors`.
+        The second form prompts man, woman and child (not person) and calls what it finds person; a
+        dictionary says the same: `{"dog": ["dog"], "person": ["man", "woman", "child"]}`. White
+        space is folded; without `colors` the classes get `distinct_colors`.
 
         Raises:
             VocabularyError: a line without a name or with an empty synonym, or what the class says.
         """
-        classes = [parse_line(line) for line in _listed(lines)]
-        names = tuple(name for name, _ in classes)
+        if isinstance(lines, Mapping):
+            return cls._made([synonyms(name, words) for name, words in lines.items()], colors)
+        return cls._made([parse_line(line) for line in _listed(lines)], colors)
+
+    @classmethod
+    def _made(
+        cls, classes: Sequence[tuple[str, tuple[str, ...]]], colors: Sequence[Color] | None
+    ) -> Vocabulary:
         if colors is None:
-            colors = distinct_colors(min(len(names), MAX_CLASSES))
-        if len(names) > MAX_CLASSES:
+            colors = distinct_colors(min(len(classes), MAX_CLASSES))
+        if len(classes) > MAX_CLASSES:
             colors = ()  # the class count is the error to report
-        return cls(names, tuple(prompts for _, prompts in classes), tuple(colors))
+        names, prompts = (name for name, _ in classes), (words for _, words in classes)
+        return cls(tuple(names), tuple(prompts), tuple(colors))
+
+    @classmethod
+    def _of_file(cls, found: ClassFile, source: object) -> Vocabulary:
+        try:
+            return cls._made(found.classes, found.colors).with_background(found.background)
+        except VocabularyError as error:
+            raise VocabularyError(f"{source}: {error}") from None
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Read a vocabulary from TOML (suffix `.toml`) or text with a class a line.
+        """Read a vocabulary from a file: a class a line, TOML, or what other tools write.
 
         A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
         (a list of lines as `parse` takes them) and may have `description`, `colors` (a list of
         "#rrggbb" or [red, green, blue]), `palette` ("voc" or "distinct") and `background` (a list
-        of words, or a number: the threshold).
+        of words, or a number: the threshold). JSON, YOLO's data.yaml, CVAT's labelmap.txt, and
+        tables with numbers or colours are read as what they are; a `MaskCLIPWarning` says where
+        their numbers are not the labels.
 
         Raises:
             FileNotFoundError: there is no such file.
             VocabularyError: the file cannot be used; names the file and, in text, the line.
         """
-        path = Path(path)
-        try:
-            text = read_text(path, WHAT)
-        except MaskCLIPError as error:
-            raise VocabularyError(str(error)) from None
-        return _from_text(text, path, toml=path.suffix.lower() == ".toml")
+        return cls._of_file(read_classes(Path(path)), path)
 
     @classmethod
     def builtin(cls, name: str) -> Vocabulary:
@@ -167,7 +181,8 @@ class Vocabulary:
         Raises:
             VocabularyError: there is no such set; names the nearest ones and all of them.
         """
-        return _from_text(builtin_text(name), f"the built-in vocabulary {name}", toml=True)
+        source = f"the built-in vocabulary {name}"
+        return cls._of_file(parse_toml_classes(builtin_text(name), source), source)
 
     @classmethod
     def from_dict(cls, values: object) -> Vocabulary:
@@ -289,23 +304,15 @@ def describe(name: str) -> str:
     return str(read_table(builtin_text(name), name).get("description", ""))
 
 
-def _from_text(text: str, source: object, *, toml: bool) -> Vocabulary:
-    table = read_table(text, str(source)) if toml else None
-    try:
-        if table is None:
-            return Vocabulary.parse(text_classes(text))
-        vocabulary = Vocabulary.parse(table["classes"], colors=table_colors(table))
-        return vocabulary.with_background(table.get("background"))
-    except VocabularyError as error:
-        raise VocabularyError(f"{source}: {error}") from None
-
-
-def _listed(values: Iterable[str]) -> Iterable[str]:
-    """Refuse one string where several are meant: its letters would become the classes."""
+def _listed(values: object) -> Iterable[Any]:
+    """Refuse what is no list of names: of one string, the letters would become the classes."""
     if isinstance(values, str):
         raise VocabularyError(
-            f"expected a list of names, got one string: write [{values!r}], or one string a name"
+            f"expected a list of names, got one string: write [{brief(values)}], or one string a "
+            "name"
         )
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+        raise VocabularyError(f"expected a list of names, got {brief(values)}")
     return values
 
 
@@ -313,6 +320,8 @@ def _background_rule(rule: Background) -> tuple[float | None, tuple[str, ...]]:
     """Return (threshold, words), one of which is empty."""
     if isinstance(rule, int | float):
         return _threshold(rule), ()
+    if not isinstance(rule, str) and not isinstance(rule, Iterable):
+        raise VocabularyError(f"a background is a list of words or a threshold, got {brief(rule)}")
     words = tuple(dict.fromkeys(map(fold, _listed(rule))))
     if not words:
         raise VocabularyError("the background has no words: give some, or a threshold")
@@ -320,6 +329,8 @@ def _background_rule(rule: Background) -> tuple[float | None, tuple[str, ...]]:
 
 
 def _threshold(value: float) -> float:
-    if isinstance(value, bool) or not math.isfinite(value) or not -1 < value < 1:
-        raise VocabularyError(f"expected a background threshold between -1 and 1, got {value!r}")
+    if isinstance(value, bool) or not -1 < value < 1:  # NaN is not between them
+        raise VocabularyError(
+            f"expected a background threshold between -1 and 1, got {brief(value)}"
+        )
     return float(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, Unpack, overload
@@ -36,7 +36,7 @@ from maskclip.tasks.photos import (
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 Several = list[ImageSource] | tuple[ImageSource, ...]
-Classes = Vocabulary | Sequence[str]
+Classes = Vocabulary | Sequence[str] | Mapping[str, Sequence[str]]
 
 T = TypeVar("T")
 
@@ -306,7 +306,7 @@ class PhotoSegmenter(ABC):
 
 
 def as_vocabulary(classes: Classes) -> Vocabulary:
-    """Return a vocabulary from one, or from names such as `-c` takes them."""
+    """Return a vocabulary from one, or from names, as `Vocabulary.parse` takes them."""
     if isinstance(classes, Vocabulary):
         return classes
     return Vocabulary.parse(classes)
