@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from maskclip.core.palettes import distinct_colors, voc_colors
+from maskclip.core.palettes import class_colors, distinct_colors, voc_colors
 from maskclip.core.vocabulary import Vocabulary, VocabularyError, builtin_names, describe
 
 SIZES = {
@@ -250,7 +250,8 @@ class TestToml:
         voc = self.read(tmp_path, 'classes = ["dog", "cat"]\npalette = "voc"')
         assert voc.colors == ((128, 0, 0), (0, 128, 0))
         distinct = self.read(tmp_path, 'classes = ["dog", "cat"]\npalette = "distinct"')
-        assert distinct == self.read(tmp_path, 'classes = ["dog", "cat"]')
+        assert distinct.colors == distinct_colors(2)
+        assert self.read(tmp_path, 'classes = ["sky"]').colors == class_colors(["sky"])
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.palettes import Color, voc_colors
+from maskclip.core.palettes import Color, distinct_colors, voc_colors
 from maskclip.core.text import brief, hidden_character, parse_toml
 
 WHAT = "a file of classes"
@@ -136,10 +136,12 @@ def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
     """
     if "colors" in table:
         return [parse_color(color) for color in table["colors"]]
-    match table.get("palette", "distinct"):
+    match table.get("palette"):
         case "voc":
             return list(voc_colors(len(table["classes"]) + 1)[1:])  # black is the background's
         case "distinct":
+            return list(distinct_colors(len(table["classes"])))
+        case None:
             return None
         case other:
             raise VocabularyError(f"unknown palette {brief(other)}: there are 'voc' and 'distinct'")

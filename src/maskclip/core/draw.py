@@ -26,6 +26,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (32, 33, 36)
 _FAINT_INK: Color = (112, 117, 122)
+_FAINT = [round(128 + 0.6 * (level - 128)) for level in range(256)]  # of grey levels
 _DISPLAY_SIDE = 256  # pictures smaller than this are enlarged to be seen beside a legend
 _LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
 
@@ -49,6 +50,9 @@ def overlay(
     image: Image.Image, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.55
 ) -> Image.Image:
     """Blend class colours over the photo and draw lines where regions meet.
+
+    Under the colours the photo becomes grey and of less contrast, the more the more opaque they
+    are: a class has the hue of its legend whatever it lies on, and pale ones can be told from dark.
 
     Args:
         image: RGB, W x H.
@@ -75,7 +79,9 @@ def overlay(
         layer = palette_image(known, colors).convert("RGB")  # five times as fast as indexing
     else:
         layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[known])
-    blended = _draw_boundaries(Image.blend(image, layer, opacity), labels)
+    grey = image.convert("L").point(_FAINT).convert("RGB")
+    below = Image.blend(image, grey, min(1.0, 2 * opacity))
+    blended = _draw_boundaries(Image.blend(below, layer, opacity), labels)
     if known is not labels:
         blended.paste(image, mask=Image.fromarray(ignored))
     return blended

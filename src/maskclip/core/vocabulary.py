@@ -26,7 +26,7 @@ from maskclip.core.class_lists import (
     read_table,
     synonyms,
 )
-from maskclip.core.palettes import BLACK, Color, distinct_colors
+from maskclip.core.palettes import BLACK, Color, class_colors
 from maskclip.core.text import brief
 
 __all__ = [
@@ -130,7 +130,7 @@ class Vocabulary:
 
         The second form prompts man, woman and child (not person) and calls what it finds person; a
         dictionary says the same: `{"dog": ["dog"], "person": ["man", "woman", "child"]}`. White
-        space is folded; without `colors` the classes get `distinct_colors`.
+        space is folded; without `colors` the classes get `class_colors`.
 
         Raises:
             VocabularyError: a line without a name or with an empty synonym, or what the class says.
@@ -144,7 +144,7 @@ class Vocabulary:
         cls, classes: Sequence[tuple[str, tuple[str, ...]]], colors: Sequence[Color] | None
     ) -> Vocabulary:
         if colors is None:
-            colors = distinct_colors(min(len(classes), MAX_CLASSES))
+            colors = class_colors([name for name, _ in classes[:MAX_CLASSES]])
         if len(classes) > MAX_CLASSES:
             colors = ()  # the class count is the error to report
         names, prompts = (name for name, _ in classes), (words for _, words in classes)
@@ -163,8 +163,9 @@ class Vocabulary:
 
         A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
         (a list of lines as `parse` takes them) and may have `description`, `colors` (a list of
-        "#rrggbb" or [red, green, blue]), `palette` ("voc" or "distinct") and `background` (a list
-        of words, or a number: the threshold). JSON, YOLO's data.yaml, CVAT's labelmap.txt, and
+        "#rrggbb" or [red, green, blue]), `palette` ("voc", or "distinct" where words shall not
+        decide) and `background` (a list of words, or a number: the threshold). JSON, YOLO's
+        data.yaml, CVAT's labelmap.txt, and
         tables with numbers or colours are read as what they are; a `MaskCLIPWarning` says where
         their numbers are not the labels.
 
