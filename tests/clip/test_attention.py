@@ -1,19 +1,31 @@
-"""Readings of a residual attention block, beside their formula with the N x N map written out."""
+"""Readings of residual attention blocks, beside their formula with the N x N map written out."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from maskclip.clip import attention
-from maskclip.clip.attention import KERNELS, mix, read_block
+from maskclip.clip import attention, purification
+from maskclip.clip.attention import KERNELS, read_blocks, run_block
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.core.method import CLEAN, METHODS, NACLIP, SCCLIP, SFP, Middle
 
-IDENTITY, ORDINARY = (("identity", 1.0),), (("qk", 1.0),)
-MIXTURE = (("identity", 0.3), ("qk", 1.2))
-HEADS, CHANNELS, TOKENS = 2, 32, 17
+HEADS, CHANNELS, GRID = 2, 32, (5, 4)
+TOKENS = 1 + GRID[0] * GRID[1]
+WEIGHTED = [
+    (("identity", 1.0),),
+    (("qk", 1.0),),
+    (("identity", 0.3), ("qk", 1.2)),
+    (("identity", -2.0),),
+    (("qq", 1.0), ("kk", 1.0)),
+    (("vv", 0.5), ("qk", 0.5)),
+]
 
 
 @pytest.fixture(scope="module")
-def block(make_clip):
-    return make_clip("vit", ls_init_value=0.7).visual.transformer.resblocks[-1]
+def blocks(make_clip):
+    return make_clip("vit", ls_init_value=0.7).visual.transformer.resblocks
 
 
 @pytest.fixture(scope="module")
@@ -21,71 +33,221 @@ def tokens():
     return torch.randn(3, TOKENS, CHANNELS, generator=torch.Generator().manual_seed(0))
 
 
-def maps(parts, kernels):
+def projected(block, x):
+    attn = block.attn
+    found = block.ln_1(x) @ attn.in_proj_weight.T + attn.in_proj_bias
+    parts = [part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in found.chunk(3, dim=2)]
+    return dict(zip(("query", "key", "value"), parts, strict=True))
+
+
+def maps(parts, kernels, added=0.0):
     """Return the weights of the values, (B, heads, N, N)."""
     total = 0
     for name, weight in kernels:
-        if KERNELS[name] is None:
+        if name == "identity":
             total = total + weight * torch.eye(TOKENS)
         else:
-            a, b = (parts[part].unflatten(2, (HEADS, -1)).transpose(1, 2) for part in KERNELS[name])
+            a, b = (parts[part] for part in KERNELS[name])
             width = CHANNELS // HEADS
-            total = total + weight * (a @ b.mT / width**0.5).softmax(dim=-1)
+            total = total + weight * (a @ b.mT / width**0.5 + added).softmax(dim=-1)
     return total
 
 
-def written_out(block, x, kernels, *, residual, mlp):
-    attn = block.attn
-    projected = block.ln_1(x) @ attn.in_proj_weight.T + attn.in_proj_bias
-    parts = dict(zip(("query", "key", "value"), projected.chunk(3, dim=2), strict=True))
-    value = parts["value"].unflatten(2, (HEADS, -1)).transpose(1, 2)
-    mixed = (maps(parts, kernels) @ value).transpose(1, 2).flatten(2)
-    out = block.ls_1(mixed @ attn.out_proj.weight.T + attn.out_proj.bias)
-    out = x + out if residual else out
-    return (out + block.ls_2(block.mlp(block.ln_2(out))) if mlp else out), parts["key"]
+def finished(block, stream, weights, value, *, mlp):
+    mixed = (weights @ value).transpose(1, 2).flatten(2)
+    out = stream + block.ls_1(mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
+    return out + block.ls_2(block.mlp(block.ln_2(out))) if mlp else out
+
+
+def distances(grid):
+    y, x = torch.meshgrid(*(torch.arange(float(side)) for side in grid), indexing="ij")
+    at = torch.stack([y.flatten(), x.flatten()], dim=1)
+    return torch.cdist(at, at)
+
+
+def read(blocks, x, /, **fields):
+    return read_blocks(blocks, x, replace(CLEAN, **fields), grid=GRID)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("keys", [False, True])
 @pytest.mark.parametrize(("residual", "mlp"), [(0, 0), (1, 0), (0, 1), (1, 1)])
-@pytest.mark.parametrize("kernels", [IDENTITY, ORDINARY, MIXTURE, (("identity", -2.0),)], ids=str)
-def test_a_reading_follows_its_formula(block, tokens, kernels, residual, mlp, keys):
-    found = read_block(block, tokens, kernels, residual=residual, mlp=mlp, keys=keys)
-    expected, key = written_out(block, tokens, kernels, residual=residual, mlp=mlp)
-    torch.testing.assert_close(found.tokens, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kernels", WEIGHTED, ids=str)
+def test_a_reading_follows_its_formula(blocks, tokens, kernels, residual, mlp, keys):
+    block = blocks[-1]
+    method = replace(CLEAN, kernels=kernels, residual=bool(residual), mlp=bool(mlp))
+    found = read_blocks([block], tokens, method, grid=GRID, keys=keys)
+    parts = projected(block, tokens)
+    expected = finished(
+        block, residual * tokens, maps(parts, kernels), parts["value"], mlp=bool(mlp)
+    )
+    torch.testing.assert_close(found.tokens, expected[:, 1:], rtol=1e-4, atol=1e-5)
     assert (found.keys is not None) == keys
     if keys:
+        key = parts["key"].transpose(1, 2).flatten(2)[:, 1:]
         torch.testing.assert_close(found.keys, key, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_the_ordinary_reading_is_the_block_itself(block, tokens):
-    found = read_block(block, tokens).tokens
-    torch.testing.assert_close(found, block(tokens), rtol=1e-4, atol=1e-5)
+def test_a_window_is_a_gaussian_added_to_the_logits_of_patches(blocks, tokens):
+    block, kernels = blocks[-1], (("kk", 1.0),)
+    found = read([block], tokens, kernels=kernels, window=1.5).tokens
+    near = F.pad(torch.exp(-(distances(GRID) ** 2) / (2 * 1.5**2)), (1, 0, 1, 0))
+    parts = projected(block, tokens)
+    expected = finished(block, 0, maps(parts, kernels, near), parts["value"], mlp=False)
+    torch.testing.assert_close(found, expected[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_a_new_kernel_is_a_row_of_the_table(block, tokens, monkeypatch):
-    monkeypatch.setitem(attention.KERNELS, "vv", ("value", "value"))
-    kernels = (("vv", 0.5), ("qk", 0.5))
-    found = read_block(block, tokens, kernels, residual=False, mlp=False).tokens
-    expected, _ = written_out(block, tokens, kernels, residual=False, mlp=False)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def test_several_last_blocks_are_fed_by_the_ordinary_stream(blocks, tokens):
+    kernels = (("vv", 1.0),)
+    found = read(blocks, tokens, kernels=kernels, blocks=2, residual=True).tokens
+    stream, x = tokens, tokens
+    for block in blocks:
+        parts = projected(block, x)
+        stream = finished(block, stream, maps(parts, kernels), parts["value"], mlp=False)
+        x = block(x)
+    torch.testing.assert_close(found, stream[:, 1:], rtol=1e-4, atol=1e-5)
 
 
-def test_no_map_of_all_pairs_is_held():
-    count, largest = 1500, 0
+@torch.inference_mode()
+def test_the_attention_of_middle_blocks_mixes_the_last_values(blocks, tokens):
+    middle = Middle(blocks=(0,), weight=0.5)
+    found = read(blocks, tokens, kernels=(("kk", 1.0),), middle=middle).tokens
+    weights = 0.5 * maps(projected(blocks[0], tokens), (("qk", 1.0),))
+    parts = projected(blocks[1], blocks[0](tokens))
+    weights = weights + maps(parts, (("kk", 1.0),))
+    expected = finished(blocks[1], 0, weights, parts["value"], mlp=False)
+    torch.testing.assert_close(found, expected[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_an_ordinary_run_is_the_block_itself(blocks, tokens):
+    torch.testing.assert_close(
+        run_block(blocks[0], tokens), blocks[0](tokens), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_outliers_are_replaced_by_their_sound_neighbours():
+    grid = (3, 4)
+    patches = torch.arange(12.0)[None, :, None].repeat(1, 1, 2)
+    outliers = torch.zeros(1, 12, dtype=torch.bool)
+    outliers[0, [0, 1]] = True
+    found = purification.repair(patches, outliers, grid)[0, :, 0]
+    assert found[0] == (4 + 5) / 2  # of its three neighbours one is an outlier
+    assert found[1] == (2 + 4 + 5 + 6) / 4
+    assert torch.equal(found[2:], patches[0, 2:, 0])
+    everywhere = torch.ones(1, 12, dtype=torch.bool)
+    assert torch.equal(purification.repair(patches, everywhere, grid), patches)
+
+
+def test_a_patch_far_from_all_others_is_the_outlier():
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(2, 40, 8, generator=generator)
+    patches[0, 7] += 30
+    patches[1, 21] -= 30
+    assert purification.outlier_factor(patches).argmax(dim=1).tolist() == [7, 21]
+
+
+# -- whole encoders --
+
+DEEP = {"layers": 10, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+VIT_METHODS = [name for name in METHODS if name not in ("clean", "published", "baseline")]
+
+
+@pytest.fixture(scope="module")
+def deep(make_clip):
+    return make_clip("vit", **DEEP).visual
+
+
+def encoder(visual, method):
+    return DenseCLIP(visual, method=method, mean=(0.5,) * 3, std=(0.25,) * 3).eval()
+
+
+def photos(count, height, width):
+    generator = torch.Generator().manual_seed(height)
+    return torch.rand(count, 3, height, width, generator=generator)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", VIT_METHODS)
+def test_images_of_any_shape_do_not_depend_on_their_batch(deep, name):
+    network = encoder(deep, METHODS[name])
+    for height, width in ((48, 50), (72, 40)):
+        batch = photos(3, height, width)
+        together = network.encode(batch).features
+        assert together.shape[2:] == (-(-height // 8), -(-width // 8))
+        alone = torch.cat([network.encode(one[None]).features for one in batch])
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", VIT_METHODS)
+def test_bands_of_rows_change_nothing(deep, name, monkeypatch):
+    network, batch = encoder(deep, METHODS[name]), photos(2, 48, 56)
+    whole = network.encode(batch).features
+    monkeypatch.setattr(attention, "BAND", 100)
+    torch.testing.assert_close(network.encode(batch).features, whole, rtol=1e-3, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", VIT_METHODS)
+def test_bfloat16_is_near_float32(deep, name):
+    network, batch = encoder(deep, METHODS[name]), photos(1, 64, 64)
+    exact = F.normalize(network.encode(batch).features, dim=1)
+    network.prepare(torch.bfloat16)
+    rough = F.normalize(network.encode(batch).features.float(), dim=1)
+    assert (exact * rough).sum(dim=1).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", VIT_METHODS)
+def test_no_map_of_all_pairs_is_held(deep, name, monkeypatch):
+    side = 8 * 24
+    monkeypatch.setattr(attention, "BAND", 24 * 24 * 8)
+    largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
             out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple) else (out,):
+            for tensor in out if isinstance(out, tuple | list) else (out,):
                 if isinstance(tensor, torch.Tensor):
                     largest = max(largest, tensor.numel())
             return out
 
-    parts = {part: torch.randn(1, count, 8) for part in ("query", "key", "value")}
+    network, batch = encoder(deep, METHODS[name]), photos(1, side, side)
     with torch.inference_mode(), Watch():
-        mix(parts, MIXTURE, heads=2)
-    assert largest == 8 * count
+        network.encode(batch)
+    assert largest < (24 * 24) ** 2 / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (METHODS["gem"], "needs 6 blocks, and this ViT has 2"),
+        (METHODS["surgery"], "needs 6 blocks"),
+        (METHODS["resclip-rcs"], "needs 10 blocks"),
+        (SCCLIP, "needs 10 blocks"),
+        (replace(NACLIP, kernels=(("kv", 1.0),)), "unknown kernel 'kv': expected one of identity"),
+        (replace(NACLIP, kernels=()), "has no kernels"),
+        (replace(NACLIP, kernels=(("similar", 1.0),)), "both a purification and the kernel"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_a_vit_cannot_compute_is_refused(make_clip, method, reason):
+    with pytest.raises(Exception, match=reason):
+        encoder(make_clip("vit").visual, method)
+
+
+@pytest.mark.parametrize("name", VIT_METHODS)
+def test_a_resnet_refuses_what_reads_blocks(make_clip, name):
+    with pytest.raises(Exception, match=f"'{name}' reads the blocks of a ViT, and this model is a"):
+        encoder(make_clip("resnet").visual, METHODS[name])
+
+
+def test_an_image_of_too_few_patches_and_keys_are_refused(deep):
+    with pytest.raises(Exception, match="more than 30 patches, and an image of this size has 12"):
+        encoder(deep, SCCLIP).encode(photos(1, 24, 32))
+    encoder(deep, SFP).encode(photos(1, 24, 32))
+    with pytest.raises(Exception, match="has no keys: drop key smoothing"):
+        encoder(deep, SCCLIP).check_keys()

@@ -61,11 +61,13 @@ def build_student(state: State, *, source: str) -> Student:
     return student_from(config, own, source=source, spelling=released.published_name)
 
 
-def build_tower(state: State) -> nn.Module:
+def build_tower(state: State, *, quick_gelu: bool = False) -> nn.Module:
     """Return open_clip's image tower of given weights, in eval mode."""
     last = state.get("visual.proj", state.get("visual.attnpool.c_proj.weight"))
     embed_dim = last.shape[1] if "visual.proj" in state else last.shape[0]
-    tower = _build_vision_tower(embed_dim, CLIPVisionCfg(**vision_config(state)))
+    tower = _build_vision_tower(
+        embed_dim, CLIPVisionCfg(**vision_config(state)), quick_gelu=quick_gelu
+    )
     own = {key.removeprefix("visual."): value for key, value in state.items()}
     outcome = tower.load_state_dict(own, strict=False)
     assert not outcome.unexpected_keys

@@ -1,36 +1,51 @@
-"""How a residual attention block is read: pure functions of its weights, chosen by names.
+"""How the residual attention blocks of a ViT are read: pure functions of their weights.
 
 A reading mixes the values of all positions by weighted kernels: softmaxes of products of queries,
-keys and values, or the identity, which leaves each position its own value. No N x N map is held.
-B images, N tokens, C channels.
+keys and values, or the identity, which leaves each position its own value. No N x N map is held:
+kernels that torch's own attention cannot compute without one are computed in bands of rows.
+B images, N tokens, C channels, A heads, c = C / A channels of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from maskclip.core.method import Alignment, Method, Weighted
 
 PARTS = ("query", "key", "value")
 """The thirds of an attention's input projection, in their order."""
 
-KERNELS: dict[str, tuple[str, str] | None] = {
-    "identity": None,
+KERNELS: dict[str, tuple[str, ...]] = {
+    "identity": (),
     "qk": ("query", "key"),
+    "qq": ("query", "query"),
+    "kk": ("key", "key"),
+    "vv": ("value", "value"),
+    "aligned": ("query", "key"),
+    "similar": (),
 }
-"""What mixes the values: softmax(a b^T / sqrt(head width)) of two parts, head by head, or None."""
-
-Weighted = Sequence[tuple[str, float]]
-"""Kernels by name, each with its weight in the sum."""
+"""What a kernel compares, head by head: softmax(a b^T / sqrt(c)) of two parts, or none."""
 
 ORDINARY: Weighted = (("qk", 1.0),)
 """CLIP's own attention."""
 
+BAND = 1 << 24
+"""Numbers that a band of rows of N x N numbers has at most: 64 MiB of float32."""
 
-class BlockReading(NamedTuple):
-    """What a block makes of its tokens, and their keys where these were asked for."""
+Parts = Mapping[str, Tensor]
+Bias = Callable[[slice], Tensor]
+"""What is added to the logits of a band of positions: slice -> (n, N)."""
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(query, key, value), B x A x N x c each -> B x A x N x c."""
+
+
+class Reading(NamedTuple):
+    """What the last blocks make of their tokens, and the last one's keys where asked for."""
 
     tokens: Tensor
     keys: Tensor | None
@@ -38,79 +53,264 @@ class BlockReading(NamedTuple):
 
 def mixes_positions(kernels: Weighted) -> bool:
     """Return whether a position gets anything of the others."""
-    return any(KERNELS[name] is not None for name, _ in kernels)
+    return any(name != "identity" for name, _ in kernels)
 
 
-def mix(parts: Mapping[str, Tensor], kernels: Weighted, *, heads: int) -> Tensor:
+def run_block(block: Any, x: Tensor) -> Tensor:
+    """Run a residual attention block as CLIP itself does; x is (B, N, C)."""
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        out: Tensor = block(x)  # open_clip's own attention holds no map either
+        return out
+    parts = project(block.attn, block.ln_1(x))
+    return _finish(block, x, mix(parts, ORDINARY, heads=block.attn.num_heads), mlp=True)
+
+
+def read_blocks(
+    blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int], keys: bool = False
+) -> Reading:
+    """Run all blocks of a ViT, of which a method reads the last ones its own way.
+
+    CLIP's own stream goes on beside that of the method, which gets its queries, keys and values
+    from it. Without kernels that mix positions the class token has no part in the last block.
+
+    Args:
+        blocks: open_clip's, or some of the same parts.
+        x: tokens (B, 1 + hw, C), the class token first.
+        method: of it, `kernels` and what is said of them.
+        grid: (h, w).
+        keys: also return the keys (B, hw, C) of the last block, before the heads are split.
+    """
+    first = len(blocks) - method.blocks
+    middle: list[Parts] = []
+    for index, block in enumerate(blocks[:first]):
+        if method.middle and index in method.middle.blocks:
+            wanted = _named(method.middle.kernels) - {"value"}
+            middle.append(project(block.attn, block.ln_1(x), wanted))
+        x = run_block(block, x)
+    if method.blocks == 1 and not mixes_positions(method.kernels) and not middle:
+        x = x[:, 1:]
+    stream = x if method.residual else torch.zeros_like(x)
+    found: Tensor | None = None
+    for block in blocks[first:]:
+        normed = block.ln_1(x)
+        wanted = _named(method.kernels) | ({"key"} if keys else set())
+        parts = project(block.attn, normed, wanted)
+        mixed = _mixed(parts, normed, method, heads=block.attn.num_heads, grid=grid)
+        if block is blocks[-1] and middle:
+            mixed = mixed + _middle(middle, parts["value"], method, heads=block.attn.num_heads)
+        stream = _finish(block, stream, mixed, mlp=method.mlp)
+        found = parts["key"] if keys else None
+        if block is not blocks[-1]:
+            x = run_block(block, x)
+    count = grid[0] * grid[1]
+    return Reading(stream[:, -count:], None if found is None else found[:, -count:])
+
+
+def mix(
+    parts: Parts,
+    kernels: Weighted,
+    *,
+    heads: int,
+    attention: Attention = F.scaled_dot_product_attention,
+) -> Tensor:
     """Return the weighted sum of what each kernel makes of the values, (B, N, C).
 
     Args:
         parts: of `PARTS` the value, and what the kernels name; (B, N, C) each.
-        kernels: from `KERNELS`, at least one.
+        kernels: pairs of parts or the identity, at least one.
         heads: into which the channels are split.
+        attention: what mixes values by queries and keys.
     """
-    total: Tensor | None = None
-    for name, weight in kernels:
-        pair = KERNELS[name]
-        if pair is None:
-            mixed = parts["value"]
-        else:
-            query, key, value = (
-                _split(parts[part], heads) for part in (*pair, "value")
-            )  # B x heads x N x C / heads
-            mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        mixed = mixed if weight == 1 else weight * mixed
-        total = mixed if total is None else total + mixed
-    assert total is not None
-    return total
+    value = split(parts["value"], heads)
+
+    def by(name: str) -> Tensor:
+        if name == "identity":
+            return parts["value"]
+        first, second = (split(parts[part], heads) for part in KERNELS[name])
+        return merge(attention(first, second, value))
+
+    return weighted_sum((by(name), weight) for name, weight in kernels)
 
 
-def read_block(
-    block: Any,
-    x: Tensor,
-    kernels: Weighted = ORDINARY,
-    *,
-    residual: bool = True,
-    mlp: bool = True,
-    keys: bool = False,
-) -> BlockReading:
-    """Run a residual attention block of a ViT; the defaults are what CLIP itself does.
-
-    Args:
-        block: open_clip's, or one of the same parts.
-        x: tokens (B, N, C).
-        kernels: what mixes the values; only what they name is projected.
-        residual: whether the tokens are added to what the attention makes of them.
-        mlp: whether the block's MLP follows, with its own residual.
-        keys: also return the keys (B, N, C), before the heads are split.
-    """
-    attention = block.attn
-    if not isinstance(attention, nn.MultiheadAttention) and mixes_positions(kernels):
-        return BlockReading(block(x), None)  # open_clip's own attention holds no map either
-    normed = block.ln_1(x)
-    parts = _project(attention, normed, _named(kernels) | ({"key"} if keys else set()))
-    out = block.ls_1(attention.out_proj(mix(parts, kernels, heads=attention.num_heads)))
-    if residual:
-        out = x + out
-    if mlp:
-        out = out + block.ls_2(block.mlp(block.ln_2(out)))
-    return BlockReading(out, parts["key"] if keys else None)
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _named(kernels: Weighted) -> set[str]:
-    pairs = (KERNELS[name] for name, _ in kernels)
-    return {"value", *(part for pair in pairs if pair for part in pair)}
-
-
-def _project(attention: Any, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-    """Return the wanted thirds of an attention's input projection."""
+def project(attention: Any, x: Tensor, wanted: Collection[str] = PARTS) -> dict[str, Tensor]:
+    """Return the wanted thirds of an attention's input projection, (B, N, C) each."""
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     if len(wanted) == len(PARTS):
         return dict(zip(PARTS, F.linear(x, weight, bias).chunk(3, dim=2), strict=True))
     weights = dict(zip(PARTS, weight.chunk(3), strict=True))
     biases = dict.fromkeys(PARTS) if bias is None else dict(zip(PARTS, bias.chunk(3), strict=True))
     return {part: F.linear(x, weights[part], biases[part]) for part in PARTS if part in wanted}
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """Turn (B, N, C) into (B, A, N, c)."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def merge(x: Tensor) -> Tensor:
+    """Turn (B, A, N, c) into (B, N, C)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def bands(rows: int, columns: int) -> Iterator[slice]:
+    """Cut `rows` into bands of at most `BAND` numbers."""
+    size = max(BAND // columns, 1)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
+def weighted_sum(terms: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """Return the sum of tensors, each times its weight."""
+    total: Tensor | None = None
+    for term, weight in terms:
+        term = term if weight == 1 else weight * term
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def gaussian_window(grid: tuple[int, int], std: float, like: Tensor) -> Bias:
+    """Return the Gaussian of the distance between patches, in (0, 1]; 0 for the class token.
+
+    Added to logits, it makes a patch look near itself (NACLIP, Hajimiri et al., WACV 2025).
+
+    Args:
+        grid: (h, w).
+        std: standard deviation, in patches.
+        like: gives dtype and device.
+    """
+    height, width = grid
+
+    def one_axis(length: int) -> Tensor:
+        at = torch.arange(length, device=like.device, dtype=torch.float32)
+        return torch.exp(-((at[:, None] - at) ** 2) / (2 * std**2))
+
+    vertical, horizontal = one_axis(height), one_axis(width)
+
+    def rows(band: slice) -> Tensor:
+        token = torch.arange(band.start, band.stop, device=like.device)
+        patch = (token - 1).clamp_min(0)
+        y, x = patch // width, patch % width
+        near = vertical[y][:, :, None] * horizontal[x][:, None, :]
+        near = near.flatten(1) * (token > 0)[:, None]
+        return F.pad(near, (1, 0)).to(like.dtype)
+
+    return rows
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Bias | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(c) + bias) v, (B, A, N, c)."""
+    if bias is None:
+        return F.scaled_dot_product_attention(query, key, value)
+    count = query.shape[2]
+    found = [
+        F.scaled_dot_product_attention(query[:, :, band], key, value, attn_mask=bias(band))
+        for band in bands(count, count)
+    ]
+    return torch.cat(found, dim=2)
+
+
+def attend_to_like(same: Tensor, value: Tensor, *, iterations: int, temperature: Tensor) -> Tensor:
+    """Mix values by the likeness of unit vectors (GEM, Bousselham et al., CVPR 2024).
+
+    Args:
+        same: what is compared with itself, (B, A, N, c).
+        value: (B, A, N, c).
+        iterations: how often each vector is replaced by what it attends to first.
+        temperature: one an image, (B,).
+    """
+    scale = temperature.to(same.dtype)[:, None, None, None]
+    same = F.normalize(same, dim=3)
+    for _ in range(iterations):
+        found = F.scaled_dot_product_attention(scale * same, same, same, scale=1.0)
+        same = F.normalize(found, dim=3)
+    return F.scaled_dot_product_attention(scale * same, same, value, scale=1.0)
+
+
+def attend_aligned(query: Tensor, key: Tensor, value: Tensor, alignment: Alignment) -> Tensor:
+    """Mix values by queries and keys that were turned towards them (PEARL).
+
+    The turn of a head, c x c, is solved for centred queries and keys, weighted by the norms of the
+    queries; the class token is their first, and has no weight. Computed in float32; (B, A, N, c).
+    """
+    q, k = query.float(), key.float()
+    norm = F.pad(q[:, :, 1:].norm(dim=3, keepdim=True), (0, 0, 1, 0))
+    weight = norm / (norm.sum(dim=2, keepdim=True) + 1e-6)
+    centered_q, centered_k = (x - (weight * x).sum(dim=2, keepdim=True) for x in (q, k))
+    turned = k @ _turn(centered_k.mT @ centered_q, alignment.solver)
+    share = alignment.centered_keys
+    # a sum of two products is one of joined channels
+    queries = torch.cat([q, share * centered_k], dim=3) if share else q
+    keys = torch.cat([turned, centered_k], dim=3) if share else turned
+    out = F.scaled_dot_product_attention(queries, keys, value.float(), scale=q.shape[3] ** -0.5)
+    return out.to(value.dtype)
+
+
+def _turn(m: Tensor, solver: str) -> Tensor:
+    """Return M (M^T M)^(-1/2), (..., c, c)."""
+    if solver == "svd":
+        u, _, vh = torch.linalg.svd(m)
+        turn: Tensor = u @ vh
+        return turn
+    eye = torch.eye(m.shape[-1], device=m.device, dtype=m.dtype)
+    gram = m.mT @ m
+    norm = torch.linalg.matrix_norm(gram)[..., None, None].clamp_min(1e-12)
+    y, z = gram / norm + 1e-6 * eye, eye.expand_as(gram)
+    for _ in range(5):
+        step = 0.5 * (3 * eye - z @ y)
+        y, z = y @ step, step @ z
+    turn = m @ z / norm.sqrt()
+    return turn
+
+
+def _mixed(
+    parts: Parts, normed: Tensor, method: Method, *, heads: int, grid: tuple[int, int]
+) -> Tensor:
+    """Return what a method's kernels make of a block's values, (B, N, C)."""
+    bias = None if method.window is None else gaussian_window(grid, method.window, normed)
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if method.unit_iterations is None:
+            return attend(query, key, value, bias)
+        temperature = _unit_temperature(normed, value.shape[3], method)
+        return attend_to_like(
+            query, value, iterations=method.unit_iterations, temperature=temperature
+        )
+
+    def aligned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend_aligned(query, key, value, method.alignment)
+
+    def by(name: str) -> Tensor:
+        how = aligned if name == "aligned" else attention
+        return mix(parts, ((name, 1.0),), heads=heads, attention=how)
+
+    return weighted_sum((by(name), weight) for name, weight in method.kernels)
+
+
+def _unit_temperature(normed: Tensor, width: int, method: Method) -> Tensor:
+    if method.unit_temperature is not None:
+        return normed.new_full((normed.shape[0],), method.unit_temperature)
+    temperature: Tensor = normed.norm(dim=2).mean(dim=1) * width**-0.5
+    return temperature
+
+
+def _middle(middle: list[Parts], value: Tensor, method: Method, *, heads: int) -> Tensor:
+    """Return what the mean attention of middle blocks makes of the last block's values."""
+    assert method.middle is not None
+    share = method.middle.weight / len(middle)
+    return weighted_sum(
+        (mix({**parts, "value": value}, method.middle.kernels, heads=heads), share)
+        for parts in middle
+    )
+
+
+def _finish(block: Any, x: Tensor, mixed: Tensor, *, mlp: bool) -> Tensor:
+    """Project what a block's attention mixed, add it to its stream, and run the MLP."""
+    out: Tensor = x + block.ls_1(block.attn.out_proj(mixed))
+    if mlp:
+        out = out + block.ls_2(block.mlp(block.ln_2(out)))
+    return out
+
+
+def _named(kernels: Weighted) -> set[str]:
+    return {"value", *(part for name, _ in kernels for part in KERNELS[name])}

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, read_block
+from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, read_blocks, run_block
+from maskclip.clip.purification import NEIGHBORS, read_purified
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
 from maskclip.core.resize import pad_bottom_right
@@ -132,17 +133,20 @@ def build_tower(visual: nn.Module, method: Method) -> Tower:
 
 
 def _check_kernels(method: Method) -> None:
-    for name, _ in method.kernels:
+    middle = method.middle.kernels if method.middle else ()
+    for name, _ in (*method.kernels, *middle):
         if name not in KERNELS:
-            raise UnsupportedMethodError(
-                f"the method {method.name!r} has an unknown kernel {name!r}: expected one of "
-                f"{', '.join(KERNELS)}"
+            raise _unsupported(
+                method, f"has an unknown kernel {name!r}: expected one of {', '.join(KERNELS)}"
             )
-    if not method.kernels:
-        raise UnsupportedMethodError(
-            f"the method {method.name!r} has no kernels: expected at least one of "
-            f"{', '.join(KERNELS)}"
-        )
+    if not method.kernels or (method.middle and not middle):
+        raise _unsupported(method, f"has no kernels: expected at least one of {', '.join(KERNELS)}")
+    if (method.purification is None) == ("similar" in dict(method.kernels)):
+        raise _unsupported(method, "needs both a purification and the kernel 'similar', or neither")
+
+
+def _unsupported(method: Method, why: str) -> UnsupportedMethodError:
+    return UnsupportedMethodError(f"the method {method.name!r} {why}")
 
 
 def _apply_method(visual: nn.Module, method: Method) -> None:
@@ -152,6 +156,16 @@ def _apply_method(visual: nn.Module, method: Method) -> None:
             module.gelu = nn.GELU()
         if method.layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
             module.eps = method.layer_norm_eps
+
+
+def needed_blocks(method: Method) -> int:
+    """Return how many blocks a ViT must have at least for a method to read it."""
+    counts = [method.blocks]
+    if method.middle is not None:
+        counts.append(max(method.middle.blocks) + 1 + method.blocks)
+    if method.purification is not None:
+        counts.append(max(method.purification.similarity, method.purification.stages[0]) + 2)
+    return max(counts)
 
 
 class ResNetTower:
@@ -171,9 +185,17 @@ class ResNetTower:
 
     def check(self, *, keys: bool) -> None:
         """See `Tower`."""
-        if keys and mixes_positions(self.method.kernels):
+        method = self.method
+        pooled = {name for name, _ in method.kernels} <= {"identity", "qk"}
+        if not pooled or method.blocks > 1 or method.middle or method.window is not None:
+            raise _unsupported(
+                method,
+                "reads the blocks of a ViT, and this model is a ResNet: choose a ViT, as "
+                "ViT-B-16, or a method for both: clean, published or baseline",
+            )
+        if keys and mixes_positions(method.kernels):
             raise UnsupportedMethodError(
-                f"a ResNet read by the method {self.method.name!r} has no key smoothing: drop it, "
+                f"a ResNet read by the method {method.name!r} has no key smoothing: drop it, "
                 "or use the clean or published method"
             )
 
@@ -217,14 +239,22 @@ class ViTTower:
 
     def check(self, *, keys: bool) -> None:
         """See `Tower`."""
-        method, last = self.method, self.visual.transformer.resblocks[-1]
-        if isinstance(last.attn, nn.MultiheadAttention) or not mixes_positions(method.kernels):
+        method, blocks = self.method, self.visual.transformer.resblocks
+        needed = needed_blocks(method)
+        if len(blocks) < needed:
+            raise _unsupported(method, f"needs {needed} blocks, and this ViT has {len(blocks)}")
+        if keys and method.purification is not None:
+            raise _unsupported(method, "has no keys: drop key smoothing")
+        if isinstance(blocks[-1].attn, nn.MultiheadAttention) or not mixes_positions(
+            method.kernels
+        ):
             return
         whole = tuple(method.kernels) == ORDINARY and method.residual and method.mlp
-        if keys or not whole:
-            raise UnsupportedMethodError(
-                f"the method {method.name!r} mixes positions, which a tower with normalised "
-                "queries or keys does only in its own way, and without keys"
+        if keys or not whole or method.blocks > 1 or method.middle or method.window is not None:
+            raise _unsupported(
+                method,
+                "mixes positions, which a tower with normalised queries or keys does only in its "
+                "own way, and without keys",
             )
 
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
@@ -232,23 +262,19 @@ class ViTTower:
         method = self.method
         x, grid = self._tokens(images)
         blocks = self.visual.transformer.resblocks
-        for block in blocks[:-1]:
-            x = read_block(block, x).tokens
-        if not mixes_positions(method.kernels):
-            x = x[:, 1:]  # the class token has no part
-        found = read_block(
-            blocks[-1],
-            x,
-            method.kernels,
-            residual=method.residual,
-            mlp=method.mlp,
-            keys=keys,
-        )
-        count = grid[0] * grid[1]
-        features = self.visual.ln_post(found.tokens[:, -count:]) @ self.visual.proj
-        if found.keys is None:
+        if method.purification is not None:
+            if method.purification.outliers == "density" and grid[0] * grid[1] <= NEIGHBORS:
+                raise _unsupported(
+                    method,
+                    f"needs more than {NEIGHBORS} patches, and an image of this size has "
+                    f"{grid[0] * grid[1]}: choose a larger short side",
+                )
+            tokens, key = read_purified(blocks, x, method, grid=grid), None
+        else:
+            tokens, key = read_blocks(blocks, x, method, grid=grid, keys=keys)
+        features = self.visual.ln_post(tokens) @ self.visual.proj
+        if key is None:
             return _to_map(features, grid), None
-        key = found.keys[:, -count:]
         if method.project_keys:
             key = blocks[-1].attn.out_proj(key)
         return _to_map(features, grid), _to_map(key, grid)
@@ -257,7 +283,7 @@ class ViTTower:
         """See `Tower`."""
         x, _ = self._tokens(images)
         for block in self.visual.transformer.resblocks:
-            x = read_block(block, x).tokens
+            x = run_block(block, x)
         return cast(Tensor, self.visual.ln_post(x[:, 0]) @ self.visual.proj)
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -286,8 +312,25 @@ class ViTTower:
             if grid[0] * grid[1] == native[0] * native[1] if count else grid == native:
                 return table
         maps = table[1:].float().view(1, *native, -1).permute(0, 3, 1, 2)
-        maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
+        maps = _resize_positions(maps, grid, self.method.position_filter)
         return torch.cat([table[:1].float(), maps.flatten(2)[0].T])
+
+
+def _resize_positions(maps: Tensor, grid: tuple[int, int], how: str) -> Tensor:
+    """Resize a position table (1, C, h, w) to a grid; `how` as in `Method.position_filter`."""
+    if how == "offset":
+        factors = [(side + 0.1) / native for side, native in zip(grid, maps.shape[2:], strict=True)]
+        return F.interpolate(
+            maps,
+            scale_factor=factors,
+            mode="bicubic",
+            align_corners=False,
+            recompute_scale_factor=False,
+        )
+    mode = "bilinear" if how == "bilinear" else "bicubic"
+    return F.interpolate(
+        maps, size=grid, mode=mode, align_corners=False, antialias=how == "antialiased"
+    )
 
 
 def _attend(pool: Any, x: Tensor, method: Method) -> Tensor:

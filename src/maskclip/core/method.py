@@ -14,6 +14,65 @@ IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 
+Weighted = tuple[tuple[str, float], ...]
+"""Kernels by name, each with its weight in their sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Middle:
+    """The attention of middle blocks, added to that of the last one (ResCLIP).
+
+    Attributes:
+        blocks: which, counted from 0; their mean is taken.
+        weight: of the mean.
+        kernels: what the attention of a middle block is.
+    """
+
+    blocks: tuple[int, ...]
+    weight: float
+    kernels: Weighted = (("qk", 1.0),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """How the `aligned` kernel turns keys towards queries before it compares them (PEARL).
+
+    Attributes:
+        solver: `"svd"`: the orthogonal Procrustes solution. `"newton-schulz"`: five steps towards
+            it, which end far from it and act as a low-pass filter; the published code's.
+        centered_keys: weight of a second term, the product of centred keys with each other.
+    """
+
+    solver: Literal["newton-schulz", "svd"] = "newton-schulz"
+    centered_keys: float = 0.08
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purification:
+    """How outlier patches are repaired, and patches averaged over those like them (SC-CLIP, SFP).
+
+    Attributes:
+        outliers: what tells them: `"density"`, a local outlier factor among 30 neighbours; or
+            `"class_attention"`, how much the class token attends to them.
+        share: of the patches, those that are taken for outliers.
+        similarity: the block whose output says which patches are alike on the way in, and in the
+            attention.
+        stages: (first, last) block of those whose outputs are summed and read once more; the
+            first also says which patches are alike on the way out.
+        threshold: cosine from which patches are alike.
+        sharpness: of the softmax over similarities.
+        class_token: share of the class token that is added to every patch.
+    """
+
+    outliers: Literal["density", "class_attention"]
+    share: float = 0.05
+    similarity: int = 8
+    stages: tuple[int, int] = (3, 9)
+    threshold: float = 0.4
+    sharpness: float = 3.0
+    class_token: float = 0.3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One complete set of arithmetic choices.
@@ -31,10 +90,25 @@ class Method:
         position_resize: when a ViT's position table is resized. `"grid"`: when the grid differs.
             `"count"`: when the number of tokens differs, so that a 7x28 grid reads a 14x14 table
             in raster order.
+        position_filter: how it is resized: `"bicubic"`, `"bilinear"`, `"antialiased"` (bicubic,
+            filtered where it shrinks), or `"offset"`: bicubic at coordinates of a grid 0.1 cells
+            larger, as SCLIP and the code that follows it do.
         kernels: what the last attention mixes its values by, as (name, weight): `identity` leaves
-            each position its own, as MaskCLIP reads CLIP; `qk` mixes all, as CLIP itself does.
-        residual: whether what enters a ViT's last block is added to what its attention gives.
-        mlp: whether the MLP of a ViT's last block follows.
+            each position its own, as MaskCLIP reads CLIP; `qk` mixes all, as CLIP itself does;
+            `qq`, `kk`, `vv` by likeness of queries, keys or values; `aligned` by `alignment`;
+            `similar` by likeness of an earlier block's output (`purification`).
+        window: standard deviation in patches of a Gaussian that is added to the logits of every
+            kernel, so that a patch looks near itself; None is none.
+        blocks: of how many blocks, the last ones, the attentions are summed.
+        residual: whether what enters the first of them is added to what they give.
+        mlp: whether the MLP of each follows.
+        unit_iterations: `qq`, `kk` and `vv` compare unit vectors, which before are this many times
+            replaced by what they attend to (GEM); None is off.
+        unit_temperature: of these comparisons; None is the mean norm of what enters the attention,
+            divided by the square root of a head's width.
+        middle: attention of middle blocks that is added to the last one's.
+        alignment: of the kernel `aligned`.
+        purification: how outliers are repaired; the whole last block is read by it.
         project_keys: whether the keys of the last ViT block pass its output projection.
         pad_to_cells: whether a ResNet's input is padded to whole cells; otherwise its pools drop
             the last rows and columns.
@@ -62,9 +136,17 @@ class Method:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     position_resize: Literal["grid", "count"]
-    kernels: tuple[tuple[str, float], ...]
+    position_filter: Literal["bicubic", "bilinear", "antialiased", "offset"] = "bicubic"
+    kernels: Weighted
+    window: float | None = None
+    blocks: int = 1
     residual: bool
     mlp: bool
+    unit_iterations: int | None = None
+    unit_temperature: float | None = None
+    middle: Middle | None = None
+    alignment: Alignment = Alignment()
+    purification: Purification | None = None
     project_keys: bool
     pad_to_cells: bool
     stretch: bool
@@ -125,9 +207,77 @@ PUBLISHED = Method(
 BASELINE = replace(PUBLISHED, name="baseline", kernels=(("qk", 1.0),))
 """The paper's comparison row: CLIP's ordinary attention, read densely (published code, R4)."""
 
+CLEARCLIP = replace(CLEAN, name="clearclip", kernels=(("qq", 1.0),))
+"""Patches with like queries mix; no residual, no MLP (ClearCLIP, Lan et al., ECCV 2024)."""
+
+SCLIP = replace(CLEAN, name="sclip", kernels=(("qq", 1.0), ("kk", 1.0)), residual=True, mlp=True)
+"""Like queries and like keys, in a block that is else CLIP's (SCLIP, Wang et al., ECCV 2024)."""
+
+GEM = replace(
+    CLEAN,
+    name="gem",
+    kernels=(("vv", 1 / 3), ("kk", 1 / 3), ("qq", 1 / 3)),
+    blocks=6,
+    residual=True,
+    unit_iterations=1,
+    position_filter="antialiased",
+)
+"""Unit vectors of three kinds in the last six blocks (GEM, Bousselham et al., CVPR 2024)."""
+
+SURGERY = replace(
+    CLEAN,
+    name="surgery",
+    kernels=(("vv", 1.0),),
+    blocks=6,
+    residual=True,
+    position_filter="bilinear",
+)
+"""Like values, in a stream beside the last six blocks (CLIP Surgery, Li et al., 2023)."""
+
+NACLIP = replace(CLEAN, name="naclip", kernels=(("kk", 1.0),), window=5.0)
+"""Like keys that are near (NACLIP, Hajimiri et al., WACV 2025)."""
+
+RESCLIP = replace(
+    NACLIP,
+    name="resclip-rcs",
+    kernels=(("kk", 0.8),),
+    middle=Middle(blocks=(5, 6, 7, 8), weight=1.2),
+)
+"""NACLIP and middle blocks: the first pass of ResCLIP (Yang et al., CVPR 2025)."""
+
+PEARL = replace(CLEAN, name="pearl", kernels=(("aligned", 1.0),))
+"""Queries, and keys turned towards them (PEARL)."""
+
+SCCLIP = replace(
+    CLEAN,
+    name="scclip",
+    kernels=(("kk", 0.5), ("similar", 0.5)),
+    purification=Purification(outliers="density"),
+)
+"""Outliers repaired, patches averaged over those alike in middle blocks (SC-CLIP, Bai et al.)."""
+
+SFP = replace(SCCLIP, name="sfp", purification=Purification(outliers="class_attention"))
+"""As SC-CLIP, where outliers are the patches that the class token attends to (SFP, ICCV 2025)."""
+
 Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE
 
-METHODS = {method.name: method for method in (CLEAN, PUBLISHED, BASELINE)}
+METHODS = {
+    method.name: method
+    for method in (
+        CLEAN,
+        PUBLISHED,
+        BASELINE,
+        CLEARCLIP,
+        SCLIP,
+        GEM,
+        SURGERY,
+        NACLIP,
+        RESCLIP,
+        PEARL,
+        SCCLIP,
+        SFP,
+    )
+}
 
 
 def get_method(method: str | Method) -> Method:

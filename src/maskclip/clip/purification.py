@@ -1,0 +1,184 @@
+"""The last block of a ViT read by repaired patches (SC-CLIP; SFP).
+
+Some patches of a ViT hold what is of the whole image, and those around attend to them: outliers.
+They are found and repaired by their neighbours; then patches are averaged over those that an
+earlier block finds alike. Everything is done for each image alone, in bands of rows.
+B images, n = hw patches, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip.clip.attention import (
+    KERNELS,
+    attend,
+    bands,
+    merge,
+    project,
+    run_block,
+    split,
+    weighted_sum,
+)
+from maskclip.core.method import Method
+
+NEIGHBORS = 30
+"""Of the local outlier factor."""
+
+
+def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int]) -> Tensor:
+    """Run all blocks of a ViT, and read the last one by repaired patches: (B, hw, C).
+
+    Args:
+        blocks: open_clip's, or some of the same parts.
+        x: tokens (B, 1 + hw, C), the class token first.
+        method: with a `purification`.
+        grid: (h, w).
+    """
+    how = method.purification
+    assert how is not None
+    first, last = how.stages[0], min(how.stages[1], len(blocks) - 2)
+    summed: Tensor | None = None
+    for index, block in enumerate(blocks[:-1]):
+        before, x = x, run_block(block, x)
+        if index == how.similarity:
+            similar = x[:, 1:]
+        if index == first:
+            early = unit(x[:, 1:])
+        if first <= index <= last:
+            summed = x if summed is None else summed + x
+    assert summed is not None
+    patches = x[:, 1:]
+    if how.outliers == "density":
+        scores = outlier_factor(patches)
+    else:
+        scores = class_attention(blocks[-2], before)
+    outliers = largest(scores, how.share)
+    alike = unit(repair(similar, outliers, grid))
+    repaired = average_alike(repair(patches, outliers, grid), alike, how.threshold)
+    out = _attend_patches(blocks[-1], repaired, x[:, :1], alike, method)
+    out = out + _attend_patches(blocks[-1], summed[:, 1:], summed[:, :1], alike, method)
+    return average_alike(out, early, how.threshold)
+
+
+def _attend_patches(
+    block: Any, patches: Tensor, class_token: Tensor, alike: Tensor, method: Method
+) -> Tensor:
+    """Return what a block's attention makes of patches (B, n, C), with a share of the class."""
+    how = method.purification
+    assert how is not None
+    parts = project(block.attn, block.ln_1(patches))
+    heads = block.attn.num_heads
+    value = split(parts["value"], heads)
+
+    def by(name: str) -> Tensor:
+        if name == "similar":
+            return attend_similar(alike, parts["value"], how.sharpness)
+        first, second = (split(parts[part], heads) for part in KERNELS[name])
+        return merge(attend(first, second, value))
+
+    mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
+    return cast(Tensor, block.attn.out_proj(mixed)) + how.class_token * class_token
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return float32 vectors of unit length."""
+    return F.normalize(x.float(), dim=2)
+
+
+def outlier_factor(patches: Tensor) -> Tensor:
+    """Return how much less dense it is around a patch than around its neighbours, (B, n) float32.
+
+    A local outlier factor of 30 neighbours by squared distance, in which the reach of a patch to
+    each neighbour is its own distance to the 30th.
+    """
+    x = patches.float()
+    norm = x.square().sum(dim=2)
+    reach, nearest = [], []
+    for band in bands(x.shape[1], x.shape[1]):
+        squared = norm[:, band, None] + norm[:, None] - 2 * x[:, band] @ x.mT
+        rows = torch.arange(band.start, band.stop, device=x.device)
+        squared[:, rows - band.start, rows] = torch.inf  # a patch is no neighbour of its own
+        distance, found = squared.clamp_min(0).topk(NEIGHBORS, dim=2, largest=False)
+        reach.append(distance[:, :, -1])
+        nearest.append(found)
+    density = 1 / torch.cat(reach, dim=1).clamp_min(1e-12)
+    index = torch.cat(nearest, dim=1)  # B x n x 30
+    around = density[:, None].expand(-1, x.shape[1], -1).gather(2, index)
+    factor: Tensor = around.mean(dim=2) / density
+    return factor
+
+
+def class_attention(block: Any, x: Tensor) -> Tensor:
+    """Return how much the class token attends to each patch in a block, (B, n) float32.
+
+    Args:
+        block: open_clip's, or one of the same parts.
+        x: tokens (B, 1 + n, C) that enter it.
+    """
+    heads = block.attn.num_heads
+    normed = block.ln_1(x)
+    query = split(project(block.attn, normed[:, :1], {"query"})["query"], heads)
+    key = split(project(block.attn, normed, {"key"})["key"], heads)
+    logits = (query @ key.mT).float() * query.shape[3] ** -0.5  # B x A x 1 x 1 + n
+    weights: Tensor = logits.softmax(dim=3)
+    return weights.mean(dim=1)[:, 0, 1:]
+
+
+def largest(scores: Tensor, share: float) -> Tensor:
+    """Return which scores (B, n) lie above the quantile that leaves a share of them: bool."""
+    return scores > scores.quantile(1 - share, dim=1, keepdim=True)
+
+
+def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Replace outliers by the mean of their sound neighbours on the grid, of at most eight.
+
+    Args:
+        patches: (B, n, C).
+        outliers: (B, n) bool; one without a sound neighbour stays as it is.
+        grid: (h, w), h w = n.
+    """
+    sound = (~outliers).to(patches.dtype).view(-1, 1, *grid)
+    maps = patches.mT.reshape(len(patches), -1, *grid)
+    around = 9 * F.avg_pool2d(maps * sound, 3, stride=1, padding=1)
+    count = 9 * F.avg_pool2d(sound, 3, stride=1, padding=1)
+    # an outlier itself counts for nothing in either sum
+    replaced = ((sound == 0) & (count > 0.5)).expand_as(maps)
+    return torch.where(replaced, around / count.clamp_min(1), maps).flatten(2).mT
+
+
+def average_alike(x: Tensor, vectors: Tensor, threshold: float) -> Tensor:
+    """Average each position over those whose unit vectors are alike, weighted by their cosine.
+
+    Args:
+        x: (B, n, C).
+        vectors: (B, n, D) float32, of unit length.
+        threshold: cosines under it count for nothing.
+    """
+    count, found = x.shape[1], []
+    for band in bands(count, count):
+        cosine = vectors[:, band] @ vectors.mT
+        weight = cosine.where(cosine >= threshold, 0)
+        weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-6)
+        found.append(weight.to(x.dtype) @ x)
+    return torch.cat(found, dim=1)
+
+
+def attend_similar(vectors: Tensor, value: Tensor, sharpness: float) -> Tensor:
+    """Mix values by softmax(sharpness x (cosine - mean cosine)) over cosines above the mean.
+
+    Args:
+        vectors: (B, n, D) float32, of unit length.
+        value: (B, n, C).
+    """
+    count, found = value.shape[1], []
+    mean = vectors.mean(dim=1).square().sum(dim=1)[:, None, None]  # of all n x n cosines
+    for band in bands(count, count):
+        logits = sharpness * (vectors[:, band] @ vectors.mT - mean)
+        logits = logits.masked_fill(logits < 0, -torch.inf)
+        found.append(logits.softmax(dim=2).to(value.dtype) @ value)
+    return torch.cat(found, dim=1)

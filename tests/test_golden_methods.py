@@ -1,0 +1,156 @@
+"""Agreement with arrays of eight later methods' own code: every case of the full golden set.
+
+Arrays are called `<weights>/<image>/<case>/<array>`; what is computed here is the features, and
+what follows from them.
+"""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.core.method import (
+    CLEARCLIP,
+    GEM,
+    NACLIP,
+    PEARL,
+    RESCLIP,
+    SCCLIP,
+    SCLIP,
+    SURGERY,
+    Alignment,
+)
+from tests.conftest import GOLDEN
+from tests.golden.networks import build_tower, read_rows
+
+FOLDER = GOLDEN["full"] / "heads"
+KERNELS = {
+    "vanilla": (("qk", 1.0),),
+    "MaskCLIP": (("identity", 1.0),),
+    "ClearCLIP": (("qq", 1.0),),
+    "SCLIP": (("qq", 1.0), ("kk", 1.0)),
+    "kk": (("kk", 1.0),),
+    "naclip": (("kk", 1.0),),
+    "csa": (("qq", 1.0), ("kk", 1.0)),
+}
+AS_RELEASED = {"position_resize": "count", "position_filter": "offset"}
+
+
+def parts(whole, **fields):
+    """Return the fields that say whether a block's residual and MLP are kept."""
+    return {"residual": whole, "mlp": whole, **fields}
+
+
+def method_of(file, case):
+    """Return the method of a golden case, by its name; None where it is no case of features."""
+    if file == "naclip" and (found := re.fullmatch(r"(\w+)_(reduced|vanilla)_std([\d.]+)", case)):
+        strategy, arch, std = found.groups()
+        window = float(std) if strategy == "naclip" else None
+        fields = parts(arch == "vanilla", kernels=KERNELS[strategy], window=window)
+        return replace(NACLIP, **AS_RELEASED, **fields)
+    if file == "sclip" and case == "csa":
+        return replace(SCLIP, **AS_RELEASED)
+    if file == "clearclip":
+        kind, rest = case.split("_", 1)
+        count = int(rest[-1]) if "_last" in rest else 1
+        fields = parts(rest.startswith("residual"), kernels=KERNELS[kind], blocks=count)
+        return replace(CLEARCLIP, **AS_RELEASED, **fields)
+    if file == "clip_surgery" and case == "cs":
+        return SURGERY
+    if file == "gem":
+        fields = {}
+        for name, value in re.findall(r"(depth|iter|temp)([\d.]+)", case):
+            if name == "depth":
+                fields["blocks"] = int(value) - 1
+            elif name == "iter":
+                fields["unit_iterations"] = int(value)
+            else:
+                fields["unit_temperature"] = float(value)
+        return replace(GEM, **fields)
+    if file == "pearl" and case.startswith("pearl"):
+        alignment = Alignment(
+            solver="svd" if "svd" in case else "newton-schulz",
+            centered_keys=0.0 if "use_kk-False" in case else 0.08,
+        )
+        fields = parts("vanilla" in case, alignment=alignment)
+        return replace(PEARL, **AS_RELEASED, **fields)
+    if file == "resclip" and case.endswith("rcs_only"):
+        return replace(RESCLIP, **AS_RELEASED)
+    if file == "scclip":
+        return replace(SCCLIP, **AS_RELEASED)
+    return None
+
+
+def cases():
+    for path in sorted(FOLDER.glob("*.npz")):
+        with np.load(path) as arrays:
+            found = sorted({name.rpartition("/")[0] for name in arrays if name.endswith("/feat")})
+        for group in found:
+            yield pytest.param(path, group, id=f"{path.stem}-{group}")
+
+
+def discovered():
+    found = list(cases()) if FOLDER.is_dir() else []
+    reason = f"no {FOLDER}: set MASKCLIP_GOLDEN to the full golden set"
+    return found or [pytest.param(None, "", marks=pytest.mark.skip(reason=reason))]
+
+
+@cache
+def tower_of(weights):
+    path = {
+        "tiny": GOLDEN["full"] / "weights" / "vit_tiny_openai.safetensors",
+        "deep": FOLDER / "weights" / "vit_deep10_openai_fp16.safetensors",
+    }[weights]
+    state = {name: value.float() for name, value in load_file(path).items()}
+    return build_tower(state, quick_gelu=True)
+
+
+def pixels(image):
+    with np.load(FOLDER / "images.npz") as arrays:
+        rgb = arrays[f"{image}/image_rgb_u8"]
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None]
+
+
+def encoder_of(weights, method):
+    mean = (0.48145466, 0.4578275, 0.40821073)
+    std = (0.26862954, 0.26130258, 0.27577711)
+    return DenseCLIP(tower_of(weights), method=method, mean=mean, std=std).eval()
+
+
+def distance(ours, theirs):
+    theirs = theirs.reshape(ours.shape) if theirs.ndim == ours.ndim else theirs
+    assert ours.shape == theirs.shape
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("path", "group"), discovered())
+def test_features(path, group):
+    weights, image, case = group.split("/")
+    method = method_of(path.stem, case)
+    if method is None:
+        pytest.skip(f"{case} is not computed here")
+    with np.load(path) as file:
+        arrays = {
+            name.rpartition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")
+        }
+    features = encoder_of(weights, method).encode(pixels(image)).features
+    ours = {"feat": features, "feat_norm": F.normalize(features, dim=1)}
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    ours["logits"] = torch.einsum("bchw,kc->bkhw", ours["feat_norm"], rows)
+    ours["cosine"] = ours["logits"]
+    if arrays["feat"].ndim == 3:  # B x hw x D
+        ours = {"feat": features.flatten(2).transpose(1, 2)}
+    tolerance = 1e-4 if path.stem in ("pearl", "resclip") else 1e-5
+    far = {
+        name: float(distance(ours[name].numpy(), arrays[name]))
+        for name in ours.keys() & arrays.keys()
+    }
+    assert far
+    assert max(far.values()) < tolerance, far
