@@ -108,7 +108,7 @@ def outlier_factor(patches: Tensor) -> Tensor:
         nearest.append(found)
     density = 1 / torch.cat(reach, dim=1).clamp_min(1e-12)
     index = torch.cat(nearest, dim=1)  # B x n x 30
-    around = density[:, None].expand(-1, x.shape[1], -1).gather(2, index)
+    around = density.gather(1, index.flatten(1)).reshape(index.shape)
     factor: Tensor = around.mean(dim=2) / density
     return factor
 
