@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.core import refinement
 from maskclip.core.method import (
     CLEARCLIP,
     GEM,
@@ -87,16 +88,17 @@ def method_of(file, case):
     return None
 
 
-def cases():
-    for path in sorted(FOLDER.glob("*.npz")):
+def cases(pattern, last):
+    for path in sorted(FOLDER.glob(pattern)):
         with np.load(path) as arrays:
-            found = sorted({name.rpartition("/")[0] for name in arrays if name.endswith("/feat")})
+            names = [name for name in arrays if name.endswith(f"/{last}")]
+        found = sorted({name.rpartition("/")[0] for name in names})
         for group in found:
             yield pytest.param(path, group, id=f"{path.stem}-{group}")
 
 
-def discovered():
-    found = list(cases()) if FOLDER.is_dir() else []
+def discovered(pattern="*.npz", last="feat"):
+    found = list(cases(pattern, last)) if FOLDER.is_dir() else []
     reason = f"no {FOLDER}: set MASKCLIP_GOLDEN to the full golden set"
     return found or [pytest.param(None, "", marks=pytest.mark.skip(reason=reason))]
 
@@ -129,6 +131,13 @@ def distance(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
+def read(path, group):
+    with np.load(path) as file:
+        return {
+            name.rpartition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")
+        }
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(("path", "group"), discovered())
 def test_features(path, group):
@@ -136,10 +145,7 @@ def test_features(path, group):
     method = method_of(path.stem, case)
     if method is None:
         pytest.skip(f"{case} is not computed here")
-    with np.load(path) as file:
-        arrays = {
-            name.rpartition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")
-        }
+    arrays = read(path, group)
     features = encoder_of(weights, method).encode(pixels(image)).features
     ours = {"feat": features, "feat_norm": F.normalize(features, dim=1)}
     rows = read_rows(GOLDEN["full"], "vit_tiny")
@@ -154,3 +160,45 @@ def test_features(path, group):
     }
     assert far
     assert max(far.values()) < tolerance, far
+
+
+def normalized(image, count=1):
+    with np.load(FOLDER / "images.npz") as arrays:
+        picture = torch.from_numpy(arrays[f"{image}/input"])
+    return torch.cat([picture, picture.flip(3)][:count])
+
+
+@pytest.mark.parametrize(("path", "group"), discovered("pamr.npz", "out"))
+def test_pamr(path, group):
+    image, case = group.split("/")
+    _, times, dilations, count = case.split("_")
+    arrays = read(path, group)
+    ours = refinement.pamr(
+        torch.from_numpy(arrays["mask"]),
+        normalized(image, int(count.removeprefix("b"))),
+        iterations=int(times.removeprefix("iter")),
+        dilations=[int(size) for size in dilations.removeprefix("dil").split("-")],
+    )
+    np.testing.assert_allclose(ours, arrays["out"], rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(("path", "group"), discovered("pearl.npz", "out_iter10"))
+def test_propagation(path, group):
+    arrays = {name: torch.from_numpy(value) for name, value in read(path, group).items()}
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    grid = int(group.rpartition("grid")[2])
+    for name, iterations, tolerance in (("out_iter10", 10, 1e-6), ("out", 25, 1e-4)):
+        ours = refinement.propagate(
+            arrays["logits"], arrays["image"], rows, grid=grid, iterations=iterations
+        )
+        np.testing.assert_allclose(ours, arrays[name], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("path", "group"), discovered("clip_surgery.npz", "feature_surgery"))
+def test_feature_surgery(path, group):
+    arrays = {name: torch.from_numpy(value) for name, value in read(path, group).items()}
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    ours = refinement.remove_redundant(
+        arrays["feat_norm"], rows, image=F.normalize(arrays["cls"], dim=1)
+    )
+    np.testing.assert_allclose(ours, arrays["feature_surgery"], rtol=0, atol=2e-6)

@@ -1,0 +1,202 @@
+"""Refinements of class maps: by the photo itself, by the words, or by the maps alone.
+
+Pure functions on tensors. B images, K classes, H x W pixels of an image, h x w grid positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
+_BAND = 1 << 18
+"""Numbers of a band of rows, of all classes: what fits into a processor's cache."""
+
+
+def pamr(
+    maps: Tensor, images: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (8, 16)
+) -> Tensor:
+    """Let pixels take on what similar pixels near them have (PAMR, Araslanov and Roth, CVPR 2020).
+
+    Each pixel has eight neighbours a dilation, at the border the image's edge again. What it gets
+    of each is a softmax of their likeness: the mean over channels of -|difference| / (0.1 x the
+    standard deviation around the pixel).
+
+    Args:
+        maps: (B, K, any grid), first enlarged to the images with their corners aligned.
+        images: (B, C, H, W) float32; only ratios of differences count.
+        iterations: how often; each reaches as far as the largest dilation.
+        dilations: distances of the neighbours in px.
+
+    Returns:
+        (B, K, H, W): convex combinations of the values of each map.
+    """
+    size = images.shape[2:]
+    maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    offsets = [(dilation * y, dilation * x) for dilation in dilations for y, x in _AROUND]
+    weights = _likeness(images, offsets, count=len(dilations))
+    for _ in range(iterations):
+        maps = _gather(maps, weights, offsets)
+    return maps
+
+
+def _likeness(images: Tensor, offsets: Sequence[tuple[int, int]], *, count: int) -> Tensor:
+    """Return the weights (B, n, H, W) of the neighbours of each pixel; they sum to one.
+
+    `count` is how often the pixel itself counts in the deviation around it.
+    """
+    reach = max(max(offset) for offset in offsets)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    total, squares = torch.zeros_like(images), torch.zeros_like(images)
+    for offset in offsets:
+        difference = _moved(padded, offset, reach) - images
+        total += difference
+        squares += difference.square()
+    number = len(offsets) + count
+    variance = (squares - total.square() / number).clamp_min_(0) / (number - 1)
+    scale = 1 / (1e-8 + 0.1 * variance.sqrt_())
+    logits = [
+        -((_moved(padded, offset, reach) - images).abs_() * scale).mean(dim=1) for offset in offsets
+    ]
+    return torch.stack(logits, dim=1).softmax(dim=1)
+
+
+def _gather(maps: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the weighted sum of each pixel's neighbours, in bands that fit into a cache."""
+    reach = max(max(offset) for offset in offsets)
+    padded = F.pad(maps, (reach,) * 4, mode="replicate")
+    result = torch.zeros_like(maps)
+    height, width = maps.shape[2:]
+    step = max(_BAND // (maps.shape[0] * maps.shape[1] * width), 1)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        band = result[:, :, rows]
+        for index, (y, x) in enumerate(offsets):
+            near = padded[
+                :, :, reach + y + rows.start : reach + y + rows.stop, reach + x : reach + x + width
+            ]
+            band.addcmul_(near, weights[:, index : index + 1, rows])
+    return result
+
+
+def _moved(padded: Tensor, offset: tuple[int, int], reach: int) -> Tensor:
+    """Return what lies at an offset from each pixel of an image that was padded by `reach`."""
+    height, width = (side - 2 * reach for side in padded.shape[2:])
+    y, x = (reach + part for part in offset)
+    return padded[:, :, y : y + height, x : x + width]
+
+
+def propagate(
+    maps: Tensor, images: Tensor, rows: Tensor, *, grid: int = 80, iterations: int = 25
+) -> Tensor:
+    """Smooth maps where the photo is smooth and the classes are sure (PEARL's propagation).
+
+    Solves (C + L) X = C maps by conjugate gradients, where C is how sure a position is of a class,
+    and the Laplacian L ties neighbours that look alike and agree.
+
+    Args:
+        maps: (B, K, H, W) similarities.
+        images: (B, 3, H, W) normalised RGB.
+        rows: (K, D) the classes' text rows, of unit length.
+        grid: about how many positions an axis has in the system; images that are larger are
+            averaged to it.
+        iterations: of conjugate gradients.
+
+    Returns:
+        (B, K, H, W).
+    """
+    size = maps.shape[2:]
+    cell = tuple(max(round(side / grid), 1) for side in size)
+    gray = torch.einsum("bchw,c->bhw", images, images.new_tensor((0.299, 0.587, 0.114)))[:, None]
+    if cell != (1, 1):
+        maps, gray = F.avg_pool2d(maps, cell), F.avg_pool2d(gray, cell)
+    probs = maps.softmax(dim=1)
+    own = _own_weights(rows).view(1, -1, 1, 1)
+    sure = probs.amax(dim=1, keepdim=True).clamp_min(0.05).square()
+    sure = sure * (1 + (own * probs.square()).sum(dim=1, keepdim=True))
+    across = _ties(gray, probs, own, dim=3)
+    down = _ties(gray, probs, own, dim=2)
+
+    def system(x: Tensor) -> Tensor:
+        out = sure * x
+        for ties, dim in ((across, 3), (down, 2)):
+            flow = ties * x.diff(dim=dim)
+            length = x.shape[dim] - 1
+            out.narrow(dim, 1, length).add_(flow)
+            out.narrow(dim, 0, length).sub_(flow)
+        return out
+
+    solved = _conjugate_gradients(system, sure * maps, maps, iterations)
+    return F.interpolate(solved, size=size, mode="bilinear", align_corners=False)
+
+
+def _own_weights(rows: Tensor) -> Tensor:
+    """Return the weight of each class in agreement: the diagonal of the normalised likeness."""
+    likeness = (rows @ rows.T / 0.5).softmax(dim=1)
+    likeness = likeness + 10 * torch.eye(len(rows), device=rows.device)
+    return likeness.diagonal() / (likeness.sum(dim=1) + 1e-6)
+
+
+def _ties(gray: Tensor, probs: Tensor, own: Tensor, *, dim: int) -> Tensor:
+    """Return how much neighbours along an axis are tied, in [0, 1]."""
+    step = gray.diff(dim=dim).abs()
+    mean = step.mean(dim=(1, 2, 3), keepdim=True)
+    length = probs.shape[dim] - 1
+    agree = own * probs.narrow(dim, 1, length) * probs.narrow(dim, 0, length)
+    tied = torch.exp(-5 * step / (mean + 1e-6)) * (1 + agree.sum(dim=1, keepdim=True))
+    return tied.clamp(0, 1)
+
+
+def _conjugate_gradients(
+    system: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, iterations: int
+) -> Tensor:
+    """Solve a symmetric positive system, for every image of a batch alone."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+
+    solved, residual = start, target - system(start)
+    direction, squared = residual, product(residual, residual)
+    for _ in range(iterations):
+        image = system(direction)
+        step = squared / (product(direction, image) + 1e-12)
+        solved, residual = solved + step * direction, residual - step * image
+        before, squared = squared, product(residual, residual)
+        direction = residual + squared / (before + 1e-12) * direction
+    return solved
+
+
+def remove_redundant(
+    features: Tensor, rows: Tensor, *, image: Tensor, sharpness: float = 2.0
+) -> Tensor:
+    """Return similarities without what all classes share (CLIP Surgery's feature surgery).
+
+    Each class's similarity, weighted by how much the whole image is of the class, less the mean
+    over the classes.
+
+    Args:
+        features: (B, D, h, w), of unit length.
+        rows: (K, D), of unit length.
+        image: (B, D) the image's own embedding, of unit length.
+        sharpness: of the softmax over the classes that gives the weights.
+
+    Returns:
+        (B, K, h, w).
+    """
+    weights = (sharpness * (image @ rows.T)).softmax(dim=1)
+    weights = weights / weights.mean(dim=1, keepdim=True)
+    products = torch.einsum("bdhw,kd->bkhw", features, rows)
+    # The mean of w_s (f . t_s) over classes is f . (mean of w_s t_s).
+    shared = torch.einsum("bdhw,kd,bk->bhw", features, rows, weights) / len(rows)
+    return weights[:, :, None, None] * products - shared[:, None]
+
+
+def subtract_mean(maps: Tensor, share: float = 0.5) -> Tensor:
+    """Subtract a share of its mean from each class's map: (B, K, h, w).
+
+    A class that lies over a whole image a little is one that its words call up in any image.
+    """
+    return maps - share * maps.mean(dim=(2, 3), keepdim=True)

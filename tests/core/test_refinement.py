@@ -1,0 +1,79 @@
+"""Refinements beside small cases worked out by hand; golden cases are in test_golden_methods."""
+
+import torch
+import torch.nn.functional as F
+
+from maskclip.core import refinement
+
+
+def two_halves(height=24, width=32):
+    """Return a photo, black on the left and white on the right."""
+    image = torch.zeros(1, 3, height, width)
+    image[..., width // 2 :] = 1
+    return image
+
+
+def test_pamr_draws_a_blurred_border_to_the_photos_edge():
+    image = two_halves()
+    right = torch.linspace(0, 1, 32).expand(1, 1, 24, 32)
+    maps = torch.cat([1 - right, right], dim=1)
+    refined = refinement.pamr(maps, image, iterations=10, dilations=(1, 2))
+    step = refined[0, 1].diff(dim=1)
+    assert (step.argmax(dim=1) == 15).all()  # between columns 15 and 16
+    assert step[:, 15].min() > 5 * maps[0, 1].diff(dim=1).max()
+
+
+def test_pamr_of_a_plain_photo_is_a_mean_over_neighbours():
+    maps = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    refined = refinement.pamr(maps, torch.full((2, 3, 9, 7), 0.3), iterations=1, dilations=(1,))
+    kernel = torch.ones(3, 1, 3, 3) / 8
+    kernel[:, :, 1, 1] = 0
+    expected = F.conv2d(F.pad(maps, (1,) * 4, mode="replicate"), kernel, groups=3)
+    torch.testing.assert_close(refined, expected)
+
+
+def test_pamr_keeps_probabilities_and_does_not_depend_on_its_bands(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 40, 50, generator=generator)
+    maps = torch.rand(1, 4, 5, 6, generator=generator).softmax(dim=1)
+    refined = refinement.pamr(maps, image)
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(1, 40, 50))
+    monkeypatch.setattr(refinement, "_BAND", 100)
+    assert torch.equal(refinement.pamr(maps, image), refined)
+
+
+def test_propagation_solves_its_system():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 12, 10, generator=generator)
+    maps = torch.rand(2, 3, 12, 10, generator=generator)
+    rows = F.normalize(torch.rand(3, 8, generator=generator), dim=1)
+    solved = refinement.propagate(maps, image, rows, iterations=200)
+    longer = refinement.propagate(maps, image, rows, iterations=300)
+    torch.testing.assert_close(solved, longer, rtol=1e-4, atol=1e-5)
+    alone = [refinement.propagate(maps[i : i + 1], image[i : i + 1], rows) for i in (0, 1)]
+    torch.testing.assert_close(
+        refinement.propagate(maps, image, rows), torch.cat(alone), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_propagation_keeps_what_is_constant():
+    maps = torch.tensor([0.2, 0.7])[None, :, None, None].expand(1, 2, 170, 90).contiguous()
+    rows = torch.eye(2)
+    solved = refinement.propagate(maps, two_halves(170, 90), rows)
+    torch.testing.assert_close(solved, maps)
+
+
+def test_what_all_classes_share_is_removed():
+    features = F.normalize(
+        torch.rand(1, 8, 3, 4, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    rows = F.normalize(torch.rand(1, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    same = rows.repeat(3, 1)
+    found = refinement.remove_redundant(features, same, image=F.normalize(torch.rand(1, 8), dim=1))
+    torch.testing.assert_close(found, torch.zeros(1, 3, 3, 4), atol=1e-6, rtol=0)
+
+
+def test_a_share_of_each_mean_is_subtracted():
+    maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]]])
+    assert refinement.subtract_mean(maps, 0.5).tolist() == [[[[0.0, 2.0]], [[-1.0, 3.0]]]]
+    assert torch.equal(refinement.subtract_mean(maps, 0), maps)
