@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.weights import load_clip
 from maskclip.core.dense import similarity
-from maskclip.core.method import get_method
+from maskclip.core.methods import get_method
 from maskclip.core.resize import fit_within
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.specs import SPECS

@@ -17,7 +17,7 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.weights import load_clip
 from maskclip.core import refinement
-from maskclip.core.method import METHODS
+from maskclip.core.methods import METHODS
 
 
 def encoder(clip: CLIPModel, name: str, how: Namespace) -> DenseCLIP:

@@ -16,17 +16,8 @@ from safetensors.torch import load_file
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refinement
-from maskclip.core.method import (
-    CLEARCLIP,
-    GEM,
-    NACLIP,
-    PEARL,
-    RESCLIP,
-    SCCLIP,
-    SCLIP,
-    SURGERY,
-    Alignment,
-)
+from maskclip.core.method import Alignment
+from maskclip.core.methods import CLEARCLIP, GEM, NACLIP, PEARL, RESCLIP, SCCLIP, SCLIP, SURGERY
 from tests.conftest import GOLDEN
 from tests.golden.networks import build_tower, read_rows
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from maskclip.core.config import Augmentation, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import CLEAN, get_method
+from maskclip.core.method import CLEAN
+from maskclip.core.methods import get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS

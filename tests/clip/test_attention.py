@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from maskclip.clip import attention, purification
 from maskclip.clip.attention import KERNELS, read_blocks, run_block
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.core.method import CLEAN, METHODS, NACLIP, SCCLIP, SFP, Middle
+from maskclip.core.method import CLEAN, Middle
+from maskclip.core.methods import METHODS, NACLIP, SCCLIP, SFP
 
 HEADS, CHANNELS, GRID = 2, 32, (5, 4)
 TOKENS = 1 + GRID[0] * GRID[1]
@@ -229,7 +230,6 @@ def test_no_map_of_all_pairs_is_held(deep, name, monkeypatch):
         (METHODS["resclip-rcs"], "needs 10 blocks"),
         (SCCLIP, "needs 10 blocks"),
         (replace(NACLIP, kernels=(("kv", 1.0),)), "unknown kernel 'kv': expected one of identity"),
-        (replace(NACLIP, kernels=()), "has no kernels"),
         (replace(NACLIP, kernels=(("similar", 1.0),)), "both a purification and the kernel"),
     ],
     ids=lambda value: getattr(value, "name", None),

@@ -12,7 +12,7 @@ from maskclip.clip.checkpoint import WeightsError
 from maskclip.clip.embedded import EMBEDDED, load_embedded
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.weights import load_clip
-from maskclip.core.method import METHODS
+from maskclip.core.methods import METHODS
 
 
 @pytest.mark.parametrize("size", [(128, 128), (70, 200)])

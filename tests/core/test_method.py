@@ -3,7 +3,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Method, get_method
+from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Method, Middle
+from maskclip.core.methods import METHODS, SOURCES, get_method
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,54 @@ def test_both_are_attributes_of_the_class():
 def test_methods_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         CLEAN.name = "other"
+
+
+def test_every_method_says_where_it_is_from():
+    assert SOURCES.keys() == METHODS.keys()
+    assert all(method.name == name for name, method in METHODS.items())
+
+
+def test_a_file_changes_fields_of_another_method(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'base = "naclip"\nwindow = 3\nmlp = true\n'
+        "middle = { blocks = [2, 3], weight = 1 }\n[kernels]\nkk = 0.8\nqq = 0.2\n"
+    )
+    expected = replace(
+        METHODS["naclip"],
+        name="mine",
+        window=3.0,
+        mlp=True,
+        kernels=(("kk", 0.8), ("qq", 0.2)),
+        middle=Middle(blocks=(2, 3), weight=1.0),
+    )
+    assert get_method(str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("windw = 1", r"unknown field windw \(did you mean window\?\): the fields are name, "),
+        ("window = 'wide'", "window: expected a number, got 'wide'"),
+        ("window = -1", "window: expected patches above 0"),
+        ("window = nan", "window: expected a number"),
+        ("kernels = {}", "kernels: expected names with weights, at least one"),
+        ("kernels = ['kk']", "kernels: expected a list of .*, got "),
+        ("blocks = 0", "blocks: expected at least 1, got 0"),
+        ("blocks = true", "blocks: expected a whole number, got True"),
+        ("position_filter = 'cubic'", "position_filter: expected 'bicubic' or "),
+        ("middle = 3", "middle: expected a table, got 3"),
+        ("middle = { blocks = [] }", "middle.blocks: expected some, counted from 0"),
+        ("middle = { weigth = 1 }", "unknown field middle.weigth"),
+        ("purification = { share = 2 }", r"purification.share: expected one in \(0, 1\)"),
+        ("base = 'nothing'", "base: expected one of clean, "),
+        ("base = [", "is not valid TOML"),
+    ],
+)
+def test_a_file_that_is_no_method_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(MaskCLIPError, match=message) as caught:
+        get_method(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -139,8 +139,6 @@ def _check_kernels(method: Method) -> None:
             raise _unsupported(
                 method, f"has an unknown kernel {name!r}: expected one of {', '.join(KERNELS)}"
             )
-    if not method.kernels or (method.middle and not middle):
-        raise _unsupported(method, f"has no kernels: expected at least one of {', '.join(KERNELS)}")
     if (method.purification is None) == ("similar" in dict(method.kernels)):
         raise _unsupported(method, "needs both a purification and the kernel 'similar', or neither")
 

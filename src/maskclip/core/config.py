@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import Method, get_method
+from maskclip.core.method import Method
+from maskclip.core.methods import get_method
 
 DEFAULT_MODEL = "ViT-B-16:openai"
 

@@ -5,6 +5,7 @@ Every difference between the authors' code and this project's default is one fie
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -31,6 +32,11 @@ class Middle:
     blocks: tuple[int, ...]
     weight: float
     kernels: Weighted = (("qk", 1.0),)
+
+    def __post_init__(self) -> None:
+        if not self.blocks or min(self.blocks) < 0:
+            raise MaskCLIPError(f"middle.blocks: expected some, counted from 0, got {self.blocks}")
+        _check_weights("middle.kernels", self.kernels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,15 @@ class Purification:
     threshold: float = 0.4
     sharpness: float = 3.0
     class_token: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise MaskCLIPError(f"purification.share: expected one in (0, 1), got {self.share}")
+        if min(self.similarity, *self.stages) < 0 or self.stages[0] > self.stages[1]:
+            raise MaskCLIPError(
+                "purification: expected blocks counted from 0, stages first and last, got "
+                f"similarity {self.similarity}, stages {self.stages}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +172,20 @@ class Method:
     upsample: Literal["probabilities", "maps"]
     resizes: Literal[1, 2]
 
+    def __post_init__(self) -> None:
+        _check_weights("kernels", self.kernels)
+        if self.window is not None and not 0 < self.window < math.inf:
+            raise MaskCLIPError(f"window: expected patches above 0, or None, got {self.window}")
+        if self.blocks < 1:
+            raise MaskCLIPError(f"blocks: expected at least 1, got {self.blocks}")
+        if self.unit_iterations is not None and self.unit_iterations < 0:
+            raise MaskCLIPError(f"unit_iterations: expected 0 or more, got {self.unit_iterations}")
+
+
+def _check_weights(what: str, kernels: Weighted) -> None:
+    if not kernels or not all(math.isfinite(weight) for _, weight in kernels):
+        raise MaskCLIPError(f"{what}: expected names with weights, at least one, got {kernels}")
+
 
 CLEAN = Method(
     name="clean",
@@ -207,87 +236,4 @@ PUBLISHED = Method(
 BASELINE = replace(PUBLISHED, name="baseline", kernels=(("qk", 1.0),))
 """The paper's comparison row: CLIP's ordinary attention, read densely (published code, R4)."""
 
-CLEARCLIP = replace(CLEAN, name="clearclip", kernels=(("qq", 1.0),))
-"""Patches with like queries mix; no residual, no MLP (ClearCLIP, Lan et al., ECCV 2024)."""
-
-SCLIP = replace(CLEAN, name="sclip", kernels=(("qq", 1.0), ("kk", 1.0)), residual=True, mlp=True)
-"""Like queries and like keys, in a block that is else CLIP's (SCLIP, Wang et al., ECCV 2024)."""
-
-GEM = replace(
-    CLEAN,
-    name="gem",
-    kernels=(("vv", 1 / 3), ("kk", 1 / 3), ("qq", 1 / 3)),
-    blocks=6,
-    residual=True,
-    unit_iterations=1,
-    position_filter="antialiased",
-)
-"""Unit vectors of three kinds in the last six blocks (GEM, Bousselham et al., CVPR 2024)."""
-
-SURGERY = replace(
-    CLEAN,
-    name="surgery",
-    kernels=(("vv", 1.0),),
-    blocks=6,
-    residual=True,
-    position_filter="bilinear",
-)
-"""Like values, in a stream beside the last six blocks (CLIP Surgery, Li et al., 2023)."""
-
-NACLIP = replace(CLEAN, name="naclip", kernels=(("kk", 1.0),), window=5.0)
-"""Like keys that are near (NACLIP, Hajimiri et al., WACV 2025)."""
-
-RESCLIP = replace(
-    NACLIP,
-    name="resclip-rcs",
-    kernels=(("kk", 0.8),),
-    middle=Middle(blocks=(5, 6, 7, 8), weight=1.2),
-)
-"""NACLIP and middle blocks: the first pass of ResCLIP (Yang et al., CVPR 2025)."""
-
-PEARL = replace(CLEAN, name="pearl", kernels=(("aligned", 1.0),))
-"""Queries, and keys turned towards them (PEARL)."""
-
-SCCLIP = replace(
-    CLEAN,
-    name="scclip",
-    kernels=(("kk", 0.5), ("similar", 0.5)),
-    purification=Purification(outliers="density"),
-)
-"""Outliers repaired, patches averaged over those alike in middle blocks (SC-CLIP, Bai et al.)."""
-
-SFP = replace(SCCLIP, name="sfp", purification=Purification(outliers="class_attention"))
-"""As SC-CLIP, where outliers are the patches that the class token attends to (SFP, ICCV 2025)."""
-
 Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE
-
-METHODS = {
-    method.name: method
-    for method in (
-        CLEAN,
-        PUBLISHED,
-        BASELINE,
-        CLEARCLIP,
-        SCLIP,
-        GEM,
-        SURGERY,
-        NACLIP,
-        RESCLIP,
-        PEARL,
-        SCCLIP,
-        SFP,
-    )
-}
-
-
-def get_method(method: str | Method) -> Method:
-    """Return the method of that name, or the method itself.
-
-    Raises:
-        MaskCLIPError: no method has that name.
-    """
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise MaskCLIPError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    return METHODS[method]

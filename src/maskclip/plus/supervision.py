@@ -23,7 +23,8 @@ from maskclip.clip.weights import load_clip
 from maskclip.core.config import ModelConfig
 from maskclip.core.dense import Dense, Scoring, score, similarity
 from maskclip.core.device import choose_precision
-from maskclip.core.method import PUBLISHED, Method, get_method
+from maskclip.core.method import PUBLISHED, Method
+from maskclip.core.methods import get_method
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
 from maskclip.plus.config import Supervision, SupervisionError

@@ -20,7 +20,8 @@ from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import file_fingerprint
-from maskclip.core.method import CLEAN, Method, get_method
+from maskclip.core.method import CLEAN, Method
+from maskclip.core.methods import get_method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary

@@ -11,7 +11,8 @@ from PIL import Image
 from maskclip.core.config import Options
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import CLEAN, PUBLISHED, get_method
+from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.methods import get_method
 from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.masks import LabelRule, read_ids

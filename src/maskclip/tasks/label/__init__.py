@@ -12,7 +12,7 @@ from pathlib import Path
 from maskclip.core.cleaning import Cleaning
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import get_method
+from maskclip.core.methods import get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import (
     DEFAULT_FORMAT_OPTIONS,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.core.files import check_writable, remove_unfinished
-from maskclip.core.method import METHODS, get_method
+from maskclip.core.methods import METHODS, get_method
 from maskclip.data.formats import Format, PhotoFile
 from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome

@@ -1,0 +1,236 @@
+"""The methods by name: this project's, the later ones of the field, and files of your own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.method import (
+    BASELINE,
+    CLEAN,
+    PUBLISHED,
+    Alignment,
+    Method,
+    Middle,
+    Purification,
+)
+from maskclip.core.text import brief, read_toml
+
+CLEARCLIP = replace(CLEAN, name="clearclip", kernels=(("qq", 1.0),))
+"""Patches with like queries mix; no residual, no MLP (ClearCLIP, Lan et al., ECCV 2024)."""
+
+SCLIP = replace(CLEAN, name="sclip", kernels=(("qq", 1.0), ("kk", 1.0)), residual=True, mlp=True)
+"""Like queries and like keys, in a block that is else CLIP's (SCLIP, Wang et al., ECCV 2024)."""
+
+GEM = replace(
+    CLEAN,
+    name="gem",
+    kernels=(("vv", 1 / 3), ("kk", 1 / 3), ("qq", 1 / 3)),
+    blocks=6,
+    residual=True,
+    unit_iterations=1,
+    position_filter="antialiased",
+)
+"""Unit vectors of three kinds in the last six blocks (GEM, Bousselham et al., CVPR 2024)."""
+
+SURGERY = replace(
+    CLEAN,
+    name="surgery",
+    kernels=(("vv", 1.0),),
+    blocks=6,
+    residual=True,
+    position_filter="bilinear",
+)
+"""Like values, in a stream beside the last six blocks (CLIP Surgery, Li et al., 2023)."""
+
+NACLIP = replace(CLEAN, name="naclip", kernels=(("kk", 1.0),), window=5.0)
+"""Like keys that are near (NACLIP, Hajimiri et al., WACV 2025)."""
+
+RESCLIP = replace(
+    NACLIP,
+    name="resclip-rcs",
+    kernels=(("kk", 0.8),),
+    middle=Middle(blocks=(5, 6, 7, 8), weight=1.2),
+)
+"""NACLIP and middle blocks: the first pass of ResCLIP (Yang et al., CVPR 2025)."""
+
+PEARL = replace(CLEAN, name="pearl", kernels=(("aligned", 1.0),))
+"""Queries, and keys turned towards them (PEARL)."""
+
+SCCLIP = replace(
+    CLEAN,
+    name="scclip",
+    kernels=(("kk", 0.5), ("similar", 0.5)),
+    purification=Purification(outliers="density"),
+)
+"""Outliers repaired, patches averaged over those alike in middle blocks (SC-CLIP, Bai et al.)."""
+
+SFP = replace(SCCLIP, name="sfp", purification=Purification(outliers="class_attention"))
+"""As SC-CLIP, where outliers are the patches that the class token attends to (SFP, ICCV 2025)."""
+
+METHODS = {
+    method.name: method
+    for method in (
+        CLEAN,
+        PUBLISHED,
+        BASELINE,
+        CLEARCLIP,
+        SCLIP,
+        GEM,
+        SURGERY,
+        NACLIP,
+        RESCLIP,
+        PEARL,
+        SCCLIP,
+        SFP,
+    )
+}
+
+
+class Source(NamedTuple):
+    """Where a method is from, and what it was published with.
+
+    Attributes:
+        paper: its short name, authors, place and year.
+        mean: its published mIoU in % of ViT-B/16, the mean over VOC21, Context60, COCO-Object,
+            VOC20, Context59, COCO-Stuff, Cityscapes and ADE20K; None where there is none.
+        note: what goes with that figure.
+    """
+
+    paper: str
+    mean: float | None = None
+    note: str = ""
+
+
+SOURCES = {
+    "clean": Source("MaskCLIP, Zhou et al., ECCV 2022", 30.3, "as later papers run it"),
+    "published": Source("MaskCLIP, Zhou et al., ECCV 2022", note="as its code computes it"),
+    "baseline": Source("CLIP, Radford et al., ICML 2021", 13.6),
+    "clearclip": Source("ClearCLIP, Lan et al., ECCV 2024", 38.1),
+    "sclip": Source("SCLIP, Wang et al., ECCV 2024", 38.2),
+    "gem": Source("GEM, Bousselham et al., CVPR 2024", 38.3),
+    "surgery": Source("CLIP Surgery, Li et al., 2023", note="Context60 29.3, COCO-Stuff 21.9"),
+    "naclip": Source("NACLIP, Hajimiri et al., WACV 2025", 39.4, "42.5 with PAMR"),
+    "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", 41.4, "with its second pass"),
+    "pearl": Source("PEARL, CVPR 2026", 43.2),
+    "scclip": Source("SC-CLIP, Bai et al., 2024", 43.9),
+    "sfp": Source("SFP, ICCV 2025", 44.0),
+}
+"""Where the methods are from, by name."""
+
+
+def get_method(method: str | Method) -> Method:
+    """Return the method of that name, that of a file of TOML, or the method itself.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: no method has that name, or the file cannot be used.
+    """
+    if isinstance(method, Method):
+        return method
+    if method in METHODS:
+        return METHODS[method]
+    if method.lower().endswith(".toml"):
+        return read_method(method)
+    raise MaskCLIPError(
+        f"unknown method {method!r}{did_you_mean(method, METHODS)}: expected one of "
+        f"{', '.join(METHODS)}, or a file of TOML"
+    )
+
+
+def read_method(path: str) -> Method:
+    """Read a method of your own from TOML: the fields in which it differs from another.
+
+    `base` names that other one (`clean`, if it is left out). `kernels` is a table of names and
+    weights; `middle`, `alignment` and `purification` are tables of their fields.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: the file cannot be used; names it and the field.
+    """
+    table = read_toml(path, "a method")
+    try:
+        base = METHODS.get(str(table.pop("base", "clean")))
+        if base is None:
+            raise MaskCLIPError(f"base: expected one of {', '.join(METHODS)}")
+        method = _changed(base, {"name": Path(path).stem, **table})
+    except MaskCLIPError as error:
+        raise MaskCLIPError(f"{path}: {error}") from None
+    assert isinstance(method, Method)
+    return method
+
+
+_EMPTY = {
+    "middle": Middle(blocks=(0,), weight=1.0),
+    "alignment": Alignment(),
+    "purification": Purification(outliers="density"),
+}
+"""What the tables of a file change where the base has none."""
+
+
+def _changed(base: Any, table: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a method, or a part of one, with the fields of a table."""
+    kinds = get_type_hints(type(base))
+    known = [field.name for field in fields(base)]
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            near = did_you_mean(key, known)
+            raise MaskCLIPError(
+                f"unknown field {prefix}{key}{near}: the fields are {', '.join(known)}"
+            )
+        if key in _EMPTY and isinstance(value, dict):
+            part = getattr(base, key) or _EMPTY[key]
+            values[key] = _changed(part, value, f"{prefix}{key}.")
+            continue
+        if key == "kernels" and isinstance(value, dict):
+            value = list(value.items())
+        fitting = _fitting(value, kinds[key])
+        if fitting is _UNFIT:
+            raise MaskCLIPError(f"{prefix}{key}: expected {_named(kinds[key])}, got {brief(value)}")
+        values[key] = fitting
+    return replace(base, **values)
+
+
+_UNFIT = object()
+
+
+def _fitting(value: object, kind: Any) -> object:
+    """Return a value of TOML as a field's type wants it, or `_UNFIT`."""
+    arguments = get_args(kind)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value if value in arguments and type(value) in map(type, arguments) else _UNFIT
+    if origin is UnionType:
+        found = (_fitting(value, one) for one in arguments)
+        return next((one for one in found if one is not _UNFIT), _UNFIT)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return _UNFIT
+        if arguments[-1] is ...:
+            arguments = (arguments[0],) * len(value)
+        if len(value) != len(arguments):
+            return _UNFIT
+        parts = tuple(map(_fitting, value, arguments))
+        return _UNFIT if _UNFIT in parts else parts
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else _UNFIT
+    return value if type(value) is kind else _UNFIT
+
+
+def _named(kind: Any) -> str:
+    """Return a field's type in words."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, arguments))
+    if get_origin(kind) is UnionType:
+        return " or ".join(_named(one) for one in arguments if one is not type(None))
+    if get_origin(kind) is tuple:
+        return "a list of " + " and ".join(dict.fromkeys(_named(a) for a in arguments if a != ...))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return words.get(kind, "a table")
