@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from maskclip.core.method import Method
+
 _PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "segmentation-models-pytorch"),
     *("opencv-python-headless", "numpy", "pillow", "safetensors", "platformdirs"),
@@ -120,6 +122,49 @@ def recipes() -> None:
     numbers = ["steps", "published", "unseen", "harmonic"]
     print_line()
     print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
+
+
+def methods() -> None:
+    """List the methods: how the last blocks of CLIP are read (mIoU in %).
+
+    Published is of ViT-B/16: the mean over VOC21, Context60, COCO-Object, VOC20, Context59,
+    COCO-Stuff, Cityscapes and ADE20K, in windows of 224 px. Time is that of encoding an image of
+    512 x 683 px with it, beside `clean`.
+
+    **Examples**
+
+    `maskclip methods`
+
+    `maskclip segment photo.jpg -c dog -c grass --method naclip`
+
+    `maskclip segment photo.jpg -c dog -c grass --method mine.toml`
+    """
+    from maskclip.cli.console import print_line, print_table
+    from maskclip.core.methods import COSTS, METHODS, SOURCES
+
+    rows = [
+        (
+            name,
+            SOURCES[name].paper,
+            _one_decimal(SOURCES[name].mean),
+            f"{COSTS[name]:.2f}",
+            _needs(method),
+            SOURCES[name].note,
+        )
+        for name, method in METHODS.items()
+    ]
+    columns = ("method", "from", "published", "time", "needs", "")
+    print_table(*columns, rows=rows, right=("published", "time"))
+    print_line("Not run here on real weights; docs/methods.md says what each one does.")
+
+
+def _needs(method: Method) -> str:
+    from maskclip.core.methods import for_any_tower, needed_blocks
+
+    if for_any_tower(method):
+        return "any CLIP"
+    blocks = needed_blocks(method)
+    return "a ViT" if blocks == 1 else f"a ViT of {blocks} blocks or more"
 
 
 def _one_decimal(score: float | None) -> str:

@@ -108,7 +108,9 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        help="`clean`, `published`, or `baseline` (ordinary attention).",
+        metavar="NAME|FILE.toml",
+        help="How CLIP is read: `clean`, `published`, a later method such as `naclip` (see "
+        "`maskclip methods`), or a file of your own.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -18,6 +18,7 @@ from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, rea
 from maskclip.clip.purification import NEIGHBORS, read_purified
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
+from maskclip.core.methods import for_any_tower, needed_blocks
 from maskclip.core.resize import pad_bottom_right
 
 SUPPORTED = (
@@ -156,16 +157,6 @@ def _apply_method(visual: nn.Module, method: Method) -> None:
             module.eps = method.layer_norm_eps
 
 
-def needed_blocks(method: Method) -> int:
-    """Return how many blocks a ViT must have at least for a method to read it."""
-    counts = [method.blocks]
-    if method.middle is not None:
-        counts.append(max(method.middle.blocks) + 1 + method.blocks)
-    if method.purification is not None:
-        counts.append(max(method.purification.similarity, method.purification.stages[0]) + 2)
-    return max(counts)
-
-
 class ResNetTower:
     """ModifiedResNet: stage 4 through the attention pool's value and output projections.
 
@@ -184,8 +175,7 @@ class ResNetTower:
     def check(self, *, keys: bool) -> None:
         """See `Tower`."""
         method = self.method
-        pooled = {name for name, _ in method.kernels} <= {"identity", "qk"}
-        if not pooled or method.blocks > 1 or method.middle or method.window is not None:
+        if not for_any_tower(method):
             raise _unsupported(
                 method,
                 "reads the blocks of a ViT, and this model is a ResNet: choose a ViT, as "

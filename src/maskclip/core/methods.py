@@ -123,6 +123,38 @@ SOURCES = {
 }
 """Where the methods are from, by name."""
 
+COSTS = {
+    "clean": 1.0,
+    "published": 1.02,
+    "baseline": 1.08,
+    "clearclip": 1.03,
+    "sclip": 1.12,
+    "gem": 2.0,
+    "surgery": 1.19,
+    "naclip": 1.05,
+    "resclip-rcs": 1.16,
+    "pearl": 1.08,
+    "scclip": 1.15,
+    "sfp": 1.15,
+}
+"""Time of encoding beside `clean`: ViT-B/16, 512 x 683 px, one thread (benchmarks/methods.py)."""
+
+
+def for_any_tower(method: Method) -> bool:
+    """Return whether a ResNet too can be read by a method: its pool has no blocks."""
+    pooled = {name for name, _ in method.kernels} <= {"identity", "qk"}
+    return pooled and method.blocks == 1 and method.middle is None and method.window is None
+
+
+def needed_blocks(method: Method) -> int:
+    """Return how many blocks a ViT must have at least for a method to read it."""
+    counts = [method.blocks]
+    if method.middle is not None:
+        counts.append(max(method.middle.blocks) + 1 + method.blocks)
+    if method.purification is not None:
+        counts.append(max(method.purification.similarity, method.purification.stages[0]) + 2)
+    return max(counts)
+
 
 def get_method(method: str | Method) -> Method:
     """Return the method of that name, that of a file of TOML, or the method itself.
