@@ -2,10 +2,11 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maskclip.core.files import atomic_path, remove_unfinished
+from maskclip.core.files import atomic_path, remove_unfinished, write_text
 
 
 def test_content_appears_under_the_name_asked_for(tmp_path):
@@ -51,6 +52,19 @@ def test_results_have_the_permissions_of_ordinary_files(tmp_path, mask, mode):
         now = os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
     assert now == mask
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_threads_leave_no_file_that_others_may_write(tmp_path, monkeypatch):
+    before = os.umask(0o022)
+    try:
+        with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("it is the whole process's"))
+            list(pool.map(lambda index: write_text("x", tmp_path / f"{index}.txt"), range(400)))
+    finally:
+        now = os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert (modes, now, len(list(tmp_path.iterdir()))) == ({0o644}, 0o022, 400)
 
 
 def test_a_file_in_the_way_of_a_folder_is_an_os_error(tmp_path):

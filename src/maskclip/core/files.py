@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,12 +31,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _new_file(target.parent, target.suffix)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are not secrets
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -98,7 +96,12 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _new_file(folder: Path, suffix: str) -> Path:
+    """Make an empty file of a name that no other has.
+
+    The system itself takes the umask's bits from its mode. `tempfile` makes private files, whose
+    mode would have to be mended by the umask; and that is read only by setting it, for all threads.
+    """
+    path = folder / f"{_UNFINISHED}{secrets.token_hex(8)}{suffix}"
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return path
