@@ -9,14 +9,8 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 
-from maskclip.clip.checkpoint import (
-    WeightsError,
-    build_fitting,
-    fit,
-    read_checkpoint,
-    text_config,
-    vision_config,
-)
+from maskclip.clip.checkpoint import WeightsError, read_checkpoint
+from maskclip.clip.fitting import build_fitting, fit, text_config, vision_config
 from maskclip.clip.weights import load_clip
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}

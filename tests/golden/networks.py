@@ -16,7 +16,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from maskclip.clip.checkpoint import vision_config
+from maskclip.clip.fitting import vision_config
 from maskclip.plus import released
 from maskclip.plus.student import Student, student_from
 

@@ -224,7 +224,7 @@ class TestRefusals:
             ({"vocabulary": Vocabulary.parse(["a", "b"]).to_dict()}, "the vocabulary has 2"),
             ({"step": -1}, "number of training steps"),
             ({"step": "x"}, "number of training steps"),
-            ({"short_side": 0}, "short_side: expected px from 1, got 0"),
+            ({"short_side": 0}, "short_side: expected px from 1 to 2,048, got 0"),
             ({"short_side": "512"}, "short_side: expected px"),
         ],
     )

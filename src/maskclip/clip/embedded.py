@@ -8,9 +8,8 @@ equal to open_clip's own. Text towers, and all other models, are open_clip's mod
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,12 +18,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskclip.clip.checkpoint import Checkpoint, WeightsError, fit, read_checkpoint
-from maskclip.clip.model import CLIPModel, OpenCLIP
+from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, one_line, read_checkpoint
+from maskclip.clip.fitting import build_fitting
+from maskclip.clip.model import CLIPModel, OpenCLIP, temperature_of
+from maskclip.core.config import SHORT_SIDES
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import brief, parse_json
 
 EMBEDDED = ("emoji-rn", "emoji-vit")
 ALIASES = {"emoji": "emoji-rn"}
 """`emoji` is the better of the two (docs/models.md)."""
+
+_TABLE = "token_embedding.weight"
+_WORDS = 49_408  # of CLIP's tokenizer
+# The numbers of a configuration: what each may be. A text tower of at least one block makes its
+# file larger than the table of its words can be out of proportion.
+_CONFIG = {"embed_dim": (1, 8192), "vision_cfg": (0, 0), "text_cfg": (0, 0)}
+_VISION = {
+    "layers": (1, 64),
+    "width": (2, 8192),
+    "image_size": (1, 4096),
+    "patch_size": (1, 1024),
+    "head_width": (1, 1024),
+}
+_TEXT = {
+    "context_length": (1, 1024),
+    "vocab_size": (1, _WORDS),
+    "width": (1, 4096),
+    "heads": (1, 256),
+    "layers": (1, 64),
+}
+_OPTIONAL = {"patch_size", "head_width", "vocab_size", "heads"}
 
 _EXPANSION = 4  # of a bottleneck's channels, and of an MLP's
 
@@ -47,26 +71,31 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     Raises:
         WeightsError: its configuration is not one, or does not fit the weights.
     """
-    state, metadata = checkpoint.state, checkpoint.metadata
+    state, metadata = dict(checkpoint.state), checkpoint.metadata
+    source = str(path)
     try:
-        config = json.loads(metadata["config"])
-        towers = {key: value for key, value in config.items() if key != "text_cfg"}
-        visual = light_tower(**towers)
+        config = _read_config(metadata["config"])
         short_side = int(metadata["short_side"])
-        table = state["token_embedding.weight"]
-        temperature = float(state["logit_scale"].exp())
-        context_length = int(config["text_cfg"]["context_length"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its metadata do not describe a CLIP ({error!r})") from error
-    part = "visual."
-    tower = {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
-    fit(visual, tower, source=path.stem)
+        _check("short_side", short_side, SHORT_SIDES)
+        ids, rows = _take_token_rows(state, config["text_cfg"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = error if isinstance(error, MaskCLIPError) else brief(error)
+        raise WeightsError(f"{path}: its metadata do not describe a CLIP ({reason})") from error
+    with one_line(path):
+        towers = {key: value for key, value in config.items() if key != "text_cfg"}
+        part = "visual."
+        tower = {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
+        visual = build_fitting(lambda: light_tower(**towers), tower, source=source)
+        temperature = temperature_of(state["logit_scale"])
 
     @cache
     def load_text() -> OpenCLIP:
         from maskclip.clip.open_clip_models import build_described  # only new words need it
 
-        return build_described(config, state, source=path.stem)
+        with one_line(path):
+            table = rows.new_zeros((config["text_cfg"]["vocab_size"], rows.shape[1]))
+            table[ids] = rows
+            return build_described(config, {**state, _TABLE: table}, source=source)
 
     return CLIPModel(
         name=path.stem,
@@ -74,10 +103,56 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         load_text=load_text,
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         temperature=temperature,
-        context_length=context_length,
+        context_length=config["text_cfg"]["context_length"],
         short_side=short_side,
-        known_tokens=frozenset(table.any(dim=1).nonzero().flatten().tolist()),
+        known_tokens=frozenset(ids[rows.any(dim=1)].tolist()),
     )
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    """Return a configuration whose numbers are all in their ranges.
+
+    Raises:
+        KeyError, TypeError, MaskCLIPError: it has none, or others.
+    """
+    config: dict[str, Any] = parse_json(text, "config", "the configuration of a CLIP")
+    vision, words = config["vision_cfg"], config["text_cfg"]
+    _check_all({**config, "vision_cfg": 0, "text_cfg": 0}, _CONFIG)
+    _check_all(vision, _VISION)
+    _check_all(words, _TEXT)
+    stages = vision["layers"]
+    if "patch_size" not in vision and not (isinstance(stages, list) and len(stages) == 4):
+        raise MaskCLIPError(f"layers: expected those of four stages, got {brief(stages)}")
+    words.setdefault("vocab_size", _WORDS)
+    return config
+
+
+def _check_all(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
+    for name in values.keys() | (ranges.keys() - _OPTIONAL):
+        found = values[name]
+        for number in found if name == "layers" and isinstance(found, list) else [found]:
+            _check(name, number, ranges[name])
+
+
+def _check(name: str, number: object, bounds: tuple[int, int]) -> None:
+    if type(number) is not int or not bounds[0] <= number <= bounds[1]:
+        raise MaskCLIPError(
+            f"{name}: expected a number from {bounds[0]} to {bounds[1]:,}, got {brief(number)}"
+        )
+
+
+def _take_token_rows(state: StateDict, text: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Take the few token rows that an embedded model knows out of its weights: (ids, rows).
+
+    The table that they are rows of is made when words are new: it is large, and mostly zeros.
+    """
+    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
+    expected = (len(ids), text["width"]) if ids.ndim == 1 else None
+    if tuple(rows.shape) != expected or not ids.numel():
+        raise MaskCLIPError(f"token rows {tuple(rows.shape)} for ids {tuple(ids.shape)}")
+    if ids.min() < 0 or ids.max() >= text["vocab_size"]:
+        raise MaskCLIPError(f"token ids: expected them from 0 to {text['vocab_size'] - 1:,}")
+    return ids, rows
 
 
 def light_tower(embed_dim: int, vision_cfg: dict[str, Any]) -> nn.Module:

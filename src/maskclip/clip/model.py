@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
+
+from maskclip.core.errors import MaskCLIPError
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token ids (n, context_length)."""
@@ -71,6 +74,18 @@ class CLIPModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of its text tower."""
         return self.load_text().tokenizer
+
+
+def temperature_of(logit_scale: Tensor) -> float:
+    """Return exp(logit_scale), which softmax takes times the cosine.
+
+    Raises:
+        MaskCLIPError: it is not one positive number.
+    """
+    found = float(logit_scale.exp()) if logit_scale.numel() == 1 else math.nan
+    if not 0 < found < math.inf:
+        raise MaskCLIPError(f"logit_scale: its exponential is no temperature: {found:g}")
+    return found
 
 
 def shared_copy(module: Module, *, leave_out: nn.Module | None = None) -> Module:

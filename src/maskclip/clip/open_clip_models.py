@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,15 +16,8 @@ import open_clip
 import torch
 from torch import nn
 
-from maskclip.clip.checkpoint import (
-    Checkpoint,
-    StateDict,
-    WeightsError,
-    fit,
-    read_checkpoint,
-    text_config,
-    vision_config,
-)
+from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, read_checkpoint
+from maskclip.clip.fitting import build_fitting, text_config, vision_config
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -32,6 +26,7 @@ from maskclip.clip.model import (
     Statistics,
     Tokenizer,
     fingerprint,
+    temperature_of,
 )
 from maskclip.clip.towers import (
     SUPPORTED,
@@ -96,7 +91,7 @@ def _loaded(
         fingerprint=fingerprint(model),
         mean=mean,
         std=std,
-        temperature=float(model.logit_scale.detach().exp()),
+        temperature=temperature_of(model.logit_scale.detach()),
         bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
         context_length=model.context_length,
     )
@@ -180,8 +175,7 @@ def build_described(config: dict[str, Any], state: StateDict, *, source: str) ->
     Raises:
         WeightsError: the weights do not fit; `source` says whose they are.
     """
-    model = _build(config)
-    fit(model, state, source=source)
+    model = build_fitting(lambda: _build(config), state, source=source)
     context = config["text_cfg"]["context_length"]
     return OpenCLIP(model, open_clip.SimpleTokenizer(context_length=context))
 
@@ -194,7 +188,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     """
     try:
         vision, text = vision_config(checkpoint.state), text_config(checkpoint.state)
-        embed_dim = checkpoint.state["text_projection"].shape[1]
+        embed_dim = checkpoint.state["text_projection"].shape[-1]
     except KeyError as error:
         raise WeightsError(
             f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
@@ -229,9 +223,8 @@ def _fitted(
                 MaskCLIPWarning,
                 stacklevel=2,
             )
-    model = _build({**config, "quick_gelu": quick})
-    fit(model, checkpoint.state, source=str(path))
-    return model
+    build = partial(_build, {**config, "quick_gelu": quick})
+    return build_fitting(build, checkpoint.state, source=str(path))
 
 
 def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskclip.clip.checkpoint import WeightsError, read_checkpoint
+from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
 from maskclip.clip.embedded import (
     ALIASES,
     EMBEDDED,
@@ -47,7 +47,8 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
             return from_checkpoint(checkpoint, path)
         from maskclip.clip.open_clip_models import load_file
 
-        return load_file(checkpoint, path)
+        with one_line(path):
+            return load_file(checkpoint, path)
     from maskclip.clip.open_clip_models import load_pretrained
 
     return load_pretrained(name, weights=weights, other_names=(*EMBEDDED, *ALIASES))

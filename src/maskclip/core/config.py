@@ -38,6 +38,10 @@ class ModelConfig:
         get_method(self.method)
 
 
+SHORT_SIDES = (1, 2048)
+"""The working sizes that the file of a model may name, in px; people may choose larger ones."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How images are cut, and their maps refined.

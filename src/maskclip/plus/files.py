@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskclip.core.config import SHORT_SIDES
 from maskclip.core.errors import MaskCLIPError, differences, list_differences
 from maskclip.core.files import atomic_path
+from maskclip.core.text import brief, parse_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus import released
 from maskclip.plus.config import StudentConfig, StudentError
@@ -35,6 +37,7 @@ SHORT_SIDE = 512
 VERSION = 1
 """Of the metadata in a file; another one is refused."""
 
+_MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
 _SCANNED = 4 * 2**20  # bytes: names of weights come first in files that are not archives
@@ -78,14 +81,19 @@ class StudentMetadata:
             raise StudentError(f"{source}: the description of the student in it is damaged")
         if values.get("version") != VERSION:
             raise StudentError(
-                f"{source}: a student of file version {values.get('version')!r}; this maskclip "
-                f"reads version {VERSION}"
+                f"{source}: a student of file version {brief(values.get('version'))}; this "
+                f"maskclip reads version {VERSION}"
             )
         step, short_side = values.get("step"), values.get("short_side", SHORT_SIDE)
-        if step is not None and (type(step) is not int or step < 0):
-            raise StudentError(f"{source}: expected the number of training steps, got {step!r:.40}")
-        if type(short_side) is not int or short_side < 1:
-            raise StudentError(f"{source}: short_side: expected px from 1, got {short_side!r:.40}")
+        if step is not None and (type(step) is not int or not 0 <= step < _MOST_STEPS):
+            raise StudentError(
+                f"{source}: expected the number of training steps, got {brief(step)}"
+            )
+        low, high = SHORT_SIDES
+        if type(short_side) is not int or not low <= short_side <= high:
+            raise StudentError(
+                f"{source}: short_side: expected px from {low} to {high:,}, got {brief(short_side)}"
+            )
         config = _read_config(values.get("config"), source=source)
         classes = values.get("vocabulary")
         try:
@@ -103,13 +111,14 @@ def _read_config(values: object, *, source: str) -> StudentConfig:
     for name, value in values.items():
         if name not in known:
             raise StudentError(
-                f"{source}: unknown field {name!r} of the architecture; a newer maskclip wrote it"
+                f"{source}: unknown field {brief(name)} of the architecture; a newer maskclip "
+                "wrote it"
             )
         default = known[name]
         numbers = isinstance(default, float) and type(value) is int
         if default is not None and type(value) is not type(default) and not numbers:
             raise StudentError(
-                f"{source}: {name}: expected a value such as {default!r}, got {value!r:.40}"
+                f"{source}: {name}: expected a value such as {default!r}, got {brief(value)}"
             )
     try:
         return StudentConfig(**values)
@@ -183,16 +192,24 @@ def read_student(path: Path) -> TrainedStudent:
         MaskCLIPError: it is missing or damaged, holds no student, describes one that cannot be, or
             has other weights than it describes; or it would have to run code to load.
     """
+    from maskclip.clip.checkpoint import one_line
+
+    if not path.is_file():
+        raise StudentError(f"{path}: no such student file")
+    with one_line(path, "student file"):
+        return _read(path)
+
+
+def _read(path: Path) -> TrainedStudent:
     from maskclip.clip.checkpoint import read_weights
     from maskclip.plus.student import student_from
 
     source = str(path)
-    if not path.is_file():
-        raise StudentError(f"{source}: no such student file")
-    state, beside = read_weights(path, allowed=released.allowed_globals())
+    state, beside = read_weights(path)
     spelling: Callable[[str], str] = str
     if path.suffix == ".safetensors" and METADATA_KEY in beside:
-        metadata = StudentMetadata.from_dict(_parse(beside[METADATA_KEY]), source=source)
+        values = parse_json(beside[METADATA_KEY], source, "the description of a student")
+        metadata = StudentMetadata.from_dict(values, source=source)
     elif path.suffix == _LIGHTNING_SUFFIX:
         metadata = _describe_checkpoint(beside, source=source)
         state = _without_prefix(state)
@@ -200,10 +217,7 @@ def read_student(path: Path) -> TrainedStudent:
         metadata = _describe_released(state, beside.get("meta"), source=source)
         state, spelling = released.without_teacher(state), released.published_name
     student = student_from(metadata.config, state, source=source, spelling=spelling)
-    try:
-        return TrainedStudent(student, metadata.vocabulary, metadata.step, metadata.short_side)
-    except StudentError as error:
-        raise StudentError(f"{source}: {error}") from None
+    return TrainedStudent(student, metadata.vocabulary, metadata.step, metadata.short_side)
 
 
 def take_weights(student: Student, path: Path) -> None:
@@ -220,14 +234,6 @@ def take_weights(student: Student, path: Path) -> None:
         )
     weights = {key: value for key, value in given.state_dict().items() if key != "rows"}
     student.load_state_dict(weights, strict=False)
-
-
-def _parse(text: str) -> object:
-    """Return JSON values, or None of a text that is damaged."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _describe_checkpoint(beside: Mapping[str, Any], *, source: str) -> StudentMetadata:

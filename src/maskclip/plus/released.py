@@ -6,12 +6,9 @@ the state_dict may hold the CLIP that labelled for it and a step counter.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from maskclip.core.vocabulary import Vocabulary, builtin_names
 from maskclip.plus.config import StudentConfig, StudentError
@@ -121,19 +118,4 @@ def _letters(name: str) -> str:
 def step_of(meta: object) -> int | None:
     """Return the training steps that mmcv's `meta` counts, or None where it does not."""
     step = meta.get("iter") if isinstance(meta, dict) else None
-    return int(step) if isinstance(step, int | np.integer) else None
-
-
-def allowed_globals() -> list[Any]:
-    """Return what NumPy's scalars and arrays are unpickled through, which `meta` may hold.
-
-    None of it runs code of the file. NumPy 1 and 2 write different module names.
-    """
-    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
-    named = [
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in functions
-        for core in ("core", "_core")
-    ]
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdU"}
-    return [*named, *dtypes, np.ndarray, np.dtype, codecs.encode]
+    return step if type(step) is int and 0 <= step < 2**53 else None

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.clip.checkpoint import build_fitting
 from maskclip.clip.encoder import normalize_pixels
+from maskclip.clip.fitting import build_fitting
 from maskclip.core.dense import similarity
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.networks import Network, build_network

@@ -1,0 +1,185 @@
+"""A state_dict and an architecture: what its shapes tell, whether it fits, and a model filled.
+
+Memory for a model is taken only once all shapes fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from maskclip.clip.checkpoint import WeightsError
+from maskclip.core.text import printable
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_MOST_BLOCKS = 256  # of a tower; the largest known has 48
+_MOST_TOKENS = 4096  # of a text: towers hold a mask of the square of it
+
+
+def build_fitting(
+    build: Callable[[], Model],
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str] = str,
+) -> Model:
+    """Build a model and load a state_dict into it; memory is taken only once all shapes fit.
+
+    Args:
+        build: makes the model; called twice, the first time for its shapes alone.
+        state, source, spelling: as `fit` takes them.
+
+    Raises:
+        WeightsError: as `fit`.
+    """
+    with torch.device("meta"):
+        shapes = build()
+    given = _check(shapes, state, source=source, spelling=spelling)
+    model = build()
+    model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})
+    return model
+
+
+def fit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str] = str,
+) -> None:
+    """Load a state_dict into a model, strictly.
+
+    Args:
+        model: what is filled.
+        state: the weights.
+        source: where they come from, for messages.
+        spelling: how `state` spells a name of the model's.
+
+    Raises:
+        WeightsError: tensors are missing, extra, or of another shape, or hold values that are not
+            finite; the message names them.
+    """
+    given = _check(model, state, source=source, spelling=spelling)
+    model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})
+
+
+def _check(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    spelling: Callable[[str], str],
+) -> Mapping[str, Tensor]:
+    """Return the state_dict, the logit scale in the model's shape, if it can fill the model."""
+    expected = {spelling(key): tuple(value.shape) for key, value in model.state_dict().items()}
+    # open_clip writes the logit scale as a scalar or as one value, depending on its release.
+    given = {
+        key: value.reshape(expected[key])
+        if key == "logit_scale" and value.numel() == 1 and key in expected
+        else value
+        for key, value in state.items()
+    }
+    missing = [key for key in expected if key not in given]
+    extra = [key for key in given if key not in expected]
+    wrong = [
+        f"{key} {tuple(given[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in given and tuple(given[key].shape) != shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({_few(keys)}{'; ...' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("extra", extra), ("of another shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise WeightsError(f"{source} does not fit the architecture: {', '.join(problems)}")
+    for key in expected:
+        _check_finite(given[key], key, source=source)
+    return given
+
+
+def _few(names: list[str]) -> str:
+    return printable("; ".join(name[:100] for name in names[:3]))
+
+
+def _check_finite(values: Tensor, key: str, *, source: str) -> None:
+    if values.is_floating_point() and values.numel() and not values.is_meta:
+        low, high = (float(value) for value in values.float().aminmax())  # NaN is both
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise WeightsError(
+                f"{source}: {key} holds values that are not finite (NaN or infinity), as a "
+                "training leaves that broke: take an earlier checkpoint of it"
+            )
+
+
+def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return open_clip's `vision_cfg` as the shapes of a state_dict (`visual.*` keys) show it.
+
+    Heads are taken to be 64 wide, as shapes do not show that.
+
+    Raises:
+        KeyError: the keys are not those of a ModifiedResNet or a VisionTransformer.
+        WeightsError: the shapes are of neither.
+    """
+    if "visual.layer1.0.conv1.weight" in state:
+        stages = tuple(_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        positions, _ = _shape(state, "visual.attnpool.positional_embedding", 2)
+        width, *_ = _shape(state, "visual.layer1.0.conv1.weight", 4)
+        return {"layers": stages, "width": width, "image_size": _side(positions) * 32}
+    width, _, _, patch = _shape(state, "visual.conv1.weight", 4)
+    positions, _ = _shape(state, "visual.positional_embedding", 2)
+    return {
+        "layers": _count(state, "visual.transformer.resblocks."),
+        "width": width,
+        "patch_size": patch,
+        "image_size": _side(positions) * patch,
+    }
+
+
+def text_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return open_clip's `text_cfg` as the shapes of a state_dict show it; heads are 64 wide.
+
+    Raises:
+        KeyError: the text tower is not CLIP's own.
+        WeightsError: the shapes are not of a text tower.
+    """
+    vocab_size, width = _shape(state, "token_embedding.weight", 2)
+    context_length, _ = _shape(state, "positional_embedding", 2)
+    if context_length > _MOST_TOKENS:
+        raise WeightsError(
+            f"positional_embedding: expected at most {_MOST_TOKENS:,} tokens, got "
+            f"{context_length:,}"
+        )
+    return {
+        "context_length": context_length,
+        "vocab_size": vocab_size,
+        "width": width,
+        "heads": max(1, width // 64),
+        "layers": _count(state, "transformer.resblocks."),
+    }
+
+
+def _shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor that has some number of axes, none of them empty."""
+    shape = tuple(state[key].shape)
+    if len(shape) != axes or 0 in shape:
+        raise WeightsError(f"{key}: expected {axes} axes, got the shape {shape}")
+    return shape
+
+
+def _side(positions: int) -> int:
+    """Return the side of the grid of a table of positions, the first of which is no cell's."""
+    return max(1, round(math.sqrt(positions - 1)))
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Return the number of blocks whose names begin with a prefix."""
+    blocks = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}
+    if len(blocks) > _MOST_BLOCKS:
+        raise WeightsError(f"{prefix}*: expected at most {_MOST_BLOCKS} blocks, got {len(blocks)}")
+    return len(blocks)
