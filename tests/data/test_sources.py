@@ -1,15 +1,21 @@
 import io
 import os
+import socket
+import warnings
 from pathlib import Path
 
 import pytest
 
+from maskclip.core.errors import MaskCLIPWarning
+from maskclip.data import sources
 from maskclip.data.images import ImageError
-from maskclip.data.sources import find_sources, output_names, output_stems, read_list
+from maskclip.data.sources import find_sources, read_list
 
 
 def find_images(arguments):
-    return [source.path for source in find_sources(arguments)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MaskCLIPWarning)
+        return [source.path for source in find_sources(arguments)]
 
 
 class TestFindImages:
@@ -64,33 +70,149 @@ class TestFindImages:
             find_images([""])
 
 
-class TestOutputStems:
-    @pytest.mark.parametrize(
-        ("paths", "stems"),
-        [
-            (["a/x.jpg", "b/y.png"], ["x", "y"]),
-            (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
-            (["a/x.jpg", "b/x.jpg"], ["a_x", "b_x"]),
-            (["a/x.jpg", "b/x.jpg", "b/x.png"], ["a_x_jpg", "b_x_jpg", "b_x_png"]),
-            (["r/a/x.jpg", "s/a/x.jpg"], ["r_a_x", "s_a_x"]),
-            (["x.JPG", "X.jpg"], ["x_JPG", "X_jpg_2"]),
-            (["x.jpg", "x.jpg"], ["x_jpg", "x_jpg_2"]),
-            (["x.jpg", "x.png", "x_jpg.png"], ["x_jpg_2", "x_png", "x_jpg"]),
-            (["archive.tar.jpg", "noöne"], ["archive.tar", "noöne"]),
-            (["..jpg", "a/...jpg"], ["..jpg", "...jpg"]),
-            ([], []),
-        ],
-    )
-    def test_names(self, paths, stems):
-        assert output_stems(paths) == stems
+@pytest.fixture
+def make(tmp_path):
+    """`make("a/x.jpg", ...)`: empty files below a folder, which is returned."""
 
-    def test_always_different_whatever_the_case(self):
-        folders = ["", "a", "b", "a/b", "A"]
-        names = ["x.jpg", "X.jpg", "x.png", "x_jpg.gif", "a_x.jpg", "x_jpg_2.png", "x"]
-        paths = [Path(folder, name) for folder in folders for name in names]
-        stems = output_stems(paths)
-        assert len({stem.casefold() for stem in stems}) == len(paths)
-        assert stems == output_stems(paths)
+    def make(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return tmp_path
+
+    return make
+
+
+class TestWhatIsLeftOut:
+    def test_files_of_other_suffixes_are_counted_and_told_once(self, make):
+        folder = make("a.jpg", "b.MP4", "c.mp4", "s/d.dng", "notes", ".hidden.mp4", ".git/x.txt")
+        with pytest.warns(MaskCLIPWarning) as told:
+            found = find_sources([folder])
+        assert found.left_out.suffixes == {".mp4": 2, ".dng": 1, "": 1}
+        (line,) = [str(warning.message) for warning in told]
+        assert line.startswith("4 files left out: .mp4 2, ")
+        assert "camera raw: develop it first" in line
+        assert "video" in line
+
+    def test_of_patterns_too(self, make):
+        folder = make("a.jpg", "b.cr2")
+        with pytest.warns(MaskCLIPWarning, match=r"1 file left out: \.cr2 1 \(camera raw"):
+            find_sources([f"{folder}/*"])
+
+    def test_what_reads_heic_is_named_where_it_is_missing(self, make, monkeypatch):
+        folder = make("a.jpg", "b.HEIC", "c.jxl")
+        monkeypatch.setattr("maskclip.data.kinds.find_spec", lambda name: None)
+        with pytest.warns(MaskCLIPWarning, match=r"\.heic 1.*HEIC: pip install .*images"):
+            assert len(find_sources([folder])) == 1
+        monkeypatch.setattr("maskclip.data.kinds.find_spec", lambda name: True)
+        assert len(find_sources([folder])) == 3
+
+    def test_a_folder_of_nothing_else_says_what_it_holds(self, make):
+        folder = make("b.mov")
+        with pytest.raises(ImageError, match=r"no images in this folder; 1 file left out: \.mov 1"):
+            find_sources([folder])
+
+    def test_of_many_suffixes_the_commonest_are_named(self, make):
+        folder = make("x.jpg", *[f"{n}.s{k}" for k in range(20) for n in range(20 - k)])
+        with pytest.warns(MaskCLIPWarning, match=r"\.s0 20, \.s1 19, .*, 12 more suffixes"):
+            find_sources([folder])
+
+    def test_nothing_is_said_where_nothing_is_left_out(self, make, recwarn):
+        find_sources([make("a.jpg")])
+        assert not recwarn
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_pipes_and_sockets_are_left_out_with_a_line(self, make):
+        folder = make("a.jpg")
+        os.mkfifo(folder / "pipe.jpg")
+        with socket.socket(socket.AF_UNIX) as server:
+            old = Path.cwd()
+            os.chdir(folder)  # the path of a socket must be short
+            server.bind("socket.png")
+            os.chdir(old)
+            with pytest.warns(MaskCLIPWarning, match="2 left out that are pipes, sockets"):
+                found = find_sources([folder])
+        assert [source.relative_path for source in found] == ["a.jpg"]
+
+
+class TestLinks:
+    def names(self, folder, *, outside=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MaskCLIPWarning)
+            return [s.relative_path for s in find_sources([folder], outside=outside)]
+
+    def test_linked_folders_are_followed(self, make):
+        folder = make("photos/c.jpg", "store/a.jpg", "store/deep/b.jpg")
+        (folder / "photos" / "site").symlink_to("../store")
+        assert self.names(folder / "photos") == ["c.jpg", "site/a.jpg", "site/deep/b.jpg"]
+        assert self.names(folder / "photos" / "site") == ["a.jpg", "deep/b.jpg"]
+
+    @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
+    def test_circles_are_not_followed(self, make, target):
+        folder = make("photos/sub/a.jpg", "photos/b.jpg")
+        (folder / "photos" / "sub" / "loop").symlink_to(target)
+        assert self.names(folder / "photos") == ["b.jpg", "sub/a.jpg"]
+
+    def test_two_links_that_lead_to_each_other(self, make):
+        folder = make("photos/a.jpg", "other/b.jpg")
+        (folder / "photos" / "there").symlink_to("../other")
+        (folder / "other" / "back").symlink_to("../photos")
+        assert self.names(folder / "photos") == ["a.jpg", "there/b.jpg"]
+
+    def test_a_link_to_itself_is_left_to_the_loader(self, make):
+        folder = make("a.jpg")
+        (folder / "loop.jpg").symlink_to("loop.jpg")
+        (folder / "nowhere.jpg").symlink_to("gone.jpg")
+        assert self.names(folder) == ["a.jpg", "loop.jpg", "nowhere.jpg"]
+
+    def test_a_file_keeps_its_own_path_where_a_link_leads_to_it_too(self, make):
+        folder = make("z/real.jpg", "b.jpg")
+        (folder / "a").symlink_to("z")
+        (folder / "a.jpg").symlink_to("z/real.jpg")
+        with pytest.warns(MaskCLIPWarning, match="here under another name already, by links"):
+            found = find_sources([folder])
+        assert {s.path.resolve() for s in found} == {folder / "b.jpg", folder / "z/real.jpg"}
+        assert found.left_out.again == 1
+
+    def test_a_pattern_does_not_go_in_circles(self, make):
+        folder = make("p/s/a.jpg", "p/z.jpg")
+        (folder / "p" / "s" / "loop").symlink_to("..")
+        with pytest.warns(MaskCLIPWarning):
+            found = find_sources([f"{folder}/p/**/*.jpg"])
+        assert [source.relative_path for source in found] == ["s/a.jpg", "z.jpg"]
+
+    def test_the_folder_of_the_results_is_left_out_through_links_too(self, make):
+        folder = make("photos/a.jpg", "out/png/a.png")
+        (folder / "photos" / "results").symlink_to("../out")
+        (folder / "photos" / "pngs").symlink_to("../out/png")
+        assert self.names(folder / "photos", outside=folder / "out") == ["a.jpg"]
+
+
+class TestSpellings:
+    def test_one_file_under_several_is_handled_once(self, make, monkeypatch):
+        folder = make("photos/a.jpg")
+        monkeypatch.chdir(folder)
+        Path("link").symlink_to("photos")
+        Path("other.jpg").symlink_to("photos/a.jpg")
+        absolute = folder / "photos" / "a.jpg"
+        files = ["photos/./a.jpg", "photos/../photos/a.jpg", absolute, "link/a.jpg", "other.jpg"]
+        spellings = [*files, "link", "photos/*.jpg", "./photos"]
+        for first in spellings:
+            assert len(find_images([first, *spellings])) == 1
+
+    def test_upper_and_lower_case_where_the_file_system_does_not_tell_them_apart(
+        self, make, monkeypatch
+    ):
+        folder = make("A.jpg")
+        arguments = [folder, folder / "a.jpg", folder / "A.JPG"]
+        assert len(find_images(arguments)) == 3
+        monkeypatch.setattr(sources, "_FOLDS_CASE", True)
+        assert len(find_images(arguments)) == 1
+
+    def test_two_names_of_one_content_are_two_photos(self, make):
+        folder = make("a.jpg")
+        (folder / "b.jpg").hardlink_to(folder / "a.jpg")
+        assert len(find_images([folder])) == 2
 
 
 class TestRelativePaths:
@@ -165,52 +287,11 @@ class TestReadList:
         assert self.paths("\ufeffa.jpg\n \n\t\n ü .jpg\n".encode()) == ["a.jpg", " ü .jpg"]
         assert self.paths(b"") == []
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+    def test_lists_of_powershell(self, encoding):
+        mark = "" if encoding == "utf-16" else "\ufeff"
+        assert self.paths(f"{mark}a.jpg\r\nü.jpg\r\n".encode(encoding)) == ["a.jpg", "ü.jpg"]
+
     def test_what_is_not_utf8_stays_as_the_file_system_has_it(self):
         (path,) = self.paths(b"x\xff.jpg\n")
         assert os.fsencode(path) == b"x\xff.jpg"
-
-
-class TestOutputNames:
-    @pytest.mark.parametrize(
-        ("relative_paths", "names"),
-        [
-            (["a/x.jpg", "b/x.jpg", "y.png"], ["a/x", "b/x", "y"]),
-            (["x.jpg", "x.png", "y.png"], ["x", "x_png", "y"]),
-            (["x.png", "x.jpg"], ["x", "x_jpg"]),
-            (["a/X.jpg", "A/x.jpg"], ["a/X", "A/x_jpg"]),
-            (["x.jpg", "x.png", "x_png.jpg"], ["x", "x_png_2", "x_png"]),
-            (["a.b/c.tar.jpg", "noöne", ".jpg"], ["a.b/c.tar", "noöne", ".jpg"]),
-            (["..jpg", "a/...jpg"], ["..jpg", "a/...jpg"]),
-            ([], []),
-        ],
-    )
-    def test_a_name_is_the_path_without_suffix_if_that_is_free(self, relative_paths, names):
-        assert output_names(relative_paths) == names
-
-    def test_the_first_keeps_its_name_whether_the_other_comes_with_it_or_later(self):
-        together = output_names(["x.jpg", "x.png"])
-        assert together == [*output_names(["x.jpg"]), *output_names(["x.png"], taken=["x"])]
-
-    @pytest.mark.parametrize(
-        ("taken", "name"),
-        [
-            (["y"], "a/x"),
-            (["a/x"], "a/x_jpg"),
-            (["A/X"], "a/x_jpg"),
-            (["a/x", "a/X_jpg"], "a/x_jpg_2"),
-            (["a/x", "a/x_jpg", "a/x_jpg_2"], "a/x_jpg_3"),
-        ],
-    )
-    def test_names_given_before_are_taken(self, taken, name):
-        assert output_names(["a/x.jpg"], taken=taken) == [name]
-
-    def test_always_different_whatever_the_case(self):
-        names = ["x.jpg", "X.jpg", "x.png", "x_jpg.gif", "x_jpg_2.png", "x", "X"]
-        relative_paths = [
-            f"{folder}{name}" for folder in ("", "a/", "A/", "a/b/") for name in names
-        ]
-        found = output_names(relative_paths, taken=["x_png", "a/x_jpg_2"])
-        assert (
-            len({name.casefold() for name in [*found, "x_png", "a/x_jpg_2"]})
-            == len(relative_paths) + 2
-        )

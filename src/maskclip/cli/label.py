@@ -24,7 +24,7 @@ from maskclip.cli.console import (
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
-    from maskclip.data.sources import Source
+    from maskclip.data.sources import Found
     from maskclip.tasks.label import Job, Outcome
     from maskclip.tasks.label.manifest import Counts
     from maskclip.tasks.label.pipeline import Backend, Plan
@@ -266,7 +266,7 @@ def _by_class(texts: list[str]) -> dict[str, float]:
     return found
 
 
-def _find(arguments: list[str], listed: Path | None, out: Path) -> list[Source]:
+def _find(arguments: list[str], listed: Path | None, out: Path) -> Found:
     from maskclip.data.sources import find_sources, read_list
 
     wanted = [argument for argument in arguments if argument != "-"]

@@ -20,6 +20,7 @@ _EXTRAS = {
     "eval": ("torchmetrics", "matplotlib", "scipy"),
     "train": ("lightning", "tensorboard"),
     "ray": ("ray",),
+    "images": ("pillow-heif", "tifffile"),
 }
 
 

@@ -6,43 +6,36 @@ Pillow's global settings are neither changed nor needed; several threads may loa
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.data.jxl import JxlImage
+from maskclip.data.kinds import RAW_SUFFIXES, is_heif, is_jxl, kind_of
+from maskclip.data.png import without_metadata
+from maskclip.data.tiff import TURNS, NotReadError, eight_bits, open_tiff
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: half a gigabyte as RGB
 
-# Photos and drawings people have. Left out: formats that start other programs (EPS), that have no
-# signature (TGA), or that only name a type without a decoder.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO")
+# Photos and drawings people have, as Pillow knows them. Left out: formats that start other programs
+# (EPS), that have no signature (TGA), or that only name a type without a decoder.
+_FORMATS = ("JPEG", "WEBP", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "MPO", "ICO")
 
-# fmt: off
-IMAGE_SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".png", ".apng", ".webp", ".avif",
-    ".gif", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
-))
-# fmt: on
-
-_UPRIGHT = {  # EXIF orientation -> what undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _ORIENTATION_TAG = 0x0112
-_TURNING_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # PNG: may turn the picture
+_SIDEWAYS = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))
+_BAND = 4_000_000  # pixels that are converted at once
+
+Sizes = Callable[[tuple[int, int]], tuple[int, int]]
+"""A size (width, height) for another."""
 
 
 class ImageError(MaskCLIPError):
@@ -56,9 +49,10 @@ def load_image(
 ) -> Image.Image:
     """Return an image as RGB, 8 bits a channel, upright (EXIF orientation applied).
 
-    Transparency is laid on white; of an animation comes the first frame. 16-bit greys are divided
-    by 257. Greys of 32 bits or floats are taken as 0..255 if they fit and as 0..65535 if they fit
-    that (floats also as 0..1); anything else is stretched between its least and greatest value.
+    Transparency is laid on white; of an animation comes the first frame, of many bands the first
+    three. 16-bit values are divided by 257. Values of 32 bits or floats are taken as 0..255 if they
+    fit and as 0..65535 if they fit that (floats also as 0..1); anything else is stretched between
+    its least and greatest value.
 
     Args:
         source: a path, a Pillow image (left as it is), or a uint8 array (H, W), (H, W, 3) RGB or
@@ -66,10 +60,10 @@ def load_image(
         max_pixels: refuse larger images, before decoding them.
 
     Raises:
-        ImageError: missing, empty, damaged, cut short, too large, or no image.
+        ImageError: missing, empty, damaged, cut short, too large, or of a kind that is not read.
     """
     if isinstance(source, Image.Image):
-        return _finished(source, "the given image", max_pixels)
+        return _finished(source, "the given image", max_pixels).copy()
     if isinstance(source, np.ndarray):
         return _finished(_from_array(source), "the given array", max_pixels)
     if not isinstance(source, str | os.PathLike):
@@ -78,7 +72,32 @@ def load_image(
         )
     path = Path(source)
     with _reading(path) as file:
-        return _finished(_identified(file, path), str(path), max_pixels)
+        return _finished(_identified(file, path)[0], str(path), max_pixels)
+
+
+def load_reduced(
+    path: Path, at_least: Sizes, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Return what `load_image` does, smaller where its decoder can do that, and its full size.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which takes as much less memory.
+
+    Args:
+        path: of the image.
+        at_least: the full size (width, height) -> the least that is of use.
+        max_pixels: refuse larger images, before decoding them.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    with _reading(path) as file:
+        image = _identified(file, path)[0]
+        _check_pixels(image, str(path), max_pixels)
+        size = _upright_size(image)
+        width, height = at_least(size)
+        if image.format in ("JPEG", "MPO"):
+            image.draft(None, (width, height) if size == image.size else (height, width))
+        return _finished(image, str(path), max_pixels), size
 
 
 def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -88,72 +107,109 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     XMP behind its pixels, whose orientation is known only then.
 
     Raises:
-        ImageError: missing, empty, damaged at its start, too large, or no image.
+        ImageError: missing, empty, damaged at its start, too large, or of a kind that is not read.
     """
     with _reading(path) as file:
-        image = _identified(file, path)
+        image, turns_late = _identified(file, path)
         _check_pixels(image, str(path), max_pixels)
-        if image.format == "PNG" and _turns_late(file):
+        if turns_late:
             return _finished(image, str(path), max_pixels).size
-        # The size of a TIFF comes turned already.
-        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
-        return (image.height, image.width) if sideways else image.size
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # The size of a TIFF comes turned already.
+    sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+    return (image.height, image.width) if sideways else image.size
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, or raise an `ImageError` that says why it cannot be read."""
     try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ImageError(f"{path}: a folder, not an image")
+        if not stat.S_ISREG(kind):  # opening a pipe would wait for what comes through it
+            raise ImageError(f"{path}: a pipe, socket or device, not an image")
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path}: a folder, not an image") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path}: cannot be read ({error})") from None  # a zero byte in the name
 
 
-def _identified(file: IO[bytes], path: Path) -> Image.Image:
-    """Read the header of an image file.
+def _identified(file: IO[bytes], path: Path) -> tuple[Image.Image, bool]:
+    """Read the header of an image file, and tell whether an orientation may stand behind it.
 
     What `Image.open` does less its pixel limit, which is a global that holds for all threads and
     would have to be changed to let a larger image in. The limit here is checked by the caller.
     """
-    Image.init()  # loads the decoders; does nothing the second time
-    start = file.read(16)
+    start = file.read(64)
     if not start:
         raise ImageError(f"{path}: an empty file")
+    reason = ""
+    for name, opener in _openers(start, path):
+        file.seek(0)
+        try:
+            return opener(file)
+        except NotReadError as error:
+            raise ImageError(f"{path}: {_one_line(error)}") from None
+        except MemoryError:
+            raise ImageError(f"{path}: {_NO_MEMORY}") from None
+        except Exception as error:  # a decoder that meets something else than it hoped for
+            said = "" if "not identified" in str(error) else f": {_one_line(error)}"
+            reason = reason or f"{name}{said}"
+    if reason:
+        raise ImageError(f"{path}: damaged at its start, or of a kind that is not read ({reason})")
+    kind = kind_of(start) or "expected JPEG, PNG, TIFF, WebP, GIF, BMP or the like"
+    raise ImageError(f"{path}: not an image that can be read ({kind})")
+
+
+Opener = Callable[[IO[bytes]], tuple[Image.Image, bool]]
+
+
+def _openers(start: bytes, path: Path) -> Iterator[tuple[str, Opener]]:
+    """Yield what may open a file that begins so."""
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        yield "PNG", _open_png
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        raw = path.suffix.lower() in RAW_SUFFIXES
+        yield "TIFF", lambda file: (open_tiff(file, raw=raw), False)
+    Image.init()  # loads the decoders; does nothing the second time
     for name in _FORMATS:
         if name not in Image.OPEN:
             continue
         opener, accepts = Image.OPEN[name]
         verdict = accepts is None or accepts(start)
-        if not verdict or isinstance(verdict, str):  # a text says which library is not installed
-            continue
-        file.seek(0)
-        try:
-            return opener(file, "")
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{path}: {_one_line(error)}") from None
-        except Exception:  # a decoder that meets something else than it hoped for raises anything
-            continue
-    raise ImageError(f"{path}: not an image that can be read, or damaged at its start")
+        if verdict and not isinstance(verdict, str):  # a text says which library is not installed
+            yield name, partial(_open_with, opener)
+    if is_heif(start) and find_spec("pillow_heif"):
+        yield "HEIC", _open_heif
+    if is_jxl(start) and find_spec("pillow_jxl"):
+        yield "JPEG XL", partial(_open_with, JxlImage)
 
 
-def _turns_late(file: IO[bytes]) -> bool:
-    """Tell whether a PNG may hold an orientation behind its pixels; leave the file where it is."""
-    place, pixels_seen = file.tell(), False
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        start = file.read(min(length, 22))
-        if pixels_seen and (kind == b"eXIf" or start.startswith(_TURNING_TEXTS)):
-            break
-        pixels_seen |= kind == b"IDAT"
-        file.seek(length - len(start) + 4, os.SEEK_CUR)
-    file.seek(place)
-    return len(head) == 8
+def _open_with(
+    opener: Callable[[IO[bytes], str], Image.Image], file: IO[bytes]
+) -> tuple[Image.Image, bool]:
+    return opener(file, ""), False
+
+
+def _open_png(file: IO[bytes]) -> tuple[Image.Image, bool]:
+    picture, turns_late = without_metadata(file)
+    return PngImagePlugin.PngImageFile(picture, ""), turns_late
+
+
+def _open_heif(file: IO[bytes]) -> tuple[Image.Image, bool]:
+    from pillow_heif import HeifImageFile
+
+    return _open_with(HeifImageFile, file)
 
 
 def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
@@ -168,52 +224,70 @@ def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
 
 
 def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
+    """Decode an image and return it as RGB, upright; nothing of a file stays open for it."""
     _check_pixels(image, where, max_pixels)
     try:
         image.load()
         turn = _turn(image)  # after the pixels, behind which a PNG may hold it
         rgb = _to_rgb(image)
         upright = rgb if turn is None else rgb.transpose(turn)
+    except NotReadError as error:
+        raise ImageError(f"{where}: {_one_line(error)}") from None
+    except MemoryError:
+        raise ImageError(f"{where}: {_NO_MEMORY}") from None
     except Exception as error:  # decoders raise anything on damaged data
-        raise ImageError(f"{where}: damaged or cut short ({_one_line(error)})") from None
+        what = "cannot be decoded" if _is_sound(error) else "damaged or cut short"
+        raise ImageError(f"{where}: {what} ({_one_line(error)})") from None
     upright.info = {}  # an orientation that stayed would be applied again by the next reader
     return upright
+
+
+_NO_MEMORY = "too large for the memory that is free"
+_OF_NO_DAMAGE = ("not available", "not supported", "unsupported", "not implemented", "raw mode")
+
+
+def _is_sound(error: Exception) -> bool:
+    """Tell whether a decoder's error speaks of what it cannot do, and not of damage."""
+    text = str(error).lower()
+    sound = isinstance(error, NotImplementedError | Image.DecompressionBombError)
+    return sound or any(part in text for part in _OF_NO_DAMAGE)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return what sets an image upright by the EXIF data read so far; None where nothing must."""
     try:
         # Called on the base class: the method of PNGs would decode their pixels.
-        return _UPRIGHT.get(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
+        return TURNS.get(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF beside sound pixels is common; the pixels count
         return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return a new RGB image, whatever the mode."""
+    """Return an RGB image, whatever the mode; of one that is RGB, its pixels are not copied.
+
+    Others are converted band by band: a large image is never there more than twice.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, picture).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+        return Image.fromarray(eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image._new(image.im)
+    rows = max(1, _BAND // max(1, image.width))
+    if rows >= image.height:
+        return _opaque(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(_opaque(image.crop(box)), box)
+    return rgb
 
 
-def _eight_bits(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
-    """Scale greys of more than 8 bits to 0..255 by the rule `load_image` documents."""
-    gray: npt.NDArray[np.floating[Any]] = values.astype(np.float32)
-    gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    if mode.startswith("I;16"):
-        gray = gray / 257
-    elif low < 0 or high > 65_535:
-        gray = (gray - low) * (255 / max(high - low, 1e-6))
-    elif high > 255:
-        gray = gray / 257
-    elif mode == "F" and high <= 1:
-        gray = gray * 255
-    return gray.round().astype(np.uint8)
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return an RGB image, with what is transparent laid on white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    picture = image.convert("RGBA")
+    paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(paper, picture).convert("RGB")
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from maskclip.core.errors import differences, list_differences
-from maskclip.data.sources import Source, output_names
+from maskclip.data.names import output_names
+from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, ClassStats, LabelingError, Outcome, Task
 
 CHUNK = 16

@@ -28,7 +28,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.data.formats import Labeled
 from maskclip.data.formats.per_photo import fit_photo
 from maskclip.data.images import ImageError, load_image
-from maskclip.data.sources import Source, output_stems
+from maskclip.data.names import output_stems
+from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, ClassStats, Job, Outcome, Task
 from maskclip.tasks.photos import (
     PhotoMaps,
