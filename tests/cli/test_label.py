@@ -167,7 +167,7 @@ def test_another_method_labels_with_its_own_maps(photos, out):
 
 
 MISTAKES = {
-    "an unknown method": ((*WORDS, "--method", "cleen"), "'cleen': expected one of clean"),
+    "an unknown method": ((*WORDS, "--method", "cleen"), "'cleen' (did you mean clean?)"),
     "no probabilities": (
         (*WORDS, "--method", "published", "--format", "png,probabilities"),
         "needs probabilities",

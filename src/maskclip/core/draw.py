@@ -158,7 +158,7 @@ def with_legend(image: Image.Image, entries: Sequence[LegendEntry]) -> Image.Ima
     boxes. An image that is small should be enlarged before, by `display_factor`.
     """
     image = image.convert("RGB")
-    rows = [_Row(name, _percent(part), color) for name, color, part in entries]
+    rows = [_Row(name, percent(part), color) for name, color, part in entries]
     if len(rows) > MAX_LEGEND_ROWS:
         more = f"+ {len(rows) - MAX_LEGEND_ROWS} more"
         rows = [*rows[:MAX_LEGEND_ROWS], _Row(more, "", None)]
@@ -184,7 +184,8 @@ def display_factor(width: int, height: int) -> int:
     return max(1, math.ceil(_DISPLAY_SIDE / long), min(_DISPLAY_SIDE // 8 // short, 1024 // long))
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """Return how a part of a picture is written wherever it is: "12.3 %"."""
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
 
 

@@ -1,11 +1,16 @@
 import json
+import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from maskclip.core.text import hidden_character
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats.per_photo import Overlay, Palette
+from maskclip.data.formats.yolo import Yolo
 from maskclip.tasks.label import ClassStats, Outcome, Task
 from maskclip.tasks.label.report import write_report
 from maskclip.tasks.label.statistics import LEAST_PHOTOS, find_review_flags, summarize
@@ -90,15 +95,15 @@ def test_an_unusually_low_score_is_flagged():
 
 def test_an_unusually_large_part_of_the_photo_is_flagged():
     photo = outcome(99, ClassStats(DOG, 150, 150, 0.82))
-    assert reasons(photo, typical()) == [(DOG, "75% of the photo, usually 22%")]
+    assert reasons(photo, typical()) == [(DOG, "75.0 % of the photo, usually 22.5 %")]
     less_than_half = outcome(99, ClassStats(DOG, 90, 90, 0.82))
     assert reasons(less_than_half, typical()) == []
 
 
 def test_a_class_of_which_most_was_dropped_is_flagged():
     photo = outcome(99, ClassStats(DOG, 50, 20, 0.82), ClassStats(GRASS, 150, 75, 0.7))
-    assert reasons(photo, typical()) == [(DOG, "60% of it was dropped")]
-    assert reasons(photo, []) == [(DOG, "60% of it was dropped")]
+    assert reasons(photo, typical()) == [(DOG, "60.0 % of its pixels were dropped")]
+    assert reasons(photo, []) == [(DOG, "60.0 % of its pixels were dropped")]
 
 
 def test_small_regions_and_few_photos_are_not_flagged():
@@ -111,6 +116,16 @@ def test_every_class_of_a_photo_is_flagged_once():
     assert [label for label, _ in reasons(photo, typical())] == [DOG, GRASS]
 
 
+def test_what_was_dropped_is_of_no_photo(tmp_path):
+    """One percentage for one thing: of a photo, what is labelled."""
+    photo = outcome(99, ClassStats(DOG, 190, 110, 0.82))
+    assert reasons(photo, typical()) == [(DOG, "55.0 % of the photo, usually 22.5 %")]
+    write_report(lambda: iter([photo]), WORDS, SETTINGS, tmp_path)
+    page = read(tmp_path / "report.html")
+    assert page.text.count("55.0 %") == 4, "legend, total, photo and table"
+    assert "95" not in page.text
+
+
 def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_path):
     photos = [
         *typical(30),
@@ -118,11 +133,10 @@ def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_p
         failed(99, "/photos/<i>.jpg: an empty file"),
     ]
     for folder in (tmp_path, tmp_path / "again"):
-        write_report(lambda: iter(photos), WORDS, SETTINGS, folder)
+        write_report(lambda: iter(photos), WORDS, SETTINGS, folder, left_out="2 left out: .heic 2")
     text, content = (
         (tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.json")
     )
-    assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == text
     assert (tmp_path / "again" / "report.json").read_text(encoding="utf-8") == content
     assert "dropped under score 0.3; &lt;grass&gt; 0.5, dropped regions under 9 pixels" in text
     assert "Failed (1)" in text
@@ -130,11 +144,13 @@ def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_p
     assert "Worth a look (1)" in text
     assert "<b>dog</b>: score 0.20, usually 0.82" in text
     assert 'src="thumbnails/a/%3Cb%3E%20%C3%BC.jpg"' in text
-    assert "24 of 31 photos" in text
+    assert "All photos (31)" in text
+    assert "2 left out: .heic 2" in text
     for unsafe in ("<b> ü", "<i>.jpg", "<model>", "<grass>"):
         assert unsafe not in text
     found = json.loads(content)
     assert found["summary"]["review"] == 1
+    assert found["left_out"] == "2 left out: .heic 2"
     assert len(found["photos"]) == 32
     assert found["photos"][-2]["review"] == [{"class": "dog", "reason": "score 0.20, usually 0.82"}]
     assert found["photos"][-1] == {
@@ -142,6 +158,55 @@ def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_p
         "name": "99",
         "error": "/photos/<i>.jpg: an empty file",
     }
+
+
+def test_the_legend_comes_first_and_names_what_is_there(tmp_path):
+    words = Vocabulary.parse(["dog", "grass", "sky"])
+    photo = outcome(1, ClassStats(DOG, 50, 50, 0.9), ClassStats(GRASS, 150, 150, 0.9))
+    write_report(lambda: iter([photo]), words, SETTINGS, tmp_path)
+    for name in ("report.html", "report/00001.html"):
+        text = read(tmp_path / name).text
+        first = text.index("grass")
+        assert first < text.index("dog") < text.index("01.jpg")
+    assert "sky" not in read(tmp_path / "report" / "00001.html").text
+
+
+def test_every_photo_is_reached_and_leads_to_its_photo_and_labels(tmp_path):
+    """As a browser would go: from page to page, by links relative to each."""
+    photos, out = tmp_path / "my photos", tmp_path / "out"
+    names = [f"a/{number:03} #1" for number in range(230)]
+    outcomes = [
+        replace(
+            found := outcome(number, ClassStats(DOG, 200, 200, 0.9), name=name),
+            task=replace(found.task, path=photos / f"{name}.jpg"),
+        )
+        for number, name in enumerate(names)
+    ]
+    made = [Palette(WORDS, out / "png"), Overlay(WORDS, out / "overlay"), Yolo(WORDS, out / "yolo")]
+    for _ in range(2):
+        write_report(lambda: iter(outcomes), WORDS, SETTINGS, out, formats=made)
+    seen, linked, waiting = set(), set(), [out / "report.html"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        for address in read(page).links:
+            target = Path(os.path.normpath(page.parent / unquote(address.partition("#")[0])))
+            if target.suffix == ".html":
+                assert target.is_file() or target == page.parent
+                waiting.append(target)
+            linked.add(target)
+    assert len(seen) == 1 + 3
+    for name in names:
+        assert photos / f"{name}.jpg" in linked
+        assert out / "png" / f"{name}.png" in linked
+        assert out / "overlay" / f"{name}_overlay.png" in linked
+        assert out / "thumbnails" / f"{name}.jpg" in linked
+    assert not any("yolo" in path.parts for path in linked), "no picture"
+    assert max(path.stat().st_size for path in seen) < 120_000
+    write_report(lambda: iter(outcomes[:5]), WORDS, SETTINGS, out, formats=made)
+    assert [path.name for path in (out / "report").iterdir()] == ["00001.html"]
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -153,28 +218,50 @@ def test_hostile_names_stay_text(tmp_path):
         failed(3, f"{hostile}: an empty file"),
     ]
     settings = {**SETTINGS, "model": hostile, "method": {"name": hostile}}
-    write_report(lambda: iter(photos), words, settings, tmp_path)
+    more = {"left_out": hostile, "notes": [hostile]}
+    write_report(lambda: iter(photos), words, settings, tmp_path, **more)
+    for name, count in (("report.html", 15), ("report/00001.html", 6)):
+        page = read(tmp_path / name)
+        assert "script" not in page.tags
+        assert page.text.count(hostile) == count
+        assert set(page.pictures) == {f"{hostile}.jpg"}
+
+
+def test_hidden_characters_are_shown_as_escapes(tmp_path):
+    hidden = "esc\x1b[31m \u202egnp.exe\nx \x9b"
+    photos = [outcome(1, ClassStats(DOG, 200, 20, 0.7), name=hidden), failed(2, hidden)]
+    write_report(lambda: iter(photos), WORDS, SETTINGS, tmp_path, notes=[hidden])
+    for name in ("report.html", "report/00001.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert r"esc\x1b[31m \u202egnp.exe\nx \x9b" in text
+        assert hidden_character(text.replace("\n", "")) is None
+    content = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert hidden_character(content.replace("\n", "")) is None
+    assert json.loads(content)["photos"][0]["photo"] == f"{hidden}.jpg"
+
+
+def read(path):
     reader = Reader()
-    reader.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "script" not in reader.tags
-    assert reader.text.count(hostile) == 10
-    assert reader.images == [f"{hostile}.jpg"] * 3
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would show."""
+    """Collects what a browser would show, and where it would lead."""
 
     def __init__(self):
         super().__init__()
-        self.tags, self.images, self.text = set(), [], ""
+        self.tags, self.pictures, self.links, self.text = set(), [], [], ""
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
+        found = dict(attributes)
         if tag == "img":
-            found = dict(attributes)
-            assert found["src"].startswith("thumbnails/")
-            assert unquote(found["src"]) == f"thumbnails/{found['alt']}"
-            self.images.append(found["alt"])
+            source = unquote(found["src"]).removeprefix("../")
+            assert source == f"thumbnails/{found['alt']}"
+            self.pictures.append(found["alt"])
+        self.links += [found[name] for name in ("href", "src") if name in found]
 
     def handle_data(self, data):
-        self.text += data
+        if self.get_starttag_text() != "<style>":
+            self.text += data

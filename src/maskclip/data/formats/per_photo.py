@@ -189,7 +189,7 @@ class Thumbnails(PerPhotoFormat):
     """`NAME.jpg`: a small copy of the photo, without and with the colours of its classes."""
 
     ending = ".jpg"
-    photo_side = 240
+    photo_side = 320
 
     def write(self, item: Labeled) -> None:
         """Write the two pictures, side by side.

@@ -15,7 +15,7 @@ from typing import Any
 from maskclip.core.files import check_writable, remove_unfinished
 from maskclip.core.methods import METHODS, get_method
 from maskclip.data.formats import Format, PhotoFile
-from maskclip.data.sources import Source
+from maskclip.data.sources import Found, Source
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.report import write_report
@@ -113,11 +113,20 @@ def label_photos(
             del worker  # frees its memory for the backend's
             results = backend(job, manifest.chunks())
         _record(results, manifest, on_progress)
-        for written in formats:
-            for note in written.finish(_photo_files(manifest)):
-                on_note(note)
+        notes = [note for written in formats for note in written.finish(_photo_files(manifest))]
+        for note in notes:
+            on_note(note)
         assert job.vocabulary is not None
-        write_report(manifest.outcomes, job.vocabulary, settings, job.out)
+        left_out = sources.left_out.line() if isinstance(sources, Found) else ""
+        write_report(
+            manifest.outcomes,
+            job.vocabulary,
+            settings,
+            job.out,
+            formats=formats,
+            left_out=left_out,
+            notes=notes,
+        )
         return manifest.counts()
 
 

@@ -1,20 +1,24 @@
-"""The report of a labelling: statistics of each photo as JSON, and a page to look at."""
+"""The report of a labelling: statistics of each photo as JSON, and pages to look at."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from maskclip.core.draw import percent
 from maskclip.core.files import atomic_path, write_text
+from maskclip.core.text import json_escaped, printable
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats import Format
 from maskclip.data.formats.per_photo import Thumbnails
 from maskclip.tasks.label import THUMBNAILS, Outcome
 from maskclip.tasks.label.statistics import (
@@ -25,66 +29,191 @@ from maskclip.tasks.label.statistics import (
     summarize,
 )
 
-_SAMPLES = 24  # photos that are shown without a special reason
+PAGES = "report"
+"""The folder of the pages of photos."""
+
+_A_PAGE = 100  # photos
+_SAMPLES = 12  # photos that are shown without a special reason
 _MOST_FLAGGED = 60  # photos to be reviewed that are shown
 _MOST_ERRORS = 200  # failures that are listed
-_CLASSES = 4  # named below a sample
+_CLASSES = 6  # named below a photo
+_TITLE = 40  # characters of a page's first photo
 
-Line = dict[str, str]
-"""A line below a picture: a class `name`, or "", and `text`."""
+Reasons = dict[int, list[dict[str, str]]]
+"""Photo -> why it should be reviewed: a `name` of a class, and a `text`."""
 
 
 def write_report(
-    outcomes: Outcomes, vocabulary: Vocabulary, settings: dict[str, Any], out: Path
+    outcomes: Outcomes,
+    vocabulary: Vocabulary,
+    settings: dict[str, Any],
+    out: Path,
+    *,
+    formats: Sequence[Format] = (),
+    left_out: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write `report.json`, with each photo, and `report.html`, with what should be reviewed.
+    """Write `report.json`, with each photo, `report.html` and, page by page, all photos.
 
     Args:
         outcomes: what became of the photos.
         vocabulary: the classes.
         settings: of the labelling, plain values.
         out: the folder.
+        formats: whose pictures are linked.
+        left_out: a line about files that were not read.
+        notes: lines about what comes next, such as how files are imported.
 
     Raises:
         OSError: a file cannot be written.
     """
     summary = summarize(outcomes, vocabulary)
     flags = [flag for outcome in outcomes() for flag in find_review_flags(outcome, summary.classes)]
-    summary.review = len(flags)
-    _write_json(outcomes, summary, flags, settings, out / "report.json")
-    step = max(1, summary.done // _SAMPLES)
-    good = (outcome for outcome in outcomes() if outcome.error is None)
-    samples = [outcome for index, outcome in enumerate(good) if index % step == 0][:_SAMPLES]
-    errors = [outcome.error for outcome in outcomes() if outcome.error is not None]
+    reasons: Reasons = {}
+    for flag in flags:
+        reason = {"name": vocabulary.names[flag.label], "text": flag.reason}
+        reasons.setdefault(flag.outcome.task.number, []).append(reason)
+    summary.review = len(reasons)
+    _write_json(outcomes, summary, reasons, {"settings": settings, "left_out": left_out}, out)
+    pictures = _Pictures(vocabulary, out, formats, reasons)
+    environment = _environment()
     page = {
         "settings": _settings_line(settings, len(vocabulary)),
+        "legend_entries": pictures.legend(summary, shares=True),
         "totals": _totals(summary),
-        **_flagged_photos(flags, vocabulary.names),
-        "samples": [_picture(o, [_largest_classes(o, vocabulary.names)]) for o in samples],
+        "left_out": left_out,
+        "notes": notes,
+        "pages": _write_pages(environment, _done(outcomes), summary, pictures),
         "classes": _class_rows(summary, vocabulary),
-        "errors": errors[:_MOST_ERRORS],
-        "more_errors": len(errors) - _MOST_ERRORS,
+        **_chosen(outcomes, summary, flags, pictures),
     }
     sections = {
-        "failed": f"Failed ({len(errors):,})" if errors else "",
-        "review": f"Worth a look ({len(flags):,})" if flags else "",
-        "samples": f"{len(samples)} of {summary.done:,} photos" if samples else "",
+        "failed": f"Failed ({summary.failed:,})" if summary.failed else "",
+        "review": f"Worth a look ({summary.review:,})" if flags else "",
+        "photos": f"All photos ({summary.done:,})" if summary.done else "",
         "classes": "Classes",
+        "notes": "What comes next" if notes else "",
     }
     titles = {section: title for section, title in sections.items() if title}
-    write_text(_template().render(page, titles=titles), out / "report.html")
+    text = environment.get_template("report.html").render(page, titles=titles)
+    write_text(text, out / "report.html")
 
 
-def _template() -> Any:
-    environment = Environment(
+def _chosen(
+    outcomes: Outcomes, summary: Summary, flags: Sequence[ReviewFlag], pictures: _Pictures
+) -> dict[str, Any]:
+    """Return the photos that the first page shows: flagged ones, some others, and failures."""
+    flagged = {flag.outcome.task.number: flag.outcome for flag in flags}
+    step = max(1, summary.done // _SAMPLES)
+    samples = islice(_done(outcomes), 0, step * _SAMPLES, step)
+    errors = (outcome.error for outcome in outcomes() if outcome.error is not None)
+    return {
+        "flagged": [pictures.show(o) for o in islice(flagged.values(), _MOST_FLAGGED)],
+        "more_flagged": len(flagged) - _MOST_FLAGGED,
+        "samples": [pictures.show(outcome) for outcome in samples],
+        "errors": list(islice(errors, _MOST_ERRORS)),
+        "more_errors": summary.failed - _MOST_ERRORS,
+    }
+
+
+def _done(outcomes: Outcomes) -> Iterator[Outcome]:
+    return (outcome for outcome in outcomes() if outcome.error is None)
+
+
+def _environment() -> Environment:
+    """Return templates that show strangers' text as text, whatever characters it has."""
+
+    def read(name: str) -> str:
+        folder = files("maskclip.tasks.label") / "templates"
+        return (folder / name).read_text(encoding="utf-8")
+
+    def shown(value: object) -> object:
+        return printable(value) if type(value) is str else value
+
+    return Environment(
+        loader=FunctionLoader(read),
         autoescape=True,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    text = files("maskclip.tasks.label").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(text)
+
+
+def _write_pages(
+    environment: Environment, done: Iterator[Outcome], summary: Summary, pictures: _Pictures
+) -> list[dict[str, str]]:
+    """Write all photos, a page for every hundred; return the address and title of each page."""
+    template, pages = environment.get_template("photos.html"), []
+    count = -(-summary.done // _A_PAGE)
+    entries = pictures.legend(summary, shares=False)
+    for number in range(1, count + 1):
+        part = list(islice(done, _A_PAGE))
+        shown = [pictures.show(outcome, up="../") for outcome in part]
+        address = f"{PAGES}/{number:05d}.html"
+        text = template.render(pictures=shown, number=number, count=count, legend_entries=entries)
+        write_text(text, pictures.out / address)
+        first = part[0].task.relative_path
+        title = first if len(first) <= _TITLE else f"{first[:_TITLE]}…"
+        pages.append({"address": address, "title": f"{number}: {title}"})
+    for old in (pictures.out / PAGES).glob("*.html"):
+        if f"{PAGES}/{old.name}" not in {page["address"] for page in pages}:
+            old.unlink()
+    return pages
+
+
+@dataclass
+class _Pictures:
+    """What is shown of photos, with addresses relative to the report."""
+
+    vocabulary: Vocabulary
+    out: Path
+    formats: Sequence[Format]
+    reasons: Reasons
+
+    def legend(self, summary: Summary, *, shares: bool) -> list[dict[str, str]]:
+        """Return the classes that label pixels, those of most first."""
+        labels = [label for label, total in enumerate(summary.classes) if total.kept]
+        labels.sort(key=lambda label: (-summary.classes[label].coverage, label))
+        parts = [percent(summary.classes[label].coverage) if shares else "" for label in labels]
+        return [self._entry(*entry) for entry in zip(labels, parts, strict=True)]
+
+    def show(self, outcome: Outcome, *, up: str = "") -> dict[str, Any]:
+        """Return what the templates show of a photo; `up` leads from the page to the report."""
+        task, size = outcome.task, outcome.width * outcome.height
+        largest = sorted(outcome.classes, key=lambda stats: (-stats.kept, stats.label))
+        entries = [self._entry(s.label, percent(s.kept / size)) for s in largest if s.kept]
+        rest = len(entries) - _CLASSES
+        if rest > 0:
+            share = sum(stats.kept for stats in largest[_CLASSES:]) / size
+            more = {"name": f"{rest} more", "color": "", "share": percent(share)}
+            entries = [*entries[:_CLASSES], more]
+        return {
+            "source": up + quote(f"{THUMBNAILS}/{task.name}{Thumbnails.ending}"),
+            "photo": self._address(task.path, up),
+            "path": task.relative_path,
+            "shape": f"{2 * outcome.width}/{outcome.height}",
+            "links": [
+                (written.out.name, self._address(path, up))
+                for written in self.formats
+                for path in written.files(task.name)[:1]
+                if path.suffix == ".png"
+            ],
+            "classes": entries,
+            "reasons": self.reasons.get(task.number, []),
+        }
+
+    def _entry(self, label: int, share: str) -> dict[str, str]:
+        color = f"rgb{tuple(self.vocabulary.colors[label])}"
+        return {"name": self.vocabulary.names[label], "color": color, "share": share}
+
+    def _address(self, path: Path, up: str) -> str:
+        try:
+            relative = Path(os.path.relpath(path.absolute(), self.out.absolute()))
+        except ValueError:  # on another drive
+            return path.absolute().as_uri()
+        return up + quote(os.fsencode(relative.as_posix()))
 
 
 def _settings_line(settings: dict[str, Any], classes: int) -> str:
@@ -105,7 +234,7 @@ def _totals(summary: Summary) -> dict[str, str]:
     return {
         "photos labelled": f"{summary.done:,}",
         "failed": f"{summary.failed:,}",
-        "pixels with a label": f"{summary.coverage:.1%}",
+        "of all pixels labelled": percent(summary.coverage),
         "mean score": f"{summary.score:.2f}",
         "worth a look": f"{summary.review:,}",
     }
@@ -120,61 +249,39 @@ def _class_rows(summary: Summary, vocabulary: Vocabulary) -> list[dict[str, str]
             "name": total.name,
             "color": f"rgb{tuple(color)}",
             "photos": f"{total.photos:,}",
-            "coverage": f"{total.coverage:.2%}",
+            "share": percent(total.coverage),
             "width": f"{100 * total.coverage / largest:.1f}%",
-            "dropped": f"{1 - total.kept / total.pixels if total.pixels else 0:.1%}",
+            "dropped": percent(1 - total.kept / total.pixels if total.pixels else 0),
             "score": f"{total.score:.2f}" if total.pixels else "",
         }
         for total, color in sorted(pairs, key=lambda pair: (-pair[0].coverage, -pair[0].pixels))
     ]
 
 
-def _flagged_photos(flags: Sequence[ReviewFlag], names: Sequence[str]) -> dict[str, Any]:
-    photos: dict[int, tuple[Outcome, list[Line]]] = {}
-    for flag in flags:
-        _, lines = photos.setdefault(flag.outcome.task.number, (flag.outcome, []))
-        lines.append({"name": names[flag.label], "text": flag.reason})
-    shown = [_picture(*photo) for photo in islice(photos.values(), _MOST_FLAGGED)]
-    return {"flagged": shown, "more_flagged": len(photos) - _MOST_FLAGGED}
-
-
-def _picture(outcome: Outcome, lines: list[Line]) -> dict[str, Any]:
-    source = quote(f"{THUMBNAILS}/{outcome.task.name}{Thumbnails.ending}")
-    return {"source": source, "path": outcome.task.relative_path, "lines": lines}
-
-
-def _largest_classes(outcome: Outcome, names: Sequence[str]) -> Line:
-    size = outcome.width * outcome.height
-    largest = sorted(outcome.classes, key=lambda stats: -stats.kept)[:_CLASSES]
-    text = ", ".join(f"{names[s.label]} {s.kept / size:.0%}" for s in largest if s.kept)
-    return {"name": "", "text": text}
-
-
 def _write_json(
     outcomes: Outcomes,
     summary: Summary,
-    flags: list[ReviewFlag],
-    settings: dict[str, Any],
-    path: Path,
+    reasons: Reasons,
+    head: dict[str, Any],
+    out: Path,
 ) -> None:
     """Write the statistics of all photos together and, a line each, of the photos."""
-    review: dict[int, list[dict[str, str]]] = {}
-    for flag in flags:
-        name = summary.classes[flag.label].name
-        entry = {"class": name, "reason": flag.reason}
-        review.setdefault(flag.outcome.task.number, []).append(entry)
-    head = {"settings": settings, "summary": {**asdict(summary), "coverage": summary.coverage}}
+    head = {**head, "summary": {**asdict(summary), "coverage": summary.coverage}}
     names = [total.name for total in summary.classes]
     with (
-        atomic_path(path) as temporary,
+        atomic_path(out / "report.json") as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,
     ):
         text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write(text.removesuffix("\n}") + ',\n  "photos": [')
+        file.write(json_escaped(text).removesuffix("\n}") + ',\n  "photos": [')
         for index, outcome in enumerate(outcomes()):
-            line = _photo(outcome, names, review.get(outcome.task.number, []))
-            file.write(("," if index else "") + "\n    ")
-            json.dump(line, file, ensure_ascii=False, allow_nan=False)
+            review = [
+                {"class": reason["name"], "reason": reason["text"]}
+                for reason in reasons.get(outcome.task.number, [])
+            ]
+            line = _photo(outcome, names, review)
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+            file.write(("," if index else "") + "\n    " + json_escaped(text))
         file.write("\n  ]\n}\n")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from maskclip.core.draw import percent
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.tasks.label import ClassStats, Outcome
 
@@ -28,7 +29,7 @@ class TypicalRange:
     Attributes:
         score: the median of its mean scores.
         least_score: lower mean scores are unusual.
-        share: the median of its shares of the photos that it is in.
+        share: the median of the parts that it labels of the photos that it is in.
         most_share: larger shares are unusual.
     """
 
@@ -78,7 +79,7 @@ class Summary:
         pixels, kept: of all photos, and those of them that are labelled.
         score: the mean score of all pixels.
         classes: in the order of the vocabulary.
-        review: how many review flags there are.
+        review: how many photos have review flags.
     """
 
     done: int = 0
@@ -114,7 +115,7 @@ def summarize(outcomes: Outcomes, vocabulary: Vocabulary) -> Summary:
             total.kept += stats.kept
             total.score += stats.score * stats.pixels
             scores[stats.label].append(stats.score)
-            shares[stats.label].append(stats.pixels / size)
+            shares[stats.label].append(stats.kept / size)
     for label, total in enumerate(summary.classes):
         summary.kept += total.kept
         summary.score += total.score / max(1, summary.pixels)
@@ -139,19 +140,20 @@ def find_review_flags(outcome: Outcome, classes: list[ClassSummary]) -> list[Rev
     """
     size = outcome.width * outcome.height
     reasons = [
-        (stats.label, _reason(stats, stats.pixels / size, classes[stats.label].typical))
+        (stats.label, _reason(stats, size, classes[stats.label].typical))
         for stats in outcome.classes
     ]
     return [ReviewFlag(outcome, label, reason) for label, reason in reasons if reason is not None]
 
 
-def _reason(stats: ClassStats, share: float, typical: TypicalRange | None) -> str | None:
-    if share < _LEAST_SHARE:
+def _reason(stats: ClassStats, size: int, typical: TypicalRange | None) -> str | None:
+    if stats.pixels / size < _LEAST_SHARE:
         return None
+    share = stats.kept / size
     if typical is not None and stats.score < typical.least_score:
         return f"score {stats.score:.2f}, usually {typical.score:.2f}"
     if typical is not None and share > max(_LARGE, typical.most_share):
-        return f"{share:.0%} of the photo, usually {typical.share:.0%}"
+        return f"{percent(share)} of the photo, usually {percent(typical.share)}"
     if stats.kept < stats.pixels / 2:
-        return f"{1 - stats.kept / stats.pixels:.0%} of it was dropped"
+        return f"{percent(1 - stats.kept / stats.pixels)} of its pixels were dropped"
     return None
