@@ -79,8 +79,12 @@ def _reason(error: BaseException) -> str:
     text = printable(str(error).strip().partition("\n")[0])
     if isinstance(error, EOFError | StopIteration):
         return "it ends early"
-    if isinstance(error, MemoryError | RecursionError) or not text:
-        return "it asks for too much" if isinstance(error, MemoryError) else type(error).__name__
+    if isinstance(error, LookupError):  # its text is what was looked for
+        return "it is damaged"
+    if isinstance(error, MemoryError):
+        return "it asks for too much memory"
+    if not text:
+        return type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 

@@ -43,7 +43,7 @@ _VISION = {
 }
 _TEXT = {
     "context_length": (1, 1024),
-    "vocab_size": (1, _WORDS),
+    "vocab_size": (_WORDS, _WORDS),
     "width": (1, 4096),
     "heads": (1, 256),
     "layers": (1, 64),

@@ -117,6 +117,17 @@ def _check_finite(values: Tensor, key: str, *, source: str) -> None:
             )
 
 
+def config_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return open_clip's configuration of a CLIP as the shapes of its state_dict show it.
+
+    Raises:
+        KeyError, WeightsError: as `vision_config` and `text_config`.
+    """
+    vision, text = vision_config(state), text_config(state)
+    _, embed_dim = _shape(state, "text_projection", 2)
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+
+
 def vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return open_clip's `vision_cfg` as the shapes of a state_dict (`visual.*` keys) show it.
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, read_checkpoint
-from maskclip.clip.fitting import build_fitting, text_config, vision_config
+from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -187,20 +187,24 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         WeightsError: it is not a CLIP of a supported family.
     """
     try:
-        vision, text = vision_config(checkpoint.state), text_config(checkpoint.state)
-        embed_dim = checkpoint.state["text_projection"].shape[-1]
+        found = config_of(checkpoint.state)
     except KeyError as error:
         raise WeightsError(
             f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
             "if it is one, name its architecture: --model NAME --weights FILE"
         ) from error
-    found: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
     for architecture in architectures():
         known = _raw_config(architecture)
         if _same_shapes(known, found):
             model = _fitted(known, checkpoint, path, architecture)
             return _loaded(path.stem, OpenCLIP(model, _tokenizer(architecture)))
+    text = found["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+    if text["vocab_size"] != tokenizer.vocab_size:
+        raise WeightsError(
+            f"{path}: expected the {tokenizer.vocab_size:,} tokens of CLIP's own tokenizer, got "
+            f"{text['vocab_size']:,}; name its architecture: --model NAME --weights FILE"
+        )
     model = _fitted(found, checkpoint, path, None)
     return _loaded(path.stem, OpenCLIP(model, tokenizer))
 

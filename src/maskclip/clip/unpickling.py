@@ -16,6 +16,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+_LARGEST = 2**48  # values of a tensor
 _MOST_COPIED = 2**20  # items and bytes that are copied from one value to another
 
 _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
@@ -279,7 +280,7 @@ def _checked(
     if metadata:
         return Unusable("a tensor whose values are yet to be computed")
     numbers = (offset, *shape, *stride)
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
         return Unusable("a tensor of a shape that cannot be")
     if len(shape) != len(stride) or len(shape) > 16:
         return Unusable("a tensor of a shape that cannot be")

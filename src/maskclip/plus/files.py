@@ -38,6 +38,7 @@ VERSION = 1
 """Of the metadata in a file; another one is refused."""
 
 _MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
+_LONGEST_NAME = 200  # characters, of a decoder or backbone
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
 _SCANNED = 4 * 2**20  # bytes: names of weights come first in files that are not archives
@@ -115,6 +116,8 @@ def _read_config(values: object, *, source: str) -> StudentConfig:
                 "wrote it"
             )
         default = known[name]
+        if isinstance(value, str) and len(value) > _LONGEST_NAME:
+            raise StudentError(f"{source}: {name}: expected a name, got {brief(value)}")
         numbers = isinstance(default, float) and type(value) is int
         if default is not None and type(value) is not type(default) and not numbers:
             raise StudentError(
