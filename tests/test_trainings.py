@@ -177,9 +177,9 @@ def test_a_published_student_trains_at_full_size(
         training, samples, run, validation=validation, machine=MACHINE, callbacks=[watch]
     )
 
-    files = {"config.json", "last.ckpt", "logs", "student.safetensors"}
+    files = {".lock", "config.json", "last.ckpt", "logs", "samples.json", "student.safetensors"}
     assert {path.name for path in run.iterdir()} == files | ({"best.ckpt"} if validated else set())
-    trained = read_student(finished)
+    trained = read_student(finished.student)
     assert (trained.vocabulary, trained.step) == (samples.vocabulary, STEPS)
     architecture = trained.student.config
     assert architecture.depth == 101

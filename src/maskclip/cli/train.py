@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskclip.cli import options as opt
+from maskclip.cli.train_inputs import open_inputs, say_if_small
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
-    from maskclip.core.vocabulary import Vocabulary
     from maskclip.plus.config import Machine, Training
 
 
@@ -32,17 +32,37 @@ def train(
             metavar="DIR", help="Your own unlabelled photos.", rich_help_panel="Own photos"
         ),
     ] = None,
+    class_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            "-c",
+            metavar="NAME",
+            help='A class of your photos: "dog", or "person=man,woman". Repeat it.',
+            rich_help_panel="Own photos",
+        ),
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Classes of your photos: text, one a line, or TOML.",
+            help="Or a file of them: text, one a line, or TOML.",
             rich_help_panel="Own photos",
         ),
     ] = None,
     vocabulary: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Or a built-in class set.", rich_help_panel="Own photos"),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            min=1,
+            help="Photos are resized to about this short side, and the student works at it "
+            "(default: 512). Sets --crop too.",
+            rich_help_panel="Own photos",
+        ),
     ] = None,
     student: Annotated[
         str | None,
@@ -53,7 +73,7 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The CLIP that labels; ViT-B-16:openai for your own photos."),
+        typer.Option(help="The CLIP that labels (default: the recipe's, or ViT-B-16:openai)."),
     ] = None,
     weights: opt.Weights = None,
     scratch: Annotated[
@@ -70,23 +90,48 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Training steps; the phases are scaled with them."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Training steps; the phases are scaled with them (default: the recipe's, or "
+            "2000).",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images per step, of all processes.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Images per step, of all processes (default: the recipe's, or 16).",
+        ),
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(help="`sgd` (published), or `adamw`: best with --scratch and --lr 0.002."),
+        typer.Option(
+            help="`sgd` (published), or `adamw`: best with --scratch and --lr 0.002 (default: the "
+            "recipe's, or sgd)."
+        ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(metavar="X", help="Learning rate at the first step.")
+        float | None,
+        typer.Option(
+            metavar="X", help="Learning rate at the first step (default: the recipe's, or 0.01)."
+        ),
     ] = None,
     min_lr: Annotated[
-        float | None, typer.Option(metavar="X", help="Learning rate after the last step.")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Learning rate after the last step (default: the recipe's, or 0.0001).",
+        ),
     ] = None,
     crop: Annotated[
-        int | None, typer.Option(metavar="PX", min=1, help="Side of the training crops.")
+        int | None,
+        typer.Option(
+            metavar="PX",
+            min=1,
+            help="Side of the training crops (default: the recipe's, or --short-side).",
+        ),
     ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
@@ -95,7 +140,7 @@ def train(
         typer.Option(
             metavar="T",
             help="Ignore labels that CLIP is less sure of than T, such as 0.9: mostly borders "
-            "between classes.",
+            "between classes (default: the recipe's, or off).",
             rich_help_panel="Supervision",
         ),
     ] = None,
@@ -103,7 +148,8 @@ def train(
         float | None,
         typer.Option(
             metavar="X",
-            help="CLIP sees the crops enlarged by X: for students of small images.",
+            help="CLIP sees the crops enlarged by X: for students of small images (default: the "
+            "recipe's, or 1).",
             rich_help_panel="Supervision",
         ),
     ] = None,
@@ -111,12 +157,14 @@ def train(
         float | None,
         typer.Option(
             metavar="W",
-            help="Learn CLIP's features instead of its labels, with loss weight W (paper: 1).",
+            help="Learn CLIP's features instead of its labels, with loss weight W (paper: 1; "
+            "default: off).",
             rich_help_panel="Supervision",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="Seed of all random numbers.")
+        int | None,
+        typer.Option(metavar="S", min=0, help="Seed of all random numbers (default: 0)."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from RUN/last.ckpt where there is one.")
@@ -125,13 +173,18 @@ def train(
         int, typer.Option(metavar="N", min=1, help="Write last.ckpt every N steps.")
     ] = 200,
     keep_every: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Also keep a checkpoint every N steps.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Also keep a checkpoint every N steps (default: none).",
+        ),
     ] = None,
     validate_every: Annotated[
         int, typer.Option(metavar="N", min=1, help="Validate every N steps.")
     ] = 500,
     validate_on: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images per validation; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Images per validation (default: all).")
     ] = None,
     overlays: Annotated[
         int, typer.Option(metavar="N", min=0, help="Images drawn at every validation.")
@@ -150,10 +203,11 @@ def train(
 ) -> None:
     """Train a segmentation network on the labels that CLIP gives for free (MaskCLIP+).
 
-    RUN gets config.json, last.ckpt, best.ckpt where there is a validation set, logs/ (CSV and
-    TensorBoard), overlays/ (the student's labels of some images) and student.safetensors. With
-    --resume a stopped training continues, to the same weights as an unbroken one. Under `torchrun`
-    the processes share each batch.
+    RUN gets config.json, samples.json, last.ckpt and previous.ckpt (the one before), best.ckpt
+    where there is a validation set, logs/ (CSV and TensorBoard), overlays/ (some images with the
+    labels that teach the student, and its own) and student.safetensors. With --resume a stopped
+    training continues, to the same weights as an unbroken one; images that are gone or cannot be
+    read are left out, and listed. Under `torchrun` the processes share each batch.
 
     **Examples**
 
@@ -183,7 +237,15 @@ def train(
         validate_on=validate_on,
         overlays=overlays,
     )
-    training, samples, validation = _open_inputs(recipe, data, images, classes, vocabulary)
+    training, samples, validation = open_inputs(
+        recipe, data, images, (class_names or [], classes, vocabulary)
+    )
+    if short_side is not None:
+        if images is None:
+            raise MaskCLIPError("--short-side belongs to --images; a recipe has its own")
+        crop = crop or short_side
+    elif images is not None and not resume:
+        say_if_small(samples, training)
     supervision = training.supervision
     if distillation is not None:
         supervision = replace(supervision, clip_guided=None)
@@ -212,9 +274,12 @@ def train(
             optimizer=optimizer,
             seed=seed,
         ),
-        augmentation=_override(training.augmentation, crop=None if crop is None else (crop, crop)),
+        augmentation=_override(
+            training.augmentation,
+            scale=None if short_side is None else (4 * short_side, short_side),
+            crop=None if crop is None else (crop, crop),
+        ),
     )
-    samples.check(len(samples))
     _run(training, samples, out, validation=validation, machine=machine, resume=resume)
 
 
@@ -227,14 +292,14 @@ def _run(
     machine: Machine,
     resume: bool,
 ) -> None:
-    from maskclip.cli.console import print_line, print_path, working
-    from maskclip.cli.train_progress import TrainProgress
+    from maskclip.cli.console import print_line, working
+    from maskclip.cli.train_progress import TrainProgress, print_trained
 
     with working("loading Lightning"):
         from maskclip.tasks.train import train as run
     progress = TrainProgress(samples.vocabulary.names)
     try:
-        finished = run(
+        trained = run(
             training,
             samples,
             out,
@@ -247,7 +312,7 @@ def _run(
         print_line("stopped: continue with the same command and --resume", errors=True)
         raise
     if progress.prints:
-        print_path(finished)
+        print_trained(trained, seconds=progress.seconds)
 
 
 def _override(value: Any, **given: Any) -> Any:
@@ -255,49 +320,3 @@ def _override(value: Any, **given: Any) -> Any:
     from dataclasses import replace
 
     return replace(value, **{name: v for name, v in given.items() if v is not None})
-
-
-def _open_inputs(
-    recipe: str | None,
-    data: Path | None,
-    images: Path | None,
-    classes: Path | None,
-    vocabulary: str | None,
-) -> tuple[Training, Samples, Samples | None]:
-    """Return what is trained, what it learns from, and the validation set."""
-    if (recipe is None) == (images is None):
-        what = "nothing to train on" if recipe is None else "a recipe has its own images"
-        raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")
-    if images is not None:
-        if data is not None:
-            raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
-        return _own_photos(images, opt.read_vocabulary([], classes, vocabulary))
-    if classes is not None or vocabulary is not None:
-        raise MaskCLIPError("--classes and --vocabulary belong to --images; a recipe has its own")
-    from maskclip.recipes import get_training
-
-    assert recipe is not None
-    training = get_training(recipe).training
-    if training.dataset == "emoji":
-        if data is not None:
-            raise MaskCLIPError("emoji is drawn: leave out --data")
-        from maskclip.emoji.scenes import EmojiScenes, training_scenes
-
-        return training, training_scenes(), EmojiScenes()
-    samples = _published(training.dataset, data, training.split)
-    validation = _published(training.dataset, data, "val")
-    validation.check(len(validation))
-    return training, samples, validation
-
-
-def _published(name: str, data: Path | None, split: str) -> Samples:
-    return opt.open_data(name, data=data, split=split, images=None, masks=None, classes=None)
-
-
-def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
-    from maskclip.core.config import DEFAULT_MODEL
-    from maskclip.data.datasets import open_photos
-    from maskclip.recipes import own_training
-
-    training = own_training("photos", DEFAULT_MODEL, classes=len(words))
-    return training, open_photos(images, words), None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import Progress, TextColumn
 
-from maskclip.cli.console import print_line, progress_bar, warning_line
+from maskclip.cli.console import print_line, print_path, progress_bar, warning_line
 from maskclip.plus.module import MIOU, MaskCLIPPlus
 
+if TYPE_CHECKING:
+    from maskclip.tasks.train import Trained
+
+_LISTED = 10  # images that could not be read
 _LINES = 20  # per training, where the output is no terminal
 
 
@@ -33,6 +38,11 @@ class TrainProgress(Callback):
         self.prints = True
         self._bar: Progress | None = None
         self._began = (0.0, 0)
+
+    @property
+    def seconds(self) -> float:
+        """The time since the training began or was resumed."""
+        return time.monotonic() - self._began[0]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock and the bar, also in the middle of a resumed training."""
@@ -104,3 +114,29 @@ class TrainProgress(Callback):
             f"step {step:,} of {steps:,}: loss {loss:.4f}, {each:.2f} s a step, {left} left",
             errors=True,
         )
+
+
+def print_trained(trained: Trained, *, seconds: float) -> None:
+    """Say what was reached, where it is, and what to type next."""
+    if trained.already:
+        print_line(f"already finished, after {trained.steps:,} steps: nothing was left to do")
+    else:
+        loss = "" if trained.loss is None else f", loss {trained.loss:.4f}"
+        print_line(f"trained {trained.steps:,} steps, in {timedelta(seconds=round(seconds))}{loss}")
+    if trained.miou is not None:
+        print_line(
+            f"the student is that of step {trained.chosen_step:,}, the best in validation: mIoU "
+            f"{trained.miou:.1f} %"
+        )
+    if trained.skipped:
+        names = list(trained.skipped.items())
+        listed = "; ".join(f"{name} ({reason})" for name, reason in names[:_LISTED])
+        more = f"; and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        warning_line(
+            f"{len(names):,} image{'s' * (len(names) != 1)} could not be read, and others were "
+            f"learnt from instead: {listed}{more} (all in {trained.student.parent / 'skipped.txt'})"
+        )
+    print_path(trained.student)
+    print_line(
+        f"next: maskclip segment PHOTO --model {shlex.quote(str(trained.student))}", style="dim"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Sample:
     Attributes:
         name: its id within the data set.
         image: RGB, W x H.
-        labels: (H, W) class ids, or the ignored one.
+        labels: (H, W) class ids, the ignored one, or UNLABELED.
     """
 
     name: str
@@ -70,6 +71,10 @@ class Samples(Sequence[Sample], ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def paths(self, index: int) -> tuple[Path, ...]:
+        """Return the files that a sample is read from; none where it is drawn."""
+        return ()
 
     def check(self, count: int) -> None:  # subclasses check what can be missing
         """Check that the first `count` samples exist, before any is used.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,11 @@ class Dataset(Samples):
             )
         return Sample(item.name, image, labels)
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        """Return the image and the mask of a sample."""
+        item = self.items[index]
+        return self.image_path(item), self.mask_path(item)
+
     def check(self, count: int) -> None:
         """Check that the first `count` samples differ and have both files; none is opened.
 
@@ -113,7 +119,7 @@ class Dataset(Samples):
             for part in self.parts
         ]
         content = "\n".join(f"{item.part}/{item.folder}/{item.name}" for item in self.items)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
         return {**super().metadata(), "folders": folders, "list": digest}
 
     def image_path(self, item: Item) -> Path:
@@ -229,6 +235,10 @@ class Photos(Samples):
         labels = np.full((image.height, image.width), UNLABELED, dtype=np.int16)
         return Sample(name, image, labels)
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        """Return the image alone."""
+        return (self.folder / self.files[index],)
+
     def check(self, count: int) -> None:
         """Read the headers of the first `count` images.
 
@@ -243,7 +253,7 @@ class Photos(Samples):
 
     def metadata(self) -> dict[str, Any]:
         """Return which images these are, ready for JSON."""
-        digest = hashlib.sha256("\n".join(self.files).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode("\n".join(self.files))).hexdigest()[:16]
         return {**super().metadata(), "folders": [str(self.folder.resolve())], "list": digest}
 
 

@@ -1,12 +1,15 @@
 """What a training and its validation load, index by index.
 
 A training loads steps x batch size samples. Which image has an index, and how it is augmented,
-depends on the seed and the index alone: workers, processes and interruptions change nothing.
+depends on the seed and the index alone: workers, processes and interruptions change nothing. In
+place of an image that cannot be read comes the next of its epoch that can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,27 +17,58 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.prefetch import prefetch, usable_cpus
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED, Ids, Samples
 from maskclip.data.transforms import augment, seeded
-from maskclip.plus.config import Optimization, Training
+from maskclip.plus.config import Optimization, Training, TrainingError
+
+_CHEAP_BYTES = 128 * 2**20  # of all images: what is decoded in some seconds
+_CHEAP_IMAGES = 2000
+_IN_A_ROW = 100  # images that cannot be read: then it is not the images
+_NOTHING = 32  # px: side of what is validated in place of an image that cannot be read
+
+
+class Skipped(NamedTuple):
+    """An image that could not be read: its name, and why."""
+
+    name: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What one step learns from.
+
+    Attributes:
+        images: (b, 3, h, w) uint8.
+        labels: (b, h, w) int64.
+        skipped: the images that could not be read, in whose place others are.
+    """
+
+    images: Tensor
+    labels: Tensor
+    skipped: tuple[Skipped, ...] = ()
 
 
 def training_loader(
     samples: Samples,
     training: Training,
     *,
+    places: Sequence[int | None] | None = None,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
     steps_done: Callable[[], int] = lambda: 0,
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return the batches of one process: images (b, 3, h, w) uint8, labels (b, h, w) int64.
+) -> DataLoader[Batch]:
+    """Return the batches of one process.
 
     Args:
         samples: the images, with labels or without.
         training: its seed, augmentation, and classes whose labels are hidden.
+        places: where the images of this training are among the samples, as `TrainingDataset` has
+            it.
         rank, world_size: which process this is, of how many that share each batch.
         workers: processes that load and augment images.
         pin_memory: as PyTorch's loader takes it; for GPUs.
@@ -42,14 +76,61 @@ def training_loader(
     """
     optimization = training.optimization
     return DataLoader(
-        TrainingDataset(samples, training),
+        TrainingDataset(samples, training, places=places),
         batch_size=optimization.batch_size // world_size,
         sampler=TrainingSampler(
             optimization, rank=rank, world_size=world_size, steps_done=steps_done
         ),
         num_workers=workers,
         pin_memory=pin_memory,
+        collate_fn=_collate,
     )
+
+
+def _collate(batch: Sequence[Batch]) -> Batch:
+    return Batch(
+        torch.stack([sample.images for sample in batch]),
+        torch.stack([sample.labels for sample in batch]),
+        tuple(skipped for sample in batch for skipped in sample.skipped),
+    )
+
+
+def check_readable(samples: Samples) -> None:
+    """Read all samples where that takes some seconds; of many or large ones it would take hours.
+
+    Raises:
+        TrainingError: some cannot be read; the message names the first.
+    """
+    count = len(samples)
+    if count > _CHEAP_IMAGES or not samples.paths(0):
+        return
+    if sum(size for index in range(count) for size in file_sizes(samples, index)) > _CHEAP_BYTES:
+        return
+
+    def problem(index: int) -> str | None:
+        try:
+            samples[index]
+        except (MaskCLIPError, OSError) as error:
+            return str(error)
+        return None
+
+    cpus = min(8, usable_cpus())
+    problems = prefetch(ThreadPoolExecutor(cpus), problem, range(count), ahead=2 * cpus)
+    broken = [found for found in problems if found is not None]
+    if broken:
+        rest = f" (and {len(broken) - 1:,} more of {count:,})" if len(broken) > 1 else ""
+        raise TrainingError(f"{broken[0]}{rest}: mend it, or take it out")
+
+
+def file_sizes(samples: Samples, index: int) -> tuple[int, ...]:
+    """Return the bytes of the files of a sample; 0 of one that is missing."""
+    sizes = []
+    for path in samples.paths(index):
+        try:
+            sizes.append(path.stat().st_size)
+        except OSError:
+            sizes.append(0)
+    return tuple(sizes)
 
 
 def validation_loader(
@@ -59,8 +140,10 @@ def validation_loader(
     most: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> DataLoader[Batch]:
     """Return the images of one process, one by one, as `ValidationDataset` has them.
+
+    Every process has as many, for they wait for each other: some may have one that does not count.
 
     Args:
         samples: images with labels.
@@ -69,20 +152,32 @@ def validation_loader(
         rank, world_size: which process this is, of how many that share the images.
     """
     count = len(samples) if most is None else min(most, len(samples))
-    dataset = ValidationDataset(samples, range(rank, count, world_size), scale)
+    most_each = -(-count // world_size)
+    own: list[int | None] = list(range(rank, count, world_size))
+    own += [None] * (most_each - len(own))
+    dataset = ValidationDataset(samples, own, scale)
     return DataLoader(dataset, batch_size=None, num_workers=0)
 
 
-class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
+class TrainingDataset(Dataset[Batch]):
     """The augmented samples of a training.
 
     Args:
         samples: the images, with labels or without.
         training: its seed, augmentation, and classes whose labels are hidden.
+        places: for each image that the training began with, in their order, its index among the
+            samples, or None where it is gone; None stands for all samples as they are.
     """
 
-    def __init__(self, samples: Samples, training: Training) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        training: Training,
+        *,
+        places: Sequence[int | None] | None = None,
+    ) -> None:
         self.samples = samples
+        self.places = range(len(samples)) if places is None else places
         self.augmentation = training.augmentation
         config = training.supervision
         self.hidden = () if config.keep_labels else config.unlabeled
@@ -93,29 +188,53 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return an image (3, h, w) uint8 and its labels (h, w) int64.
+    def __getitem__(self, index: int) -> Batch:
+        """Return an image (3, h, w) uint8, its labels (h, w) int64, and what was skipped before it.
 
-        Raises:
-            MaskCLIPError: the files of the sample cannot be used.
+        Where nothing can be read, nothing of the image counts.
         """
-        sample = self.samples[self.sample_at(index)]
-        return augment(
-            sample.image,
-            hide(sample.labels, self.hidden),
-            self.augmentation,
-            generator=seeded(self.seed, index),
-            ignore=self.samples.vocabulary.ignore,
-        )
+        skipped: list[Skipped] = []
+        ignore = self.samples.vocabulary.ignore
+        for place in self._candidates(index):
+            try:
+                sample = self.samples[place]
+            except (MaskCLIPError, OSError) as error:
+                skipped.append(Skipped(self.samples.names[place], str(error)))
+                if len(skipped) == _IN_A_ROW:
+                    break
+                continue
+            pixels, labels = augment(
+                sample.image,
+                hide(sample.labels, self.hidden),
+                self.augmentation,
+                generator=seeded(self.seed, index),
+                ignore=ignore,
+            )
+            return Batch(pixels, labels, tuple(skipped))
+        crop = self.augmentation.crop
+        empty = torch.zeros((3, *crop), dtype=torch.uint8)
+        return Batch(empty, torch.full(crop, ignore), tuple(skipped))
 
-    def sample_at(self, index: int) -> int:
+    def sample_at(self, index: int) -> int | None:
         """Return which sample has an index: each once per epoch, every epoch in a new order."""
-        count = len(self.samples)
+        epoch, offset = divmod(index, len(self.places))
+        return self.places[int(self._order_of(epoch)[offset])]
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """Yield the sample of an index, then those that may take its place: the next ones."""
+        count = len(self.places)
         epoch, offset = divmod(index, count)
+        order = self._order_of(epoch)
+        for ahead in range(count):
+            place = self.places[int(order[(offset + ahead) % count])]
+            if place is not None:
+                yield place
+
+    def _order_of(self, epoch: int) -> Ids:
         if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch)).permutation(count)
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.places))
             self._order = (epoch, order)
-        return int(self._order[1][offset])
+        return self._order[1]
 
 
 class TrainingSampler(Sampler[int]):
@@ -152,16 +271,18 @@ class TrainingSampler(Sampler[int]):
         return iter(range(first, self.total, self.world_size))
 
 
-class ValidationDataset(Dataset[tuple[Tensor, Tensor]]):
+class ValidationDataset(Dataset[Batch]):
     """Images at the published test size, with their true labels at the size of the file.
 
     Args:
         samples: images with labels.
-        indices: those of this process.
+        indices: those of this process; None stands for an image of which nothing counts.
         scale: (long, short) side in px that images are fitted into.
     """
 
-    def __init__(self, samples: Samples, indices: Sequence[int], scale: tuple[int, int]) -> None:
+    def __init__(
+        self, samples: Samples, indices: Sequence[int | None], scale: tuple[int, int]
+    ) -> None:
         self.samples = samples
         self.indices = indices
         self.long, self.short = scale
@@ -169,15 +290,30 @@ class ValidationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return an image (1, 3, h, w) uint8 and its labels (H, W) int64."""
-        sample = self.samples[self.indices[index]]
+    def __getitem__(self, index: int) -> Batch:
+        """Return an image (1, 3, h, w) uint8 and its labels (H, W) int64.
+
+        Nothing of one that cannot be read counts.
+        """
+        place = self.indices[index]
+        if place is None:
+            return self._nothing()
+        try:
+            sample = self.samples[place]
+        except (MaskCLIPError, OSError) as error:
+            return self._nothing(Skipped(self.samples.names[place], str(error)))
         size = (sample.image.height, sample.image.width)
         height, width = fit_within(size, short=self.short, long=self.long)
         image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
         truth = sample.labels.astype(np.int64)
         truth[truth == UNLABELED] = self.samples.vocabulary.ignore
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], torch.from_numpy(truth)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        return Batch(pixels, torch.from_numpy(truth))
+
+    def _nothing(self, *skipped: Skipped) -> Batch:
+        side = _NOTHING
+        pixels = torch.zeros((1, 3, side, side), dtype=torch.uint8)
+        return Batch(pixels, torch.full((side, side), self.samples.vocabulary.ignore), skipped)
 
 
 def hide(labels: Ids, classes: Sequence[int]) -> Ids:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core.metrics import ConfusionMatrix
@@ -21,6 +22,7 @@ from maskclip.core.resize import Geometry, cut, label
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
+from maskclip.plus.dataset import Batch
 from maskclip.plus.files import METADATA_KEY, StudentMetadata
 from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
@@ -94,6 +96,7 @@ class MaskCLIPPlus(L.LightningModule):
         self.collapsed: tuple[int, float] | None = None
         self._assigned = torch.zeros(classes, dtype=torch.int64)
         self._unlabeled = 0
+        self._norms: list[tuple[Tensor, Tensor]] | None = None
 
     def on_fit_start(self) -> None:
         """Move the teacher to the student's device."""
@@ -126,15 +129,27 @@ class MaskCLIPPlus(L.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         if self.optimization.frozen_norms:
             freeze_norms(self.student)
+        else:
+            self._remember_norms()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of images (B, 3, H, W) uint8 and their labels (B, H, W) int64.
+    def _remember_norms(self) -> None:
+        """Copy the statistics of BatchNorms, which the forward pass changes."""
+        if self._norms is None:
+            norms = (m for m in self.student.modules() if isinstance(m, _BatchNorm))
+            buffers = [buffer for norm in norms for buffer in norm.buffers()]
+            self._norms = [(buffer, buffer.clone()) for buffer in buffers]
+        if self._norms:
+            now, before = zip(*self._norms, strict=True)
+            torch._foreach_copy_(before, now)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch.
 
         Raises:
-            TrainingError: it is not finite; the checkpoint of the last good step is written first.
+            TrainingError: it is not finite; a checkpoint of the step before is written first.
             SupervisionError: the labels hold a class that is to be learnt without labels.
         """
-        images, given = batch
+        images, given, _ = batch
         features = self.student.features(images)
         labels = self.find_labels(images, given, features)
         loss = segmentation_loss(
@@ -144,7 +159,7 @@ class MaskCLIPPlus(L.LightningModule):
             ignore=self.ignore,
         )
         loss = loss + self._distillation(images, given, features)
-        self._stop_unless_finite(loss)
+        self._stop_unless_finite(loss, "loss")
         self._count_assigned(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -171,6 +186,31 @@ class MaskCLIPPlus(L.LightningModule):
                 ignore=self.ignore,
             )
 
+    @torch.no_grad()
+    def taught(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Return the labels that CLIP completes for images (B, 3, H, W) uint8; to be looked at.
+
+        Args:
+            images: the images.
+            labels: (B, H, W) int64 of the samples; those of classes to be learnt without are
+                hidden here.
+
+        Returns:
+            (B, H, W) int64 on the CPU; None where CLIP labels nothing.
+        """
+        config = self.supervision
+        if self.teacher.encoder is None or not config.unlabeled:
+            return None
+        images, labels = images.to(self.device), labels.to(self.device)
+        if not config.keep_labels:
+            hidden = torch.tensor(config.unlabeled, device=self.device)
+            labels = labels.masked_fill(torch.isin(labels, hidden), UNLABELED)
+        with torch.autocast(images.device.type, enabled=False):
+            maps = teacher_maps(self._encoder, images, self.teacher.rows, config).float()
+        return assign_labels(
+            labels, maps, config.unlabeled, confidence=config.confidence, ignore=self.ignore
+        ).cpu()
+
     @property
     def _encoder(self) -> DenseCLIP:
         assert self.teacher.encoder is not None  # the constructor refuses such supervision
@@ -186,17 +226,33 @@ class MaskCLIPPlus(L.LightningModule):
         self.log("distance", distance.detach())
         return weight * distance
 
-    def _stop_unless_finite(self, loss: Tensor) -> None:
-        finite = bool(loss.detach().isfinite())
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before gradients that are not finite become weights.
+
+        Raises:
+            TrainingError: they are not; a checkpoint of the step before is written first.
+        """
+        if self.trainer.precision == "16-mixed":  # its scaler leaves such steps out
+            return
+        weights = self.student.parameters()
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self._stop_unless_finite(torch.nn.utils.get_total_norm(gradients), "gradient")
+
+    def _stop_unless_finite(self, value: Tensor, what: str) -> None:
+        finite = bool(value.detach().isfinite())
         if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             return
+        for buffer, copy in self._norms or ():
+            buffer.copy_(copy)
         path = Path(self.trainer.default_root_dir) / LAST
         self.trainer.save_checkpoint(path)
+        precise = "" if self.trainer.precision == "32-true" else ", or train in float32"
         raise TrainingError(
-            f"the loss of step {self.global_step + 1} is {float(loss.detach())}: training stopped; "
-            f"{path} holds the step before. Lower the learning rate, or train in float32"
+            f"the {what} of step {self.global_step + 1} is not finite: training stopped; {path} "
+            f"holds the step before. Start from it with a lower learning rate (--init {path} --lr "
+            f"{self.optimization.lr / 2:g} and another --out){precise}"
         )
 
     def _count_assigned(self, given: Tensor, labels: Tensor) -> None:
@@ -217,9 +273,9 @@ class MaskCLIPPlus(L.LightningModule):
         self._unlabeled = 0
         self._assigned.zero_()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compare the labels of an image (1, 3, h, w) uint8 with their truth (H, W) int64."""
-        image, truth = batch
+        image, truth, _ = batch
         found, _ = predict(self.student, image, size=(truth.shape[0], truth.shape[1]))
         self.confusion.update(found, truth)
 
@@ -230,14 +286,25 @@ class MaskCLIPPlus(L.LightningModule):
         self.log(MIOU, 0.0 if math.isnan(miou) else 100 * miou, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the student's metadata."""
+        """Add the student's metadata.
+
+        Raises:
+            TrainingError: weights or statistics are not finite: the checkpoint before is kept.
+        """
+        broken = [k for k, v in checkpoint["state_dict"].items() if not bool(v.isfinite().all())]
+        if broken:
+            raise TrainingError(
+                f"the weights after step {self.global_step} are not finite ({broken[0]}): training "
+                "stopped, and the checkpoint before is kept. Start from it with --init, a lower "
+                "--lr and another --out"
+            )
         checkpoint[METADATA_KEY] = self.metadata.to_dict()
 
 
 def freeze_norms(module: nn.Module) -> None:
     """Put all BatchNorms of a module into eval mode."""
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, _BatchNorm):
             layer.eval()
 
 

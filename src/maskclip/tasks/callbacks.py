@@ -1,34 +1,38 @@
-"""Callbacks of a training: checkpoints, stopping between steps, overlays of what is learnt."""
+"""Callbacks of a training: checkpoints, stopping between steps, images that cannot be read."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+from lightning.pytorch.plugins import LayerSync
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
 
 from maskclip.core.files import atomic_path
-from maskclip.core.method import CLEAN
-from maskclip.core.samples import Samples
 from maskclip.plus.config import Machine, TrainingError
-from maskclip.plus.files import TrainedStudent
-from maskclip.plus.module import LAST, MIOU, MaskCLIPPlus
-from maskclip.tasks.segmenter import StudentSegmenter
+from maskclip.plus.dataset import Batch
+from maskclip.plus.module import LAST, MIOU
 
 BEST = "best.ckpt"
 """The checkpoint in the run folder of the highest mIoU in validation."""
 
+PREVIOUS = "previous.ckpt"
+"""The checkpoint in the run folder before the last one, should that be damaged."""
 
-def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[Callback]:
+_TOLERATED = 3  # images that cannot be read, of however few
+_SHARE = 0.1  # of all images that may be unreadable
+_MOST = 1000
+
+
+def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[ModelCheckpoint]:
     """Return what writes last.ckpt, step=N.ckpt where asked for, and best.ckpt where validated."""
     latest = _Checkpoint(
         out,
@@ -36,7 +40,7 @@ def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> lis
         every_n_train_steps=machine.save_every,
         enable_version_counter=False,
     )
-    found: list[Callback] = [latest]
+    found: list[ModelCheckpoint] = [latest]
     if machine.keep_every is not None:
         every = machine.keep_every
         found.append(_Checkpoint(out, filename="{step}", every_n_train_steps=every, save_top_k=-1))
@@ -61,6 +65,24 @@ class _Checkpoint(ModelCheckpoint):
         """The key of its state in a checkpoint."""
         return f"{type(self).__name__}:{self.filename}"
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run folder is now, which may have been moved or copied."""
+        here = str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(Path(here) / Path(path).name) if path else ""
+
+        state = {
+            **state_dict,
+            "dirpath": here,
+            "best_k_models": {moved(k): v for k, v in state_dict["best_k_models"].items()},
+            **{
+                key: moved(state_dict[key])
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+            },
+        }
+        super().load_state_dict(state)
+
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are written whole or not at all, and read without running code."""
@@ -76,6 +98,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
         try:
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file)  # else a power cut can leave an empty file of the new name
+                _keep_previous(Path(path))
         except (OSError, RuntimeError) as error:  # torch reports a full disk by the second
             reason = (str(error).splitlines() or ["unknown"])[0]
             raise TrainingError(
@@ -92,6 +117,92 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Read a checkpoint of tensors and plain values alone."""
         content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         return content
+
+
+def _keep_previous(path: Path) -> None:
+    """Let the last checkpoint be the previous one too, before another takes its name."""
+    if path.name != LAST or not path.exists():
+        return
+    try:
+        with atomic_path(path.with_name(PREVIOUS)) as temporary:
+            temporary.unlink()
+            os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        path.replace(path.with_name(PREVIOUS))
+
+
+class SyncNorms(LayerSync):
+    """BatchNorms over the images of all processes.
+
+    PyTorch's own conversion would lose the activations that timm's BatchNorms apply.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model with its BatchNorms replaced, under the same names."""
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is: nothing uses it after the training."""
+        return model
+
+
+class CountSkipped(Callback):
+    """Count the images that could not be read, and stop a training that misses many.
+
+    Args:
+        images: of the training.
+        validated: images of the validation.
+
+    Attributes:
+        skipped: the names of such images, and why each could not be read.
+    """
+
+    def __init__(self, images: int, validated: int) -> None:
+        self.skipped: dict[str, str] = {}
+        self._missed: dict[str, set[str]] = {"training": set(), "validation": set()}
+        self._counts = {"training": images, "validation": validated}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known, for the checkpoint."""
+        return {"skipped": dict(self.skipped)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting; what can be read again is not held against the training."""
+        self.skipped.update(state_dict["skipped"])
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, *_: Any) -> None:
+        """Count those of a step."""
+        self._count("training", batch)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, module: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Count those of a validation."""
+        self._count("validation", batch)
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Add those of the other processes."""
+        if trainer.world_size > 1:
+            parts: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(parts, self.skipped)
+            for part in parts:
+                self.skipped.update(part)
+
+    def _count(self, what: str, batch: Batch) -> None:
+        if not batch.skipped:
+            return
+        missed, count = self._missed[what], self._counts[what]
+        for name, reason in batch.skipped:
+            self.skipped[name] = reason
+            missed.add(name)
+        most = min(max(_TOLERATED, int(_SHARE * count)), _MOST, count - 1)
+        if len(missed) > most:
+            name, reason = batch.skipped[-1]
+            raise TrainingError(
+                f"{len(missed):,} of the {count:,} images of the {what} cannot be read, {name} the "
+                f"last ({reason}): see to them, then go on with --resume"
+            )
 
 
 class StopBetweenSteps(Callback):
@@ -126,64 +237,3 @@ class StopBetweenSteps(Callback):
         """Restore the previous signal handler."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
-
-
-class DrawOverlays(Callback):
-    """Draw the first images of a data set with the student's labels, as `segment` would.
-
-    They are written as `STEP_NAME.jpg`, so that a viewer flips through the training, and shown in
-    TensorBoard.
-
-    Args:
-        samples: the data set.
-        count: of its images.
-        every: steps between two drawings; the last step is drawn too.
-        folder: where pictures are written.
-        short_side: working size in px.
-    """
-
-    def __init__(
-        self, samples: Samples, *, count: int, every: int, folder: Path, short_side: int
-    ) -> None:
-        self.samples = samples
-        self.indices = range(min(count, len(samples)))
-        self.every = every
-        self.folder = folder
-        self.short_side = short_side
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Draw every so many steps."""
-        step = trainer.global_step
-        if not trainer.is_global_zero or (step % self.every and step != trainer.max_steps):
-            return
-        assert isinstance(pl_module, MaskCLIPPlus)
-        segmenter = StudentSegmenter(
-            TrainedStudent(pl_module.student, self.samples.vocabulary, step, self.short_side),
-            name="the student",
-            fingerprint="",
-            method=CLEAN,
-            device=pl_module.device,
-            precision="float32",
-        )
-        for index in self.indices:
-            sample = self.samples[index]
-            picture = segmenter.segment(sample.image).overlay()
-            name = sample.name.replace("/", "_").replace(".", "_")  # photos' names have suffixes
-            path = self.folder / f"{step:06}_{name}.jpg"
-            with atomic_path(path) as temporary:
-                picture.save(temporary, format="JPEG", quality=90)
-            _show(picture, sample.name, step, trainer.loggers)
-        pl_module.student.train()
-
-
-def _show(picture: Image.Image, name: str, step: int, loggers: Sequence[object]) -> None:
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")

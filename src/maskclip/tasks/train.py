@@ -1,21 +1,15 @@
-"""The training of a student, as a whole job: from words and images to a run folder.
-
-A run folder holds config.json (all that decides the weights), last.ckpt and best.ckpt, logs/ (CSV
-and TensorBoard), overlays/ (what the student makes of a few images), and in the end
-student.safetensors.
-"""
+"""The training of a student, as a whole job: from words and images to a run folder."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import torch
@@ -24,10 +18,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from maskclip.core.device import choose_device
-from maskclip.core.errors import MaskCLIPError, differences, list_differences
-from maskclip.core.files import check_writable, file_fingerprint, write_json
+from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.files import check_writable, write_text
 from maskclip.core.samples import Samples
-from maskclip.core.text import read_json
+from maskclip.core.text import printable
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import (
     LIGHTNING_PRECISIONS,
@@ -36,21 +30,57 @@ from maskclip.plus.config import (
     TrainingError,
     parse_student,
 )
-from maskclip.plus.dataset import training_loader, validation_loader
+from maskclip.plus.dataset import check_readable, training_loader, validation_loader
 from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
-from maskclip.plus.module import LAST, MaskCLIPPlus
+from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
 from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import load_teacher
+from maskclip.plus.trial import try_step
 from maskclip.tasks.callbacks import (
     BEST,
     AtomicCheckpoints,
-    DrawOverlays,
+    CountSkipped,
     StopBetweenSteps,
+    SyncNorms,
     checkpoint_callbacks,
 )
+from maskclip.tasks.overlays import DrawOverlays
+from maskclip.tasks.run_folder import (
+    FINISHED,
+    Places,
+    begin,
+    compare,
+    find_checkpoint,
+    holds_training,
+    locked,
+    run_config,
+    steps_done,
+)
 
-CONFIG, FINISHED = "config.json", "student.safetensors"
-LOGS, OVERLAYS = "logs", "overlays"
+LOGS, OVERLAYS, SKIPPED = "logs", "overlays", "skipped.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training that is finished.
+
+    Attributes:
+        student: the file of the student.
+        steps: that it was trained for.
+        already: whether it was finished before.
+        loss: of the last step; None if no step was taken.
+        chosen_step: the step of the student: the best in validation, or the last.
+        miou: of that step in validation, in percent; None without one.
+        skipped: the images that could not be read, by name, and why.
+    """
+
+    student: Path
+    steps: int
+    already: bool = False
+    loss: float | None = None
+    chosen_step: int | None = None
+    miou: float | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Processes(NamedTuple):
@@ -77,7 +107,7 @@ def train(
     machine: Machine | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-) -> Path:
+) -> Trained:
     """Train a student, or resume its training.
 
     Under `torchrun`, every process calls this; they share each batch.
@@ -85,27 +115,91 @@ def train(
     Args:
         training: what is trained, and how.
         samples: what it learns from.
-        out: the run folder.
+        out: the run folder, as `run_folder` describes it.
         validation: images with labels, by which the best checkpoint is chosen.
         machine: where and how often.
-        resume: continue from last.ckpt where there is one.
+        resume: continue from the last checkpoint where there is one.
         callbacks: further callbacks of Lightning.
 
-    Returns:
-        The file of the finished student.
-
     Raises:
-        MaskCLIPError: something does not fit, or cannot be read or written.
+        MaskCLIPError: something does not fit, or cannot be read or written; two trainings want one
+            folder; many images cannot be read.
     """
     machine, processes = machine or Machine(), Processes.from_environment()
     _check_batch_size(training.optimization.batch_size, processes)
-    config = run_config(training, samples)
-    checkpoint = find_checkpoint(out, config, resume=resume)
+    fresh = not holds_training(out)
+    if fresh:
+        for found in (samples, validation):
+            if found is not None:
+                found.check(len(found))
+        check_readable(samples)
     check_writable(out)
-    device = _device_of(processes, choose_device(machine.device))
-    module = build(training, samples.vocabulary, device=device)
-    write_json(config, out / CONFIG)  # after all that can be refused
-    validated = validation is not None
+    with locked(out) if processes.rank == 0 else nullcontext():
+        config = run_config(training, samples)
+        places = Places(range(len(samples)))
+        if not fresh:
+            places = compare(out, config, samples)
+            finished = _finished(training, out, resume=resume)
+            if finished is not None:
+                return finished
+            if places.changes and processes.rank == 0:
+                warnings.warn(places.changes, MaskCLIPWarning, stacklevel=2)
+        device = _device_of(processes, choose_device(machine.device))
+        # Weights that a checkpoint holds need not be found again.
+        start = training if fresh else replace(training, pretrained=False, initial=None)
+        module = build(start, samples.vocabulary, device=device)
+        strategy = _choose_strategy(module.student, training, processes, device)
+        checkpoint = None if fresh else find_checkpoint(out, module.state_dict())
+        if fresh and processes.rank == 0:
+            begin(out, config, samples)  # after all that can be refused
+        job = _Job(training, samples, validation, machine, processes, device, strategy, out)
+        return _fit(job, module, places, checkpoint=checkpoint, callbacks=callbacks)
+
+
+def _finished(training: Training, out: Path, *, resume: bool) -> Trained | None:
+    """Return the student of a training that is finished, None where there are steps left.
+
+    Raises:
+        TrainingError: `resume` does not allow to go on.
+    """
+    steps, file = training.optimization.steps, out / FINISHED
+    done = file.exists() and steps_done(out) == steps
+    if resume:
+        return Trained(student=file, steps=steps, already=True) if done else None
+    if done:
+        raise TrainingError(
+            f"{out} holds this training, already finished: {file}. To train it further, choose "
+            f"another --out with --init {file}"
+        )
+    raise TrainingError(
+        f"{out} holds this training already: continue it with --resume, or choose another --out"
+    )
+
+
+class _Job(NamedTuple):
+    """What a training is put together from."""
+
+    training: Training
+    samples: Samples
+    validation: Samples | None
+    machine: Machine
+    processes: Processes
+    device: torch.device
+    strategy: str
+    out: Path
+
+
+def _fit(
+    job: _Job,
+    module: MaskCLIPPlus,
+    places: Places,
+    *,
+    checkpoint: Path | None,
+    callbacks: Sequence[Callback],
+) -> Trained:
+    training, samples, validation, machine, processes, device, _, out = job
+    best_and_last = checkpoint_callbacks(out, machine, validated=validation is not None)
+    counting = CountSkipped(len(samples), 0 if validation is None else len(validation))
     drawing = DrawOverlays(
         validation or samples,
         count=machine.overlays,
@@ -113,40 +207,68 @@ def train(
         folder=out / OVERLAYS,
         short_side=training.short_side,
     )
-    callbacks = [*checkpoint_callbacks(out, machine, validated=validated), drawing, *callbacks]
     with _quiet():
-        trainer = _trainer(
-            training, machine, out, device, processes, callbacks=callbacks, validated=validated
-        )
+        trainer = _trainer(job, callbacks=[*best_and_last, counting, drawing, *callbacks])
+        share = {"rank": processes.rank, "world_size": processes.world_size}
         loader = training_loader(
             samples,
             training,
-            rank=processes.rank,
-            world_size=processes.world_size,
+            places=places.indices,
+            **share,
             workers=machine.workers,
             pin_memory=device.type == "cuda",
             steps_done=lambda: trainer.global_step,
         )
         truth = None
         if validation is not None:
-            truth = validation_loader(
-                validation,
-                training.augmentation.scale,
-                most=machine.validate_on,
-                rank=processes.rank,
-                world_size=processes.world_size,
-            )
+            scale = training.augmentation.scale
+            truth = validation_loader(validation, scale, most=machine.validate_on, **share)
         try:
             trainer.fit(module, loader, truth, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
             if trainer.interrupted:  # which Lightning turns into an exit
                 raise KeyboardInterrupt from None
             raise
+        except RuntimeError as error:
+            raise _explained(error) from error
         trainer.save_checkpoint(out / LAST)
+    chosen = out / (BEST if validation is not None else LAST)
+    best = best_and_last[-1].best_model_score if validation is not None else None
+    step = None
     if trainer.is_global_zero:
-        chosen = out / (BEST if validated else LAST)
-        save_student(read_student(chosen), out / FINISHED)
-    return out / FINISHED
+        student = read_student(chosen)
+        step = student.step
+        save_student(student, out / FINISHED)
+        if counting.skipped:
+            listed = sorted(counting.skipped.items())
+            lines = [printable(f"{name}: {reason}") for name, reason in listed]
+            write_text("\n".join([*lines, ""]), out / SKIPPED)
+    loss = trainer.callback_metrics.get("loss")
+    return Trained(
+        student=out / FINISHED,
+        steps=training.optimization.steps,
+        already=loss is None,
+        loss=None if loss is None else float(loss),
+        chosen_step=step,
+        miou=None if best is None else float(best),
+        skipped=counting.skipped,
+    )
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """Return what a user can do about an error of PyTorch's, or the error itself."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return TrainingError(
+            "a process that loads images ended by itself, as where memory runs out: take fewer "
+            "--workers (0 loads in the training process), and go on with --resume"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+        return TrainingError(
+            "the memory of the device is not enough: take a smaller --batch-size or --crop, "
+            "another --out, and --init to start from a checkpoint of this training"
+        )
+    return error
 
 
 def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -> MaskCLIPPlus:
@@ -180,64 +302,22 @@ def start_student(training: Training, rows: Tensor) -> Student:
     return student
 
 
-def run_config(training: Training, samples: Samples) -> dict[str, Any]:
-    """Return what config.json holds: all that decides the weights, files by their content."""
-    teacher = training.teacher
-    named = (teacher.name, teacher.weights, training.initial)
-    files = [Path(name) for name in named if name is not None]
-    content = {
-        **asdict(training),
-        "files": {str(file): file_fingerprint(file) for file in files if file.is_file()},
-        "samples": samples.metadata(),
-        "classes": list(samples.vocabulary.names),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(content))
-    return plain
-
-
-def find_checkpoint(out: Path, config: dict[str, Any], *, resume: bool) -> Path | None:
-    """Return the checkpoint of a run folder to resume from, or None where there is none yet.
-
-    Raises:
-        TrainingError: the folder holds another training, or one that `resume` does not allow.
-    """
-    last, path = out / LAST, out / CONFIG
-    if not last.exists():
-        return None
-    try:
-        saved = read_json(path, "the settings of a training")
-    except (OSError, MaskCLIPError) as error:
-        raise TrainingError(f"{path}: not readable ({error}); choose another --out") from error
-    changes = differences(saved, config)
-    if changes:
-        raise TrainingError(
-            f"{out} holds another training: {list_differences(changes)}. Choose another --out"
-        )
-    if not resume:
-        raise TrainingError(
-            f"{out} holds this training already: continue it with --resume, or choose another --out"
-        )
-    return last
-
-
-def _trainer(
-    training: Training,
-    machine: Machine,
-    out: Path,
-    device: torch.device,
-    processes: Processes,
-    *,
-    callbacks: Sequence[Callback],
-    validated: bool,
-) -> L.Trainer:
-    steps, logs = training.optimization.steps, str(out / LOGS)
+def _trainer(job: _Job, *, callbacks: Sequence[Callback]) -> L.Trainer:
+    training, machine, processes, device, out = (
+        job.training, job.machine, job.processes, job.device, job.out,
+    )  # fmt: skip
+    steps, logs, validated = (
+        training.optimization.steps,
+        str(out / LOGS),
+        job.validation is not None,
+    )
     alone, local = processes.world_size == 1, processes.local_world_size
+    synchronized = not alone and device.type == "cuda"
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index] if device.index is not None and alone else local,
         num_nodes=processes.world_size // local,
-        strategy="auto" if alone else "ddp",
-        sync_batchnorm=not alone and device.type == "cuda",
+        strategy=job.strategy,
         precision=LIGHTNING_PRECISIONS[machine.precision],  # type: ignore[arg-type]
         max_steps=steps,
         val_check_interval=min(machine.validate_every, steps) if validated else None,
@@ -247,11 +327,33 @@ def _trainer(
         log_every_n_steps=min(10, steps),
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
         callbacks=[*callbacks, *([StopBetweenSteps(out / LAST)] if alone else [])],
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *([SyncNorms()] if synchronized else [])],
         default_root_dir=out,
         enable_progress_bar=False,  # callbacks show the progress
         enable_model_summary=False,
     )
+
+
+def _choose_strategy(
+    student: Student, training: Training, processes: Processes, device: torch.device
+) -> str:
+    """Return Lightning's strategy; weights that nothing depends on are not trained any more.
+
+    Raises:
+        TrainingError: the student cannot learn from so few images at once.
+    """
+    alone = processes.world_size == 1
+    if training.optimization.frozen_norms:
+        freeze_norms(student)
+    together = alone or device.type == "cuda"  # elsewhere BatchNorms are not synchronised
+    images = training.optimization.batch_size // (1 if together else processes.world_size)
+    trial = try_step(student, images=images, crop=training.augmentation.crop)
+    for name, weight in student.named_parameters():
+        if name in trial.unused:
+            weight.requires_grad_(False)
+    if alone:
+        return "auto"
+    return "ddp" if trial.known else "ddp_find_unused_parameters_true"
 
 
 def _device_of(processes: Processes, device: torch.device) -> torch.device:

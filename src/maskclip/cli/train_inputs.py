@@ -1,0 +1,82 @@
+"""What `maskclip train` learns from: a recipe's data set, drawn scenes, or one's own photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskclip.cli import options as opt
+from maskclip.core.errors import MaskCLIPError
+
+if TYPE_CHECKING:
+    from maskclip.core.samples import Samples
+    from maskclip.core.vocabulary import Vocabulary
+    from maskclip.plus.config import Training
+
+_MEASURED = 50  # photos, of however many
+_SMALL = 0.75  # of the working size: below, enlarging costs more than it gives
+
+
+def open_inputs(
+    recipe: str | None,
+    data: Path | None,
+    images: Path | None,
+    words: tuple[list[str], Path | None, str | None],
+) -> tuple[Training, Samples, Samples | None]:
+    """Return what is trained, what it learns from, and the validation set."""
+    if (recipe is None) == (images is None):
+        what = "nothing to train on" if recipe is None else "a recipe has its own images"
+        raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")
+    if images is not None:
+        if data is not None:
+            raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
+        return _own_photos(images, opt.read_vocabulary(*words))
+    if any(words):
+        raise MaskCLIPError(
+            "-c, --classes and --vocabulary belong to --images; a recipe has its own"
+        )
+    from maskclip.recipes import get_training
+
+    assert recipe is not None
+    training = get_training(recipe).training
+    if training.dataset == "emoji":
+        if data is not None:
+            raise MaskCLIPError("emoji is drawn: leave out --data")
+        from maskclip.emoji.scenes import EmojiScenes, training_scenes
+
+        return training, training_scenes(), EmojiScenes()
+    samples = _published(training.dataset, data, training.split)
+    validation = _published(training.dataset, data, "val")
+    return training, samples, validation
+
+
+def _published(name: str, data: Path | None, split: str) -> Samples:
+    return opt.open_data(name, data=data, split=split, images=None, masks=None, classes=None)
+
+
+def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
+    from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.data.datasets import open_photos
+    from maskclip.recipes import own_training
+
+    training = own_training("photos", DEFAULT_MODEL, classes=len(words))
+    return training, open_photos(images, words), None
+
+
+def say_if_small(samples: Samples, training: Training) -> None:
+    """Say that photos are enlarged, and how to train at their own size."""
+    from maskclip.cli.console import warning_line
+    from maskclip.data.images import image_size
+
+    step = -(-len(samples) // _MEASURED)
+    try:
+        paths = [samples.paths(index)[0] for index in range(0, len(samples), step)]
+        sides = sorted(min(image_size(path)) for path in paths)
+    except (MaskCLIPError, OSError):  # which is reported by others
+        return
+    side = sides[len(sides) // 2]
+    if side < _SMALL * training.short_side:
+        warning_line(
+            f"the photos' short side is about {side} px, and they are enlarged to "
+            f"{training.short_side} px: --short-side {side} trains at their own size, faster"
+        )

@@ -1,0 +1,307 @@
+"""The run folder of a training: who may write there, what trains there, and where it goes on.
+
+It holds config.json (all that decides the weights), samples.json (the images that it began with),
+last.ckpt and previous.ckpt (the one before, should the last be damaged), best.ckpt, logs/ (CSV and
+TensorBoard), overlays/ (a few images with the labels that teach the student, and its own), and in
+the end student.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sqlite3
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, differences, list_differences
+from maskclip.core.files import file_fingerprint, write_json, write_text
+from maskclip.core.samples import Samples
+from maskclip.core.text import read_json
+from maskclip.plus.config import Training, TrainingError
+from maskclip.plus.dataset import file_sizes
+from maskclip.plus.module import LAST
+from maskclip.tasks.callbacks import PREVIOUS
+
+CONFIG, SAMPLES, FINISHED = "config.json", "samples.json", "student.safetensors"
+
+_LOCK = ".lock"
+_LARGEST_RECORD = 2**30  # bytes: 10 million images
+_NAMED = 3  # images, in a message
+_NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other trainings out of a run folder while the block runs.
+
+    The lock is SQLite's, as that of a labelling: it ends with the process, however that ends, and
+    the processes that load images do not inherit it.
+
+    Raises:
+        TrainingError: another training has it.
+    """
+    path = out / _LOCK
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(closing(sqlite3.connect(path, timeout=0)))
+            lock.execute("begin exclusive")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise TrainingError(
+                    f"{out} is in use: another training writes there. Wait for it, or choose "
+                    "another --out"
+                ) from None
+            warnings.warn(
+                f"{out} cannot be locked ({error}): nothing keeps a second training out of it",
+                MaskCLIPWarning,
+                stacklevel=3,
+            )
+        yield
+
+
+def run_config(training: Training, samples: Samples) -> dict[str, Any]:
+    """Return what config.json holds: all that decides the weights, files by their content."""
+    teacher = training.teacher
+    named = {
+        "teacher.name": teacher.name,
+        "teacher.weights": teacher.weights,
+        "initial": training.initial,
+    }
+    content = {
+        **asdict(training),
+        "files": {
+            role: file_fingerprint(Path(name))
+            for role, name in named.items()
+            if name is not None and Path(name).is_file()
+        },
+        "samples": samples.metadata(),
+        "classes": list(samples.vocabulary.names),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def holds_training(out: Path) -> bool:
+    """Return whether a training has been begun in a folder and has written a checkpoint."""
+    return any(os.path.lexists(out / name) for name in (LAST, PREVIOUS))
+
+
+def begin(out: Path, config: dict[str, Any], samples: Samples) -> None:
+    """Write what is to be known when the training is resumed."""
+    write_json(config, out / CONFIG)
+    if samples.paths(0):
+        sizes = [file_sizes(samples, index) for index in range(len(samples))]
+        record = {"names": list(samples.names), "bytes": sizes}
+        write_text(f"{json.dumps(record)}\n", out / SAMPLES)  # ASCII: names need not be UTF-8
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images that a training began with are now.
+
+    Attributes:
+        indices: of each, its index among the samples, or None where it is gone.
+        changes: what differs, in plain words; "" if nothing does.
+    """
+
+    indices: Sequence[int | None]
+    changes: str = ""
+
+
+def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
+    """Compare the training that a folder holds with the one asked for.
+
+    Where its files lie does not matter, nor do images that are gone or new: they are named.
+
+    Raises:
+        TrainingError: it is another training, or most of its images are gone.
+    """
+    try:
+        saved = read_json(out / CONFIG, "the settings of a training")
+        record = None
+        if (out / SAMPLES).exists():
+            record = read_json(out / SAMPLES, "the images of a training", limit=_LARGEST_RECORD)
+            names, sizes = list(record["names"]), list(map(tuple, record["bytes"]))
+    except (MaskCLIPError, OSError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{out}: what trains there cannot be read ({error}); choose another --out"
+        ) from error
+    changes = differences(_comparable(saved, record), _comparable(_as_begun(config, saved), record))
+    if changes:
+        raise TrainingError(
+            f"{out} holds another training: {list_differences(changes)}. Choose another --out"
+            f"{_start_from(out, changes)}"
+        )
+    if record is None:
+        return Places(range(len(samples)))
+    return _find(names, sizes, samples, out=out)
+
+
+def _as_begun(config: dict[str, Any], saved: Any) -> dict[str, Any]:
+    """Return the settings as if the first weights were still there: checkpoints hold others."""
+    begun = saved.get("files", {}) if isinstance(saved, dict) else {}
+    gone = "initial" in begun and "initial" not in config["files"]
+    if not gone or saved.get("initial") != config["initial"]:
+        return config
+    return {**config, "files": {**config["files"], "initial": begun["initial"]}}
+
+
+def _comparable(config: Any, record: object) -> Any:
+    """Return the settings but for the paths of files, which are compared by their content."""
+    if not isinstance(config, dict):
+        return config
+    kept = json.loads(json.dumps(config))
+    for role in kept.get("files") or {}:
+        *parents, name = role.split(".")
+        inner = kept
+        for parent in parents:
+            inner = inner[parent]
+        inner[name] = "a file"
+    for key in ("folders", *(("list",) if record is not None else ())):
+        kept.get("samples", {}).pop(key, None)
+    return kept
+
+
+def _start_from(out: Path, changes: Sequence[str]) -> str:
+    """Return how a training of other settings goes on from this one's weights, where it can."""
+    if any(change.startswith(("student:", "teacher.name:")) for change in changes):
+        return ""
+    weights = FINISHED if (out / FINISHED).exists() else LAST
+    return f", and start there from the student of this one with --init {out / weights}"
+
+
+def _find(
+    names: Sequence[str], sizes: Sequence[tuple[int, ...]], samples: Samples, *, out: Path
+) -> Places:
+    """Return where the recorded images are now: by name, or by file name and size if moved."""
+    now = {name: index for index, name in enumerate(samples.names)}
+    known = set(names)
+    new = {name: index for name, index in now.items() if name not in known}
+    places = [now.get(name) for name in names]
+    lost = [number for number, place in enumerate(places) if place is None]
+    moved = 0
+    if lost and new:
+        elsewhere = defaultdict(list)
+        for index in new.values():
+            elsewhere[_content(samples.names[index], file_sizes(samples, index))].append(index)
+        for number in lost:
+            candidates = elsewhere.pop(_content(names[number], sizes[number]), [])
+            if len(candidates) == 1:
+                (places[number],) = candidates
+                moved += 1
+    gone = [names[number] for number, place in enumerate(places) if place is None]
+    changed = [
+        name
+        for name, size, place in zip(names, sizes, places, strict=True)
+        if place is not None and file_sizes(samples, place) != size
+    ]
+    if 2 * len(gone) > len(names):
+        raise TrainingError(
+            f"{len(gone):,} of the {len(names):,} images of the training in {out} are not there "
+            f"any more ({_some(gone)}): give the images that it began with, or choose another --out"
+        )
+    parts = [
+        f"{len(gone):,} are gone, in whose place others are learnt from ({_some(gone)})"
+        * bool(gone),
+        f"{moved:,} are in another folder" * bool(moved),
+        f"{len(changed):,} have changed ({_some(changed)})" * bool(changed),
+        f"{len(new) - moved:,} are new and not learnt from" * (len(new) > moved),
+    ]
+    changes = "; ".join(part for part in parts if part)
+    return Places(places, f"of {len(names):,} images, {changes}" if changes else "")
+
+
+def _content(name: str, sizes: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    return PurePosixPath(name).name, sizes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def steps_done(out: Path) -> int | None:
+    """Return how many steps the last checkpoint holds, None where it cannot be read."""
+    try:
+        return int(_load(out / LAST)["global_step"])
+    except _UNREADABLE:
+        return None
+
+
+def find_checkpoint(out: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Return the last checkpoint that is sound, and warn if it is not the last.
+
+    Args:
+        out: the run folder.
+        weights: of the training, whose names and shapes a checkpoint has to have.
+
+    Raises:
+        TrainingError: none is; the message says what is wrong with the last and what to do.
+    """
+    problems: list[str] = []
+    for name in (LAST, PREVIOUS):
+        path = out / name
+        if not os.path.lexists(path):
+            continue
+        problem = _problem(path, weights)
+        if problem is None:
+            if problems:
+                warnings.warn(
+                    f"{problems[0]}: the training goes on from {name}",
+                    MaskCLIPWarning,
+                    stacklevel=2,
+                )
+            return path
+        problems.append(f"{path} {problem}")
+    raise TrainingError(
+        f"{' and '.join(problems)}: begin anew with another --out, or put a copy of a checkpoint "
+        f"of this training there as {LAST}"
+    )
+
+
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError,
+    pickle.UnpicklingError, zipfile.BadZipFile, MaskCLIPError,
+)  # fmt: skip
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def _problem(path: Path, weights: Mapping[str, Tensor]) -> str | None:
+    """Return what is wrong with a checkpoint, None if nothing is."""
+    if not path.is_file():
+        return "is not a file"
+    if not path.stat().st_size:
+        return "is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            return "is damaged"
+        content = _load(path)
+        missing = [key for key in _NEEDED if key not in content]
+        state = dict(content["state_dict"])
+        shapes = {key: value.shape for key, value in state.items()}
+        finite = all(bool(value.isfinite().all()) for value in state.values())
+    except zipfile.BadZipFile:
+        return "is damaged or cut short"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except _UNREADABLE:
+        return "is damaged, or no checkpoint of a training"
+    if missing or shapes != {key: value.shape for key, value in weights.items()}:
+        return "is not a checkpoint of this training"
+    return None if finite else "holds weights that are not finite"
