@@ -82,6 +82,11 @@ def test_a_word_within_another_says_nothing(name):
         assert class_colors([name])[0] == plain[0]
 
 
+def test_a_background_by_name_is_black_as_any_other():
+    assert class_colors(["background", "dog"]) == ((0, 0, 0), *class_colors(["dog"]))
+    assert class_colors(["dark background"]) != ((0, 0, 0),)
+
+
 def test_two_classes_of_one_colour_have_two_shades_of_it():
     colors = class_colors(["tree", "bush", "plants", "palm tree"])
     assert all(60 < hsv(color)[0] < 180 for color in colors)

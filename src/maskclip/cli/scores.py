@@ -106,6 +106,13 @@ def _show_scores(result: Mapping[str, Any]) -> None:
     if absent:
         count = "1 class" if absent == 1 else f"{absent} classes"
         print_line(f"not counted: {count} in neither ground truth nor prediction")
+    predicted = sum(result["accuracy"][name] is None for name, _ in present)
+    if predicted:
+        one = predicted == 1
+        print_line(
+            f"{'1 class is' if one else f'{predicted} classes are'} predicted but nowhere in the "
+            f"ground truth: {'its' if one else 'their'} IoU is 0, and the mean counts it"
+        )
     print_line(headline(result), style="bold")
     print_line(settings_line(result))
     if result["zero_shot"] is not None:

@@ -14,6 +14,7 @@ Color = tuple[int, int, int]  # red, green, blue in 0..255
 _Floats = npt.NDArray[np.floating[Any]]
 
 BLACK: Color = (0, 0, 0)
+_BACKGROUND = "background"
 
 # Colour words say more than things: a black dog is black, and a green car is no car's colour.
 _COLOR_WORDS = {
@@ -95,7 +96,7 @@ def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
     A word counts whole, also in the plural ("palm trees" are green); a colour's own word before
     others ("red car"), and of others the last ("grass field"). Where two classes mean one colour,
     the second gets another shade of it. Each colour hangs on the names before it alone: a class
-    that is added at the end changes none. None is black; no two are equal.
+    that is added at the end changes none. "background" alone is black; no two are equal.
 
     Args:
         names: at most 65,535.
@@ -169,6 +170,8 @@ def _distances(labs: _Floats, lab: _Floats) -> _Floats:
 
 def _everyday_color(name: str) -> Color | None:
     """Return the colour that the words of a name have for everybody, if they have one."""
+    if name.casefold() == _BACKGROUND:
+        return BLACK
     words = re.findall(r"[^\W\d_]+", name.casefold())
     colors, things = _tables()
     for table, order in ((colors, words), (things, reversed(words))):

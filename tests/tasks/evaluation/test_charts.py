@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskclip.tasks.evaluation import charts
 from maskclip.tasks.evaluation.charts import (
     confusion_chart,
     iou_chart,
@@ -120,6 +121,19 @@ class TestIoU:
         assert not len(absent)
         assert better[:, 0].max() < worse[:, 0].min()
         assert len(better) == pytest.approx(4 * len(worse), rel=0.1)
+
+    def test_classes_that_are_absent_or_without_truth_are_said(self, tmp_path, monkeypatch):
+        figures = []
+        monkeypatch.setattr(charts, "write_figure", lambda figure, _: figures.append(figure))
+        iou = np.array([0.8, math.nan, 0.0])
+        marked = np.array([False, False, True])
+        iou_chart(iou, ["a", "b", "c"], tmp_path / "i.png", title="t", without_truth=marked)
+        (axes,) = figures[0].axes
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "c *"]
+        said = " ".join(text.get_text() for text in axes.texts)
+        assert "mean 40.0" in said
+        assert "1 class in neither ground truth nor prediction left out" in said
+        assert "not in the ground truth: 0, and counted in the mean" in said
 
     @pytest.mark.parametrize("iou", [[math.nan, math.nan], []])
     def test_no_class_present(self, tmp_path, iou):

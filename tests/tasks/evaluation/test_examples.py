@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from maskclip.tasks.evaluation.examples import Example, contact_sheet, shrunk
+from maskclip.core.samples import Sample
+from maskclip.tasks.evaluation.examples import BestAndWorst, Example, contact_sheet, shrunk
 
 PHOTO = (20, 200, 90)
 COLORS = [(120, 0, 200), (0, 90, 250), (250, 200, 0)]
@@ -183,6 +185,40 @@ class TestSheet:
     def test_a_colour_for_each_name(self, tmp_path):
         with pytest.raises(ValueError, match="3 names and 2 colours"):
             sheet(tmp_path, colors=COLORS[:2])
+
+
+class TestRanks:
+    def merged(self, values):
+        """The best and the worst of images with such mIoUs, seen by two processes."""
+        parts = BestAndWorst(), BestAndWorst()
+        for index, value in enumerate(values):
+            ids = np.zeros((2, 3), np.int64)
+            sample = Sample(f"{index:03}", Image.new("RGB", (3, 2)), ids)
+            parts[index % 2].update(sample, ids, SimpleNamespace(miou=value))
+        return BestAndWorst.merge(parts)
+
+    def test_images_know_their_place_among_those_with_a_score(self):
+        best, worst = self.merged([*np.linspace(0, 1, 50), math.nan])
+        assert [one.rank for one in best] == [(place, 50) for place in range(1, 7)]
+        assert [one.rank for one in worst] == [(place, 50) for place in range(50, 44, -1)]
+        assert [worst[0].name, best[0].name] == ["000", "049"]
+
+    def test_few_images_are_ranked_once(self):
+        best, worst = self.merged(np.linspace(0, 1, 8))
+        assert [one.rank for one in (*best, *reversed(worst))] == [(p, 8) for p in range(1, 9)]
+
+    def test_headings_and_rows_say_it(self, tmp_path, monkeypatch):
+        said, plain = [], ImageDraw.ImageDraw.text
+
+        def text(self, place, words, **options):
+            said.append(words)
+            plain(self, place, words, **options)
+
+        monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+        best, worst = self.merged(np.linspace(0, 1, 9))
+        sheet(tmp_path, best, worst)
+        assert {"Best 6 of 9 images, by mIoU", "Worst 3 of 9 images, by mIoU"} <= set(said)
+        assert {"rank 1 of 9", "rank 9 of 9", "mIoU 100.0 %"} <= set(said)
 
 
 class TestExample:

@@ -59,15 +59,19 @@ def iou_chart(
     *,
     title: str,
     colors: Sequence[Color] | None = None,
+    without_truth: npt.NDArray[np.bool_] | None = None,
 ) -> None:
     """Draw the IoU of each class as a bar, best first, and their mean as a line.
 
     Args:
-        iou: (K,) in [0, 1]; NaN for absent classes, which are left out and counted.
+        iou: (K,) in [0, 1]; NaN for classes in neither ground truth nor prediction, which are left
+            out of bars and mean, and counted.
         names: K class names.
         path: of the PNG.
         title: above the bars.
         colors: of the K bars; None draws them all in one colour.
+        without_truth: (K,), which classes were predicted but are nowhere in the ground truth: they
+            are marked, because their IoU is 0 whatever a model does, and the mean counts them.
 
     Raises:
         ValueError: `iou`, `names` and `colors` differ in length.
@@ -87,12 +91,18 @@ def iou_chart(
     order = present[np.argsort(-percent[present], kind="stable")]
     labels = class_labels(names)
     absent = len(names) - len(order)
+    marked = np.zeros(len(names), bool) if without_truth is None else without_truth
+    caption = "IoU, %"
+    if absent:
+        caption += f"; {count_classes(absent)} in neither ground truth nor prediction left out"
+    if marked[order].any():
+        caption += "; * not in the ground truth: 0, and counted in the mean"
     figure = _bars(
         percent[order],
-        [labels[index] for index in order],
+        [f"{labels[index]} *" if marked[index] else labels[index] for index in order],
         [_CYCLE[0] if colors is None else _hex(colors[index]) for index in order],
         title=title,
-        caption="IoU, %" + (f"; {count_classes(absent)} absent" if absent else ""),
+        caption=caption,
     )
     write_figure(figure, path)
 

@@ -48,6 +48,7 @@ class Example:
         image: RGB, W x H.
         truth: (H, W) integer ids, or the ignored one where there is no label.
         prediction: (H, W) integer ids; those that are not a class count as wrong.
+        rank: its place by mIoU, from 1 for the best, and of how many images; None if unknown.
 
     Raises:
         ValueError: the three differ in size.
@@ -58,6 +59,7 @@ class Example:
     image: Image.Image
     truth: Ids
     prediction: Ids
+    rank: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
@@ -89,27 +91,36 @@ class BestAndWorst:
     def __init__(self) -> None:
         self.best: list[Example] = []
         self.worst: list[Example] = []
+        self.count = 0
 
     def update(self, sample: Sample, prediction: Ids, scores: Scores) -> None:
         """Keep a sample if it is among the best or the worst; one without labels never is."""
         example = Example(
             sample.name, scores.miou, sample.image, sample.labels, np.asarray(prediction)
         )
-        if not math.isnan(example.miou) and (
-            _ranks_among(self.best, example, _best_first)
-            or _ranks_among(self.worst, example, _worst_first)
+        if math.isnan(example.miou):
+            return
+        self.count += 1
+        if _ranks_among(self.best, example, _best_first) or _ranks_among(
+            self.worst, example, _worst_first
         ):
             self._add(shrunk(example, _KEPT_SIDE))
 
     @staticmethod
     def merge(parts: Iterable[BestAndWorst]) -> tuple[list[Example], list[Example]]:
-        """Return the best and the worst images of several processes; no image is in both."""
+        """Return the best and the worst images of several processes, ranked; none is in both."""
         total = BestAndWorst()
         for part in parts:
+            total.count += part.count
             for example in {one.name: one for one in (*part.best, *part.worst)}.values():
                 total._add(example)
         best_names = {example.name for example in total.best}
-        return total.best, [one for one in total.worst if one.name not in best_names]
+        worst = [one for one in total.worst if one.name not in best_names]
+        return (
+            [replace(one, rank=(place + 1, total.count)) for place, one in enumerate(total.best)],
+            [replace(one, rank=(total.count - place, total.count))
+             for place, one in enumerate(worst)],
+        )  # fmt: skip
 
     def _add(self, example: Example) -> None:
         self.best = sorted([*self.best, example], key=_best_first)[:EXAMPLES]
@@ -143,9 +154,10 @@ def contact_sheet(
 ) -> None:
     """Write a PNG of the examples in rows, the best above the worst.
 
-    A row shows the image, its ground truth, its prediction and its errors: wrong pixels in red on
-    the greyscale image. Above it are the name, the mIoU, and a legend of the classes in it, largest
-    first, as many as fit. Pixels without a class are hatched.
+    Headings say of how many images they are. A row shows the image, its ground truth, its
+    prediction and its errors: wrong pixels in red on the greyscale image. Above it are the name,
+    the mIoU and its rank, and a legend of the classes in it, largest first, as many as fit. Pixels
+    without a class are hatched.
 
     Args:
         best, worst: in the order in which they are drawn; may be empty.
@@ -167,13 +179,19 @@ def contact_sheet(
     strips = [_heading_strip(first, _TITLE), *(_heading_strip(line, _NAME) for line in others)]
     for heading, examples in (("Best", best), ("Worst", worst)):
         if examples:
-            strips += [_heading_strip(heading, _HEADING), _caption_strip()]
+            strips += [_heading_strip(_heading(heading, examples), _HEADING), _caption_strip()]
             strips += [_row(example, classes) for example in examples]
     if not (best or worst):
         strips.append(_heading_strip("nothing to show", _SMALL))
     sheet = _stacked(strips)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def _heading(word: str, examples: Sequence[Example]) -> str:
+    """Return "Worst 3 of 500 images"."""
+    rank = examples[0].rank
+    return word if rank is None else f"{word} {len(examples)} of {rank[1]:,} images, by mIoU"
 
 
 @dataclass(frozen=True)
@@ -211,11 +229,14 @@ def _row(example: Example, classes: _Classes) -> Image.Image:
 
     name, font = _one_line(example.name), sized_font(_NAME)
     miou = "mIoU unknown" if math.isnan(example.miou) else f"mIoU {100 * example.miou:.1f} %"
-    room = round(_WIDTH - 2 * _MARGIN - font.getlength(miou) - _GAP)
+    rank = "" if example.rank is None else "rank {:,} of {:,}".format(*example.rank)
+    room = round(_WIDTH - 2 * _MARGIN - font.getlength(miou + rank) - 2 * _GAP)
     name = shortened(name, font, limit=room)
     after = _MARGIN + font.getlength(name) + (_GAP if name else 0)
     draw.text((_MARGIN, _NAME), name, fill=_INK, font=font, anchor="lm")
     draw.text((after, _NAME), miou, fill=_INK, font=font, anchor="lm")
+    after += font.getlength(miou) + _GAP
+    draw.text((after, _NAME), rank, fill=_FAINT_INK, font=font, anchor="lm")
     _draw_swatches(strip, swatches, _MARGIN, round(2.5 * _NAME))
 
     panels = (

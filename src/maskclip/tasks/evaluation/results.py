@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
 from maskclip.core.samples import Samples
@@ -80,7 +82,14 @@ def write_result(result: EvaluationResult, content: dict[str, Any], out: Path) -
     confusion, bars, images, scores = paths
     scores.unlink(missing_ok=True)  # written last, so it never lies beside charts of another run
     confusion_chart(result.scores.confusion, vocabulary.names, confusion, title=title)
-    iou_chart(result.scores.iou, vocabulary.names, bars, title=title, colors=vocabulary.colors)
+    iou_chart(
+        result.scores.iou,
+        vocabulary.names,
+        bars,
+        title=title,
+        colors=vocabulary.colors,
+        without_truth=np.isnan(result.scores.accuracy) & np.isfinite(result.scores.iou),
+    )
     contact_sheet(
         result.best,
         result.worst,
