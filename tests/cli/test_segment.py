@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 import maskclip
 from maskclip.cli import main
+from maskclip.cli import segment as segment_verb
 from maskclip.core.files import write_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.per_photo import LabelImage
@@ -203,7 +205,7 @@ def test_an_output_folder_that_cannot_be_made(photo, tmp_path, capsys):
 def test_an_interruption_leaves_no_half_written_file(photo, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
-    for index in range(worker.FLAT_CHUNK + 1):
+    for index in range(9):
         (photos / f"{index}.png").write_bytes(photo.read_bytes())
     plain, calls = worker.read_maps, []
 
@@ -265,13 +267,14 @@ def test_a_folder_is_labelled_in_batches_and_printed_in_order(tmp_path, capsys, 
         size = (48, 64) if seed % 3 else 64
         Image.fromarray(draw_scene(seed, size=size).image).save(photos / f"{seed:02}.png")
     (photos / "05.png").write_text("no image")
+    monkeypatch.setattr(worker, "_CPU_CHUNK", 8)
     save = "overlay,labels,scores,json"
     assert segment(photos, *WORDS, *EMOJI, "--out", out, "--save", save) == 1
     assert sorted(sizes, reverse=True)[:2] == [4, 3]
     printed = capsys.readouterr().out.splitlines()
     titles = [line.split()[0] for line in printed if line.endswith(("(64x48)", "(64x64)"))]
     assert titles == [str(photos / f"{seed:02}.png") for seed in range(11) if seed != 5]
-    monkeypatch.setattr(worker, "FLAT_CHUNK", 1)  # and one by one the labels are the same
+    monkeypatch.setattr(worker, "_CPU_CHUNK", 1)  # and one by one the labels are the same
     assert segment(photos, *WORDS, *EMOJI, "--out", tmp_path / "alone", "--save", save) == 1
     for seed in set(range(11)) - {5}:
         together, alone = (
@@ -279,6 +282,28 @@ def test_a_folder_is_labelled_in_batches_and_printed_in_order(tmp_path, capsys, 
             for folder in (out, tmp_path / "alone")
         )
         assert (together == alone).mean() > 0.999
+
+
+def test_results_are_printed_as_they_come(photo, tmp_path, monkeypatch):
+    for number in range(11):
+        shutil.copy(photo, tmp_path / f"{number}.png")
+    plain, plain_show, read, shown = worker.read_maps, segment_verb._show, [], []
+
+    def noted(seen, *arguments):
+        read.append(len(seen))
+        return plain(seen, *arguments)
+
+    def show(*arguments):
+        shown.append(len(read))
+        plain_show(*arguments)
+
+    monkeypatch.setattr(worker, "read_maps", noted)
+    monkeypatch.setattr(segment_verb, "_show", show)
+    assert segment(tmp_path, *WORDS, *EMOJI, "--device", "cpu", "--out", tmp_path / "out") == 0
+    assert read == [2] * 6
+    assert len(shown) == 12
+    assert shown[0] <= 3
+    assert shown == sorted(shown)
 
 
 def test_one_image_gives_the_files_of_a_segmentation(photo, tmp_path):

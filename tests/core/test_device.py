@@ -1,8 +1,12 @@
+import contextlib
+import sys
+
+import numpy as np
 import pytest
 import torch
 
 from maskclip.core import device as module
-from maskclip.core.device import choose_precision
+from maskclip.core.device import choose_precision, free_memory, is_out_of_memory
 from maskclip.core.errors import MaskCLIPError
 
 CPU = torch.device("cpu")
@@ -16,6 +20,34 @@ def test_auto_is_bfloat16_where_it_pays_and_never_for_small_networks(monkeypatch
     assert choose_precision("auto", CPU, parameters=LARGE) == expected
     assert choose_precision("auto", CPU, parameters=SMALL) == torch.float32
     assert choose_precision("auto", torch.device("mps"), parameters=LARGE) == torch.float32
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_auto_is_never_bfloat16_where_a_gpu_only_emulates_it(monkeypatch, emulated):
+    def supported(including_emulation=True):
+        return not emulated or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    expected = torch.float32 if emulated else torch.bfloat16
+    assert choose_precision("auto", torch.device("cuda"), parameters=LARGE) == expected
+
+
+def test_want_of_memory_is_known_whatever_raises_it():
+    with pytest.raises(RuntimeError) as raised:  # the CPU's, truly
+        torch.empty(2**62, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+    with pytest.raises(MemoryError) as raised:
+        np.empty(2**62, np.uint8)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(RuntimeError("Invalid buffer size: 24.00 GB"))
+    assert not is_out_of_memory(RuntimeError("size mismatch"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="known on Linux only")
+def test_free_memory_is_less_than_all():
+    assert 0 < free_memory() < 2**46
 
 
 def test_the_probe_decides():

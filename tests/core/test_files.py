@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maskclip.core.files import atomic_path, remove_unfinished, write_text
+from maskclip.core.files import atomic_path, make_durable, remove_unfinished, write_text
 
 
 def test_content_appears_under_the_name_asked_for(tmp_path):
@@ -93,3 +93,21 @@ def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
     remove_unfinished(tmp_path)
     assert list(kept.parent.iterdir()) == [kept]
     assert kept.read_text() == "whole"
+
+
+def test_files_and_their_folders_are_brought_to_the_disk(tmp_path, monkeypatch):
+    synced, plain = set(), os.fsync
+
+    def sync(handle):
+        synced.add(os.fstat(handle).st_ino)
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    paths = [tmp_path / "a" / "x.txt", tmp_path / "b" / "y.txt"]
+    for path in paths:
+        write_text("text", path)
+    make_durable(paths)
+    folders = [path.parent for path in paths] if os.name == "posix" else []
+    assert synced == {path.stat().st_ino for path in [*paths, *folders]}
+    with pytest.raises(FileNotFoundError):
+        make_durable([tmp_path / "gone"])

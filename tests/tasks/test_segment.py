@@ -16,7 +16,9 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.student import StudentConfig, build_student
+from maskclip.tasks import photo_segmenter
 from maskclip.tasks import segmenter as task
+from maskclip.tasks.photos import network_input
 from maskclip.tasks.segmenter import Segmenter, StudentSegmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
@@ -493,3 +495,58 @@ def test_float32_gives_the_labels_of_the_plain_pipeline(model):
         maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear")
         same = fast.segment(image, words).labels == maps.argmax(dim=1)[0].numpy()
         assert same.mean() > 0.9999  # but for ties
+
+
+class TestMemory:
+    def test_what_is_encoded_does_not_keep_the_rest_of_its_batch(self, vit, picture):
+        encoded = vit.encode([picture(40, 60, seed) for seed in range(4)], keys=True)
+        for one in encoded:
+            for part in (one.dense.features, one.dense.keys, one.encoded.guide):
+                assert part.untyped_storage().nbytes() == part.nbytes
+
+    def test_batches_are_halved_where_memory_is_short(self, vit, picture, monkeypatch):
+        photos, sizes = [picture(40, 60, seed) for seed in range(4)], []
+        plain, expected = photo_segmenter.read_maps, vit.segment(photos, WORDS)
+
+        def small(seen, *arguments):
+            sizes.append(len(seen))
+            if len(seen) > 1:
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+            return plain(seen, *arguments)
+
+        monkeypatch.setattr(photo_segmenter, "read_maps", small)
+        for one, other in zip(vit.segment(photos, WORDS), expected, strict=True):
+            same(one, other)
+        assert sizes == [4, 2, 1, 1, 2, 1, 1]
+
+    def test_an_image_that_is_too_large_alone_is_named(self, vit, picture, monkeypatch):
+        def small(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(photo_segmenter, "read_maps", small)
+        with pytest.raises(MaskCLIPError, match="an image of 60x40 px is too large for the memory"):
+            vit.segment(picture(40, 60), WORDS)
+
+    def test_maps_that_are_not_finite_are_an_error(self, vit, picture, monkeypatch):
+        plain = photo_segmenter.read_maps
+
+        def overflown(*arguments):
+            found = plain(*arguments)
+            found[0].maps[0, 0, 0, 0] = float("nan")
+            return found
+
+        monkeypatch.setattr(photo_segmenter, "read_maps", overflown)
+        with pytest.raises(MaskCLIPError, match="not finite"):
+            vit.segment(picture(40, 60), WORDS)
+
+    @pytest.mark.parametrize("size", [(50, 70), (1, 3), (160, 222), (400, 600)])
+    def test_large_photos_are_shrunk_row_by_row_to_the_same(
+        self, segmenters, picture, size, monkeypatch
+    ):
+        network = segmenters["vit", PUBLISHED].network
+        photo = Image.fromarray(picture(160, 221))
+        expected = network_input(photo, size, network)
+        monkeypatch.setattr("maskclip.tasks.photos.LARGE_PIXELS", 0)
+        found = network_input(photo, size, network)
+        assert (found.int() - expected.int()).abs().max() <= 1
+        assert (found == expected).float().mean() > 0.99

@@ -12,6 +12,8 @@ from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.vocabulary import Vocabulary
 
+_BAND = 4_000_000  # pixels that are compared at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning:
@@ -80,7 +82,10 @@ def clean(
     ignored = labels.dtype.type(vocabulary.ignore)
     cleaned = labels
     if needed.any():
-        cleaned = np.where(scores < needed[labels], ignored, labels)
+        cleaned = labels.copy()
+        rows = max(1, _BAND // labels.shape[1])
+        for part in (slice(top, top + rows) for top in range(0, len(labels), rows)):
+            cleaned[part][scores[part] < needed[labels[part]]] = ignored
     if cleaning.min_region > 1:
         cleaned = np.where(_small_regions(cleaned, cleaning.min_region), ignored, cleaned)
     return cleaned

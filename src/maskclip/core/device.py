@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -45,8 +47,9 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_precision(name: str, device: torch.device, *, parameters: int) -> torch.dtype:
     """Return the dtype called `name`.
 
-    `auto` is bfloat16 on CUDA, and on CPUs whose matrix products are faster in it; float32
-    elsewhere, and for networks so small that converting costs more than it saves.
+    `auto` is bfloat16 on CUDA devices that compute in it, and on CPUs whose matrix products are
+    faster in it; float32 elsewhere, and for networks so small that converting costs more than it
+    saves.
 
     Args:
         name: `auto` or one of `PRECISIONS`.
@@ -62,7 +65,8 @@ def choose_precision(name: str, device: torch.device, *, parameters: int) -> tor
             raise MaskCLIPError(f"unknown precision {name!r}: expected auto, {expected}")
         return PRECISIONS[name]
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        with torch.cuda.device(device):  # V100 and T4 only emulate it, slower than float32
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = device.type == "cpu" and parameters >= _LARGE and _bfloat16_pays()
     return torch.bfloat16 if fast else torch.float32
@@ -84,3 +88,64 @@ def _bfloat16_pays() -> bool:
             a @ b.T
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return best[torch.bfloat16] * _LEAST_GAIN < best[torch.float32]
+
+
+# What CUDA, cuBLAS, cuDNN, MPS, NumPy and torch's allocator for the CPU say when memory is short.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "alloc_failed",
+    "invalid buffer size",
+    "memoryallocation",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is short; only CUDA has a class of its own for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of main memory that this process can still take; None if that is unknown.
+
+    A container's limit counts as the machine's does.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min([1024 * free, *_room_of_groups()])
+    except (OSError, ValueError):
+        return None
+
+
+def _room_of_groups() -> list[int]:
+    """Return what the limits of this process' control groups leave, of versions 2 and 1."""
+    rooms = []
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, limit, used = "/sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root = "/sys/fs/cgroup/memory"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for folder in {Path(root), Path(root + group)}:
+            try:
+                most = (folder / limit).read_text(encoding="ascii").strip()
+                taken = int((folder / used).read_text(encoding="ascii"))
+                stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+            except OSError:
+                continue
+            cache = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+            if most != "max":
+                rooms.append(int(most) - taken + cache.get("inactive_file", 0))
+    return rooms

@@ -23,6 +23,7 @@ MAX_LEGEND_ROWS = 24
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+_BAND = 4_000_000  # pixels that are worked on at once
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (32, 33, 36)
 _FAINT_INK: Color = (112, 117, 122)
@@ -119,7 +120,9 @@ def overlay_with_legend(
 
 def class_pixels(labels: Labels, count: int) -> list[tuple[int, int]]:
     """Return (label, number of pixels) of the labels below `count` that appear, largest first."""
-    counts = np.bincount(labels.ravel(), minlength=count)[:count]
+    flat, counts = labels.ravel(), np.zeros(count, np.int64)
+    for start in range(0, flat.size, _BAND):  # counting takes 8 bytes a pixel
+        counts += np.bincount(flat[start : start + _BAND], minlength=count)[:count]
     order = np.argsort(-counts, kind="stable")
     return [(int(label), int(counts[label])) for label in order if counts[label]]
 

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,25 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_durable(paths: Iterable[Path]) -> None:
+    """Wait until files that `atomic_path` wrote are on the disk, and would survive a power cut.
+
+    Raises:
+        OSError: one of them is missing, or the disk fails.
+    """
+    paths = list(paths)
+    for path in paths:
+        with path.open("r+b") as file:  # Windows wants it writable
+            os.fsync(file.fileno())
+    if os.name == "posix":  # elsewhere folders cannot be opened, and need not be
+        for folder in {path.parent for path in paths}:
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def write_json(values: Any, path: str | os.PathLike[str]) -> None:

@@ -242,22 +242,25 @@ def _resized(span: _Span, taps: Taps) -> _Span:
     return _Span(start, torch.lerp(full[taps.low[start:stop]], full[taps.high[start:stop]], down))
 
 
-def label(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def label(
+    maps: Tensor, geometry: Geometry, *, dtype: torch.dtype = torch.int32
+) -> tuple[Tensor, Tensor]:
     """Enlarge maps to the output, average them where windows overlap, and take the best class.
 
     Args:
         maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
         geometry: where they lie.
+        dtype: of the labels.
 
     Returns:
-        labels (H, W) int32, ties to the lower class; scores (H, W) float32, the winner's value.
+        labels (H, W), ties to the lower class; scores (H, W) float32, the winner's value.
     """
-    labels = torch.empty(geometry.output, dtype=torch.int32, device=maps.device)
+    labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
     by_cells = len(maps) == 1 and geometry.resizes == 1
     parts = _by_cells(maps[0], geometry) if by_cells else _by_bands(maps, geometry)
     for rows, winner, best in parts:
-        labels[rows], scores[rows] = winner.to(torch.int32), best
+        labels[rows], scores[rows] = winner.to(dtype), best
     return labels, scores
 
 

@@ -155,7 +155,7 @@ def summary_dict(
         vocabulary: the classes.
     """
     height, width = labels.shape
-    sums = np.bincount(labels.ravel(), weights=scores.ravel())
+    _, sums = class_totals(labels, scores)
     return {
         "width": width,
         "height": height,
@@ -170,6 +170,30 @@ def summary_dict(
         ],
         "vocabulary": list(vocabulary.names),
     }
+
+
+_BAND = 4_000_000  # pixels that are counted at once
+
+
+def class_totals(
+    labels: draw.Labels, scores: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return how many pixels (n,) each id has, and the sum (n,) of their scores.
+
+    They are counted in bands, for counting takes 16 bytes a pixel.
+
+    Args:
+        labels: (H, W) ids; n is one more than the largest.
+        scores: (H, W).
+    """
+    count = int(labels.max()) + 1
+    pixels, sums = np.zeros(count, np.int64), np.zeros(count)
+    flat, weights = labels.ravel(), scores.ravel()
+    for start in range(0, flat.size, _BAND):
+        part = flat[start : start + _BAND]
+        pixels += np.bincount(part, minlength=count)
+        sums += np.bincount(part, weights=weights[start : start + _BAND], minlength=count)
+    return pixels, sums
 
 
 def _save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:

@@ -28,6 +28,7 @@ from maskclip.tasks.photos import (
     Size,
     batches_of,
     encode_photos,
+    in_halves,
     network_input,
     network_size,
     read_maps,
@@ -299,10 +300,26 @@ class PhotoSegmenter(ABC):
         results: dict[int, T] = {}
         with torch.inference_mode():
             for batch in batches_of(sizes, options):
-                members = [photos[index] for index in batch]
-                seen = [network_input(photos[i], sizes[i], self.network) for i in batch]
-                results |= zip(batch, run(members, seen), strict=True)
+                found = in_halves(lambda part: self._run(photos, sizes, run, part), batch)
+                for index, result in zip(batch, found, strict=True):
+                    if result is None:
+                        raise MaskCLIPError(
+                            f"an image of {photos[index].width}x{photos[index].height} px is too "
+                            "large for the memory of the device: give a smaller short_side, or "
+                            "a window"
+                        )
+                    results[index] = result
         return [results[index] for index in range(len(photos))]
+
+    def _run(
+        self,
+        photos: Sequence[Image.Image],
+        sizes: Sequence[Size],
+        run: Callable[[list[Image.Image], list[Tensor]], list[T]],
+        batch: Sequence[int],
+    ) -> list[T]:
+        seen = [network_input(photos[index], sizes[index], self.network) for index in batch]
+        return run([photos[index] for index in batch], seen)
 
 
 def as_vocabulary(classes: Classes) -> Vocabulary:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from maskclip.core import resize
 from maskclip.core.config import Options
 from maskclip.core.dense import Dense, Scoring, refine, score
+from maskclip.core.device import is_out_of_memory
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.resize import cut, fit_within
@@ -26,6 +27,12 @@ LONG_SIDE_RATIO = 4
 
 BATCH = 8
 """Windows a forward; bounds memory for large images cut into many."""
+
+LARGE_PIXELS = 20_000_000
+"""Pixels from which on a photo is worked on in parts, and alone."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Size = tuple[int, int]
 """Height and width, in px."""
@@ -79,9 +86,11 @@ class PhotoMaps:
             raise MaskCLIPError(
                 "the network's values are not finite: try --precision float32, or other weights"
             )
-        labels, scores = resize.label(self.maps, self.geometry)
-        ids, narrow = labels.cpu().numpy(), vocabulary.label_dtype is np.uint8
-        return ids.astype(np.uint8) if narrow else ids.astype(np.uint16), scores.cpu().numpy()
+        narrow = vocabulary.label_dtype is np.uint8
+        dtype = torch.uint8 if narrow else torch.int32  # torch's uint16 lacks most operations
+        labels, scores = resize.label(self.maps, self.geometry, dtype=dtype)
+        ids = labels.cpu().numpy()
+        return ids if narrow else ids.astype(np.uint16), scores.cpu().numpy()
 
 
 def network_size(size: Size, options: Options, network: Network) -> Size:
@@ -107,11 +116,46 @@ def network_input(photo: Image.Image, size: Size, network: Network) -> Tensor:
     """Return a photo at the network's size, (3, h, w) uint8 in main memory."""
     if network.antialias and photo.size != (size[1], size[0]):
         photo = photo.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    if photo.size == (size[1], size[0]):
+        return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    if photo.width * photo.height > LARGE_PIXELS:
+        return _interpolated(photo, size)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-    if tuple(pixels.shape[1:]) != size:
-        smooth = F.interpolate(pixels[None].float(), size=size, mode="bilinear")
-        pixels = smooth[0].round().to(torch.uint8)
+    smooth = F.interpolate(pixels[None].float(), size=size, mode="bilinear")
+    return smooth[0].round().to(torch.uint8)
+
+
+def _interpolated(photo: Image.Image, size: Size) -> Tensor:
+    """Do what `F.interpolate` does, row by row: it would take 12 bytes for every pixel."""
+    rows, columns = (
+        resize.bilinear_taps(inputs, range(outputs), scale=inputs / outputs)
+        for inputs, outputs in ((photo.height, size[0]), (photo.width, size[1]))
+    )
+    pixels = torch.empty((3, *size), dtype=torch.uint8)
+    for row, (low, weight) in enumerate(zip(rows.low.tolist(), rows.weight.tolist(), strict=True)):
+        pair = np.array(photo.crop((0, low, photo.width, min(low + 2, photo.height))))
+        two = torch.from_numpy(pair).float()  # 2 (or 1) x W x 3
+        across = torch.lerp(two[:, columns.low], two[:, columns.high], columns.weight[:, None])
+        pixels[:, row] = torch.lerp(across[0], across[-1], weight).round().to(torch.uint8).T
     return pixels
+
+
+def in_halves(
+    run: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
+) -> list[Result | None]:
+    """Return what a run makes of items together, or in halves where memory is short.
+
+    None stands for an item that is too much alone.
+    """
+    try:
+        return list(run(items))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(items) == 1:
+            return [None]
+    half = len(items) // 2  # not in the block above, whose error holds on to what was computed
+    return in_halves(run, items[:half]) + in_halves(run, items[half:])
 
 
 class Encoded(NamedTuple):
@@ -139,9 +183,14 @@ class _Crops:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield up to `BATCH` crops (B, 3, h, w) at a time: the first window of all photos, ..."""
-        crops = torch.cat([self.photos[:, :, r.start : r.stop, c.start : c.stop]
-                           for r, c in self.windows])  # fmt: skip
-        return iter(torch.split(crops, BATCH))
+        count = len(self.photos)
+        for start in range(0, len(self.windows) * count, BATCH):
+            stop = min(start + BATCH, len(self.windows) * count)
+            yield torch.stack([self._crop(*divmod(index, count)) for index in range(start, stop)])
+
+    def _crop(self, window: int, photo: int) -> Tensor:
+        rows, columns = self.windows[window]
+        return self.photos[photo, :, rows.start : rows.stop, columns.start : columns.stop]
 
     def apart(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return what became of all crops photo by photo, (n, ...) for its n windows."""
@@ -171,9 +220,18 @@ def encode_photos(
     covered = found[0].covered
     every = zip(features, key_maps, crops.photos, outputs, strict=True)
     return [
-        Encoded(Dense(maps, keys_of, covered), guide, crops.geometry(covered, output))
+        Encoded(
+            Dense(_own(maps), None if keys_of is None else _own(keys_of), covered),
+            _own(guide),
+            crops.geometry(covered, output),
+        )
         for maps, keys_of, guide, output in every
     ]
+
+
+def _own(part: Tensor) -> Tensor:
+    """Return a part of a batch without the rest, which else would stay as long as the part."""
+    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
 def score_photo(encoded: Encoded, scoring: Scoring) -> PhotoMaps:

@@ -23,12 +23,12 @@ from PIL import Image
 import maskclip
 from maskclip.core.cleaning import Cleaning, clean
 from maskclip.core.config import ModelConfig, Options
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import PUBLISHED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import FORMATS
 from maskclip.data.formats.per_photo import Probabilities
-from maskclip.data.sources import find_sources
+from maskclip.data.sources import Source, find_sources
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
@@ -419,15 +419,27 @@ def test_a_folder_called_like_the_file_of_another_photo_is_one_photos_failure(ph
     assert run(photos, out) == Counts(done=6, failed=1, left=0)
 
 
+OUT_OF_MEMORY = [  # of CUDA, the CPU, MPS, cuBLAS and NumPy
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:20])
 def test_what_is_too_much_for_the_memory_is_read_in_smaller_batches(
-    scenes, whole, out, monkeypatch
+    error, scenes, whole, out, monkeypatch
 ):
     plain, sizes = worker_module.read_maps, []
 
     def small(seen, outputs, *arguments):
         sizes.append(len(seen))
         if len(seen) > 1:
-            raise torch.OutOfMemoryError
+            raise error
         return plain(seen, outputs, *arguments)
 
     monkeypatch.setattr(worker_module, "read_maps", small)
@@ -450,6 +462,58 @@ def test_a_photo_that_is_too_large_for_the_memory_fails_alone(scenes, out, monke
     assert "deep/y.png: too large for the memory of the device" in (out / "report.html").read_text(
         encoding="utf-8"
     )
+
+
+def test_another_error_of_the_network_is_no_want_of_memory(scenes, out, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(worker_module, "read_maps", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(scenes, out)
+
+
+def test_a_photo_whose_labels_are_too_large_for_the_memory_fails_alone(scenes, out, monkeypatch):
+    plain = worker_module.clean
+
+    def small(labels, *arguments):
+        if labels.shape == (64, 40):
+            raise MemoryError
+        return plain(labels, *arguments)
+
+    monkeypatch.setattr(worker_module, "clean", small)
+    assert run(scenes, out) == Counts(done=4, failed=1, left=0)
+    (failure,) = (photo for photo in report(out)["photos"] if "error" in photo)
+    assert failure["error"].endswith("deep/y.png: too large for the memory that is free")
+
+
+def test_a_photo_that_needs_more_memory_than_is_free_is_told_before_it_is_read(
+    scenes, out, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "LARGE_PIXELS", 3_000)
+    monkeypatch.setattr(worker_module, "free_memory", lambda: 30_000)
+    assert run(scenes, out) == Counts(done=2, failed=3, left=0)
+    failures = [photo["error"] for photo in report(out)["photos"] if "error" in photo]
+    assert "4,096 pixels take about 0.0 GB of memory, and 0.0 GB are free" in failures[0]
+    monkeypatch.setattr(worker_module, "free_memory", lambda: None)  # unknown: it is tried
+    assert run(scenes, out) == Counts(done=5, failed=0, left=0)
+
+
+def test_a_large_jpeg_is_read_reduced_and_labelled_at_its_size(out, tmp_path, monkeypatch):
+    draw(tmp_path / "photos" / "large.jpg", 3, size=1024)
+    fields = {"formats": ("png", "overlay"), "options": Options(short_side=96)}
+    run(tmp_path / "photos", tmp_path / "plain", **fields)
+    plain, sizes = worker_module.network_input, []
+
+    def noted(photo, *arguments):
+        sizes.append(photo.size)
+        return plain(photo, *arguments)
+
+    monkeypatch.setattr(worker_module, "network_input", noted)
+    monkeypatch.setattr(worker_module, "LARGE_PIXELS", 1_000_000)
+    run(tmp_path / "photos", out, **fields)
+    assert sizes == [(256, 256)]
+    assert (labels(out, "large") == labels(tmp_path / "plain", "large")).mean() > 0.97
 
 
 @pytest.mark.parametrize("part", [slice(0, 1), slice(None)])
@@ -484,7 +548,7 @@ def test_large_photos_are_read_again_and_written_one_by_one(scenes, out, tmp_pat
     formats = ("overlay", "json", "scores")
     assert run(scenes, out, formats=formats) == Counts(done=5, failed=0, left=0)
     monkeypatch.setattr(worker_module, "_KEPT_PIXELS", 0)
-    monkeypatch.setattr(worker_module, "_LARGE_PIXELS", 0)
+    monkeypatch.setattr(worker_module, "LARGE_PIXELS", 0)
     assert run(scenes, tmp_path / "again", formats=formats) == Counts(done=5, failed=0, left=0)
     assert tree(tmp_path / "again") == tree(out)
     with Image.open(out / "overlay" / "sub" / "y_overlay.png") as image:
@@ -504,6 +568,77 @@ def test_a_photo_that_changes_meanwhile_is_a_failure(photos, out, monkeypatch):
     monkeypatch.setattr(worker_module, "read_maps", changed)
     assert run(photos, out, formats=("overlay",)) == Counts(done=4, failed=1, left=0)
     assert "sub/y.png: changed while it was" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+def test_a_folder_of_results_that_is_taken_away_ends_it(how, photos, out, monkeypatch):
+    monkeypatch.setattr(manifest, "CHUNK", 1)
+    seen = []
+
+    def take(outcomes, _):
+        seen.extend(outcomes)
+        if len(seen) > 1:
+            return
+        if how == "removed":
+            shutil.rmtree(out)
+        else:
+            out.rename(out.with_name("elsewhere"))
+        if how == "replaced":
+            out.mkdir()
+            (out / MANIFEST).touch()
+
+    with pytest.raises(LabelingError, match="was moved or removed meanwhile") as told:
+        run(photos, out, on_progress=take)
+    assert str(out) in str(told.value)
+    assert len(seen) == 1
+    if how == "moved":
+        shutil.rmtree(out, ignore_errors=True)  # what was written since
+        out.with_name("elsewhere").rename(out)
+        assert run(photos, out) == Counts(done=5, failed=0, left=0)
+
+
+def test_what_is_recorded_is_on_the_disk(photos, out, monkeypatch):
+    plain_sync, plain_record, on_disk = os.fsync, Manifest.record, set()
+
+    def sync(handle):
+        on_disk.add(os.fstat(handle).st_ino)
+        plain_sync(handle)
+
+    def record(self, outcomes):
+        for outcome in outcomes:
+            for path in (out / f"png/{outcome.task.name}.png", out / "thumbnails"):
+                assert path.stat().st_ino in on_disk
+        plain_record(self, outcomes)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Manifest, "record", record)
+    assert run(photos, out).done == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_among_the_photos_is_not_waited_for(photos, out):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "film.mp4").touch()
+    with pytest.warns(MaskCLIPWarning, match="a pipe, socket or device"):
+        assert run(photos, out) == Counts(done=5, failed=0, left=0)
+    line = report(out)["left_out"]
+    assert "1 file left out: .mp4 1" in line
+    assert str(photos / "pipe.jpg") in line
+    assert "1 file left out: .mp4 1" in (out / "report.html").read_text(encoding="utf-8")
+    named = [Source(photos / "pipe.jpg", "pipe.jpg")]  # by --list
+    assert label_photos(job(out), named, device="cpu") == Counts(done=5, failed=1, left=0)
+
+
+def test_names_of_dots_are_handled_once(out, tmp_path):
+    photos = tmp_path / "photos"
+    draw(photos / "a..jpg", 1)
+    for name in ("...jpg", "..jpg"):
+        shutil.copy(photos / "a..jpg", photos / name)
+    sources = find_sources([photos / "...jpg", f"{photos}/./...jpg", photos / "..jpg", photos])
+    for _ in range(2):
+        counts = label_photos(job(out), sources, device="cpu")
+        assert counts == Counts(done=3, failed=0, left=0)
+    assert plan_labels(job(out), sources).counts.left == 0
 
 
 def test_an_unknown_class_is_refused_before_any_work(scenes, out):

@@ -125,6 +125,44 @@ def test_photos_that_have_changed_are_planned_again(manifest, tmp_path):
     assert tasks(manifest) == []
 
 
+def test_a_photo_that_vanished_and_came_back_as_it_was_is_not_done_again(manifest, tmp_path):
+    sources = [Source(tmp_path / "a.jpg", "a.jpg")]
+    sources[0].path.write_bytes(b"one")
+    manifest.plan(sources, SETTINGS)
+    manifest.record([done(*tasks(manifest))])
+    for _ in range(2):
+        sources[0].path.rename(tmp_path / "away")
+        manifest.plan(sources, SETTINGS)  # from a list: it is named, and not there
+        assert tasks(manifest) == []
+        (tmp_path / "away").rename(sources[0].path)
+        manifest.plan(sources, SETTINGS)
+        assert tasks(manifest) == []
+    sources[0].path.write_bytes(b"another")
+    manifest.plan(sources, SETTINGS)
+    assert len(tasks(manifest)) == 1
+
+
+def test_progress_is_not_counted_in_the_file(manifest):
+    manifest.plan(many(4 * CHUNK), SETTINGS)
+    statements = []
+    manifest._database.set_trace_callback(statements.append)
+    for number, chunk in enumerate(manifest.chunks(), start=1):
+        manifest.record([failed(chunk[0]), *map(done, chunk[1:])])
+        left = CHUNK * (4 - number)
+        assert manifest.counts() == Counts((CHUNK - 1) * number, number, left)
+    assert not [line for line in statements if "count(" in line]
+    manifest._database.set_trace_callback(None)
+    assert manifest._counted() == manifest.counts()
+
+
+def test_a_chunk_that_is_recorded_twice_counts_once(manifest):
+    manifest.plan(photos("a.jpg", "b.jpg"), SETTINGS)
+    a, _ = tasks(manifest)
+    for _ in range(2):
+        manifest.record([done(a)])
+        assert manifest.counts() == Counts(done=1, failed=0, left=1) == manifest._counted()
+
+
 def test_photos_that_are_not_asked_for_any_more_are_forgotten_unless_done(manifest):
     manifest.plan(photos("done.jpg", "failed.jpg", "left.jpg", "kept.jpg"), SETTINGS)
     first, second, *_ = tasks(manifest)

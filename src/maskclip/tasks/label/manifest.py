@@ -53,6 +53,11 @@ class Counts:
     failed: int
     left: int
 
+    def after(self, photos: int, *, failed: bool) -> Counts:
+        """Return the counts once so many photos are done, or have failed."""
+        done, broken = (0, photos) if failed else (photos, 0)
+        return Counts(self.done + done, self.failed + broken, self.left - photos)
+
     @property
     def total(self) -> int:
         """The sum."""
@@ -78,6 +83,8 @@ class Manifest:
             with self._transaction():
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
+            self._database.execute("pragma synchronous = full")  # a commit waits for the disk
+        self._counts = self._counted()
 
     @classmethod
     def copy_of(cls, path: Path) -> Self:
@@ -94,6 +101,7 @@ class Manifest:
                 saved.execute("begin")
                 saved.execute("select 1 from sqlite_master")  # backup() would wait forever
                 saved.backup(copy._database)
+            copy._counts = copy._counted()
         return copy
 
     def __enter__(self) -> Self:
@@ -148,6 +156,7 @@ class Manifest:
             self._add(sources)
             self._database.execute(f"update photos set {_AGAIN} where error is not null")
             self._assign_chunks()
+        self._counts = self._counted()
 
     def _compare(self, sources: Sequence[Source]) -> None:
         """Mark photos that have changed, and forget those that are neither done nor wanted."""
@@ -155,10 +164,13 @@ class Manifest:
         self._database.executemany(
             "insert into wanted values (?, ?)", ((_key(s), _stamp(s.path)) for s in sources)
         )
-        changed = "from wanted where wanted.path = photos.path and wanted.stamp <> photos.stamp"
+        # Of a photo that is missing now nothing is known: it may come back as it was.
+        changed = (
+            "from wanted where wanted.path = photos.path and wanted.stamp <> photos.stamp "
+            "and wanted.stamp <> ''"
+        )
         self._database.execute(
-            f"update photos set {_AGAIN} where metadata is not null "
-            f"and exists (select 1 {changed} and wanted.stamp <> '')"
+            f"update photos set {_AGAIN} where metadata is not null and exists (select 1 {changed})"
         )
         self._database.execute(
             f"update photos set stamp = (select stamp {changed}) where exists (select 1 {changed})"
@@ -204,26 +216,37 @@ class Manifest:
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Record the outcomes of a chunk, all or none.
 
+        Their files must be on the disk: a power cut may follow at any moment.
+
         Raises:
             LabelingError: the file cannot be written, as on a full disk.
         """
+        counts = self._counts
         with self._transaction():
             for outcome in outcomes:
                 number = outcome.task.number
                 metadata = json.dumps({"width": outcome.width, "height": outcome.height})
                 error = None if outcome.error is None else _plain(outcome.error)
-                self._database.execute(
-                    "update photos set chunk = null, error = ?, metadata = ? where number = ?",
+                changed = self._database.execute(
+                    "update photos set chunk = null, error = ?, metadata = ? "
+                    "where number = ? and chunk is not null",
                     (error, metadata if error is None else None, number),
                 )
+                counts = counts.after(changed.rowcount, failed=error is not None)
                 self._database.execute("delete from class_stats where photo = ?", (number,))
                 self._database.executemany(
                     "insert into class_stats values (?, ?, ?, ?, ?)",
                     ((number, c.label, c.pixels, c.kept, c.score) for c in outcome.classes),
                 )
 
+        self._counts = counts
+
     def counts(self) -> Counts:
         """Return how many photos are done, failed and left."""
+        return self._counts
+
+    def _counted(self) -> Counts:
+        """Count in the file: once, for after every chunk it would take longer than labelling it."""
         return Counts(*self._one("select count(metadata), count(error), count(chunk) from photos"))
 
     def outcomes(self) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ The output folder gets a folder for each format, `report.html`, `report.json`, `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ def label_photos(
 
     Args:
         job: what is done; `vocabulary` may be None for a student that carries its own.
-        sources: the photos.
+        sources: the photos; of `Found` the report says what was left out.
         device: of the model, as `load` takes it.
         backend: what does the work; None is this process.
         on_progress: is called after each chunk.
@@ -101,6 +102,7 @@ def label_photos(
     _check_apart(sources, job.out)
     check_writable(job.out)
     with Manifest(job.out / MANIFEST) as manifest:
+        place = _Place(job.out / MANIFEST)
         worker = Worker(job, device)
         job, formats = worker.job, worker.formats
         settings = _settings(job, weights=worker.fingerprint)
@@ -112,7 +114,7 @@ def label_photos(
         else:
             del worker  # frees its memory for the backend's
             results = backend(job, manifest.chunks())
-        _record(results, manifest, on_progress)
+        _record(results, manifest, place, on_progress)
         notes = [note for written in formats for note in written.finish(_photo_files(manifest))]
         for note in notes:
             on_note(note)
@@ -174,14 +176,40 @@ def _missing(manifest: Manifest, formats: Sequence[Format]) -> list[int]:
     ]
 
 
+class _Place:
+    """A file that must stay where it is: it can be written to long after it was moved."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._status = path, path.stat()
+
+    def check(self) -> None:
+        """Look whether it is still there.
+
+        Raises:
+            LabelingError: it was moved or removed, perhaps with its folder.
+        """
+        try:
+            there = os.path.samestat(self._path.stat(), self._status)
+        except OSError:
+            there = False
+        if not there:
+            raise LabelingError(
+                f"{self._path} was moved or removed meanwhile. What is done is kept where it is "
+                "now: move it back, and run the same command to resume; labels that were made "
+                f"since may lie in a new folder {self._path.parent}"
+            )
+
+
 def _record(
     results: Generator[list[Outcome], None, None],
     manifest: Manifest,
+    place: _Place,
     on_progress: OnProgress | None,
 ) -> None:
     """Record the outcomes of each chunk as it is done; stop at one that stops other photos too."""
     with closing(results):
         for outcomes in results:
+            place.check()
             for outcome in outcomes:
                 if outcome.fatal:
                     raise LabelingError(

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,32 +23,37 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip.core.cleaning import clean
-from maskclip.core.draw import Labels
+from maskclip.core.device import free_memory, is_out_of_memory
+from maskclip.core.draw import Labels, class_pixels
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import make_durable
+from maskclip.core.segmentation import class_totals
 from maskclip.data.formats import Labeled
 from maskclip.data.formats.per_photo import fit_photo
-from maskclip.data.images import ImageError, load_image
+from maskclip.data.images import ImageError, image_size, load_image, load_reduced
 from maskclip.data.names import output_stems
 from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, ClassStats, Job, Outcome, Task
 from maskclip.tasks.photos import (
+    LARGE_PIXELS,
     PhotoMaps,
     Size,
     batches_of,
+    in_halves,
     network_input,
     network_size,
     read_maps,
 )
 from maskclip.tasks.segmenter import load
 
-FLAT_CHUNK = 8
-"""Photos that `segment_files` reads together, and then shows together."""
-
+# Photos that `segment_files` reads together: on a CPU more gain little, and come later.
+_FLAT_CHUNK, _CPU_CHUNK = 8, 2
 _READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
 _WRITERS = _READERS
 _WAITING = 2  # chunks whose files are being written while the network goes on
 _KEPT_PIXELS = 2_000_000  # of a photo that is kept to be drawn; larger ones are read again
-_LARGE_PIXELS = 20_000_000  # of photos that are written one at a time: they take 40 bytes a pixel
+# What a large photo takes at its peak, per pixel (measured): labelled, and drawn with its colours.
+_LABELED_BYTES, _DRAWN_BYTES = 8, 20
 
 # Errors that concern one photo's name, and do not stop the others.
 _OF_THE_NAME = {
@@ -72,6 +77,9 @@ class _Input:
     size: Size
     pixels: Tensor
     photo: Image.Image | None
+
+
+_Result = Future[Outcome] | Outcome
 
 
 class Worker:
@@ -106,7 +114,25 @@ class Worker:
         self._one_at_a_time = threading.Lock()
 
     def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
-        """Label the photos of chunks; yield the outcomes of each chunk, in the order of photos.
+        """Label the photos of chunks; yield the outcomes of each chunk, in the order of photos."""
+        lengths = deque[int]()
+
+        def counted() -> Iterator[Chunk]:
+            for chunk in chunks:
+                lengths.append(len(chunk))
+                yield chunk
+
+        outcomes: list[Outcome] = []
+        with closing(self.label_each(counted())) as found:
+            for outcome in found:
+                outcomes.append(outcome)
+                if len(outcomes) == lengths[0]:
+                    lengths.popleft()
+                    yield outcomes
+                    outcomes = []
+
+    def label_each(self, chunks: Iterable[Chunk]) -> Generator[Outcome, None, None]:
+        """Label the photos of chunks; yield the outcome of each, in order, as soon as it is there.
 
         Photos of one size are read by the network in batches, within their chunk. Its values differ
         in their last digits from one batch size to another. So a chunk that is labelled again gives
@@ -114,15 +140,19 @@ class Worker:
         classes are that close: of 15.7 million pixels of drawn scenes, labelled alone and in
         batches of 8, 2 differ with `emoji-vit` and none with `emoji`.
         """
-        waiting: deque[list[Future[Outcome] | Outcome]] = deque()
+        order, found = deque[int](), dict[int, _Result]()  # the numbers of photos, their results
         with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_WRITERS) as writers:
             try:
-                for inputs in self._read_ahead(chunks, readers):
-                    waiting.append(self._infer(inputs, writers))
-                    while waiting and (len(waiting) > _WAITING or _is_done(waiting[0])):
-                        yield _outcomes(waiting.popleft())
-                while waiting:
-                    yield _outcomes(waiting.popleft())
+                for chunk in self._read_ahead(chunks, readers):
+                    order.extend(item.task.number for item in chunk)
+                    for results in self._infer(chunk, writers):
+                        found |= results
+                        while order and _is_done(found.get(order[0])):
+                            yield _outcome(found.pop(order.popleft()))
+                    while len(order) > _WAITING * len(chunk):
+                        yield _outcome(found.pop(order.popleft()))
+                while order:
+                    yield _outcome(found.pop(order.popleft()))
             finally:
                 readers.shutdown(cancel_futures=True)
                 writers.shutdown(cancel_futures=True)
@@ -140,56 +170,88 @@ class Worker:
             yield [future.result() for future in ahead]
 
     def _read(self, task: Task) -> _Input | Outcome:
+        most = self.job.max_pixels
         try:
-            photo = load_image(task.path, max_pixels=self.job.max_pixels)
-        except MaskCLIPError as error:
-            return Outcome(task, error=str(error))
-        size = (photo.height, photo.width)
+            width, height = image_size(task.path, max_pixels=most)
+            if width * height <= LARGE_PIXELS:
+                photo = load_image(task.path, max_pixels=most)
+                return self._prepared(task, photo, (photo.height, photo.width))
+            with self._one_at_a_time:
+                self._check_memory(task, width * height)
+                photo, (width, height) = load_reduced(task.path, self._least, max_pixels=most)
+                return self._prepared(task, photo, (height, width))
+        except (MaskCLIPError, MemoryError) as error:
+            return Outcome(task, error=_told(error, task))
+
+    def _prepared(self, task: Task, photo: Image.Image, size: Size) -> _Input:
         seen = network_size(size, self.job.options, self.network)
         pixels = network_input(photo, seen, self.network)
-        return _Input(task, size, pixels, self._to_be_drawn(photo))
+        return _Input(task, size, pixels, self._to_be_drawn(photo, size))
 
-    def _to_be_drawn(self, photo: Image.Image) -> Image.Image | None:
+    def _least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the least (width, height) of a photo from which the network's input is made well.
+
+        Twice what the network sees: a decoder shrinks by other filters.
+        """
+        if not self.network.antialias:
+            return size
+        height, width = network_size((size[1], size[0]), self.job.options, self.network)
+        thumbnail = self._photo_side if self._photo_side < math.inf else 0
+        factor = max(2.0, 2 * thumbnail / max(width, height))
+        return min(size[0], math.ceil(factor * width)), min(size[1], math.ceil(factor * height))
+
+    def _check_memory(self, task: Task, pixels: int) -> None:
+        """Refuse a large photo before it takes more memory than is free.
+
+        Raises:
+            MaskCLIPError: it would.
+        """
+        drawn = self._photo_side == math.inf
+        needed, free = pixels * (_DRAWN_BYTES if drawn else _LABELED_BYTES), free_memory()
+        if free is not None and needed > free:
+            raise MaskCLIPError(
+                f"{task.path}: {pixels:,} pixels take about {needed / 1e9:.1f} GB of memory, and "
+                f"{free / 1e9:.1f} GB are free"
+            )
+
+    def _to_be_drawn(self, photo: Image.Image, size: Size) -> Image.Image | None:
         if self._photo_side < math.inf:
             return fit_photo(photo, self._photo_side) if self._photo_side else None
-        return photo if photo.width * photo.height <= _KEPT_PIXELS else None
+        whole = (photo.height, photo.width) == size
+        return photo if whole and math.prod(size) <= _KEPT_PIXELS else None
 
     def _infer(
         self, chunk: list[_Input | Outcome], writers: ThreadPoolExecutor
-    ) -> list[Future[Outcome] | Outcome]:
-        """Run the network on a chunk, in batches of one size; the rest is left to the writers."""
+    ) -> Iterator[dict[int, _Result]]:
+        """Run the network on a chunk, and leave the rest to the writers; yield results by batch."""
         photos = [item for item in chunk if isinstance(item, _Input)]
-        results: list[Future[Outcome] | Outcome] = [i for i in chunk if isinstance(i, Outcome)]
+        yield {item.task.number: item for item in chunk if isinstance(item, Outcome)}
         sizes = [(photo.pixels.shape[1], photo.pixels.shape[2]) for photo in photos]
         for batch in batches_of(sizes, self.job.options):
-            members = [photos[index] for index in batch]
-            for photo, maps in zip(members, self._maps(members), strict=True):
+            members, results = [photos[index] for index in batch], dict[int, _Result]()
+            for photo, maps in zip(members, in_halves(self._maps, members), strict=True):
                 if maps is None:
                     message = f"{photo.task.path}: too large for the memory of the device"
-                    results.append(Outcome(photo.task, error=message))
+                    results[photo.task.number] = Outcome(photo.task, error=message)
                 else:
-                    results.append(writers.submit(self._write, photo, maps))
-        return results
+                    results[photo.task.number] = writers.submit(self._write, photo, maps)
+            yield results
 
-    def _maps(self, photos: list[_Input]) -> list[PhotoMaps | None]:
-        """Read photos of one size together, in halves if memory is short; None: not even alone."""
-        outputs = [photo.size for photo in photos]
-        try:
-            with torch.inference_mode():
-                pixels = [photo.pixels for photo in photos]
-                return list(
-                    read_maps(pixels, outputs, self.job.options, self.network, self.scoring)
-                )
-        except torch.OutOfMemoryError:
-            if len(photos) == 1:
-                return [None]
-        half = len(photos) // 2
-        return self._maps(photos[:half]) + self._maps(photos[half:])
+    @torch.inference_mode()
+    def _maps(self, photos: Sequence[_Input]) -> list[PhotoMaps]:
+        """Read photos of one size together."""
+        pixels, outputs = [photo.pixels for photo in photos], [photo.size for photo in photos]
+        return read_maps(pixels, outputs, self.job.options, self.network, self.scoring)
 
     def _write(self, photo: _Input, maps: PhotoMaps) -> Outcome:
-        large = math.prod(photo.size) > _LARGE_PIXELS
-        with self._one_at_a_time if large else nullcontext():
-            return self._write_now(photo, maps)
+        large = math.prod(photo.size) > LARGE_PIXELS
+        try:
+            with self._one_at_a_time if large else nullcontext():
+                return self._write_now(photo, maps)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return Outcome(photo.task, error=_told(error, photo.task))
 
     def _write_now(self, photo: _Input, maps: PhotoMaps) -> Outcome:
         task = photo.task
@@ -210,6 +272,8 @@ class Worker:
             )
             for written in self.formats:
                 written.write(item)
+            if not self.job.flat:  # which has no record of what is done
+                make_durable(path for f in self.formats for path in f.files(task.name))
         except MaskCLIPError as error:
             return Outcome(task, error=str(error))
         except OSError as error:
@@ -226,8 +290,10 @@ class Worker:
         """Return labels and scores (H, W)."""
         try:
             return maps.labels(self.vocabulary)
-        except torch.OutOfMemoryError:  # the network needs the device for other photos
-            return replace(maps, maps=maps.maps.cpu()).labels(self.vocabulary)
+        except Exception as error:  # the network needs the device for other photos
+            if maps.maps.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return replace(maps, maps=maps.maps.cpu()).labels(self.vocabulary)
 
     def _photo(self, photo: _Input) -> Image.Image | None:
         if photo.photo is not None or not self._photo_side:
@@ -248,26 +314,32 @@ def segment_files(worker: Worker, sources: Sequence[Source]) -> Iterator[Outcome
         Task(number, source.path, source.relative_path, name)
         for number, (source, name) in enumerate(zip(sources, names, strict=True))
     ]
-    starts = range(0, len(tasks), FLAT_CHUNK)
-    for outcomes in worker.label(tuple(tasks[start : start + FLAT_CHUNK]) for start in starts):
-        yield from outcomes
+    size = _CPU_CHUNK if worker.network.device.type == "cpu" else _FLAT_CHUNK
+    chunks = (tuple(tasks[start : start + size]) for start in range(0, len(tasks), size))
+    with closing(worker.label_each(chunks)) as found:
+        yield from found
 
 
-def _is_done(results: list[Future[Outcome] | Outcome]) -> bool:
-    return all(item.done() for item in results if isinstance(item, Future))
+def _is_done(result: _Result | None) -> bool:
+    return result is not None and (isinstance(result, Outcome) or result.done())
 
 
-def _outcomes(results: list[Future[Outcome] | Outcome]) -> list[Outcome]:
-    outcomes = [item.result() if isinstance(item, Future) else item for item in results]
-    return sorted(outcomes, key=lambda outcome: outcome.task.number)
+def _outcome(result: _Result) -> Outcome:
+    return result.result() if isinstance(result, Future) else result
+
+
+def _told(error: BaseException, task: Task) -> str:
+    """Return the line about a photo's error, which may be that memory is short."""
+    if isinstance(error, MaskCLIPError):
+        return str(error)
+    return f"{task.path}: too large for the memory that is free"
 
 
 def _class_stats(
     labels: Labels, kept: Labels, scores: npt.NDArray[np.float32]
 ) -> Iterator[ClassStats]:
-    pixels = np.bincount(labels.ravel())
-    sums = np.bincount(labels.ravel(), weights=scores.ravel())
-    left = np.bincount(kept.ravel(), minlength=len(pixels))
+    pixels, sums = class_totals(labels, scores)
+    left = dict(class_pixels(kept, len(pixels)))
     for label in np.flatnonzero(pixels).tolist():
         count = int(pixels[label])
-        yield ClassStats(label, count, int(left[label]), float(sums[label] / count))
+        yield ClassStats(label, count, left.get(label, 0), float(sums[label] / count))
