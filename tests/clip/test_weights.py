@@ -110,9 +110,7 @@ class TestQuickGELU:
             raise BuiltError(config["quick_gelu"])
 
         monkeypatch.setattr(open_clip_models, "locate", lambda *_: Path("file.safetensors"))
-        monkeypatch.setattr(
-            open_clip_models, "read_checkpoint", lambda _: Checkpoint({}, False, {})
-        )
+        monkeypatch.setattr(open_clip_models, "read_checkpoint", lambda _: Checkpoint({}, None, {}))
         monkeypatch.setattr(open_clip_models, "_build", build)
         with pytest.raises(BuiltError) as built:
             load_clip(name)

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.files import (
@@ -18,9 +19,11 @@ from maskclip.plus.files import (
     is_student_file,
     read_student,
     save_student,
+    student_file,
 )
 from maskclip.plus.released import published_name
 from maskclip.plus.student import build_student
+from maskclip.tasks.segmenter import load
 
 CONFIGS = {
     "v2": StudentConfig(depth=50, width=8, embed_dim=8),
@@ -173,6 +176,53 @@ class TestRecognition:
 
     def test_a_missing_checkpoint_is_one(self, tmp_path):
         assert is_student_file(tmp_path / "a.ckpt")
+
+
+class TestWrappers:
+    """What torch.compile and DistributedDataParallel put before names is taken off."""
+
+    @pytest.mark.parametrize("outer", ["", "_orig_mod.", "module._orig_mod.", "model."])
+    @pytest.mark.parametrize("inner", ["", "_orig_mod.", "module._orig_mod."])
+    def test_of_a_training(self, outer, inner, tmp_path):
+        student = made()
+        state = {f"{outer}student.{inner}{k}": v for k, v in student.state_dict().items()}
+        path = lightning(student, WORDS["plain"], tmp_path / "a.ckpt", state_dict=state)
+        assert is_student_file(path)
+        assert_same(read_student(path).student, student)
+
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])
+    @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+    def test_of_the_authors_layout(self, prefix, name, tmp_path):
+        student, path = made(), tmp_path / name
+        state = {f"{prefix}{published_name(k)}": v for k, v in student.state_dict().items()}
+        save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+        assert is_student_file(path)
+        assert_same(read_student(path).student, student)
+
+
+class TestRunFolders:
+    def test_the_best_that_a_training_reached_is_taken(self, tmp_path):
+        run = tmp_path / "mine"
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        assert not is_student_file(run)
+        with pytest.raises(StudentError, match=r"mine: a folder without a student.*best\.ckpt"):
+            read_student(run)
+        for name in ("last.ckpt", "best.ckpt"):
+            lightning(made(), WORDS["plain"], run / name)
+            assert (is_student_file(run), student_file(run)) == (True, run / name)
+        save_student(TrainedStudent(made(), WORDS["plain"], 41), run / "student.safetensors")
+        assert student_file(run) == run / "student.safetensors"
+        assert read_student(run).step == 41
+        assert student_file(run / "last.ckpt") == run / "last.ckpt"
+
+    def test_a_run_folder_is_a_model(self, tmp_path):
+        lightning(made(), WORDS["plain"], tmp_path / "last.ckpt")
+        with pytest.warns(MaskCLIPWarning, match=r"has not finished: its last\.ckpt is taken"):
+            segmenter = load(str(tmp_path), device="cpu")
+        assert segmenter.name == str(tmp_path / "last.ckpt")
+        found = segmenter.segment(np.zeros((40, 40, 3), np.uint8), short_side=32)
+        assert found.vocabulary == WORDS["plain"]
 
 
 class Payload:

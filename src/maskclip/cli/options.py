@@ -93,8 +93,8 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model",
-        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), a weights file, or the "
-        "file of a trained student.",
+        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), a weights file, the "
+        "file of a trained student, or the run folder of its training.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -17,14 +17,16 @@ from typing import Any
 from torch import Tensor
 
 from maskclip.clip.archives import TorchFile, read_torch_file
+from maskclip.clip.layouts import from_transformers, is_of_transformers, plain_names, unwrap
 from maskclip.clip.unpickling import Stored, Unusable
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import brief, printable
+from maskclip.core.text import brief, printable, read_json
 
 StateDict = dict[str, Tensor]
 
 # Scalars that OpenAI's archives carry beside their weights.
 _OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+_MOST_HEADS = 256
 _LARGEST_GROWTH = 8
 """Bytes of float32 weights a byte of a file: values of one byte grow to 4, and two may share it."""
 
@@ -39,13 +41,18 @@ class Checkpoint:
 
     Attributes:
         state: the state_dict in open_clip's (which is OpenAI's) key layout, float32.
-        quick_gelu: whether the file is an OpenAI archive, whose networks use QuickGELU.
+        quick_gelu: whether its networks use QuickGELU: OpenAI's archives do, and transformers
+            writes it beside its files; None where nothing says so.
         metadata: the string pairs of a safetensors header; empty for other files.
+        of_transformers: whether the file has the layout of Hugging Face transformers.
+        heads: those of the image and the text tower, where a file says so.
     """
 
     state: StateDict
-    quick_gelu: bool
+    quick_gelu: bool | None
     metadata: Mapping[str, str]
+    of_transformers: bool = False
+    heads: tuple[int, int] | None = None
 
 
 @contextmanager
@@ -99,19 +106,42 @@ def read_checkpoint(path: Path) -> Checkpoint:
     with one_line(path):
         is_script, state, beside = _read(path)
         metadata = beside if path.suffix == ".safetensors" else {}
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-        quick_gelu = is_script
-        for key in _OPENAI_CONSTANTS:
-            quick_gelu = state.pop(key, None) is not None or quick_gelu
-        return Checkpoint({k: v.float() for k, v in state.items()}, quick_gelu, metadata)
+        constants = [state.pop(key, None) for key in _OPENAI_CONSTANTS]
+        says_so = is_script or any(value is not None for value in constants)
+        quick_gelu: bool | None = True if says_so else None
+        heads, of_transformers = None, is_of_transformers(state)
+        if of_transformers:
+            state = from_transformers(state)
+            quick_gelu, heads = _read_configuration(path)
+        weights = {key: value.float() for key, value in state.items()}
+        return Checkpoint(weights, quick_gelu, metadata, of_transformers, heads)
+
+
+def _read_configuration(path: Path) -> tuple[bool | None, tuple[int, int] | None]:
+    """Return what transformers' config.json says beside its weights: (QuickGELU, heads)."""
+    beside = path.parent / "config.json"
+    if not beside.is_file():
+        return None, None
+    config = read_json(beside, "the configuration of a CLIP of transformers")
+    parts = [config.get(f"{tower}_config") or {} for tower in ("vision", "text")]
+    defaults = {"vision": 12, "text": 8}  # values equal to transformers' own are left out
+    quick_gelu = all(part.get("hidden_act", "quick_gelu") == "quick_gelu" for part in parts)
+    vision, text = (
+        part.get("num_attention_heads", default)
+        for part, default in zip(parts, defaults.values(), strict=True)
+    )
+    if not all(type(count) is int and 0 < count <= _MOST_HEADS for count in (vision, text)):
+        raise WeightsError(f"{beside}: num_attention_heads: expected a number from 1")
+    return quick_gelu, (vision, text)
 
 
 def read_weights(path: Path) -> tuple[StateDict, Mapping[str, Any]]:
     """Read the tensors of a `.safetensors` file or of a file of torch's, without running code.
 
     Returns:
-        The state_dict, and what the file holds beside it: the string pairs of a safetensors
-        header, or the other entries of a dictionary that has a state_dict under that key.
+        The state_dict, without the prefixes of wrappers, and what the file holds beside it: the
+        string pairs of a safetensors header, or the other entries of a dictionary that has the
+        state_dict under one of `layouts.LEVELS`.
 
     Raises:
         WeightsError: the file is damaged, holds no state_dict, or names anything but tensors and
@@ -124,13 +154,11 @@ def read_weights(path: Path) -> tuple[StateDict, Mapping[str, Any]]:
 def _read(path: Path) -> tuple[bool, StateDict, Mapping[str, Any]]:
     """Return whether a file is a TorchScript archive, its state_dict, and what is beside it."""
     if path.suffix == ".safetensors":
-        return False, *_read_safetensors(path)
+        state, metadata = _read_safetensors(path)
+        return False, plain_names(state), metadata
     file = read_torch_file(path)
-    content, beside = file.content, {}
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        beside = {key: value for key, value in content.items() if key != "state_dict"}
-        content = content["state_dict"]
-    return file.is_script, _read_state(file, content), beside
+    content, beside = unwrap(file.content)
+    return file.is_script, plain_names(_read_state(file, content)), beside
 
 
 def _read_state(file: TorchFile, content: Any) -> StateDict:

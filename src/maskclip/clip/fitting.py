@@ -27,18 +27,22 @@ def build_fitting(
     *,
     source: str,
     spelling: Callable[[str], str] = str,
+    adapt: Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> Model:
     """Build a model and load a state_dict into it; memory is taken only once all shapes fit.
 
     Args:
         build: makes the model; called twice, the first time for its shapes alone.
         state, source, spelling: as `fit` takes them.
+        adapt: a change of the state_dict that takes the model of shapes too.
 
     Raises:
         WeightsError: as `fit`.
     """
     with torch.device("meta"):
         shapes = build()
+    if adapt is not None:
+        state = adapt(shapes, state)
     given = _check(shapes, state, source=source, spelling=spelling)
     model = build()
     model.load_state_dict({key: given[spelling(key)] for key in model.state_dict()})

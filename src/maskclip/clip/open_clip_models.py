@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import socket
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from urllib.parse import urlparse
 
 import open_clip
 import torch
-from torch import nn
+from open_clip.model import resize_pos_embed, resize_text_pos_embed
+from torch import Tensor, nn
 
-from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, read_checkpoint
+from maskclip.clip.checkpoint import (
+    Checkpoint,
+    StateDict,
+    WeightsError,
+    one_line,
+    read_checkpoint,
+)
 from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.model import (
     OPENAI_MEAN,
@@ -60,7 +68,19 @@ def load_pretrained(
             model = _build(config)
     else:
         path = locate(architecture, tag) if weights is None else Path(weights)
-        model = _fitted(config, read_checkpoint(path), path, None if tag else architecture)
+        checkpoint = read_checkpoint(path)
+        quick = (
+            bool(config["quick_gelu"]) if checkpoint.quick_gelu is None else checkpoint.quick_gelu
+        )
+        if not tag:
+            quick = _guess_quick_gelu(config, checkpoint, path, architecture)
+        config["quick_gelu"] = quick
+        model = build_fitting(
+            partial(_build, config),
+            checkpoint.state,
+            source=str(path),
+            adapt=partial(_resize_positions, path),
+        )
     return _loaded(
         f"{architecture}:{tag if weights is None else Path(weights).name}",
         OpenCLIP(model, _tokenizer(architecture)),
@@ -193,47 +213,90 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
             f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
             "if it is one, name its architecture: --model NAME --weights FILE"
         ) from error
+    text = found["text_cfg"]
+    if checkpoint.heads is not None:
+        heads, text["heads"] = checkpoint.heads
+        found["vision_cfg"]["head_width"] = found["vision_cfg"]["width"] // heads
     for architecture in architectures():
         known = _raw_config(architecture)
         if _same_shapes(known, found):
-            model = _fitted(known, checkpoint, path, architecture)
-            return _loaded(path.stem, OpenCLIP(model, _tokenizer(architecture)))
-    text = found["text_cfg"]
-    tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-    if text["vocab_size"] != tokenizer.vocab_size:
-        raise WeightsError(
-            f"{path}: expected the {tokenizer.vocab_size:,} tokens of CLIP's own tokenizer, got "
-            f"{text['vocab_size']:,}; name its architecture: --model NAME --weights FILE"
-        )
-    model = _fitted(found, checkpoint, path, None)
+            tokenizer = _tokenizer(architecture)
+            break
+    else:
+        known, architecture = found, ""
+        tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+        words = open_clip.SimpleTokenizer().vocab_size
+        if text["vocab_size"] != words:
+            raise WeightsError(
+                f"{path}: expected the {words:,} tokens of CLIP's own tokenizer, got "
+                f"{text['vocab_size']:,}; name its architecture: --model NAME --weights FILE"
+            )
+    quick = _guess_quick_gelu(known, checkpoint, path, architecture)
+    build = partial(_build, {**known, "quick_gelu": quick})
+    model = build_fitting(build, checkpoint.state, source=str(path))
     return _loaded(path.stem, OpenCLIP(model, tokenizer))
 
 
-def _fitted(
-    config: dict[str, Any], checkpoint: Checkpoint, path: Path, architecture: str | None
-) -> nn.Module:
-    """Build a model and load a checkpoint into it.
+def _guess_quick_gelu(
+    config: dict[str, Any], checkpoint: Checkpoint, path: Path, architecture: str
+) -> bool:
+    """Return whether a model without a tag uses QuickGELU, with a warning where that is unsure.
 
-    A plain state_dict does not say whether it was trained with QuickGELU, and a file without a tag
-    does not either: where an `architecture` was published both ways, that is worth a warning.
+    A plain state_dict does not say so. transformers takes its own files for QuickGELU's unless a
+    config.json beside them says otherwise; an architecture may have been published both ways.
     """
-    quick = bool(checkpoint.quick_gelu or config.get("quick_gelu"))
-    if architecture is not None and not quick:
-        published = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags(architecture)]
-        if any(pretrained.get("quick_gelu") for pretrained in published):
+    if checkpoint.quick_gelu is not None:
+        return checkpoint.quick_gelu
+    if checkpoint.of_transformers:
+        warnings.warn(
+            f"{path} has no config.json beside it that says which activation it was trained with: "
+            "taken as QuickGELU, as transformers takes it. For others say --model NAME:TAG "
+            f"--weights {path}",
+            MaskCLIPWarning,
+            stacklevel=3,
+        )
+        return True
+    quick = bool(config.get("quick_gelu"))
+    published = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags(architecture)]
+    if not quick and any(pretrained.get("quick_gelu") for pretrained in published):
+        warnings.warn(
+            f"{path} does not say which activation it was trained with: taken as GELU. For "
+            f"OpenAI's weights say --model {architecture}:openai --weights {path}",
+            MaskCLIPWarning,
+            stacklevel=3,
+        )
+    return quick
+
+
+def _resize_positions(path: Path, model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Resize tables of positions that are another model's only in their number, as open_clip does.
+
+    Image positions are those of a square grid after one of the whole image; text positions a line.
+    """
+    found = dict(state)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key in ("visual.positional_embedding", "positional_embedding"):
+        before, after = tuple(found[key].shape) if key in found else (), expected.get(key, ())
+        if len(before) != 2 or len(after) != 2 or before == after or before[1] != after[1]:
+            continue
+        with one_line(path):
+            if key == "positional_embedding":
+                resize_text_pos_embed(found, model)
+            elif math.isqrt(max(before[0] - 1, 0)) ** 2 == before[0] - 1 > 0:
+                resize_pos_embed(found, model)
+        if found[key] is not state[key]:
             warnings.warn(
-                f"{path} does not say which activation it was trained with: taken as GELU. For "
-                f"OpenAI's weights say --model {architecture}:openai --weights {path}",
+                f"{path}: {key} has {before[0]} positions, resized to {after[0]} of the "
+                "architecture",
                 MaskCLIPWarning,
                 stacklevel=2,
             )
-    build = partial(_build, {**config, "quick_gelu": quick})
-    return build_fitting(build, checkpoint.state, source=str(path))
+    return found
 
 
 def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether an architecture's configuration gives the shapes found in a file."""
-    defaults = {"patch_size": 16, "width": 768, "layers": 12, "image_size": 224}
+    defaults = {"patch_size": 16, "width": 768, "layers": 12, "image_size": 224, "head_width": 64}
     vision = {
         key: tuple(value) if isinstance(value := known["vision_cfg"].get(key, default), list)
         else value

@@ -8,6 +8,7 @@ whose layout `released` knows. Quick to import: torch and timm wait until a file
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -41,8 +42,10 @@ _MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
 _LONGEST_NAME = 200  # characters, of a decoder or backbone
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
+_RUN_FILES = ("student.safetensors", "best.ckpt", "last.ckpt")  # of a run folder, the best first
+_STUDENTS_ROWS = re.compile(rb"student\.((_orig_mod|module|model)\.)*rows")
 _SCANNED = 4 * 2**20  # bytes: names of weights come first in files that are not archives
-_MOST_NAMES = 64 * 2**20  # bytes: more is not the list of names of any student
+_MOST_NAMES = 8 * 2**20  # bytes: more is not the list of names of any student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +194,20 @@ def save_student(trained: TrainedStudent, path: Path) -> None:
 def read_student(path: Path) -> TrainedStudent:
     """Read a student's file: of `save_student`, of Lightning (`.ckpt`), or of the authors.
 
+    A run folder of a training is read as `student_file` says.
+
     Raises:
         MaskCLIPError: it is missing or damaged, holds no student, describes one that cannot be, or
             has other weights than it describes; or it would have to run code to load.
     """
     from maskclip.clip.checkpoint import one_line
 
+    path = student_file(path)
+    if path.is_dir():
+        raise StudentError(
+            f"{path}: a folder without a student: expected one of {', '.join(_RUN_FILES)} in it, "
+            "as `maskclip train` leaves them"
+        )
     if not path.is_file():
         raise StudentError(f"{path}: no such student file")
     with one_line(path, "student file"):
@@ -251,8 +262,10 @@ def _describe_checkpoint(beside: Mapping[str, Any], *, source: str) -> StudentMe
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the student's weights in a Lightning checkpoint."""
-    own = (key for key in state if key.startswith(_LIGHTNING_PREFIX))
-    return {key.removeprefix(_LIGHTNING_PREFIX): state[key] for key in own}
+    from maskclip.clip.layouts import plain_names
+
+    part = _LIGHTNING_PREFIX
+    return plain_names({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
 
 
 def _describe_released(
@@ -267,12 +280,25 @@ def _describe_released(
     )
 
 
+def student_file(path: Path) -> Path:
+    """Return the file of a student: of a run folder, the best that the training has reached.
+
+    That is what it has finished, else its best checkpoint, else its last; any other path stays.
+    """
+    if not path.is_dir():
+        return path
+    return next((path / name for name in _RUN_FILES if (path / name).is_file()), path)
+
+
 def is_student_file(path: Path) -> bool:
     """Return whether a file is a student's, of any format that `read_student` reads.
+
+    So is a run folder that has one.
 
     Nothing is unpickled and no weights are read. A missing or damaged file is none, but a missing
     `.ckpt` is, as nothing else that can be given for a model ends so.
     """
+    path = student_file(path)
     try:
         if not path.is_file():
             return path.suffix == _LIGHTNING_SUFFIX
@@ -281,7 +307,7 @@ def is_student_file(path: Path) -> bool:
         names = _names_of_weights(path)
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return False
-    return f"{_LIGHTNING_PREFIX}rows".encode() in names or released.ROWS.encode() in names
+    return _STUDENTS_ROWS.search(names) is not None or released.ROWS.encode() in names
 
 
 def _is_safetensors_student(path: Path) -> bool:
@@ -293,7 +319,8 @@ def _is_safetensors_student(path: Path) -> bool:
     if not isinstance(header, dict):
         return False
     metadata = header.get("__metadata__")
-    return released.ROWS in header or (isinstance(metadata, dict) and METADATA_KEY in metadata)
+    described = isinstance(metadata, dict) and METADATA_KEY in metadata
+    return described or any(key.endswith(released.ROWS) for key in header)
 
 
 def _names_of_weights(path: Path) -> bytes:

@@ -23,7 +23,7 @@ from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import get_method
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.plus.files import TrainedStudent, is_student_file, read_student
+from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -40,7 +40,8 @@ def load(
 
     Args:
         model: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), a weights file, or the file of a student; or a `ModelConfig`.
+            model (`emoji`), a weights file, the file of a student or the run folder of its
+            training; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
 
@@ -76,11 +77,18 @@ def load(
 def load_student(
     path: Path, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
 ) -> StudentSegmenter:
-    """Read a student's file as a segmenter.
+    """Read a student's file, or the run folder of a training, as a segmenter.
 
     Raises:
         MaskCLIPError: the file cannot be used, or there is no such precision.
     """
+    run, path = path, student_file(path)
+    if run != path and path.suffix == ".ckpt":
+        warnings.warn(
+            f"{run} is a training that has not finished: its {path.name} is taken",
+            MaskCLIPWarning,
+            stacklevel=3,
+        )
     return StudentSegmenter(
         read_student(path),
         name=str(path),
@@ -92,7 +100,7 @@ def load_student(
 
 
 def names_student(name: str) -> bool:
-    """Return whether the name of a model is the file of a student.
+    """Return whether the name of a model is the file of a student, or a run folder with one.
 
     Raises:
         MaskCLIPError: it names a file that there is not.
