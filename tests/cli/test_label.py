@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_how_files_are_imported_is_said_at_the_end(photos, out, capsys):
     assert "https://host/p/sub/b.png" in (out / "label-studio" / "tasks-00001.json").read_text()
     assert (out / "yolo" / "images" / "a_png.png").samefile(photos / "a.png")
     assert (out / "yolo" / "labels" / "a.txt").stat().st_mtime_ns == written, "no new labels"
+
+
+def test_tools_find_photos_that_were_named_from_elsewhere(photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    formats = ("--format", "label-studio,yolo", "--link")
+    assert label("../photos", *WORDS, *EMOJI, *formats, "--out", "out") == 0
+    assert f"DOCUMENT_ROOT={tmp_path}, add a local storage for {photos} " in capsys.readouterr().out
+    assert "?d=photos/a.png" in Path("out/label-studio/tasks-00001.json").read_text()
+    assert Path("out/yolo/images/sub/b.png").readlink() == photos / "sub" / "b.png"
 
 
 def test_another_method_labels_with_its_own_maps(photos, out):

@@ -136,7 +136,16 @@ def _photo_files(manifest: Manifest) -> Iterator[PhotoFile]:
     for outcome in manifest.outcomes():
         if outcome.error is None:
             task = outcome.task
-            yield PhotoFile(task.name, task.relative_path, str(task.path))
+            yield PhotoFile(task.name, task.relative_path, _without_dots(task.path))
+
+
+def _without_dots(path: Path) -> str:
+    """Return a path without `..`, which other programs refuse: the plain one, if it is the same."""
+    if ".." not in path.parts:
+        return str(path)
+    plain = os.path.normpath(path)
+    same = Path(plain).exists() and path.exists() and path.samefile(plain)
+    return plain if same else os.path.realpath(path)
 
 
 def _check_apart(sources: Sequence[Source], out: Path) -> None:
