@@ -27,7 +27,7 @@ _BAND = 4_000_000  # pixels that are worked on at once
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (32, 33, 36)
 _FAINT_INK: Color = (112, 117, 122)
-_FAINT = [round(128 + 0.6 * (level - 128)) for level in range(256)]  # of grey levels
+_FAINT = [round(128 + 0.75 * (level - 128)) for level in range(256)]  # of grey levels
 _DISPLAY_SIDE = 256  # pictures smaller than this are enlarged to be seen beside a legend
 _LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
 
@@ -48,7 +48,7 @@ def palette_image(labels: Labels, colors: Sequence[Color]) -> Image.Image:
 
 
 def overlay(
-    image: Image.Image, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.55
+    image: Image.Image, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.62
 ) -> Image.Image:
     """Blend class colours over the photo and draw lines where regions meet.
 
@@ -94,7 +94,7 @@ def overlay_with_legend(
     names: Sequence[str],
     colors: Sequence[Color],
     *,
-    opacity: float = 0.55,
+    opacity: float = 0.62,
 ) -> Image.Image:
     """Return `overlay` with a legend of the classes that appear, the most common first.
 

@@ -77,7 +77,7 @@ class Segmentation:
         return {names[label]: pixels / self.labels.size for label, pixels in found}
 
     def overlay(
-        self, image: Image.Image | None = None, *, opacity: float = 0.55, legend: bool = True
+        self, image: Image.Image | None = None, *, opacity: float = 0.62, legend: bool = True
     ) -> Image.Image:
         """Return the photo with class colours blended over it, RGB.
 
