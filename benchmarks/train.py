@@ -39,7 +39,7 @@ from maskclip.core.config import ModelConfig
 from maskclip.core.device import PRECISIONS
 from maskclip.core.samples import UNLABELED, Samples
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import open_folder, open_photos
+from maskclip.data.photos import open_folder, open_photos
 from maskclip.plus.config import LIGHTNING_PRECISIONS, Optimization, Supervision, Training
 from maskclip.plus.dataset import training_loader
 from maskclip.tasks.train import build

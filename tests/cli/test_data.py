@@ -7,15 +7,20 @@ from PIL import Image
 from maskclip.cli import main
 
 
+def save_mask(root, index, values):
+    image = Image.fromarray(np.array(values, np.uint8))
+    image.save(root / "masks" / f"{index:02}.png")
+
+
 @pytest.fixture
 def own(tmp_path):
-    """Write 25 images of 2x1 px with masks, and classes, and return the folder."""
+    """Write 25 images of 3x1 px with masks, and classes, and return the folder."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for index in range(25):
-        Image.new("RGB", (2, 1)).save(tmp_path / "images" / f"{index:02}.png")
-        Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "masks" / f"{index:02}.png")
-    (tmp_path / "classes.txt").write_text("dog\n[bold]\n")
+        Image.new("RGB", (3, 1)).save(tmp_path / "images" / f"{index:02}.png")
+        save_mask(tmp_path, index, [[0, 1, 255]])
+    (tmp_path / "classes.txt").write_text("dog\nx [bold]\n")
     return tmp_path
 
 
@@ -32,12 +37,50 @@ def test_a_valid_set_gives_a_table_and_one_line(own, capsys):
     lines = [line.split() for line in printed.out.splitlines()]
     assert lines == [
         ["class", "images", "pixels", "share", "%"],
-        ["dog", "25", "25", "100.00"],
-        ["[bold]", "0", "0", "0.00"],
+        ["dog", "25", "25", "50.00"],
+        ["x", "[bold]", "25", "25", "50.00"],
         ["ignored", "25", "25"],
         ["folder,", "25", "images:", "no", "problems"],
     ]
     assert printed.err == ""
+
+
+def test_masks_of_0_and_255_are_a_problem(own, capsys):
+    for index in range(25):
+        save_mask(own, index, [[0, 255, 255]])
+    assert check(own) == 1
+    assert capsys.readouterr().err == (
+        "error: no mask has a pixel of x [bold], and all have ignored ones: 255 means ignored, and "
+        "classes are 0..1\n"
+    )
+
+
+def test_an_absent_class_is_a_note_where_others_can_be_told_apart(own, capsys):
+    (own / "classes.txt").write_text("dog\nx [bold]\ncat\n")
+    assert check(own) == 0
+    assert capsys.readouterr().err == (
+        "warning: no mask has a pixel of cat, and all have ignored ones: 255 means ignored, and "
+        "classes are 0..2\n"
+    )
+
+
+def test_exports_of_other_tools_are_checked_as_well(own, capsys):
+    region = {"category_id": 1, "image_id": 1, "segmentation": {"size": [1, 3], "counts": [0, 3]}}
+    content = {
+        "images": [{"id": 1, "file_name": "03.png", "width": 3, "height": 1}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [region, {"bbox": [0, 0, 1, 1]}],
+    }
+    (own / "coco.json").write_text(json.dumps(content))
+    command = ["data", "check", "folder", f"--images={own / 'images'}"]
+    command += [f"--masks={own / 'coco.json'}", f"--classes={own / 'classes.txt'}"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "folder, 1 images: no problems"
+    assert [line.split(": ", 2)[2] for line in printed.err.splitlines()] == [
+        "left out, because they do not say pixels: 1 annotations without a segmentation",
+        "24 photos have no labels and are left out (00.png, 01.png, 02.png, ...)",
+    ]
 
 
 def test_a_problem_is_a_line_and_exit_code_1(own, capsys):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from maskclip.cli import main
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats.label_studio import brush_rle
 
 QUICK = ["--size", "64", "--limit", "1", "--templates", "plain"]
 
@@ -49,6 +50,56 @@ def test_own_images_and_predictions_from_files(own, capsys):
     printed = capsys.readouterr().out
     assert "mIoU 58.33 %" in printed
     assert "officially" not in printed
+
+
+def write(folder, ids):
+    Image.fromarray(np.array(ids, np.uint8)).save(folder / "one.png")
+
+
+def test_masks_of_0_and_255_are_doubted_before_the_figures(own, capsys):
+    write(own / "masks", [[0, 0], [255, 255]])
+    out = own / "out"
+    assert main([*folder(own), "--predictions", str(own / "found"), "--out", str(out)]) == 0
+    said = "no mask has a pixel of cat, and all have ignored ones: 255 means ignored"
+    assert said in capsys.readouterr().err
+    assert said in json.loads((out / "result.json").read_text())["doubts"][0]
+
+
+def test_predictions_that_are_one_off_are_doubted(own, capsys):
+    (own / "classes.txt").write_text("dog\ncat\ncar\nsky\n")
+    write(own / "masks", [[0, 1], [2, 2]])
+    write(own / "found", [[1, 2], [3, 2]])
+    assert main([*folder(own), "--predictions", str(own / "found")]) == 0
+    assert "predictions are one too high in 75 % of the pixels, and right in 25 %" in (
+        capsys.readouterr().err
+    )
+
+
+def test_pixels_without_a_prediction_are_told(own, capsys):
+    write(own / "found", [[0, 255], [1, 1]])
+    assert main([*folder(own), "--predictions", str(own / "found")]) == 0
+    assert "25.0 % of the labelled pixels have no prediction" in capsys.readouterr().err
+
+
+def test_label_studios_corrections_are_truth(own, capsys):
+    region = {
+        "type": "brushlabels",
+        "original_width": 2,
+        "original_height": 2,
+        "image_rotation": 0,
+        "value": {"rle": brush_rle(np.array([[1, 1], [0, 0]], bool)), "brushlabels": ["dog"]},
+    }
+    task = {
+        "data": {"image": "/data/upload/1/0a1b2c3d-one.png"},
+        "annotations": [{"result": [region]}],
+    }
+    (own / "export.json").write_text(json.dumps([task]))
+    command = [
+        word.replace("masks", "export.json") if "masks" in word and "/" in word else word
+        for word in folder(own)
+    ]
+    assert main([*command, "--predictions", str(own / "found")]) == 0
+    assert "pixel accuracy 100.00 %" in capsys.readouterr().out
 
 
 def test_own_images_and_a_model(own, capsys):

@@ -13,7 +13,7 @@ from maskclip.cli import main
 from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import open_folder
+from maskclip.data.photos import open_folder
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, read_student, save_student

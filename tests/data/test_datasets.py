@@ -3,9 +3,11 @@ import pytest
 from PIL import Image
 
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import DatasetError, open_dataset, open_folder
+from maskclip.data.annotations import AnnotationError
+from maskclip.data.datasets import DatasetError, open_dataset
 from maskclip.data.images import ImageError
 from maskclip.data.masks import MaskError
+from maskclip.data.photos import open_folder
 from maskclip.data.specs import SPECS
 
 
@@ -132,7 +134,7 @@ def test_a_folder_of_ones_own(tmp_path):
     dataset = open_folder(tmp_path / "images", tmp_path / "masks", words)
     assert [dataset[i].name for i in range(2)] == ["two", "x/one"]
     assert (dataset[1].labels == 1).all()
-    with pytest.raises(DatasetError, match="no folder of masks"):
+    with pytest.raises(AnnotationError, match="no folder of labels"):
         open_folder(tmp_path / "images", tmp_path / "none", words)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="no images in"):

@@ -1,10 +1,12 @@
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskclip.core.palettes import voc_colors
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.masks import LabelRule, MaskError, load_labels, read_ids
+from maskclip.data.masks import LabelRule, MaskError, doubt, load_labels, read_ids
 
 VALUES = np.array([[0, 1, 20], [255, 3, 0]], np.uint8)
 VOC21 = LabelRule(21, 255, colors=voc_colors(256))
@@ -67,6 +69,136 @@ def test_a_lossy_or_missing_mask_is_refused(tmp_path):
         read_ids(tmp_path / "mask.jpg", VOC21)
     with pytest.raises(MaskError, match="no such mask"):
         read_ids(tmp_path / "none.png", VOC21)
+
+
+WORDS = Vocabulary.parse(["dog", "cat", "car"])
+RULE = LabelRule.of(WORDS)
+
+
+def save(path, values, mode=None, **options):
+    image = Image.fromarray(np.asarray(values))
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_greys_of_a_few_bits_are_not_stretched(tmp_path, bits):
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    indices = Image.fromarray(values)
+    indices.putpalette([0] * 768)
+    path = tmp_path / "mask.png"
+    indices.save(path, bits=bits)
+    data = bytearray(path.read_bytes())
+    assert data[24:26] == bytes([bits, 3])
+    data[25] = 0  # grey in place of a palette, whose chunk goes
+    start = data.index(b"PLTE") - 4
+    del data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_ids(path, LabelRule(16, 255)), values)
+
+
+def test_a_boolean_mask_holds_classes_0_and_1(tmp_path):
+    path = save(tmp_path / "mask.png", np.array([[True, False]]))
+    with Image.open(path) as image:
+        assert image.mode == "1"
+    np.testing.assert_array_equal(load_labels(path, RULE), [[1, 0]])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_every_lossless_suffix(tmp_path, suffix):
+    values = np.array([[0, 1, 2, 255]], np.uint8)
+    path = save(tmp_path / f"mask.{suffix}", values)
+    np.testing.assert_array_equal(load_labels(path, RULE), values)
+
+
+def test_transparent_pixels_have_no_label(tmp_path):
+    colors = np.array([[(*WORDS.colors[1], 255), (9, 9, 9, 0), (0, 0, 0, 0)]], np.uint8)
+    np.testing.assert_array_equal(
+        load_labels(save(tmp_path / "colors.png", colors), RULE), [[1, 255, 255]]
+    )
+    grey = np.array([[(2, 255), (1, 0)]], np.uint8)
+    np.testing.assert_array_equal(load_labels(save(tmp_path / "grey.png", grey), RULE), [[2, 255]])
+    colors[..., 3] = 128
+    with pytest.raises(MaskError, match="half-transparent pixels have no certain class"):
+        load_labels(save(tmp_path / "soft.png", colors), RULE)
+
+
+def test_our_colour_of_ignored_pixels_is_known(tmp_path):
+    colors = np.array([[WORDS.colors[2], (224, 224, 192)]], np.uint8)
+    np.testing.assert_array_equal(load_labels(save(tmp_path / "a.png", colors), RULE), [[2, 255]])
+
+
+def test_a_colour_of_two_classes_says_none(tmp_path):
+    words = Vocabulary.parse(["a", "b", "c"], colors=[(1, 2, 3), (4, 5, 6), (4, 5, 6)])
+    colors = np.array([[(1, 2, 3), (4, 5, 6)]], np.uint8)
+    with pytest.raises(MaskError, match=r"#040506 is that of 2 classes \(1 and 2\)"):
+        read_ids(save(tmp_path / "a.png", colors), LabelRule.of(words))
+
+
+@pytest.mark.parametrize(
+    ("order", "wanted"),
+    [
+        ([0, 1, 2], [[0, 1, 2]]),
+        ([2, 0, 1], [[2, 0, 1]]),  # an editor that renumbers keeps the colours
+        ([0, 2, 1], [[0, 2, 1]]),
+        ([None, 0, 1], [[0, 1, 2]]),  # a colour of no class: any palette at all
+    ],
+)
+def test_a_palette_of_the_classes_in_another_order_is_read_by_its_colours(tmp_path, order, wanted):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    colors = [(77, 77, 78) if place is None else WORDS.colors[place] for place in order]
+    image.putpalette(np.array(colors, np.uint8).tobytes())
+    image.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_ids(tmp_path / "mask.png", RULE), wanted)
+
+
+def test_several_images_in_a_file_are_no_mask(tmp_path):
+    pages = [Image.fromarray(VALUES), Image.fromarray(VALUES)]
+    pages[0].save(tmp_path / "mask.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(MaskError, match="several images in one file"):
+        read_ids(tmp_path / "mask.tif", VOC21)
+
+
+def test_a_huge_mask_is_refused_by_its_header(tmp_path):
+    path = save(tmp_path / "mask.png", VALUES)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(MaskError, match="50000x50000 pixels, over the limit"):
+        read_ids(path, VOC21)
+    with pytest.raises(MaskError, match="the mask is 50000x50000 but its image 3x2"):
+        read_ids(path, VOC21, size=(3, 2))
+
+
+def test_16_bits_hold_255_and_more_classes(tmp_path):
+    many = LabelRule.of(Vocabulary.parse([f"thing {i}" for i in range(300)]))
+    values = np.array([[0, 255, 256, 299, 65_535]], np.uint16)
+    for suffix in ("png", "tif"):
+        path = save(tmp_path / f"mask.{suffix}", values)
+        np.testing.assert_array_equal(load_labels(path, many), values)
+    with pytest.raises(MaskError, match="label 256 is out of range"):
+        load_labels(path, RULE)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "ignored", "said"),
+    [
+        ([9, 0, 0], 4, "no mask has a pixel of cat or car, and all have ignored ones: 255 means"),
+        ([0, 0, 0], 4, "no mask has a labelled pixel: 255 means ignored, and classes are 0..2"),
+        ([9, 0, 0], 3, None),
+        ([9, 5, 1], 4, None),
+    ],
+)
+def test_masks_as_a_whole_are_doubted(pixels, ignored, said):
+    found = doubt(WORDS.names, np.array(pixels), RULE, masks=4, ignored=ignored)
+    assert found is None if said is None else found.startswith(said)
+
+
+def test_one_class_and_ignored_pixels_everywhere_are_doubted():
+    found = doubt(["dog"], np.array([9]), LabelRule(1, 255), masks=1, ignored=1)
+    assert found.startswith("every mask has ignored pixels, and all others are dog: 255 means")
 
 
 def test_invalid_ids_are_counted():

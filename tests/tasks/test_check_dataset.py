@@ -7,7 +7,8 @@ from PIL import Image, ImageFile
 
 from maskclip.core.files import write_json
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import open_dataset, open_folder
+from maskclip.data.datasets import open_dataset
+from maskclip.data.photos import open_folder
 from maskclip.data.specs import SPECS
 from maskclip.tasks.check_dataset import check_lists, check_samples
 
@@ -46,6 +47,7 @@ def checked(dataset, workers=2):
     assert len(results) == report.samples
     for result in results:
         report.add(result)
+    report.conclude()
     return report
 
 
@@ -88,7 +90,7 @@ class TestCounting:
         for name in "abc":
             save_mask(voc / MASKS / f"{name}.png", [[255] * 3] * 2)
         report = check(voc)
-        assert report.valid
+        assert "no mask has a labelled pixel: 255 means ignored" in only_problem(report).message
         assert not report.shares.any()
         assert report.ignored == 18
 
@@ -309,6 +311,7 @@ def test_the_report_file_holds_everything(voc, tmp_path):
         "official": 3,
         "valid": False,
         "problems": [{"kind": "missing mask", "message": f"no mask {voc / MASKS / 'b.png'}"}],
+        "notes": [],
         "masks_without_image": [],
         "ignored": {"images": 2, "pixels": 2},
     }

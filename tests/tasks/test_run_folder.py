@@ -19,7 +19,7 @@ from PIL import Image
 
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import Photos, open_photos
+from maskclip.data.photos import Photos, open_photos
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus import dataset
 from maskclip.plus.config import Supervision, TrainingError

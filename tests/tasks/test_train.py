@@ -20,7 +20,7 @@ from PIL import Image
 from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.samples import UNLABELED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import open_photos
+from maskclip.data.photos import open_photos
 from maskclip.plus.config import (
     Optimization,
     StudentError,

@@ -150,6 +150,7 @@ def check(
     results = check_samples(opened, workers=workers or usable_cpus())
     for result in track(results, what="checking", total=report.samples):
         report.add(result)
+    report.conclude()
     _show(report, out)
     if not report.valid:
         raise typer.Exit(1)
@@ -205,6 +206,8 @@ def _list_problems(report: CheckReport, out: Path | None) -> None:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in others.most_common())
         where = f"all are in {out}" if out is not None else "--out FILE writes all of them"
         error_line(f"and {others.total():,} more ({kinds}); {where}")
+    for note in report.notes:
+        warning_line(note)
     unused = report.masks_without_image
     if unused:
         some = ", ".join(map(str, unused[:_MOST_NAMES]))

@@ -162,6 +162,7 @@ def evaluate(
     )
     run = _read_run(row, corruption, seed=seed, limit=limit)
     samples.check(run.count(samples))  # before a model is downloaded in vain
+    _show_notes(samples)
     sweep = corruption == _ALL
     if sweep and out is None:
         raise MaskCLIPError("--corruption all needs --out DIR for the results")
@@ -254,6 +255,13 @@ def _open_samples(
     return EmojiScenes(size=size or SCENE_SIZE)
 
 
+def _show_notes(samples: Samples) -> None:
+    from maskclip.cli.console import warning_line
+
+    for note in samples.notes:
+        warning_line(note)
+
+
 def _read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
     """Return which images are evaluated, under which corruption; none for a sweep."""
     from maskclip.data.corruptions import Corruption
@@ -317,9 +325,7 @@ def _load_predictor(
         with working(f"loading {evaluation.model.name} and encoding {classes} classes"):
             return load_predictor(evaluation, samples, device=device)
     assert predictions is not None
-    folder = PredictedFolder(predictions, samples.vocabulary)
-    folder.check(samples, run.count(samples))
-    return folder
+    return PredictedFolder.open(predictions, samples, run.count(samples))
 
 
 def _warn_of_differences(
@@ -329,10 +335,13 @@ def _warn_of_differences(
     from maskclip.cli.console import warning_line
     from maskclip.recipes import published_row
 
-    if samples.official not in (None, len(samples)):
+    count = run.count(samples)
+    if samples.official not in (None, count):
+        listed = f" of the {len(samples):,} listed" if count < len(samples) else ""
         warning_line(
-            f"{len(samples):,} images, but {samples.name} {samples.split} officially has "
-            f"{samples.official:,}: see `maskclip data check`"
+            f"{count:,} images{listed}, but {samples.name} {samples.split} officially has "
+            f"{samples.official:,}: these scores are of the {count:,} alone, and not comparable "
+            "with published ones"
         )
     if row is not None and evaluation is not None and not published_row(evaluation, run.corruption):
         warning_line(

@@ -13,7 +13,7 @@ from maskclip.core.errors import MaskCLIPError
 if TYPE_CHECKING:
     from maskclip.core.config import Options
     from maskclip.core.vocabulary import Background, Vocabulary
-    from maskclip.data.datasets import Dataset
+    from maskclip.data.datasets import Labeled
 
 _DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
 _REFINE, _MACHINE = "Refinement and resolution", "Machine"
@@ -37,7 +37,8 @@ Masks = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="With `folder`: PNGs of class ids, named like the images.",
+        help="With `folder`: masks of class ids or of the classes' colours, named like the images, "
+        "or an export of CVAT, Label Studio or COCO.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -191,14 +192,15 @@ def open_data(
     images: Path | None,
     masks: Path | None,
     classes: Path | None,
-) -> Dataset:
+) -> Labeled:
     """Open a data set by name, or one's own as `folder`.
 
     Raises:
         MaskCLIPError: an option is missing or belongs elsewhere, or the data set is not there.
     """
     from maskclip.core.vocabulary import Vocabulary
-    from maskclip.data.datasets import open_dataset, open_folder
+    from maskclip.data.datasets import open_dataset
+    from maskclip.data.photos import open_folder
     from maskclip.data.specs import SPECS
 
     if name == "folder":

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskclip.cli.console import print_line, print_path, print_table, track
+from maskclip.cli.console import print_line, print_path, print_table, track, warning_line
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.recipes import published_row
@@ -38,6 +38,8 @@ def run_once(
     if not group.is_main:
         return
     content = _with_published(evaluation, result, run)
+    for line in result.doubts:  # before the figures, which may mean something else
+        warning_line(line)
     _show_scores(content)
     if out is not None:
         _show_paths(files.write_result(result, content, out))

@@ -56,7 +56,7 @@ def _published(name: str, data: Path | None, split: str) -> Samples:
 
 def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
     from maskclip.core.config import DEFAULT_MODEL
-    from maskclip.data.datasets import open_photos
+    from maskclip.data.photos import open_photos
     from maskclip.recipes import own_training
 
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))

@@ -14,6 +14,7 @@ Color = tuple[int, int, int]  # red, green, blue in 0..255
 _Floats = npt.NDArray[np.floating[Any]]
 
 BLACK: Color = (0, 0, 0)
+IGNORED_COLOR: Color = (224, 224, 192)  # VOC's colour of index 255
 _BACKGROUND = "background"
 
 # Colour words say more than things: a black dog is black, and a green car is no car's colour.

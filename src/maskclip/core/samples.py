@@ -83,6 +83,11 @@ class Samples(Sequence[Sample], ABC):
             MaskCLIPError: some are not.
         """
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What users should know about these samples, one line each."""
+        return ()
+
     def metadata(self) -> dict[str, Any]:
         """Return which samples these are, ready for JSON."""
         return {"dataset": self.name, "split": self.split, "official_images": self.official}

@@ -1,30 +1,27 @@
-"""Data sets on disk: benchmarks by name, and folders of one's own images.
+"""Samples in files, and the benchmarks among them, by name.
 
-`open_dataset` finds the files that a `Spec` describes, `open_folder` one's own images and masks,
-`open_photos` images without masks. Samples are read one at a time, from any thread.
+`open_dataset` finds the files that a `Spec` describes; own photos are in `data.photos`. Samples are
+read one at a time, from any thread.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import Color, voc_colors
-from maskclip.core.samples import UNLABELED, Sample, Samples
+from maskclip.core.samples import Sample, Samples
 from maskclip.core.text import read_text
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.images import image_size, load_image
-from maskclip.data.masks import LabelRule, MaskError, load_labels
-from maskclip.data.sources import find_sources
+from maskclip.data.images import load_image
+from maskclip.data.masks import Ids, LabelRule, MaskError, check_ids, read_ids
 from maskclip.data.specs import SPECS, Part, Spec
 
 _FIND_ALL = " (`maskclip data check` lists all such masks)"
@@ -43,17 +40,68 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Dataset(Samples):
-    """Samples in files.
+class Labeled(Samples):
+    """Samples in files, whose labels are in files as well; by index.
 
     Attributes:
-        rule: what mask values mean.
+        rule: the classes and the ignored label; what mask values mean.
+    """
+
+    rule: LabelRule
+
+    @abstractmethod
+    def image_path(self, index: int) -> Path:
+        """Return the image file of a sample."""
+
+    @abstractmethod
+    def has_labels(self, index: int) -> bool:
+        """Return whether the labels of a sample are there; they may be damaged."""
+
+    @abstractmethod
+    def labels_at(self, index: int) -> str:
+        """Return where a sample's labels are, or are expected, for messages."""
+
+    @abstractmethod
+    def read_ids(self, index: int, size: tuple[int, int] | None = None) -> Ids:
+        """Read the labels (H, W) of a sample; some may be out of range.
+
+        Args:
+            index: of the sample.
+            size: (width, height) of the image, compared before anything is decoded.
+
+        Raises:
+            MaskCLIPError: missing, damaged, or of another size.
+        """
+
+    def unused_masks(self) -> list[Path]:
+        """Return the masks that no sample has; sorted."""
+        return []
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        """Read a sample.
+
+        Raises:
+            MaskCLIPError: a file is missing or broken, sizes differ, or labels are out of range.
+        """
+        image = load_image(self.image_path(index))
+        try:
+            labels = self.read_ids(index, image.size)
+            check_ids(labels, self.rule, self.labels_at(index))
+        except MaskError as error:
+            raise MaskError(f"{error}{_FIND_ALL}") from None
+        return Sample(self.names[index], image, labels)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(Labeled):
+    """A benchmark, whose files lie where its `Spec` says.
+
+    Attributes:
         root: the folder of all data sets.
         parts: where the files are.
         items: the samples.
     """
 
-    rule: LabelRule
     root: Path
     parts: tuple[Part, ...]
     items: tuple[Item, ...] = field(repr=False)
@@ -66,30 +114,49 @@ class Dataset(Samples):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
-        """Read a sample.
-
-        Raises:
-            MaskCLIPError: a file is missing or broken, sizes differ, or labels are out of range.
-        """
+    def image_path(self, index: int) -> Path:
+        """Return the image file of a sample."""
         item = self.items[index]
-        image = load_image(self.image_path(item))
-        path = self.mask_path(item)
-        try:
-            labels = load_labels(path, self.rule)
-        except MaskError as error:
-            raise MaskError(f"{error}{_FIND_ALL}") from None
-        if labels.shape != (image.height, image.width):
-            raise MaskError(
-                f"{path}: the mask is {labels.shape[1]}x{labels.shape[0]} but its image "
-                f"{image.width}x{image.height}{_FIND_ALL}"
-            )
-        return Sample(item.name, image, labels)
+        part = self.parts[item.part]
+        return self.root / part.images / item.folder / f"{item.name}{part.image_suffix}"
+
+    def mask_path(self, index: int) -> Path:
+        """Return the mask file of a sample."""
+        item = self.items[index]
+        part = self.parts[item.part]
+        return self.root / part.masks / item.folder / f"{item.name}{part.mask_suffix}"
+
+    def read_ids(self, index: int, size: tuple[int, int] | None = None) -> Ids:
+        """Read a mask, whose values may be out of range."""
+        return read_ids(self.mask_path(index), self.rule, size=size)
+
+    def has_labels(self, index: int) -> bool:
+        """Return whether the mask is there, if perhaps inaccessible."""
+        return not is_missing(self.mask_path(index))
+
+    def labels_at(self, index: int) -> str:
+        """Return the path of the mask; where it is missing, also how to make it."""
+        return str(self.mask_path(index))
+
+    def unused_masks(self) -> list[Path]:
+        """Return masks without an image; not where a list chooses some of the files."""
+        known: dict[tuple[str, str], set[str]] = {}  # folder and suffix -> masks that samples have
+        for item in self.items:
+            part = self.parts[item.part]
+            if part.listing is None:
+                mask = PurePosixPath(item.folder, f"{item.name}{part.mask_suffix}")
+                known.setdefault((part.masks, part.mask_suffix), set()).add(str(mask))
+        return sorted(
+            path
+            for (masks, suffix), of_samples in known.items()
+            for path in (self.root / masks).rglob(f"*{suffix}")
+            if not path.name.startswith(".")
+            and path.relative_to(self.root / masks).as_posix() not in of_samples
+        )
 
     def paths(self, index: int) -> tuple[Path, ...]:
         """Return the image and the mask of a sample."""
-        item = self.items[index]
-        return self.image_path(item), self.mask_path(item)
+        return self.image_path(index), self.mask_path(index)
 
     def check(self, count: int) -> None:
         """Check that the first `count` samples differ and have both files; none is opened.
@@ -98,13 +165,17 @@ class Dataset(Samples):
             DatasetError: says how many do not, and names the first.
         """
         items = self.items[:count]
+        if not items:
+            return
         (first, times), *_ = Counter((item.folder, item.name) for item in items).most_common(1)
         if times > 1:
             raise DatasetError(
                 f"{self.name} {self.split}: {first[1]} is listed {times} times and would be "
                 "scored as often: see `maskclip data check`"
             )
-        paths = [path(item) for item in items for path in (self.image_path, self.mask_path)]
+        paths = [
+            path(index) for index in range(len(items)) for path in (self.image_path, self.mask_path)
+        ]
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise DatasetError(
@@ -121,16 +192,6 @@ class Dataset(Samples):
         content = "\n".join(f"{item.part}/{item.folder}/{item.name}" for item in self.items)
         digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
         return {**super().metadata(), "folders": folders, "list": digest}
-
-    def image_path(self, item: Item) -> Path:
-        """Return the image file of an item."""
-        part = self.parts[item.part]
-        return self.root / part.images / item.folder / f"{item.name}{part.image_suffix}"
-
-    def mask_path(self, item: Item) -> Path:
-        """Return the mask file of an item."""
-        part = self.parts[item.part]
-        return self.root / part.masks / item.folder / f"{item.name}{part.mask_suffix}"
 
 
 def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
@@ -176,109 +237,6 @@ def open_dataset(name: str, root: Path, *, split: str = "val") -> Dataset:
     )
 
 
-def open_folder(images: Path, masks: Path, vocabulary: Vocabulary) -> Dataset:
-    """Open one's own images and masks as a data set; they are matched by name.
-
-    Masks hold the ids of the vocabulary, or its colours, in PNGs named as the images are.
-
-    Raises:
-        DatasetError: a folder is missing; two images have the same name.
-        ImageError: there is no image.
-    """
-    for folder, what in ((images, "images"), (masks, "masks")):
-        if not folder.is_dir():
-            raise DatasetError(f"no folder of {what}: {folder}")
-    found = (Path(source.relative_path) for source in find_sources([images]))
-    files = sorted(found, key=lambda file: (file.with_suffix(""), file.suffix))
-    for one, other in pairwise(files):
-        if one.with_suffix("") == other.with_suffix(""):
-            raise DatasetError(f"{images}: {one} and {other} would share a mask: rename one")
-    suffixes = sorted({file.suffix for file in files})
-    return Dataset(
-        name="folder",
-        split="all",
-        vocabulary=vocabulary,
-        rule=LabelRule.of(vocabulary),
-        root=Path(),
-        parts=tuple(Part(str(images), str(masks), image_suffix=suffix) for suffix in suffixes),
-        items=tuple(
-            Item(file.with_suffix("").as_posix(), "", suffixes.index(file.suffix)) for file in files
-        ),
-    )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Photos(Samples):
-    """Images without labels: every pixel is UNLABELED.
-
-    Attributes:
-        folder: the folder of the images.
-        files: their paths relative to it.
-    """
-
-    folder: Path
-    files: tuple[str, ...] = field(repr=False)
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The ids of the images, in order: their paths."""
-        return self.files
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
-        """Read an image.
-
-        Raises:
-            MaskCLIPError: it is missing or broken.
-        """
-        name = self.files[index]
-        image = load_image(self.folder / name)
-        labels = np.full((image.height, image.width), UNLABELED, dtype=np.int16)
-        return Sample(name, image, labels)
-
-    def paths(self, index: int) -> tuple[Path, ...]:
-        """Return the image alone."""
-        return (self.folder / self.files[index],)
-
-    def check(self, count: int) -> None:
-        """Read the headers of the first `count` images.
-
-        Raises:
-            MaskCLIPError: some are missing or not images; the message names the first.
-        """
-        found = (_problem(self.folder / name) for name in self.files[:count])
-        broken = [problem for problem in found if problem is not None]
-        if broken:
-            rest = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
-            raise DatasetError(f"{broken[0]}{rest}: fix it, or remove it from the folder")
-
-    def metadata(self) -> dict[str, Any]:
-        """Return which images these are, ready for JSON."""
-        digest = hashlib.sha256(os.fsencode("\n".join(self.files))).hexdigest()[:16]
-        return {**super().metadata(), "folders": [str(self.folder.resolve())], "list": digest}
-
-
-def _problem(path: Path) -> str | None:
-    """Return what is wrong with the header of an image file, None if nothing is."""
-    try:
-        image_size(path)
-    except MaskCLIPError as error:
-        return str(error)
-    return None
-
-
-def open_photos(folder: Path, vocabulary: Vocabulary) -> Photos:
-    """Open the images of a folder and its subfolders as an unlabelled data set.
-
-    Raises:
-        DatasetError: the folder is missing.
-        ImageError: it holds no images.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"no folder of images: {folder}")
-    files = tuple(source.relative_path for source in find_sources([folder]))
-    return Photos(name="photos", split="all", vocabulary=vocabulary, folder=folder, files=files)
-
-
 def _check_folders(part: Part, root: Path, name: str) -> None:
     images, masks = root / part.images, root / part.masks
     if not images.is_dir():
@@ -288,6 +246,17 @@ def _check_folders(part: Part, root: Path, name: str) -> None:
         )
     if not masks.is_dir():
         raise DatasetError(f"{name}: no folder {masks}{how_to_make(part, root)}")
+
+
+def is_missing(path: Path) -> bool:
+    """Return whether there is no such file; if it is inaccessible, opening it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def how_to_make(part: Part, root: Path) -> str:

@@ -6,20 +6,21 @@ give their sizes: a photo truncated in the middle is not noticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.prefetch import prefetch
-from maskclip.data.datasets import Dataset, Item, how_to_make
+from maskclip.data.datasets import Dataset, Item, Labeled, how_to_make, is_missing
 from maskclip.data.images import ImageError, image_size
-from maskclip.data.masks import Ids, LabelRule, MaskError, read_ids
+from maskclip.data.masks import Ids, LabelRule, doubt, size_error
 
 _AHEAD = 8  # samples in flight per worker: none is idle, and memory stays bounded
 _MOST_VALUES = 5  # invalid values of a mask that are named; a photo in place of a mask has 256
@@ -34,6 +35,7 @@ Kind = Literal[
     "unreadable mask",
     "other size",
     "invalid values",
+    "suspicious masks",
 ]
 
 
@@ -72,9 +74,10 @@ class CheckReport:
         pixels: number of pixels of each class (K,), int64.
         images_with: number of images that have a pixel of each class (K,), int64.
         ignored, images_with_ignored: the same for ignored pixels.
+        notes: what is not wrong, but should be known; one line each.
     """
 
-    dataset: Dataset
+    dataset: Labeled
     samples: int
     images: int
     problems: list[Problem]
@@ -83,18 +86,35 @@ class CheckReport:
     images_with: Counts = field(init=False)
     ignored: int = 0
     images_with_ignored: int = 0
+    notes: list[str] = field(init=False)
+    _masks: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.pixels = np.zeros(len(self.dataset.vocabulary), np.int64)
         self.images_with = np.zeros_like(self.pixels)
+        self.notes = list(self.dataset.notes)
 
     def add(self, sample: SampleCheck) -> None:
         """Add the result for a sample."""
         self.problems += sample.problems
+        self._masks += bool(sample.pixels.any() or sample.ignored)
         self.pixels += sample.pixels
         self.images_with += sample.pixels > 0
         self.ignored += sample.ignored
         self.images_with_ignored += sample.ignored > 0
+
+    def conclude(self) -> None:
+        """Judge the masks as a whole, after all samples were added.
+
+        That they have one class at most, and ignored pixels all, is a problem; that some classes
+        are absent, a note; a benchmark that is not complete lacks classes.
+        """
+        names, rule = self.dataset.vocabulary.names, self.dataset.rule
+        found = doubt(names, self.pixels, rule, masks=self._masks, ignored=self.images_with_ignored)
+        if found is not None and np.count_nonzero(self.pixels) <= 1:
+            self.problems.append(Problem("suspicious masks", found))
+        elif found is not None and self.dataset.official is None:
+            self.notes.append(found)
 
     @property
     def valid(self) -> bool:
@@ -116,6 +136,7 @@ class CheckReport:
             "official": self.dataset.official,
             "valid": self.valid,
             "problems": [problem._asdict() for problem in self.problems],
+            "notes": self.notes,
             "masks_without_image": [str(path) for path in self.masks_without_image],
             "classes": [
                 {"name": name, "images": images, "pixels": pixels, "percent": percent}
@@ -127,25 +148,31 @@ class CheckReport:
         }
 
 
-def check_lists(dataset: Dataset) -> CheckReport:
+def check_lists(dataset: Labeled) -> CheckReport:
     """Check the lists and folders of a data set; the results of its samples are added later.
 
     Raises:
         OSError: a folder cannot be read.
     """
+    images, problems = len(dataset), []
+    if isinstance(dataset, Dataset):
+        listed = _by_image(dataset)
+        images = len(listed)
+        problems += _number_of_images(dataset, images)
+        problems += [_listed_twice(dataset, items) for items in listed.values() if len(items) > 1]
+    return CheckReport(dataset, len(_pairs(dataset)), images, problems, dataset.unused_masks())
+
+
+def _by_image(dataset: Dataset) -> dict[tuple[str, str, str], list[Item]]:
+    """Return the samples of each image: trainaug has two lists for one folder of images."""
     listed: dict[tuple[str, str, str], list[Item]] = {}
     for item in dataset.items:
-        # By image: trainaug has two lists for one folder of images.
         key = (dataset.parts[item.part].images, item.folder, item.name)
         listed.setdefault(key, []).append(item)
-    problems = _number_of_images(dataset, len(listed))
-    problems += [_listed_twice(dataset, items) for items in listed.values() if len(items) > 1]
-    return CheckReport(
-        dataset, len(_pairs(dataset)), len(listed), problems, _masks_without_image(dataset)
-    )
+    return listed
 
 
-def check_samples(dataset: Dataset, *, workers: int = 1) -> Iterator[SampleCheck]:
+def check_samples(dataset: Labeled, *, workers: int = 1) -> Iterator[SampleCheck]:
     """Check the two files of every sample, in order; one that is listed twice, once.
 
     Args:
@@ -156,9 +183,14 @@ def check_samples(dataset: Dataset, *, workers: int = 1) -> Iterator[SampleCheck
     return prefetch(pool, partial(_check, dataset), _pairs(dataset), ahead=_AHEAD * workers)
 
 
-def _pairs(dataset: Dataset) -> tuple[Item, ...]:
+def _pairs(dataset: Labeled) -> Sequence[int]:
     """Return the samples in order, each pair of files once."""
-    return tuple(dict.fromkeys(dataset.items))
+    if not isinstance(dataset, Dataset):
+        return range(len(dataset))
+    first: dict[Item, int] = {}
+    for index, item in enumerate(dataset.items):
+        first.setdefault(item, index)
+    return list(first.values())
 
 
 def _number_of_images(dataset: Dataset, images: int) -> list[Problem]:
@@ -183,71 +215,39 @@ def _listed_twice(dataset: Dataset, items: list[Item]) -> Problem:
     )
 
 
-def _masks_without_image(dataset: Dataset) -> list[Path]:
-    """Find masks without an image; not where a list chooses some of the files."""
-    known: dict[tuple[str, str], set[str]] = {}  # folder and suffix -> masks that samples have
-    for item in dataset.items:
-        part = dataset.parts[item.part]
-        if part.listing is None:
-            mask = PurePosixPath(item.folder, f"{item.name}{part.mask_suffix}")
-            known.setdefault((part.masks, part.mask_suffix), set()).add(str(mask))
-    return sorted(
-        path
-        for (masks, suffix), of_samples in known.items()
-        for path in (dataset.root / masks).rglob(f"*{suffix}")
-        if not path.name.startswith(".")
-        and path.relative_to(dataset.root / masks).as_posix() not in of_samples
-    )
-
-
-def _check(dataset: Dataset, item: Item) -> SampleCheck:
+def _check(dataset: Labeled, index: int) -> SampleCheck:
     problems: list[Problem] = []
-    image, mask = dataset.image_path(item), dataset.mask_path(item)
+    image, labels = dataset.image_path(index), dataset.labels_at(index)
     size = ids = None
-    if _is_missing(image):
+    if is_missing(image):
         problems.append(Problem("missing image", f"no image {image}"))
     else:
         try:
             size = image_size(image)
         except ImageError as error:
             problems.append(Problem("unreadable image", str(error)))
-    if _is_missing(mask):
-        remedy = how_to_make(dataset.parts[item.part], dataset.root)
-        problems.append(Problem("missing mask", f"no mask {mask}{remedy}"))
+    if not dataset.has_labels(index):
+        problems.append(Problem("missing mask", f"no mask {labels}{_remedy(dataset, index)}"))
     else:
         try:
-            ids = read_ids(mask, dataset.rule)
-        except MaskError as error:
+            ids = dataset.read_ids(index)
+        except MaskCLIPError as error:
             problems.append(Problem("unreadable mask", str(error)))
     if ids is None:
         return SampleCheck(tuple(problems), np.zeros(dataset.rule.classes, np.int64))
     if size is not None and ids.shape != size[::-1]:
-        problems.append(_other_size(mask, ids, size))
-    return _counted(mask, ids, dataset.rule, problems)
+        other = size_error(f"{labels}: the mask is", (ids.shape[1], ids.shape[0]), size)
+        problems.append(Problem("other size", str(other)))
+    return _counted(labels, ids, dataset.rule, problems)
 
 
-def _is_missing(path: Path) -> bool:
-    """Return whether there is no such file; if it is inaccessible, opening it says why."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+def _remedy(dataset: Labeled, index: int) -> str:
+    if not isinstance(dataset, Dataset):
+        return ""
+    return how_to_make(dataset.parts[dataset.items[index].part], dataset.root)
 
 
-def _other_size(mask: Path, ids: Ids, size: tuple[int, int]) -> Problem:
-    height, width = ids.shape
-    turned = (height, width) == size
-    why = ": one of them is rotated; images follow their EXIF orientation" if turned else ""
-    return Problem(
-        "other size",
-        f"{mask}: the mask is {width}x{height} but its image {size[0]}x{size[1]}{why}",
-    )
-
-
-def _counted(mask: Path, ids: Ids, rule: LabelRule, problems: list[Problem]) -> SampleCheck:
+def _counted(mask: str, ids: Ids, rule: LabelRule, problems: list[Problem]) -> SampleCheck:
     """Count the pixels of each class; invalid values are one more problem."""
     pixels = np.bincount(ids[(ids >= 0) & (ids < rule.classes)], minlength=rule.classes)
     ignored = int(np.count_nonzero(ids == rule.ignore))
@@ -256,9 +256,8 @@ def _counted(mask: Path, ids: Ids, rule: LabelRule, problems: list[Problem]) -> 
     return SampleCheck(tuple(problems), pixels.astype(np.int64), ignored)
 
 
-def _invalid_values(mask: Path, invalid: dict[int, int], rule: LabelRule) -> Problem:
+def _invalid_values(mask: str, invalid: dict[int, int], rule: LabelRule) -> Problem:
     """Name the values as they are in the file, which are ids plus one if zero is reduced."""
-    first = int(rule.reduce_zero)
     counts = {rule.value(label): count for label, count in invalid.items()}
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     named = [f"{value} ({count:,} px)" for value, count in ranked[:_MOST_VALUES]]
@@ -267,7 +266,5 @@ def _invalid_values(mask: Path, invalid: dict[int, int], rule: LabelRule) -> Pro
         named.append(f"{len(others)} more ({sum(count for _, count in others):,} px)")
     return Problem(
         "invalid values",
-        f"{mask}: no class has the value {', '.join(named)}: expected "
-        f"{first}..{rule.classes - 1 + first}, or {'0 and ' * first}{rule.ignore} for ignored "
-        "pixels",
+        f"{mask}: no class has the value {', '.join(named)}: expected {rule.expected}",
     )

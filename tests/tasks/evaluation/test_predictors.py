@@ -4,7 +4,7 @@ from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.datasets import open_folder
+from maskclip.data.photos import open_folder
 from maskclip.tasks.evaluation.predictors import PredictedFolder
 
 WORDS = Vocabulary.parse(["dog", "cat", "grass"])
@@ -12,36 +12,54 @@ IDS = np.array([[0, 1], [2, 255]], np.uint8)
 PHOTO = Image.new("RGB", (2, 2))
 
 
+class Named:
+    """Samples of which only the names matter."""
+
+    vocabulary = WORDS
+
+    def __init__(self, *names):
+        self.names = names
+
+
 @pytest.fixture
 def folder(tmp_path):
-    return PredictedFolder(tmp_path, WORDS)
+    """`folder(name)`: the predictions of one image in the test's folder."""
+    return lambda name: PredictedFolder.open(tmp_path, Named(name), 1)
 
 
-@pytest.mark.parametrize("file", ["one.png", "one_labels.png"])
-def test_predictions_are_found_by_id(folder, file):
-    Image.fromarray(IDS).save(folder.folder / file)
-    np.testing.assert_array_equal(folder("one", PHOTO), IDS)
+@pytest.mark.parametrize(
+    "file", ["one.png", "one_labels.png", "one.PNG", "one.tif", "one_mask.bmp"]
+)
+def test_predictions_are_found_by_id(folder, file, tmp_path):
+    Image.fromarray(IDS).save(tmp_path / file)
+    np.testing.assert_array_equal(folder("one")("one", PHOTO), IDS)
 
 
-def test_ids_may_be_in_subfolders_and_in_colours(folder):
+def test_ids_may_be_in_subfolders_and_in_colours(folder, tmp_path):
     colors = np.array([*WORDS.colors], np.uint8)[np.array([[0, 1], [2, 2]])]
-    (folder.folder / "x").mkdir()
-    Image.fromarray(colors).save(folder.folder / "x" / "one.png")
-    np.testing.assert_array_equal(folder("x/one", PHOTO), [[0, 1], [2, 2]])
+    (tmp_path / "x").mkdir()
+    Image.fromarray(colors).save(tmp_path / "x" / "one.png")
+    np.testing.assert_array_equal(folder("x/one")("x/one", PHOTO), [[0, 1], [2, 2]])
 
 
-def test_what_cannot_be_scored_is_refused(folder):
-    with pytest.raises(MaskCLIPError, match=r"no prediction .*one\.png"):
-        folder("one", PHOTO)
-    Image.fromarray(IDS[:1]).save(folder.folder / "one.png")
-    with pytest.raises(MaskCLIPError, match="the prediction is 2x1 but its image 2x2"):
-        folder("one", PHOTO)
-    Image.fromarray(IDS + 3).save(folder.folder / "one.png")
-    with pytest.raises(MaskCLIPError, match=r"3 is not a class: expected 0\.\.2, or 255"):
-        folder("one", PHOTO)
-    (folder.folder / "one.png").write_bytes(b"nothing")
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (IDS[:1], "the prediction is 2x1 but its image 2x2"),
+        (IDS + 3, r"3 is not a class: expected 0\.\.2, or 255"),
+        (np.array([[1, 3], [3, 2]], np.uint8), r"values 1\.\.3 are one too high"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(folder, tmp_path, ids, said):
+    Image.fromarray(ids).save(tmp_path / "one.png")
+    with pytest.raises(MaskCLIPError, match=said):
+        folder("one")("one", PHOTO)
+
+
+def test_a_damaged_prediction_is_refused(folder, tmp_path):
+    (tmp_path / "one.png").write_bytes(b"nothing")
     with pytest.raises(MaskCLIPError, match="cannot be read as a mask"):
-        folder("one", PHOTO)
+        folder("one")("one", PHOTO)
 
 
 def test_all_predictions_are_looked_for_before_any_is_scored(tmp_path):
@@ -50,11 +68,11 @@ def test_all_predictions_are_looked_for_before_any_is_scored(tmp_path):
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(IDS).convert("L").save(tmp_path / kind / f"{name}.png")
     samples = open_folder(tmp_path / "images", tmp_path / "masks", WORDS)
-    folder = PredictedFolder(tmp_path / "found", WORDS)
+    found = tmp_path / "found"
     with pytest.raises(MaskCLIPError, match="no folder of predictions"):
-        folder.check(samples, 3)
-    folder.folder.mkdir()
-    Image.fromarray(IDS).save(folder.folder / "a.png")
+        PredictedFolder.open(found, samples, 3)
+    found.mkdir()
+    Image.fromarray(IDS).save(found / "a.png")
     with pytest.raises(MaskCLIPError, match=r"2 of 3 predictions are missing, the first b\.png"):
-        folder.check(samples, 3)
-    folder.check(samples, 1)  # no more are asked for
+        PredictedFolder.open(found, samples, 3)
+    PredictedFolder.open(found, samples, 1)  # no more are asked for

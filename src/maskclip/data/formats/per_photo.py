@@ -13,11 +13,9 @@ from PIL import Image
 
 from maskclip.core.draw import Labels, overlay, overlay_with_legend, palette_image
 from maskclip.core.files import atomic_path, write_json, write_text
-from maskclip.core.palettes import BLACK, Color
+from maskclip.core.palettes import BLACK, IGNORED_COLOR, Color
 from maskclip.core.segmentation import score_image, summary_dict
 from maskclip.data.formats.base import Format, Labeled, PhotoFile
-
-_IGNORED: Color = (224, 224, 192)  # VOC's colour of index 255
 
 
 class PerPhotoFormat(Format):
@@ -68,7 +66,7 @@ class LabelImage(PerPhotoFormat):
 
     def _all_colors(self) -> tuple[Color, ...]:
         unused = self.vocabulary.ignore - len(self.vocabulary)
-        return (*self.vocabulary.colors, *[BLACK] * unused, _IGNORED)
+        return (*self.vocabulary.colors, *[BLACK] * unused, IGNORED_COLOR)
 
 
 class Palette(LabelImage):

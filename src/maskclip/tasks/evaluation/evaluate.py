@@ -24,6 +24,7 @@ from maskclip.core.metrics import ConfusionMatrix, Scores
 from maskclip.core.prefetch import prefetch
 from maskclip.core.samples import Ids, Sample, Samples
 from maskclip.data.corruptions import corrupt
+from maskclip.data.masks import LabelRule, doubt
 from maskclip.tasks.evaluation.examples import BestAndWorst, Example
 from maskclip.tasks.evaluation.predictors import Predictor
 from maskclip.tasks.evaluation.settings import Run
@@ -47,6 +48,7 @@ class EvaluationResult:
         scores: the scores.
         metadata: what is needed to repeat the evaluation, ready for JSON.
         best, worst: example images, best first and worst first.
+        doubts: what looks wrong with masks or predictions, one line each.
     """
 
     samples: Samples
@@ -54,6 +56,7 @@ class EvaluationResult:
     metadata: dict[str, Any]
     best: list[Example] = field(repr=False)
     worst: list[Example] = field(repr=False)
+    doubts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`: scores in percent, None for undefined ones."""
@@ -69,6 +72,7 @@ class EvaluationResult:
             "iou": _by_name(names, scores.iou),
             "accuracy": _by_name(names, scores.accuracy),
             **self.metadata,
+            **({"doubts": list(self.doubts)} if self.doubts else {}),
         }
 
 
@@ -162,15 +166,62 @@ def evaluate(
     group = group or ProcessGroup()
     share = range(group.rank, run.count(samples), group.world_size)
     examples = BestAndWorst()
+    ignored = 0
+
+    def on_sample(sample: Sample, prediction: Ids, of_image: Scores) -> None:
+        nonlocal ignored
+        ignored += bool((sample.labels == samples.vocabulary.ignore).any())
+        examples.update(sample, prediction, of_image)
+
     scores = score(
         predictor,
         progress(_read(samples, share, run), len(share)),
         classes=len(samples.vocabulary),
         ignore=samples.vocabulary.ignore,
-        on_sample=examples.update,
+        on_sample=on_sample,
     )
     best, worst = BestAndWorst.merge(group.all_gather(examples))
-    return EvaluationResult(samples, scores, describe(predictor, samples, run), best, worst)
+    doubts = find_doubts(
+        scores, samples, masks=run.count(samples), ignored=sum(group.all_gather(ignored))
+    )
+    return EvaluationResult(samples, scores, describe(predictor, samples, run), best, worst, doubts)
+
+
+def find_doubts(scores: Scores, samples: Samples, *, masks: int, ignored: int) -> tuple[str, ...]:
+    """Return what the counts of pixels say about masks and predictions, one line each.
+
+    Args:
+        scores: of all samples.
+        samples: the data set.
+        masks: how many samples were scored.
+        ignored: how many of them have ignored pixels.
+    """
+    words, counts = samples.vocabulary, scores.confusion
+    true, total = counts.sum(axis=1)[:-1], max(int(counts[:-1].sum()), 1)
+    doubts: list[str | None] = []
+    if samples.official is None:  # the masks of benchmarks are what they are
+        doubts.append(doubt(words.names, true, LabelRule.of(words), masks=masks, ignored=ignored))
+    unknown = int(counts[:-1, -1].sum())
+    if unknown:
+        doubts.append(
+            f"{100 * unknown / total:.1f} % of the labelled pixels have no prediction, and count "
+            "as wrong"
+        )
+    hits = int(counts[:-1, :-1].trace())
+    for shift, what in ((1, "high"), (-1, "low")):
+        shifted = np.sort(counts[:-1, :-1].diagonal(shift))
+        # One class confused with the next is no shift; two and most of the pixels are.
+        if (
+            len(shifted) > 1
+            and shifted.sum() > max(2 * hits, total / 2)
+            and (shifted[-2] > total / 100)
+        ):
+            doubts.append(
+                f"predictions are one too {what} in {100 * shifted.sum() / total:.0f} % of the "
+                f"pixels, and right in {100 * hits / total:.0f} %: do ids count from "
+                f"{int(shift > 0)} there?"
+            )
+    return tuple(line for line in doubts if line is not None)
 
 
 def score(

@@ -15,7 +15,8 @@ from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.methods import get_method
 from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.data.masks import LabelRule, read_ids
+from maskclip.data.annotations import MaskFolder
+from maskclip.data.masks import SizeError
 from maskclip.tasks.evaluation.settings import Evaluation, method_under, options_under
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import (
@@ -27,7 +28,6 @@ from maskclip.tasks.segmenter import (
     refuse_options_of_clip,
 )
 
-_SUFFIXES = (".png", "_labels.png")  # the second is what `maskclip segment` writes
 _STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
 
 
@@ -106,53 +106,53 @@ class StudentPredictor(_ModelPredictor):
 
 @dataclass(frozen=True, eq=False)
 class PredictedFolder:
-    """Label PNGs named by image id; their values (or colours) are those of a vocabulary."""
+    """Label images named by image id, as `MaskFolder` finds them; of `PredictedFolder.open`."""
 
     folder: Path
-    vocabulary: Vocabulary
+    masks: MaskFolder
+
+    @classmethod
+    def open(cls, folder: Path, samples: Samples, count: int) -> PredictedFolder:
+        """Find the predictions for the first `count` samples, before any is scored.
+
+        Raises:
+            MaskCLIPError: the folder or a prediction is missing, or one image has several.
+        """
+        if not folder.is_dir():
+            raise MaskCLIPError(f"no folder of predictions: {folder}")
+        names = samples.names[:count]
+        masks = MaskFolder(folder, names, samples.vocabulary)
+        missing = [name for name in names if name not in masks.photos]
+        if missing:
+            ours = folder / "png"
+            hint = f": did you mean {ours}?" if ours.is_dir() else ""
+            raise MaskCLIPError(
+                f"{folder}: {len(missing):,} of {count:,} predictions are missing, "
+                f"the first {missing[0]}.png{hint}"
+            )
+        return cls(folder, masks)
 
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
         """Read the prediction for an image; ignored pixels in it count as wrong.
 
         Raises:
-            MaskCLIPError: missing, damaged, of another size, or not class ids.
+            MaskCLIPError: damaged, of another size, or not class ids.
         """
-        path = self._find(name)
-        if path is None:
-            raise MaskCLIPError(f"no prediction {self.folder / name}{_SUFFIXES[0]}")
-        rule = LabelRule.of(self.vocabulary)
-        ids = read_ids(path, rule)
-        if ids.shape != (image.height, image.width):
-            raise MaskCLIPError(
-                f"{path}: the prediction is {ids.shape[1]}x{ids.shape[0]} but its image "
-                f"{image.width}x{image.height}"
-            )
+        path = self.masks.where(name)
+        try:
+            ids = self.masks.read(name, image.size)
+        except SizeError as error:
+            raise SizeError(str(error).replace("the mask is", "the prediction is")) from None
+        rule = self.masks.rule
         invalid = rule.invalid(ids)
         if invalid:
+            shifted = min(invalid) == rule.classes and not (ids == 0).any()
+            hint = f"; values 1..{rule.classes} are one too high" if shifted else ""
             raise MaskCLIPError(
                 f"{path}: {next(iter(invalid))} is not a class: expected 0..{rule.classes - 1}, or "
-                f"{rule.ignore} where nothing is predicted"
+                f"{rule.ignore} where nothing is predicted{hint}"
             )
         return ids
-
-    def check(self, samples: Samples, count: int) -> None:
-        """Check that the first `count` samples have a file each, before any is scored.
-
-        Raises:
-            MaskCLIPError: the folder or a file is missing.
-        """
-        if not self.folder.is_dir():
-            raise MaskCLIPError(f"no folder of predictions: {self.folder}")
-        missing = [name for name in samples.names[:count] if self._find(name) is None]
-        if missing:
-            raise MaskCLIPError(
-                f"{self.folder}: {len(missing):,} of {count:,} predictions are missing, "
-                f"the first {missing[0]}{_SUFFIXES[0]}"
-            )
-
-    def _find(self, name: str) -> Path | None:
-        paths = (self.folder / f"{name}{suffix}" for suffix in _SUFFIXES)
-        return next((path for path in paths if path.is_file()), None)
 
     def metadata(self) -> dict[str, Any]:
         """Return the folder; predictions have no protocol."""
