@@ -38,11 +38,14 @@ TINY = Training(
 
 FROZEN = replace(
     TINY,
-    student="unet:mobilenetv3_small_050",  # without dropout
+    student="dpt:vit_tiny_patch16_224",  # without dropout, and with weights that nothing uses
     supervision=replace(TINY.supervision, published_loss=True),
-    optimization=replace(TINY.optimization, frozen_norms=True),
+    optimization=replace(TINY.optimization, frozen_norms=True, steps=2, lr=1e-4, min_lr=1e-5),
 )
 """A training that does not hang on which images share a batch."""
+
+ONE = replace(SCENES, split="val", seeds=range(1))
+"""A validation set of fewer images than processes."""
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -71,4 +74,7 @@ class StopAt(task.Callback):
 if __name__ == "__main__":
     run, name, *workers = sys.argv[1:]
     machine = replace(MACHINE, workers=int(workers[0])) if workers else MACHINE
-    task.train(globals()[name], SCENES, Path(run), machine=machine, resume=True)
+    validation = ONE if name == "FROZEN" else None
+    task.train(
+        globals()[name], SCENES, Path(run), validation=validation, machine=machine, resume=True
+    )

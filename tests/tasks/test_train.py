@@ -37,6 +37,7 @@ from tests.training import (
     CLASSES,
     FROZEN,
     MACHINE,
+    ONE,
     ONE_THREAD,
     SCENES,
     TINY,
@@ -209,11 +210,12 @@ def test_two_processes_agree_with_one_on_the_joined_batch(tmp_path: Path) -> Non
         env=ONE_THREAD,
         timeout=110,
     )
-    task.train(FROZEN, SCENES, tmp_path / "one", machine=MACHINE)
-    one, two = weights(tmp_path / "one" / "last.ckpt"), weights(together / "last.ckpt")
-    assert one.keys() == two.keys()
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    task.train(FROZEN, SCENES, tmp_path / "one", validation=ONE, machine=MACHINE)
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = weights(tmp_path / "one" / name), weights(together / name)
+        assert one.keys() == two.keys()
+        for key in one:
+            torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
 
 
 def test_mixed_precision_learns_and_is_validated(tmp_path: Path) -> None:
@@ -289,6 +291,52 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_step_before(
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 2
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_values_that_break_within_a_step_leave_the_statistics_before_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskclip.plus import student
+
+    plain, calls = student.normalize_pixels, iter(range(100))
+
+    def broken(*args):
+        pixels = plain(*args)
+        return pixels * float("nan") if next(calls) == 3 else pixels  # the first is a trial
+
+    with monkeypatch.context() as patch:
+        patch.setattr(student, "normalize_pixels", broken)
+        with pytest.raises(
+            TrainingError, match=r"loss of step 3 is not finite.*--init .*--lr 0\.005"
+        ):
+            task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, save_every=100))
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "step=2.ckpt"))
+    task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+def test_gradients_that_are_not_finite_never_become_weights(unbroken: Path, tmp_path: Path) -> None:
+    class Break(task.Callback):
+        def on_after_backward(self, trainer, module) -> None:
+            if trainer.global_step == 2:
+                next(module.student.parameters()).grad[0] = float("inf")
+
+    rarely = replace(MACHINE, save_every=100, keep_every=None)
+    with pytest.raises(TrainingError, match="gradient of step 3 is not finite"):
+        task.train(TINY, SCENES, tmp_path, machine=rarely, callbacks=[Break()])
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "step=2.ckpt"))
+
+
+def test_weights_that_are_not_finite_are_never_kept(unbroken: Path, tmp_path: Path) -> None:
+    class Break(task.Callback):
+        def on_train_batch_end(self, trainer, module, *_args) -> None:
+            if trainer.global_step == 4:
+                with torch.no_grad():
+                    next(module.student.parameters())[0] = float("nan")
+
+    with pytest.raises(TrainingError, match=r"weights after step 4 are not finite \(student\."):
+        task.train(TINY, SCENES, tmp_path, machine=MACHINE, callbacks=[Break()])
+    assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "step=2.ckpt"))
 
 
 def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> None:

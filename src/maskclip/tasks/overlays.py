@@ -79,7 +79,10 @@ class DrawOverlays(Callback):
             precision="float32",
         )
         for sample in self._first():
-            picture = self._draw(sample, pl_module, segmenter, step)
+            try:
+                picture = self._draw(sample, pl_module, segmenter, step)
+            except MaskCLIPError:  # values that are not finite, on which the next step will stop
+                continue
             name = sample.name.replace("/", "_").replace(".", "_")  # photos' names have suffixes
             with atomic_path(self.folder / f"{step:06}_{name}.jpg") as temporary:
                 picture.save(temporary, format="JPEG", quality=90)
