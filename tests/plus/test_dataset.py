@@ -6,12 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.samples import UNLABELED
+from maskclip.core.vocabulary import IGNORE
+from maskclip.data.datasets import open_folder
 from maskclip.emoji.scenes import EmojiScenes
-from maskclip.plus.config import Optimization, Supervision, Training
-from maskclip.plus.dataset import TrainingDataset, training_loader, validation_loader
+from maskclip.plus import dataset as module
+from maskclip.plus.config import Optimization, Supervision, Training, TrainingError
+from maskclip.plus.dataset import (
+    TrainingDataset,
+    check_readable,
+    training_loader,
+    validation_loader,
+)
 
 SCENES = EmojiScenes(split="train", size=32, seeds=range(10_000, 10_005), official=5)
 TRAINING = Training(
@@ -79,3 +88,80 @@ def test_validation_shares_images_at_the_test_size(most, counts):
     image, truth, _ = next(iter(loaders[0]))
     assert (image.shape, image.dtype) == ((1, 3, 48, 48), torch.uint8)
     assert (truth.shape, truth.dtype) == ((32, 32), torch.int64)
+
+
+class TestUnreadable:
+    """Samples of which some cannot be read, for whatever reason."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Five images with masks."""
+        for name in ("images", "masks"):
+            (tmp_path / name).mkdir()
+        for index in range(5):
+            sample = SCENES[index]
+            sample.image.save(tmp_path / "images" / f"{index}.png")
+            Image.fromarray(sample.labels).save(tmp_path / "masks" / f"{index}.png")
+        return tmp_path
+
+    def opened(self, folder):
+        return open_folder(folder / "images", folder / "masks", SCENES.vocabulary)
+
+    @pytest.mark.parametrize(
+        ("file", "damage"),
+        [
+            ("images/2.png", lambda path: path.unlink()),
+            ("images/2.png", lambda path: path.write_bytes(path.read_bytes()[:200])),
+            ("images/2.png", lambda path: path.write_bytes(b"")),
+            ("images/2.png", lambda path: (path.unlink(), path.mkdir())),
+            ("images/2.png", lambda path: Image.new("1", (20_000, 20_000)).save(path)),  # a bomb
+            ("images/2.png", lambda path: Image.new("L", (9, 9)).save(path)),  # of another size
+            ("masks/2.png", lambda path: path.unlink()),
+            ("masks/2.png", lambda path: path.write_bytes(b"no mask")),
+            ("masks/2.png", lambda path: Image.new("L", (32, 32), 200).save(path)),  # no class
+        ],
+    )
+    def test_any_is_named_before_the_first_step_or_skipped(self, folder, file, damage):
+        whole, samples = TrainingDataset(SCENES, TRAINING), self.opened(folder)
+        damage(folder / file)
+        with pytest.raises(TrainingError, match=r"2\.png: .*take it out"):
+            check_readable(samples)
+        dataset = TrainingDataset(samples, TRAINING)
+        for index in range(20):
+            epoch = index // 5
+            place, after = whole.sample_at(index), whole.sample_at(5 * epoch + (index + 1) % 5)
+            found = dataset[index]
+            assert [skipped.name for skipped in found.skipped] == ["2"] * (place == 2)
+            if place == 2:
+                alone = TrainingDataset(samples, TRAINING, places=[after] * 5)[index]
+                assert torch.equal(found.images, alone.images)
+            else:
+                assert torch.equal(found.images, whole[index].images)
+
+    def test_those_that_are_gone_are_passed_over(self, folder):
+        places = [0, None, 1, None, 2]
+        dataset = TrainingDataset(self.opened(folder), TRAINING, places=places)
+        assert not any(dataset[index].skipped for index in range(10))
+        assert len({dataset.sample_at(index) for index in range(5)}) == 4
+
+    def test_where_nothing_can_be_read_nothing_counts(self, folder):
+        samples = self.opened(folder)
+        for path in (folder / "images").iterdir():
+            path.unlink()
+        images, labels, skipped = TrainingDataset(samples, TRAINING)[0]
+        assert images.shape == (3, 32, 32)
+        assert set(labels.unique().tolist()) == {IGNORE}
+        assert len(skipped) == 5
+
+    def test_what_would_take_hours_is_not_read_before(self, folder, monkeypatch):
+        samples = self.opened(folder)
+        (folder / "images" / "2.png").unlink()
+        monkeypatch.setattr(module, "_CHEAP_BYTES", 100)
+        check_readable(samples)
+
+    def test_validation_goes_on_without_them(self, folder):
+        samples = self.opened(folder)
+        (folder / "masks" / "1.png").unlink()
+        batches = list(validation_loader(samples, (64, 48)))
+        assert [len(batch.skipped) for batch in batches] == [0, 1, 0, 0, 0]
+        assert set(batches[1].labels.unique().tolist()) == {IGNORE}
