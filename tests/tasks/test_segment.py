@@ -162,6 +162,7 @@ class TestClasses:
         assert found.vocabulary.names == ("background", *WORDS)
         agrees(found, maps)
 
+    @pytest.mark.filterwarnings("ignore::maskclip.core.errors.MaskCLIPWarning")
     @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.45, 0.9999])
     def test_the_background_may_be_a_threshold(self, vit, picture, threshold):
         image = picture(75, 90)
@@ -178,6 +179,37 @@ class TestClasses:
         found = vit.segment(image, ["person=man,woman", "sky"], background=0.6, short_side=0)
         agrees(found, torch.cat([torch.full_like(maps[:1], 0.6), maps]))
 
+    @pytest.mark.parametrize(
+        ("classes", "background", "message"),
+        [
+            (["dog"], None, "one class and no background: every pixel will be 'dog'"),
+            (["dog"], 0.9, "does nothing with one class, whose probability is always 1"),
+            (["dog", "cat"], 0.5, "threshold of 0.5 does nothing: the best of 2 .* below 0.5;"),
+            (["dog", "cat", "sky"], 0.3, "the best of 3 probabilities is never below 0.333"),
+            (["dog", "cat"], -0.5, "does nothing"),
+        ],
+    )
+    def test_words_and_thresholds_that_do_nothing_are_told(
+        self, vit, picture, classes, background, message
+    ):
+        with pytest.warns(MaskCLIPWarning, match=message) as caught:
+            found = vit.segment(picture(20, 30), classes, background=background)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        assert (found.labels == found.labels.max()).all() or len(classes) > 1
+
+    @pytest.mark.filterwarnings("error::maskclip.core.errors.MaskCLIPWarning")
+    def test_words_and_thresholds_that_do_something_are_not(self, segmenters, vit, picture):
+        vit.segment(picture(20, 30), ["dog"], background=["sky"])
+        vit.segment(picture(20, 30), ["dog", "cat"], background=0.51)
+        published = segmenters["vit", PUBLISHED]
+        published.segment(picture(20, 30), ["dog", "cat"], background=0.2)  # of cosines
+
+    def test_a_dictionary_has_synonyms(self, vit, picture):
+        found = vit.segment(picture(20, 30), {"animal": ["dog", "cat"], "sky": ["sky"]})
+        assert found.vocabulary == Vocabulary.parse(["animal=dog,cat", "sky"])
+
+    @pytest.mark.filterwarnings("ignore::maskclip.core.errors.MaskCLIPWarning")
     def test_one_class_is_everywhere(self, vit, picture):
         found = vit.segment(picture(20, 30), ["dog"])
         assert found.coverage() == {"dog": 1.0}
@@ -250,8 +282,31 @@ class TestOptions:
             vit.segment(picture(8, 8), WORDS, **options)
 
     def test_unknown_options_are_an_error(self, vit, picture):
-        with pytest.raises(TypeError, match="smoothing"):
+        with pytest.raises(MaskCLIPError, match=r"'smoothing' \(did you mean key_smoothing\?\)"):
             vit.segment(picture(8, 8), WORDS, smoothing=1)
+        with pytest.raises(MaskCLIPError, match=r"'backgrond' \(did you mean background\?\)"):
+            vit.segment(picture(8, 8), WORDS, backgrond=["sky"])
+        with pytest.raises(MaskCLIPError, match=r"'shortside' \(did you mean short_side or"):
+            vit.encode(picture(8, 8), shortside=32)
+        with pytest.raises(MaskCLIPError, match=r"'presicion' \(did you mean precision\?\)"):
+            maskclip.load("emoji", presicion="float32")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"short_side": "64"}, "short_side is a whole number of pixels, got '64'"),
+            ({"window": 2.5}, r"window is a whole number of pixels, got 2\.5"),
+            ({"key_smoothing": "1"}, r"key_smoothing is a threshold in \[0, 1\], got '1'"),
+            ({"short_side": 3}, "short_side: 3 px are less than half of one position"),
+            ({"window": 2}, "window: 2 px are less than half of one position"),
+        ],
+    )
+    def test_options_that_cannot_be_meant_are_an_error(self, vit, picture, options, message):
+        with pytest.raises(MaskCLIPError, match=message):
+            vit.segment(picture(8, 8), WORDS, **options)
+        if "key_smoothing" not in options:
+            with pytest.raises(MaskCLIPError, match=message):
+                vit.encode(picture(8, 8), **options)
 
     @pytest.mark.parametrize(
         ("size", "short_side", "seen"),

@@ -204,7 +204,7 @@ def _check_plain(number: int, line: str, *, alone: bool) -> None:
         looks = "numbered"
     elif _QUOTED.fullmatch(line.rstrip(",")):
         looks = "quoted"
-    elif "\t" in line or (line[0] in "[{(" and "=" not in line):
+    elif "\t" in line or not set(line) - set("[](){},"):
         looks = "like a table or a list of a program"
     elif "," in line and "=" not in line and alone:
         looks = "like several classes"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, TypedDict
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
 from maskclip.core.methods import get_method
+from maskclip.core.text import brief
 
 DEFAULT_MODEL = "ViT-B-16:openai"
 
@@ -68,8 +71,12 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("key_smoothing", "prompt_denoising"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {value}")
+            if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
+                raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {brief(value)}")
+        for name in ("short_side", "long_side", "window", "stride"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise MaskCLIPError(f"{name} is a whole number of pixels, got {brief(value)}")
         if self.short_side is not None and self.short_side < 0:
             raise MaskCLIPError(f"short_side is a number of pixels or 0, got {self.short_side}")
         if self.long_side is not None:
@@ -90,6 +97,26 @@ class Options:
 
 DEFAULT_OPTIONS = Options()
 """The whole image at the model's working size, no refinement."""
+
+
+def check_keywords(given: Mapping[str, Any], kind: type, *, others: Iterable[str] = ()) -> None:
+    """Refuse keyword arguments that are no fields of a dataclass, with the nearest name.
+
+    Args:
+        given: the keyword arguments.
+        kind: the dataclass.
+        others: arguments that the function has besides.
+
+    Raises:
+        MaskCLIPError: one is unknown.
+    """
+    known = [*others, *(field.name for field in fields(kind))]
+    for name in given:
+        if name not in known:
+            raise MaskCLIPError(
+                f"unknown argument {brief(name)}{did_you_mean(name, known)}: there are "
+                f"{', '.join(known)}"
+            )
 
 
 class ModelSettings(TypedDict, total=False):

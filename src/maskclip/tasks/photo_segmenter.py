@@ -14,7 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskclip.core.config import DEFAULT_OPTIONS, Options, OptionValues, ViewValues
+from maskclip.core.config import (
+    DEFAULT_OPTIONS,
+    Options,
+    OptionValues,
+    ViewValues,
+    check_keywords,
+)
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
@@ -70,6 +76,7 @@ class PhotoSegmenter(ABC):
         device, precision: where and in what the network computes.
         fingerprint: a hash of the weights, 16 hex digits.
         short_side: the working size in px.
+        cell: the px between two positions of the grid.
     """
 
     method: Method
@@ -77,6 +84,7 @@ class PhotoSegmenter(ABC):
     precision: torch.dtype
     fingerprint: str
     short_side: int
+    cell: int
 
     @property
     def network(self) -> Network:
@@ -106,6 +114,20 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: the classes or the options cannot be used.
         """
+
+    def check_view(self, options: Options) -> None:
+        """Refuse images and windows so small that nothing can be seen in them.
+
+        Raises:
+            MaskCLIPError: a side fills less than half of one position of the grid.
+        """
+        for name in ("short_side", "window"):
+            side = getattr(options, name)
+            if side and 2 * side < self.cell:
+                raise MaskCLIPError(
+                    f"{name}: {side} px are less than half of one position of the model's grid "
+                    f"({self.cell} px); its own working size is {self.short_side} px"
+                )
 
     @abstractmethod
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -153,7 +175,9 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: an image or an option cannot be used, or the model has no keys.
         """
+        check_keywords(view, Options, others=["keys"])
         options = Options(**view)
+        self.check_view(options)
         if keys:
             self.check_keys()
 
@@ -260,9 +284,9 @@ class PhotoSegmenter(ABC):
             images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
             classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`. A
                 student has its own: None, unless its file does not carry them.
-            background: None; a threshold in (-1, 1) under which a pixel is background (clean:
-                of the best probability; published: of the best map value); or words that are.
-                Not for students.
+            background: None; a threshold under which a pixel is background (clean: of the best
+                probability, so above 1 / number of classes; published: of the best map value, in
+                (-1, 1)); or words that are. Not for students.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
                 `long_side`, `window`, `stride`. The first two are not for students.
 
@@ -272,6 +296,7 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: an image, a name or an option cannot be used.
         """
+        check_keywords(options, Options, others=["classes", "background"])
         checked = Options(**options)
         vocabulary = self.prepare(classes, background=background, options=checked)
         scoring = self.scoring(vocabulary, checked)

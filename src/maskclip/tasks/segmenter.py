@@ -15,13 +15,21 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import MEMORY_BYTES, RecentlyUsed, template_set, text_rows
 from maskclip.clip.weights import load_clip
-from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, ModelConfig, ModelSettings, Options
+from maskclip.core.config import (
+    DEFAULT_MODEL,
+    DEFAULT_OPTIONS,
+    ModelConfig,
+    ModelSettings,
+    Options,
+    check_keywords,
+)
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import get_method
+from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
@@ -53,6 +61,7 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
+    check_keywords(settings, ModelConfig, others=["model", "device"])
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
     config = replace(base, **settings)
     if names_student(config.name):
@@ -132,6 +141,7 @@ class Segmenter(PhotoSegmenter):
         self.precision = choose_precision(precision, device, parameters=size)
         self.encoder = DenseCLIP.of(clip, method=method).to(device)
         self.encoder.prepare(self.precision)
+        self.cell = self.encoder.cell
         self._rows: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
 
     def prepare(
@@ -150,8 +160,12 @@ class Segmenter(PhotoSegmenter):
             raise MaskCLIPError(f"no classes: {self.clip.name} labels with the words that it gets")
         if options.key_smoothing is not None:
             self.check_keys()
+        self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
         self.text_rows(vocabulary)
+        useless = _useless(vocabulary, self.method)
+        if useless is not None:
+            warnings.warn(useless, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -234,6 +248,7 @@ class StudentSegmenter(PhotoSegmenter):
         self.method = method
         self.device = device
         self.student = trained.student.to(device).eval()
+        self.cell = self.student.stride
         size = sum(weight.numel() for weight in self.student.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
 
@@ -255,6 +270,7 @@ class StudentSegmenter(PhotoSegmenter):
             key_smoothing=options.key_smoothing is not None,
             prompt_denoising=options.prompt_denoising is not None,
         )
+        self.check_view(options)
         own, count = self.trained.vocabulary, len(self.trained)
         if classes is None:
             if own is None:
@@ -315,6 +331,27 @@ def refuse_options_of_clip(name: str, **given: bool) -> None:
                 f"{option.replace('_', ' ')} belongs to CLIP, and {name} is a trained student: "
                 "leave it out"
             )
+
+
+def _useless(vocabulary: Vocabulary, method: Method) -> str | None:
+    """Return what to tell of classes or a background that cannot do anything, or None."""
+    if len(vocabulary) == 1:
+        return (
+            f"one class and no background: every pixel will be {brief(vocabulary.names[0])}; give "
+            "more classes, or a background"
+        )
+    count, threshold = len(vocabulary) - 1, vocabulary.threshold
+    if threshold is None or method.upsample != "probabilities" or threshold > 1 / count:
+        return None
+    if count == 1:
+        return (
+            "a background threshold does nothing with one class, whose probability is always 1: "
+            "give more classes, or words for the background"
+        )
+    return (
+        f"a background threshold of {threshold:g} does nothing: the best of {count} probabilities "
+        f"is never below {1 / count:.3g}; take one above it, or words"
+    )
 
 
 def _listed(names: tuple[str, ...]) -> str:
