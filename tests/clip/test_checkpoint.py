@@ -261,7 +261,7 @@ class TestFit:
 def test_a_file_of_another_family_says_what_is_supported(tmp_path):
     path = tmp_path / "resnet.safetensors"
     save_file({"layer1.0.conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"resnet\.safetensors.*VisionTransformer.*--model"):
+    with pytest.raises(WeightsError, match=r"resnet\.safetensors.*VisionTransformer.*`model=NAME`"):
         load_clip(str(path))
 
 

@@ -71,7 +71,7 @@ class TestNames:
             load_clip("RN50:opnai")
 
     def test_an_architecture_without_weights_asks_for_a_file(self):
-        with pytest.raises(WeightsError, match="--weights FILE"):
+        with pytest.raises(WeightsError, match="`weights=FILE`"):
             load_clip("ViT-M-32")
 
     def test_weights_for_an_embedded_model_are_refused(self):
@@ -271,7 +271,7 @@ class TestDownload:
         message = str(error.value)
         assert "timm/vit_base_patch16_clip_224.openai/open_clip_model.safetensors" in message
         assert str(isolated / "hub" / "models--timm--vit_base_patch16_clip_224.openai") in message
-        assert "--weights FILE (for ViT-B-16:openai)" in message
+        assert "`weights=FILE` (for ViT-B-16:openai)" in message
         assert "\n" not in message
         assert bool(asked) != offline
 

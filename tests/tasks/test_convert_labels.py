@@ -217,7 +217,7 @@ class TestWorkers:
 
     def test_a_process_that_dies_is_an_error(self, coco, monkeypatch):
         monkeypatch.setattr(task, "_start_worker", sys.exit)
-        with pytest.raises(MaskCLIPError, match=r"a process died.*fewer --workers than 2"):
+        with pytest.raises(MaskCLIPError, match=r"a process died.*fewer `workers` than 2"):
             run(coco, workers=2)
 
 

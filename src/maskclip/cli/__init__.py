@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from maskclip.cli import convert, data, evaluate, label, lists, segment, train
-from maskclip.cli.console import error_line, warning_line
+from maskclip.cli.console import error_line, speaking_of, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Click's, or that of Typer's copy
@@ -79,16 +79,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")  # of libraries: nothing a user of the command can act on
         warnings.simplefilter("always", MaskCLIPWarning)
         warnings.showwarning = show_warning  # type: ignore[assignment]  # fewer names, same call
-        try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
-        except KeyboardInterrupt:
-            error_line("interrupted")
-            return 130
-        except (MaskCLIPError, OSError) as error:
-            if os.environ.get("MASKCLIP_DEBUG"):
-                raise
-            error_line(_message(error))
-            return 2
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with speaking_of(_options_of(given)):
+            return _run_safely(given)
+
+
+def _options_of(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the options of the verb that is called, by the arguments that they stand for."""
+    command: Any = typer.main.get_command(app)
+    for argument in arguments:
+        if argument not in getattr(command, "commands", {}):
+            break
+        command = command.commands[argument]
+    named = {each.name: max(each.opts, key=len) for each in command.params}
+    options = {name: option for name, option in named.items() if option.startswith("--")}
+    if "scratch" in options:
+        options["pretrained=False"] = options["scratch"]
+    return options
+
+
+def _run_safely(arguments: list[str]) -> int:
+    """Run a verb and return its exit code; an error of a user is one line."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        error_line("interrupted")
+        return 130
+    except (MaskCLIPError, OSError) as error:
+        if os.environ.get("MASKCLIP_DEBUG"):
+            raise
+        error_line(_message(error))
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

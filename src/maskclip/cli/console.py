@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,6 +25,9 @@ from rich.text import Text
 from maskclip.core.text import printable
 
 Item = TypeVar("Item")
+
+_OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # noqa: B039 (a constant)
+_ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 _LONGEST = 2_000  # characters of an error or warning; more tell nobody more
@@ -49,6 +54,36 @@ def print_path(path: object) -> None:
     print_line(f"-> {path}", style="dim")
 
 
+@contextmanager
+def speaking_of(options: Mapping[str, str]) -> Iterator[None]:
+    """Let errors and warnings name options while the block runs, where messages name arguments.
+
+    Messages of the Python interface write `weights=FILE`; a verb's user reads --weights FILE.
+
+    Args:
+        options: argument, or argument and value (`pretrained=False`) -> option.
+    """
+    token = _OPTIONS.set(options)
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
+
+
+def _as_options(message: str) -> str:
+    options = _OPTIONS.get()
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if f"{name}={value}" in options:
+            return options[f"{name}={value}"]
+        if name not in options:
+            return found[0]
+        return options[name] if value in (None, "True") else f"{options[name]} {value}"
+
+    return _ARGUMENT.sub(option, message)
+
+
 def error_line(message: str) -> None:
     """Print one line that begins with `error:` on standard error."""
     _line("error", "red", message)
@@ -60,7 +95,7 @@ def warning_line(message: str) -> None:
 
 
 def _line(kind: str, style: str, message: str) -> None:
-    text = printable(" ".join(message.split()))
+    text = printable(" ".join(_as_options(message).split()))
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 300]} ... {text[-300:]}"
     console(errors=True).print(Text.assemble((f"{kind}:", style), " ", text), soft_wrap=True)

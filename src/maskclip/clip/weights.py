@@ -38,7 +38,7 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
     name = ALIASES.get(name, name)
     if name in EMBEDDED:
         if weights is not None:
-            raise WeightsError(f"{name} brings its own weights: leave --weights out")
+            raise WeightsError(f"{name} brings its own weights: leave `weights` out")
         return load_embedded(name)
     if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
         path = Path(name)

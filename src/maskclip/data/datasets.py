@@ -241,7 +241,7 @@ def _check_folders(part: Part, root: Path, name: str) -> None:
     images, masks = root / part.images, root / part.masks
     if not images.is_dir():
         raise DatasetError(
-            f"{name}: no folder {images}: --data is the folder that holds "
+            f"{name}: no folder {images}: `data` is the folder that holds "
             f"{part.images.partition('/')[0]}"
         )
     if not masks.is_dir():

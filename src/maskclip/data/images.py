@@ -217,7 +217,7 @@ def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
     if pixels > max_pixels:
         raise ImageError(
             f"{where}: {image.width}x{image.height} = {pixels:,} pixels, over the limit of "
-            f"{max_pixels:,} (--max-pixels raises it, in Python max_pixels=)"
+            f"{max_pixels:,} (`max_pixels` raises it)"
         )
     if pixels == 0:
         raise ImageError(f"{where}: has no pixels ({image.width}x{image.height})")

@@ -175,7 +175,7 @@ def _imagenet_file(name: str) -> str:
         raise StudentError(
             f"the pretrained weights of {name} ({repository}/{file}) are not on this machine and "
             "cannot be downloaded; go online once, or start from random weights with "
-            "pretrained=False (--scratch)"
+            "`pretrained=False`"
         ) from error
 
 

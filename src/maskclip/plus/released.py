@@ -52,7 +52,7 @@ def config_of(state: Mapping[str, Tensor], *, source: str) -> StudentConfig:
         if key not in state or state[key].ndim != axes:
             raise StudentError(
                 f"{source}: not a MaskCLIP+ checkpoint: expected {key} with {axes} axes, found "
-                f"{_found(state, key)}; a CLIP is given with --model"
+                f"{_found(state, key)}; a CLIP is a `model` by name"
             )
     blocks = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
     if len(blocks) not in _DEPTH_OF_STAGE_3:

@@ -105,7 +105,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             reason = (str(error).splitlines() or ["unknown"])[0]
             raise TrainingError(
                 f"{path}: the checkpoint cannot be written ({reason}); the one before is kept. "
-                "Make room and run the same command with --resume"
+                "Make room and run the same again with `resume=True`"
             ) from error
 
     def load_checkpoint(

@@ -117,7 +117,7 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
                 require_extra("eval", "scipy")
             return plan
     expected = " or ".join(str(folders[0] / pattern) for pattern in conversion.patterns)
-    hint = f"; --data is the folder that holds {Path(conversion.targets).parts[0]}"
+    hint = f"; `data` is the folder that holds {Path(conversion.targets).parts[0]}"
     raise MaskCLIPError(
         f"no label files of {conversion.title}: expected {expected}{hint if source is None else ''}"
     )
@@ -168,7 +168,7 @@ def convert_files(
     except BrokenProcessPool:
         raise MaskCLIPError(
             "a process died, perhaps out of memory: resume with the same command and fewer "
-            f"--workers than {workers}"
+            f"`workers` than {workers}"
         ) from None
     except OSError as error:
         raise MaskCLIPError(

@@ -84,7 +84,7 @@ class PhotoMaps:
         """
         if not self.maps.isfinite().all():
             raise MaskCLIPError(
-                "the network's values are not finite: try --precision float32, or other weights"
+                "the network's values are not finite: try `precision=float32`, or other weights"
             )
         narrow = vocabulary.label_dtype is np.uint8
         dtype = torch.uint8 if narrow else torch.int32  # torch's uint16 lacks most operations

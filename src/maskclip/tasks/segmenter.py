@@ -207,7 +207,7 @@ class Segmenter(PhotoSegmenter):
         )
         if unknown:
             warnings.warn(
-                f"{self.clip.name} was trained on the words of `--vocabulary emoji` alone and "
+                f"{self.clip.name} was trained on the words of the vocabulary emoji alone and "
                 f"never saw: {', '.join(unknown[:8])}"
                 + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
                 MaskCLIPWarning,

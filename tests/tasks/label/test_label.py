@@ -528,7 +528,7 @@ def test_values_that_are_not_finite_are_a_failure(part, scenes, out, monkeypatch
 
     monkeypatch.setattr(worker_module, "read_maps", overflown)
     assert run(scenes, out) == Counts(done=0, failed=5, left=0)
-    assert "not finite: try --precision float32" in (out / "report.html").read_text()
+    assert "not finite: try `precision=float32`" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("method", ["published", "baseline"])

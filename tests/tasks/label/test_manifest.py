@@ -216,7 +216,7 @@ def test_other_settings_are_refused_with_the_difference(manifest, tmp_path):
         manifest.check_settings(other)
     assert str(caught.value) == (
         f"{tmp_path} holds labels of other settings: model: 'emoji' there, 'RN50' asked for; "
-        "cleaning.confidence: 0.5 there, 0.7 asked for. Choose another --out"
+        "cleaning.confidence: 0.5 there, 0.7 asked for. Choose another `out`"
     )
     manifest.check_settings(other, ignore=["model", "cleaning"])
 

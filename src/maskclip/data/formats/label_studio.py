@@ -190,7 +190,7 @@ class _Place:
         if self.root is None:
             return (
                 "label-studio: the photos lie on several drives, and Label Studio serves one: "
-                "label those of each drive into a folder of their own, or give --url-prefix;"
+                "label those of each drive into a folder of their own, or give `url_prefix`;"
             )
         return (
             "label-studio: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "

@@ -102,10 +102,10 @@ class Yolo(Format):
         else:
             how = [
                 f"yolo: put the photos, or links to them, into {self.out / 'images'} under the "
-                f"same names (--link does it), then train with {self.out / 'data.yaml'}"
+                f"same names (`link` does it), then train with {self.out / 'data.yaml'}"
             ]
         why = "Ultralytics finds labels by the names of photos without suffix"
-        return how + renamed(photos, why, "rename one of the two, or give --link")
+        return how + renamed(photos, why, "rename one of the two, or give `link`")
 
     def _link(self, photos: Sequence[PhotoFile]) -> list[str]:
         """Put links to the photos where they are looked for; copies where links are impossible."""
@@ -145,7 +145,7 @@ class Yolo(Format):
         if not folder.resolve().is_relative_to(self.out.resolve()):
             raise MaskCLIPError(
                 f"{self.out / 'images'} leads out of {self.out}, and files are to be written below "
-                "it: remove the link, and give --link, which links each photo"
+                "it: remove the link, and give `link`, which links each photo"
             )
 
 

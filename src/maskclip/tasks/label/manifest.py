@@ -129,7 +129,7 @@ class Manifest:
             folder = Path(self.path).parent
             raise LabelingError(
                 f"{folder} holds labels of other settings: {list_differences(changes)}. "
-                "Choose another --out"
+                "Choose another `out`"
             )
 
     def plan(

@@ -154,7 +154,7 @@ def _check_apart(sources: Sequence[Source], out: Path) -> None:
     for folder in {source.path.parent for source in sources}:
         if folder.resolve().is_relative_to(inside):
             raise LabelingError(
-                f"the photos of {folder} lie in the output folder {out}: choose another --out"
+                f"the photos of {folder} lie in the output folder {out}: choose another `out`"
             )
 
 

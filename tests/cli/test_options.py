@@ -1,0 +1,143 @@
+"""Help says every default; messages name arguments in Python, and the verb's own options here."""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import maskclip
+from maskclip.cli import app, console, main
+from maskclip.core.errors import MaskCLIPError
+
+SOURCE = Path(maskclip.__file__).parent
+OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*|-c\b)")
+
+
+def commands(command=None, words=()):
+    """Yield (words, command) of every verb."""
+    command = command or typer.main.get_command(app)
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from commands(below, (*words, name))
+    else:
+        yield words, command
+
+
+COMMANDS = dict(commands())
+
+
+def options(command):
+    return {option for each in command.params for option in each.opts} | {"--help"}
+
+
+def strings(path, within=None):
+    """Yield the strings of a file or a function, f-strings whole, without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if within is not None:
+        tree = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == within)
+    skipped = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            skipped.add(id(node.value))
+        elif isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in ast.walk(node)}
+            parts = [str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values]
+            yield node.lineno, "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def named(text):
+    """Return the options that a text names by themselves, and the whole commands it gives."""
+    given = [line for line in re.findall(r"`([^`]*)`", text) if line.startswith("maskclip ")]
+    return set(OPTION.findall(re.sub(r"`maskclip [^`]*`", "", text))), given
+
+
+def check_command(line):
+    words = line.split()[1:]
+    verb = next((v for v in ((*words[:2],), (*words[:1],)) if v in COMMANDS), None)
+    assert verb is not None or words[0] == "{}", f"no such command: {line}"
+    if verb is not None:
+        assert set(OPTION.findall(line)) <= options(COMMANDS[verb]), line
+
+
+LIBRARY = [path for path in SOURCE.rglob("*.py") if "cli" not in path.relative_to(SOURCE).parts]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_messages_of_the_library_name_arguments_not_options(path):
+    for line, text in strings(path):
+        alone, given = named(text)
+        assert not alone, f"{path}:{line} names {alone}: write `argument`, which the CLI translates"
+        for command in given:
+            check_command(command)
+
+
+def verbs_of(module):
+    """Return the verbs whose functions a module of the command line defines."""
+    return {
+        words: command
+        for words, command in COMMANDS.items()
+        if command.callback.__module__ == f"maskclip.cli.{module}"
+    }
+
+
+@pytest.mark.parametrize("module", [path.stem for path in (SOURCE / "cli").glob("[a-z]*.py")])
+def test_messages_of_a_verb_name_its_own_options(module):
+    path = SOURCE / "cli" / f"{module}.py"
+    verbs = verbs_of(module)
+    if module == "options":  # what one of its functions says, every verb that calls it says
+        for function in ("open_data", "read_vocabulary", "read_words", "read_background"):
+            callers = [v for v in COMMANDS.values() if _calls(v, function)]
+            assert callers
+            for line, text in strings(path, within=function):
+                for verb in callers:
+                    if (function, verb.name) == ("open_data", "train"):
+                        continue  # which opens published data sets alone
+                    assert named(text)[0] <= options(verb), f"{path}:{line} {verb.name}"
+        return
+    if module == "lists":  # its tables are about the other verbs
+        verbs = COMMANDS
+    known = set().union(*map(options, verbs.values())) if verbs else None
+    for line, text in strings(path):
+        alone, given = named(text)
+        for command in given:
+            check_command(command)
+        if known is not None:
+            assert alone <= known, f"{path}:{line}"
+
+
+def _calls(verb, function):
+    module = sys.modules[verb.callback.__module__]
+    alone = len(verbs_of(module.__name__.rpartition(".")[2])) == 1
+    return f"opt.{function}(" in inspect.getsource(module if alone else verb.callback)
+
+
+def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp_path):
+    def fail(*_, **__):
+        raise MaskCLIPError(
+            "give `weights=FILE` or `model=emoji`, leave `weights` out, `resume=True`, `other=3`, "
+            "`maskclip models`, `pretrained=False`"
+        )
+
+    monkeypatch.setattr("maskclip.cli.options.read_words", fail)
+    monkeypatch.setattr("maskclip.cli.train._open_inputs", fail)
+    assert main(["segment", "a.jpg"]) == 2
+    assert main(["train", "--out", str(tmp_path)]) == 2
+    segment, train = capsys.readouterr().err.splitlines()
+    assert segment == (
+        "error: give --weights FILE or --model emoji, leave --weights out, `resume=True`, "
+        "`other=3`, `maskclip models`, `pretrained=False`"
+    )
+    assert train.endswith("out, --resume, `other=3`, `maskclip models`, --scratch")
+
+
+def test_outside_a_verb_arguments_stay(capsys):
+    console.error_line("give `weights=FILE`")
+    assert capsys.readouterr().err == "error: give `weights=FILE`\n"
