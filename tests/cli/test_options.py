@@ -11,6 +11,7 @@ import typer
 
 import maskclip
 from maskclip.cli import app, console, main
+from maskclip.cli import options as options_module
 from maskclip.core.errors import MaskCLIPError
 
 SOURCE = Path(maskclip.__file__).parent
@@ -141,3 +142,93 @@ def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp
 def test_outside_a_verb_arguments_stay(capsys):
     console.error_line("give `weights=FILE`")
     assert capsys.readouterr().err == "error: give `weights=FILE`\n"
+
+
+INPUTS = {  # what there is none of, unless it is given
+    *("names", "classes", "vocabulary", "photos", "listed", "dataset", "data", "images", "masks"),
+    *("recipe", "predictions", "initial", "name", "labels"),
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
+def test_help_says_every_default(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main([*verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for each in COMMANDS[verb].params:
+        if each.required or each.name == "help" or getattr(each, "is_flag", False):
+            continue
+        if each.default in (None, "") or each.default == []:
+            known = each.name in INPUTS or "default" in each.help.lower()
+            assert known, f"{each.opts}: say in its help what holds where it is not given"
+        else:
+            row = shown[shown.index(f"{max(each.opts, key=len)} ") :]
+            assert f"[default: {each.default}]" in row, each.opts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["segment", "{photo}", "-c", "dog", "cat"],
+            "cat: no such file or folder; for several classes, repeat -c: -c dog -c cat",
+        ),
+        (
+            ["label", "-c", "dog", "red car"],
+            "red car: no such file or folder; for several classes, repeat -c: -c dog -c 'red car'",
+        ),
+        (
+            ["segment", "https://a.b/c.jpg", "-c", "dog", "-c", "cat"],
+            "https://a.b/c.jpg is an address: download it first, and give the file's path",
+        ),
+        (
+            ["label", "s3://bucket/photos", "-c", "dog"],
+            "s3://bucket/photos is an address: download it first, and give the file's path",
+        ),
+        (
+            ["segment", "{photo}", "-c", "dog", "--model", "https://a.b/c.pt"],
+            "https://a.b/c.pt is an address: download the file, and give its path",
+        ),
+        (
+            ["label", "{photo}"],
+            "no classes: give -c NAME (repeat it for more), --classes FILE, or --vocabulary NAME "
+            "(see `maskclip vocabularies`)",
+        ),
+        (
+            ["segment", "{photo}", "--classes", "voc21"],
+            "voc21: no such file; the built-in set is --vocabulary voc21",
+        ),
+        (
+            ["segment", "{photo}", "--vocabulary", "{classes}"],
+            "{classes} is a file: give it as --classes {classes}",
+        ),
+        (
+            ["segment", "{photo}", "-c", "{classes}"],
+            "{classes} is a file: give it as --classes {classes}",
+        ),
+        (
+            ["train", "--out", "{out}", "--images", "{photo}", "-c", "dog", "cat"],
+            "cat: no such file or folder; for several classes, repeat -c: -c dog -c cat",
+        ),
+        (
+            ["segment", "{photo}", "-c", "dog", "-c", "cat", "--background", "0,5"],
+            "--background 0,5: write a threshold with a point, such as 0.5",
+        ),
+        (
+            ["segment", "{photo}", "-c", "dog", "-c", "cat", "--background", "1.5"],
+            "expected a background threshold: a probability between 0 and 1 (with the method "
+            "published a similarity between -1 and 1), got 1.5",
+        ),
+    ],
+)
+def test_what_is_meant_otherwise_gets_the_right_hint(arguments, line, tmp_path, capsys):
+    places = {name: str(tmp_path / name) for name in ("photo", "classes", "out")}
+    places["classes"] += ".txt"
+    Path(places["photo"]).mkdir()
+    Path(places["classes"]).write_text("dog\ncat\n")
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    assert capsys.readouterr().err == f"error: {line.format(**places)}\n"
+
+
+def test_a_trailing_comma_is_no_background_word():
+    assert options_module.read_background("sky, wall,") == ["sky", "wall"]

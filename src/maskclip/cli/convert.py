@@ -21,9 +21,12 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    names: opt.ClassNames = None,
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Its classes in order: text, one a line, or TOML."),
+        typer.Option(
+            metavar="FILE", help="Its classes in order: text, one per line, TOML, JSON ..."
+        ),
     ] = None,
     vocabulary: Annotated[
         str | None,
@@ -50,8 +53,8 @@ def convert(
     if out.exists() and not force:
         raise MaskCLIPError(f"{out} is there already: choose another name, or add --force")
     words = None
-    if classes is not None or vocabulary is not None:
-        words = opt.read_vocabulary([], classes, vocabulary)
+    if names or classes is not None or vocabulary is not None:
+        words = opt.read_vocabulary(names or [], classes, vocabulary)
 
     from dataclasses import replace
 
@@ -66,7 +69,7 @@ def convert(
     except OSError as error:
         raise MaskCLIPError(f"{out} cannot be written ({error.strerror or error})") from error
     known = trained.vocabulary
-    names = ("without names",) if known is None else known.names
-    carried = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+    shown = ("without names",) if known is None else known.names
+    carried = ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
     print_line(f"{len(trained)} classes: {carried}")
     print_path(out)

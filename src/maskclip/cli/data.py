@@ -48,7 +48,7 @@ def convert(
     ],
     source: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the label files are, if not in the usual folder."),
+        typer.Option(metavar="DIR", help="Where the label files are; default: the usual folder."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -118,7 +118,8 @@ def check(
     masks: opt.Masks = None,
     classes: opt.Classes = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a full report as JSON.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a full report as JSON; default: none."),
     ] = None,
     workers: Annotated[
         int | None,

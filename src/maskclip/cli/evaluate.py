@@ -39,24 +39,32 @@ def evaluate(
     classes: opt.Classes = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="PX", min=1, help="With `emoji`: side of a scene in pixels (256)."),
+        typer.Option(
+            metavar="PX", min=1, help="With `emoji`: side of a scene in pixels; default: 256."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use only the first N images.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Use only the first N images; default: all."),
     ] = None,
     corruption: Annotated[
         str | None,
         typer.Option(
             metavar="NAME:SEVERITY",
-            help="Corrupt the images, for example speckle_noise:1. `all` evaluates 8 corruptions "
-            "at severities 1 to 5, and resumes such a sweep if it was stopped.",
+            help="Corrupt the images, for example speckle_noise:1 (default: none). `all` "
+            "evaluates 8 corruptions at severities 1 to 5, and resumes such a sweep if it was "
+            "stopped.",
         ),
     ] = None,
     seed: Annotated[
         int, typer.Option(metavar="S", min=0, help="Random seed of the corruption.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for result.json and charts.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for result.json and charts; default: none, they are printed alone.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -105,7 +113,8 @@ def evaluate(
     background: Annotated[
         str | None,
         typer.Option(
-            help="Another rule for the background class of a data set: words, or a threshold.",
+            help="Another rule for the background class of a data set: words, or a threshold; "
+            "default: its own.",
             rich_help_panel="Model",
         ),
     ] = None,

@@ -71,7 +71,7 @@ def label(
         list[str] | None,
         typer.Option(
             metavar="NAME=T",
-            help="The same for one class, instead of --confidence. Repeat it.",
+            help="The same for one class, instead of --confidence (its default). Repeat it.",
             rich_help_panel=_CLEANING,
         ),
     ] = None,
@@ -85,7 +85,7 @@ def label(
         str,
         typer.Option(
             metavar="LIST",
-            help="coco: the classes that are things; the others are stuff.",
+            help="coco: the classes that are things, default: none; the others are stuff.",
             rich_help_panel=_TOOLS,
         ),
     ] = "",
@@ -218,6 +218,7 @@ def label(
     if workers is not None and not ray:
         raise MaskCLIPError("--workers belongs to --ray; on this machine, --device has the workers")
     devices = _devices(device)
+    opt.check_photos(photos or [], names)
     with working("looking for photos"):
         sources = _find(photos or [], listed, out)
     if dry_run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from maskclip.core.vocabulary import Background, Vocabulary
     from maskclip.data.datasets import Labeled
 
+_CLASS_FILES = (".txt", ".toml", ".json", ".yaml", ".yml", ".csv", ".tsv")
 _DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
 _REFINE, _MACHINE = "Refinement and resolution", "Machine"
 
@@ -84,8 +87,8 @@ BackgroundRule = Annotated[
     str | None,
     typer.Option(
         "--background",
-        help="`none`, words such as `sky,wall,road`, or a threshold on the best probability, "
-        "which has an effect above 1 / number of classes.",
+        help="`none` (default), words such as `sky,wall,road`, or a threshold on the best "
+        "probability, which has an effect above 1 / number of classes.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -102,7 +105,8 @@ ModelName = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="A local weights file for --model NAME[:TAG], or `random`.", rich_help_panel=_MODEL
+        help="A local weights file for --model NAME[:TAG], or `random`; default: the model's own.",
+        rich_help_panel=_MODEL,
     ),
 ]
 MethodName = Annotated[
@@ -127,7 +131,7 @@ KeySmoothing = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Smooth positions whose best probability is below T (paper: 1.0).",
+        help="Smooth positions whose best probability is below T (paper: 1.0); default: off.",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -135,7 +139,8 @@ PromptDenoising = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Drop classes whose best probability in the image is below T (paper: 0.5).",
+        help="Drop classes whose best probability in the image is below T (paper: 0.5); default: "
+        "off.",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -247,22 +252,59 @@ def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None
         MaskCLIPError: none or several are given, or the classes cannot be used.
     """
     from maskclip.cli.console import warning_line
-    from maskclip.core.vocabulary import Vocabulary
+    from maskclip.core.vocabulary import Vocabulary, builtin_names
 
     given = [bool(names), file is not None, builtin is not None]
     if sum(given) != 1:
         what = "no classes" if not any(given) else "several sources of classes"
         raise MaskCLIPError(
-            f"{what}: give -c NAME (repeat it for more), --classes FILE, or --vocabulary NAME"
+            f"{what}: give -c NAME (repeat it for more), --classes FILE, or --vocabulary NAME "
+            "(see `maskclip vocabularies`)"
         )
     if file is not None:
+        if not file.exists() and str(file) in builtin_names():
+            raise MaskCLIPError(f"{file}: no such file; the built-in set is --vocabulary {file}")
         return Vocabulary.from_file(file)
     if builtin is not None:
+        if Path(builtin).is_file() and builtin not in builtin_names():
+            raise MaskCLIPError(f"{builtin} is a file: give it as --classes {builtin}")
         return Vocabulary.builtin(builtin)
     for name in names:
+        if Path(name).suffix in _CLASS_FILES and Path(name).is_file():
+            raise MaskCLIPError(f"{name} is a file: give it as --classes {name}")
         if "," in name and "=" not in name:
             warning_line(f"{name!r} is one class; for several, repeat -c: -c dog -c cat")
     return Vocabulary.parse(names)
+
+
+def check_photos(arguments: Sequence[str], names: Sequence[str] | None) -> None:
+    """Refuse addresses, and words that follow a class, where photos are expected.
+
+    Raises:
+        MaskCLIPError: says how it is written.
+    """
+    for argument in arguments:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", argument):
+            raise MaskCLIPError(
+                f"{argument} is an address: download it first, and give the file's path"
+            )
+    if names:
+        check_words(arguments, names)
+
+
+def check_words(arguments: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse words that follow a class, as in `-c dog cat`, and are no path.
+
+    Raises:
+        MaskCLIPError: says how several classes are written.
+    """
+    for argument in arguments:
+        plain = argument != "-" and not re.search(r"[./\\*?[]", argument)
+        if plain and not Path(argument).exists():
+            raise MaskCLIPError(
+                f"{argument}: no such file or folder; for several classes, repeat -c: "
+                f"-c {shlex.quote(names[-1])} -c {shlex.quote(argument)}"
+            )
 
 
 def read_words(
@@ -297,4 +339,7 @@ def read_background(text: str | None) -> Background | None:
     try:
         return float(text)
     except ValueError:
-        return [word.strip() for word in text.split(",")]
+        words = [word.strip() for word in text.split(",")]
+    if all(word.replace("-", "").isdecimal() for word in words):
+        raise MaskCLIPError(f"--background {text}: write a threshold with a point, such as 0.5")
+    return [word for word in words if word] or words

@@ -84,6 +84,7 @@ def segment(
         flat=True,
         max_pixels=max_pixels or MAX_PIXELS,
     )
+    opt.check_photos(images, names)
     sources = find_sources(images)
     if not any(source.path.exists() for source in sources):
         raise MaskCLIPError(f"{sources[0].path}: no such file")  # before a model is downloaded

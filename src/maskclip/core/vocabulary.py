@@ -332,6 +332,7 @@ def _background_rule(rule: Background) -> tuple[float | None, tuple[str, ...]]:
 def _threshold(value: float) -> float:
     if isinstance(value, bool) or not -1 < value < 1:  # NaN is not between them
         raise VocabularyError(
-            f"expected a background threshold between -1 and 1, got {brief(value)}"
+            "expected a background threshold: a probability between 0 and 1 (with the method "
+            f"published a similarity between -1 and 1), got {brief(value)}"
         )
     return float(value)

@@ -114,6 +114,8 @@ def names_student(name: str) -> bool:
     Raises:
         MaskCLIPError: it names a file that there is not.
     """
+    if "://" in name:
+        raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
     if Path(name).suffix in _FILES and not Path(name).exists():
         raise MaskCLIPError(f"{name}: no such model file")
     return name not in {*EMBEDDED, *ALIASES} and is_student_file(Path(name))
