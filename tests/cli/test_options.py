@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import maskclip
-from maskclip.cli import app, console, main
+from maskclip.cli import app, console, main, train_inputs
 from maskclip.cli import options as options_module
 from maskclip.core.errors import MaskCLIPError
 
@@ -105,6 +105,8 @@ def test_messages_of_a_verb_name_its_own_options(module):
         return
     if module == "lists":  # its tables are about the other verbs
         verbs = COMMANDS
+    elif module.startswith("train"):
+        verbs = verbs_of("train")
     known = set().union(*map(options, verbs.values())) if verbs else None
     for line, text in strings(path):
         alone, given = named(text)
@@ -116,7 +118,9 @@ def test_messages_of_a_verb_name_its_own_options(module):
 
 def _calls(verb, function):
     module = sys.modules[verb.callback.__module__]
-    alone = len(verbs_of(module.__name__.rpartition(".")[2])) == 1
+    if verb.name == "train":
+        module = train_inputs
+    alone = len(verbs_of(module.__name__.rpartition(".")[2])) < 2
     return f"opt.{function}(" in inspect.getsource(module if alone else verb.callback)
 
 
@@ -128,9 +132,9 @@ def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp
         )
 
     monkeypatch.setattr("maskclip.cli.options.read_words", fail)
-    monkeypatch.setattr("maskclip.cli.train._open_inputs", fail)
+    monkeypatch.setattr("maskclip.cli.train_inputs.opt.read_vocabulary", fail)
     assert main(["segment", "a.jpg"]) == 2
-    assert main(["train", "--out", str(tmp_path)]) == 2
+    assert main(["train", "--out", str(tmp_path), "--images", "photos"]) == 2
     segment, train = capsys.readouterr().err.splitlines()
     assert segment == (
         "error: give --weights FILE or --model emoji, leave --weights out, `resume=True`, "
@@ -146,7 +150,7 @@ def test_outside_a_verb_arguments_stay(capsys):
 
 INPUTS = {  # what there is none of, unless it is given
     *("names", "classes", "vocabulary", "photos", "listed", "dataset", "data", "images", "masks"),
-    *("recipe", "predictions", "initial", "name", "labels"),
+    *("class_names", "recipe", "predictions", "initial", "name", "labels"),
 }
 
 

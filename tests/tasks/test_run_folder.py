@@ -204,7 +204,7 @@ def test_what_a_finished_training_cannot_do_names_init(run: Path, photos: Path) 
     task.train(OWN, opened(photos), run, machine=RUN, resume=True)
     for other in ({"steps": 12}, {"lr": 0.02}):
         changed = replace(OWN, optimization=replace(OWN.optimization, **other))
-        with pytest.raises(TrainingError, match=rf"--init {run}/student\.safetensors"):
+        with pytest.raises(TrainingError, match=rf"`initial={run}/student\.safetensors"):
             task.train(changed, opened(photos), run, machine=RUN, resume=True)
     before = (run / "student.safetensors").stat().st_mtime_ns
     again = task.train(OWN, opened(photos), run, machine=RUN, resume=True)

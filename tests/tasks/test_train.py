@@ -269,7 +269,7 @@ def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> 
 
 
 def test_a_training_is_not_begun_anew_by_accident(unbroken: Path) -> None:
-    with pytest.raises(TrainingError, match=r"already finished: .*another --out with --init"):
+    with pytest.raises(TrainingError, match=r"already finished: .*another `out` with `initial="):
         task.train(TINY, SCENES, unbroken, machine=MACHINE)
 
 

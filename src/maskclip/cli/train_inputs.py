@@ -24,6 +24,8 @@ def open_inputs(
     words: tuple[list[str], Path | None, str | None],
 ) -> tuple[Training, Samples, Samples | None]:
     """Return what is trained, what it learns from, and the validation set."""
+    if recipe is not None and images is not None and words[0]:
+        opt.check_words([recipe], words[0])  # as in -c dog cat
     if (recipe is None) == (images is None):
         what = "nothing to train on" if recipe is None else "a recipe has its own images"
         raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")

@@ -148,7 +148,7 @@ def _default_tag(architecture: str) -> str:
     if len(known) == 1:
         return known[0]
     if not known:
-        raise WeightsError(f"{architecture} has no published weights: give --weights FILE")
+        raise WeightsError(f"{architecture} has no published weights: give `weights=FILE`")
     raise WeightsError(
         f"{architecture} has several weights: say {architecture}:TAG with one of {', '.join(known)}"
     )
@@ -158,7 +158,7 @@ def _pretrained(architecture: str, tag: str) -> dict[str, Any]:
     if tag not in tags(architecture):
         raise WeightsError(
             f"{architecture} has no weights tagged {tag!r}: expected one of "
-            f"{', '.join(tags(architecture)) or 'none; give --weights FILE'}"
+            f"{', '.join(tags(architecture)) or 'none; give `weights=FILE`'}"
         )
     pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
     return pretrained
@@ -211,7 +211,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     except KeyError as error:
         raise WeightsError(
             f"{path}: not a CLIP of the supported families (no {error}): expected {SUPPORTED}; "
-            "if it is one, name its architecture: --model NAME --weights FILE"
+            "if it is one, name its architecture: `model=NAME` and `weights=FILE`"
         ) from error
     text = found["text_cfg"]
     if checkpoint.heads is not None:
@@ -229,7 +229,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         if text["vocab_size"] != words:
             raise WeightsError(
                 f"{path}: expected the {words:,} tokens of CLIP's own tokenizer, got "
-                f"{text['vocab_size']:,}; name its architecture: --model NAME --weights FILE"
+                f"{text['vocab_size']:,}; name its architecture: `model=NAME` and `weights=FILE`"
             )
     quick = _guess_quick_gelu(known, checkpoint, path, architecture)
     build = partial(_build, {**known, "quick_gelu": quick})
@@ -250,8 +250,8 @@ def _guess_quick_gelu(
     if checkpoint.of_transformers:
         warnings.warn(
             f"{path} has no config.json beside it that says which activation it was trained with: "
-            "taken as QuickGELU, as transformers takes it. For others say --model NAME:TAG "
-            f"--weights {path}",
+            "taken as QuickGELU, as transformers takes it. For others say `model=NAME:TAG` "
+            f"and `weights={path}`",
             MaskCLIPWarning,
             stacklevel=3,
         )
@@ -261,7 +261,7 @@ def _guess_quick_gelu(
     if not quick and any(pretrained.get("quick_gelu") for pretrained in published):
         warnings.warn(
             f"{path} does not say which activation it was trained with: taken as GELU. For "
-            f"OpenAI's weights say --model {architecture}:openai --weights {path}",
+            f"OpenAI's weights say `model={architecture}:openai` and `weights={path}`",
             MaskCLIPWarning,
             stacklevel=3,
         )
@@ -353,8 +353,8 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
         what, where = pretrained["url"], _url_cache(pretrained)
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
-        f"downloaded; they would be cached in {where}. Give a local file with --weights FILE "
-        f"(for {architecture}:{tag}), or try an embedded model: --model emoji"
+        f"downloaded; they would be cached in {where}. Give a local file with `weights=FILE` "
+        f"(for {architecture}:{tag}), or try an embedded model: `model=emoji`"
     )
 
 

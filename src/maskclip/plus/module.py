@@ -251,8 +251,8 @@ class MaskCLIPPlus(L.LightningModule):
         precise = "" if self.trainer.precision == "32-true" else ", or train in float32"
         raise TrainingError(
             f"the {what} of step {self.global_step + 1} is not finite: training stopped; {path} "
-            f"holds the step before. Start from it with a lower learning rate (--init {path} --lr "
-            f"{self.optimization.lr / 2:g} and another --out){precise}"
+            f"holds the step before. Start from it with a lower learning rate (`initial={path}`, "
+            f"`lr={self.optimization.lr / 2:g}` and another `out`){precise}"
         )
 
     def _count_assigned(self, given: Tensor, labels: Tensor) -> None:
@@ -295,8 +295,8 @@ class MaskCLIPPlus(L.LightningModule):
         if broken:
             raise TrainingError(
                 f"the weights after step {self.global_step} are not finite ({broken[0]}): training "
-                "stopped, and the checkpoint before is kept. Start from it with --init, a lower "
-                "--lr and another --out"
+                "stopped, and the checkpoint before is kept. Start from it with `initial`, a lower "
+                "`lr` and another `out`"
             )
         checkpoint[METADATA_KEY] = self.metadata.to_dict()
 

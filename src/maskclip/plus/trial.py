@@ -55,7 +55,7 @@ def try_step(student: Student, *, images: int, crop: tuple[int, int]) -> Trial:
         raise TrainingError(
             f"batch_size: this student's BatchNorms need more than {images} image"
             f"{'s' * (images != 1)} of {crop[1]}x{crop[0]} px a process: take a larger "
-            "--batch-size, fewer processes, or another decoder, such as unet"
+            "`batch_size`, fewer processes, or another decoder, such as unet"
         ) from error
     except Exception:  # an operation that the meta device does not know: the first step will tell
         return Trial(known=False)

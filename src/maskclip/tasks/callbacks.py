@@ -201,7 +201,7 @@ class CountSkipped(Callback):
             name, reason = batch.skipped[-1]
             raise TrainingError(
                 f"{len(missed):,} of the {count:,} images of the {what} cannot be read, {name} the "
-                f"last ({reason}): see to them, then go on with --resume"
+                f"last ({reason}): see to them, then go on with `resume=True`"
             )
 
 

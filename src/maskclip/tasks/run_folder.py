@@ -60,7 +60,7 @@ def locked(out: Path) -> Iterator[None]:
             if "locked" in str(error):
                 raise TrainingError(
                     f"{out} is in use: another training writes there. Wait for it, or choose "
-                    "another --out"
+                    "another `out`"
                 ) from None
             warnings.warn(
                 f"{out} cannot be locked ({error}): nothing keeps a second training out of it",
@@ -135,12 +135,12 @@ def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
             names, sizes = list(record["names"]), list(map(tuple, record["bytes"]))
     except (MaskCLIPError, OSError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{out}: what trains there cannot be read ({error}); choose another --out"
+            f"{out}: what trains there cannot be read ({error}); choose another `out`"
         ) from error
     changes = differences(_comparable(saved, record), _comparable(_as_begun(config, saved), record))
     if changes:
         raise TrainingError(
-            f"{out} holds another training: {list_differences(changes)}. Choose another --out"
+            f"{out} holds another training: {list_differences(changes)}. Choose another `out`"
             f"{_start_from(out, changes)}"
         )
     if record is None:
@@ -178,7 +178,7 @@ def _start_from(out: Path, changes: Sequence[str]) -> str:
     if any(change.startswith(("student:", "teacher.name:")) for change in changes):
         return ""
     weights = FINISHED if (out / FINISHED).exists() else LAST
-    return f", and start there from the student of this one with --init {out / weights}"
+    return f", and start there from the student of this one with `initial={out / weights}`"
 
 
 def _find(
@@ -209,7 +209,7 @@ def _find(
     if 2 * len(gone) > len(names):
         raise TrainingError(
             f"{len(gone):,} of the {len(names):,} images of the training in {out} are not there "
-            f"any more ({_some(gone)}): give the images that it began with, or choose another --out"
+            f"any more ({_some(gone)}): give the images that it began with, or choose another `out`"
         )
     parts = [
         f"{len(gone):,} are gone, in whose place others are learnt from ({_some(gone)})"
@@ -264,7 +264,7 @@ def find_checkpoint(out: Path, weights: Mapping[str, Tensor]) -> Path:
             return path
         problems.append(f"{path} {problem}")
     raise TrainingError(
-        f"{' and '.join(problems)}: begin anew with another --out, or put a copy of a checkpoint "
+        f"{' and '.join(problems)}: begin anew with another `out`, or put a copy of a checkpoint "
         f"of this training there as {LAST}"
     )
 

@@ -169,10 +169,11 @@ def _finished(training: Training, out: Path, *, resume: bool) -> Trained | None:
     if done:
         raise TrainingError(
             f"{out} holds this training, already finished: {file}. To train it further, choose "
-            f"another --out with --init {file}"
+            f"another `out` with `initial={file}`"
         )
     raise TrainingError(
-        f"{out} holds this training already: continue it with --resume, or choose another --out"
+        f"{out} holds this training already: continue it with `resume=True`, or choose another "
+        "`out`"
     )
 
 
@@ -261,12 +262,12 @@ def _explained(error: RuntimeError) -> Exception:
     if "DataLoader worker" in text:
         return TrainingError(
             "a process that loads images ended by itself, as where memory runs out: take fewer "
-            "--workers (0 loads in the training process), and go on with --resume"
+            "`workers` (0 loads in the training process), and go on with `resume=True`"
         )
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
         return TrainingError(
-            "the memory of the device is not enough: take a smaller --batch-size or --crop, "
-            "another --out, and --init to start from a checkpoint of this training"
+            "the memory of the device is not enough: take a smaller `batch_size` or `crop`, "
+            "another `out`, and `initial` to start from a checkpoint of this training"
         )
     return error
 
