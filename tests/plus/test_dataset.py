@@ -11,7 +11,7 @@ from PIL import Image
 from maskclip.core.config import Augmentation, ModelConfig
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
-from maskclip.data.datasets import open_folder
+from maskclip.data.photos import open_folder
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.plus import dataset as module
 from maskclip.plus.config import Optimization, Supervision, Training, TrainingError
