@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from maskclip.cli import main
+from maskclip.core.samples import UNLABELED
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.formats import Labeled, PhotoFile, find_format
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus import module
+from maskclip.plus.module import MaskCLIPPlus
 
 SMALL = ["--model", "emoji", "--student", "unet:mobilenetv3_small_050", "--scratch"]
 SHORT = ["--steps", "2", "--batch-size", "2", "--crop", "64", "--workers", "0", "--device", "cpu"]
@@ -50,10 +57,97 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path):
     assert (run / "student.safetensors").read_bytes() == before
 
 
+WORDS = Vocabulary.parse(["dog", "grass", "sky"])
+
+
+@pytest.fixture
+def label(photos, tmp_path):
+    """`label(format)`: the left half of photo 1 is dog, of photo 3 grass; no more is said."""
+
+    def write(name):
+        made = find_format(name)(WORDS, tmp_path / "labels")
+        files = []
+        for photo, value in (("1", 0), ("3", 1)):
+            ids = np.full((64, 64), 255, np.uint8)
+            ids[:, :32] = value
+            made.write(Labeled(photo, f"{photo}.png", ids))
+            files.append(PhotoFile(photo, f"{photo}.png", str(photos / f"{photo}.png")))
+        made.finish(files)
+        labels = tmp_path / "labels"
+        return [
+            *("train", "--images", str(photos), "--classes", str(tmp_path / "classes.txt")),
+            *("--labels", str(labels), "--out", str(tmp_path / "run"), *SMALL, *SHORT),
+        ]
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["png", "cvat", "label-studio", "coco"])
+def test_corrected_labels_are_learnt_as_they_are_and_clip_labels_the_rest(
+    label, name, tmp_path, monkeypatch, capsys
+):
+    given, learnt = [], []
+
+    def find_labels(module, images, labels, features):
+        given.append(labels.clone())
+        return found(module, images, labels, features)
+
+    def segmentation_loss(logits, labels, **options):
+        learnt.append(labels.clone())
+        return loss(logits, labels, **options)
+
+    found, loss = MaskCLIPPlus.find_labels, module.segmentation_loss
+    monkeypatch.setattr(MaskCLIPPlus, "find_labels", find_labels)
+    monkeypatch.setattr(module, "segmentation_loss", segmentation_loss)
+    assert main([*label(name), "--seed", "1"]) == 0
+    seen = torch.cat(given)
+    assert {0, 1, UNLABELED} <= set(seen.unique().tolist()) <= {0, 1, UNLABELED, 255}
+    for before, after in zip(given, learnt, strict=True):
+        assert torch.equal(after[before != UNLABELED], before[before != UNLABELED])
+        assert UNLABELED not in after
+    assert 2 in torch.cat(learnt)[seen == UNLABELED]  # which nobody labelled
+    kind = json.loads((tmp_path / "run/config.json").read_text())["samples"]["labels"]["kind"]
+    said = capsys.readouterr()
+    assert f"{kind} of 2 photos are learnt as they are; CLIP labels the rest of these, and" in (
+        said.err + said.out
+    )
+
+
+def test_a_training_with_labels_goes_on_and_tells_other_labels(label, tmp_path, capsys):
+    command = [*label("png"), "--validate", "0.5"]
+    assert main(command) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())["samples"]
+    assert config["labels"]["kept"] == [0.5, 0]
+    assert (tmp_path / "run/best.ckpt").exists()
+    assert main([*command, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*command[:-1], "0.9", "--resume"]) == 2
+    assert "holds another training: samples.labels.kept" in capsys.readouterr().err
+    Image.new("L", (64, 64), 1).save(tmp_path / "labels/3.png")
+    assert main([*command, "--resume"]) == 2
+    assert "holds another training: samples.labels.content" in capsys.readouterr().err
+
+
+def test_labels_that_do_not_fit_are_one_line(label, tmp_path, capsys):
+    command = label("png")
+    Image.new("L", (64, 63), 1).save(tmp_path / "labels/3.png")
+    assert main(command) == 2
+    assert "3.png: the mask is 64x63 but its image 64x64" in capsys.readouterr().err
+    (tmp_path / "labels/classes.txt").write_text("dog\ngras\nsky\n")
+    assert main(command) == 2
+    assert "its class 'gras' is not among the classes given (did you mean grass?)" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nothing to train on"),
+        (["emoji-annofree-rn", "--labels", "x"], "--labels and --validate belong to --images"),
+        (["--images", ".", "--validate", "0.1", "-c", "dog"], "give --labels"),
+        (["--images", ".", "--labels", ".", "--validate", "2", "-c", "dog"], "a share of the"),
         (["voc20-annofree-rn50", "--images", "x"], "a recipe has its own images"),
         (["voc20-annofree-rn50"], "--data ROOT"),
         (["voc20"], "unknown recipe 'voc20'"),

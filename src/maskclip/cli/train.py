@@ -28,9 +28,7 @@ def train(
     data: opt.Data = None,
     images: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Your own unlabelled photos.", rich_help_panel="Own photos"
-        ),
+        typer.Option(metavar="DIR", help="Your own photos.", rich_help_panel="Own photos"),
     ] = None,
     class_names: Annotated[
         list[str] | None,
@@ -53,6 +51,24 @@ def train(
     vocabulary: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Or a built-in class set.", rich_help_panel="Own photos"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="True labels of some photos, such as corrected ones: masks, or an export of CVAT, "
+            "Label Studio or COCO. What they leave open, CLIP labels.",
+            rich_help_panel="Own photos",
+        ),
+    ] = None,
+    validate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Keep this share of the labelled photos to validate on, such as 0.1, and take the "
+            "best checkpoint (default: none).",
+            rich_help_panel="Own photos",
+        ),
     ] = None,
     short_side: Annotated[
         int | None,
@@ -218,6 +234,9 @@ def train(
     `maskclip train --images photos --classes classes.txt --student unet:mobilenetv4_conv_small
     --steps 4000 --out runs/fast`
 
+    `maskclip train --images photos --classes classes.txt --labels corrected --validate 0.1
+    --out runs/mine`
+
     `maskclip train emoji-annofree-rn --out runs/emoji`
 
     `maskclip segment photo.jpg --model runs/mine/student.safetensors`
@@ -238,7 +257,13 @@ def train(
         overlays=overlays,
     )
     training, samples, validation = open_inputs(
-        recipe, data, images, (class_names or [], classes, vocabulary)
+        recipe,
+        data,
+        images,
+        (class_names or [], classes, vocabulary),
+        labels=labels,
+        validate=validate,
+        seed=seed or 0,
     )
     if short_side is not None:
         if images is None:

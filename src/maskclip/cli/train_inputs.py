@@ -22,8 +22,17 @@ def open_inputs(
     data: Path | None,
     images: Path | None,
     words: tuple[list[str], Path | None, str | None],
+    labels: Path | None = None,
+    validate: float | None = None,
+    seed: int = 0,
 ) -> tuple[Training, Samples, Samples | None]:
-    """Return what is trained, what it learns from, and the validation set."""
+    """Return what is trained, what it learns from, and the validation set.
+
+    Args:
+        recipe, data: a published training, and where its data set lies.
+        images, words, labels: one's own photos, their classes, and the labels of some of them.
+        validate, seed: the share of the labelled photos to validate on, and its choice.
+    """
     if recipe is not None and images is not None and words[0]:
         opt.check_words([recipe], words[0])  # as in -c dog cat
     if (recipe is None) == (images is None):
@@ -32,7 +41,15 @@ def open_inputs(
     if images is not None:
         if data is not None:
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
-        return _own_photos(images, opt.read_vocabulary(*words))
+        if labels is None:
+            if validate is not None:
+                raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
+            return _own_photos(images, opt.read_vocabulary(*words))
+        return _labeled_photos(
+            images, opt.read_vocabulary(*words), labels, validate=validate, seed=seed
+        )
+    if labels is not None or validate is not None:
+        raise MaskCLIPError("--labels and --validate belong to --images; a recipe has its own")
     if any(words):
         raise MaskCLIPError(
             "-c, --classes and --vocabulary belong to --images; a recipe has its own"
@@ -63,6 +80,40 @@ def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, Non
 
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))
     return training, open_photos(images, words), None
+
+
+def _labeled_photos(
+    images: Path, words: Vocabulary, labels: Path, *, validate: float | None, seed: int
+) -> tuple[Training, Samples, Samples | None]:
+    """Open photos of which some have true labels; CLIP labels what these leave open."""
+    from dataclasses import replace
+
+    from maskclip.cli.console import print_line, warning_line
+    from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.data.photos import open_photos
+    from maskclip.recipes import own_training
+
+    if validate is not None and not 0 < validate < 1:
+        raise MaskCLIPError(
+            f"--validate: expected a share of the labelled photos in (0, 1), got {validate:g}"
+        )
+    photos = open_photos(images, words, labels)
+    for note in photos.notes:
+        warning_line(note)
+    known = photos.annotations
+    assert known is not None
+    kept = None
+    if validate is not None:
+        photos, kept = photos.split_off(validate, seed=seed)
+    count = len(known.photos) - (len(kept) if kept is not None else 0)
+    held = f", {len(kept):,} kept to validate on" if kept is not None else ""
+    print_line(
+        f"{known.title} of {count:,} photos are learnt as they are{held}; CLIP labels the rest of "
+        f"these, and the {len(photos) - count:,} others"
+    )
+    training = own_training("photos", DEFAULT_MODEL, classes=len(words))
+    supervision = replace(training.supervision, keep_labels=True)
+    return replace(training, supervision=supervision), photos, kept
 
 
 def say_if_small(samples: Samples, training: Training) -> None:
