@@ -8,17 +8,29 @@ in a process of limited memory, and prints an outcome each.
 from functools import partial
 
 from tests.crafted.files import CANARY, FILES, HEADERS, PICKLES, TENSORS, plain, raw
-from tests.crafted.states import CONTAINERS, EMBEDDED, STATES, cut, flipped, state_file
+from tests.crafted.states import (
+    CONTAINERS,
+    EMBEDDED,
+    STATES,
+    TEXT,
+    VISION,
+    cut,
+    flipped,
+    state_file,
+)
 from tests.crafted.students import STUDENTS
 
-__all__ = ["CANARY", "CRAFTED", "WORKS", "may_work", "outcome"]
+__all__ = ["CANARY", "CRAFTED", "NAMED", "WORKS", "may_work", "outcome"]
 
 WORKS = "works"
+NAMED = "named: "
+"""Begins the names of files that are given as the weights of an architecture."""
 WORKING = (  # beside those that are as they should be, and those with a few other bits
     "numbers of a byte",
     "doubles",
     "truths",
     "vision_cfg__head_width 48",
+    "long text",  # resized, for a name
     "unknown format",
     "step of another source",
     "released before its start",
@@ -31,6 +43,7 @@ CRAFTED = {
     **{f"{container}: {name}": partial(state_file, name, container)
        for container in CONTAINERS for name in STATES
        if container != "script" or name not in ("no weights", "names", "long name")},
+    **{f"{NAMED}{name}": partial(state_file, name, "pt") for name in STATES},
     **{f"pickle: {name}": raw(data) for name, data in PICKLES.items()},
     **{f"old pickle: {name}": plain(data, "a.pth") for name, data in PICKLES.items()},
     **{f"tensor: {name}": make for name, make in TENSORS.items()},
@@ -50,18 +63,28 @@ def may_work(name):
     return "flipped" in name or "as it should be" in name or name.split(": ")[1] in WORKING
 
 
-def outcome(path):
+def outcome(path, *, named=False):
     """Load a file as a model and give it words; return `WORKS`, or the line of its refusal.
 
-    Any other exception is the caller's to see.
+    Any other exception is the caller's to see. `named` is as the weights of an architecture.
     """
+    import open_clip
+
     from maskclip.core.errors import MaskCLIPError
     from maskclip.tasks.segmenter import Segmenter, load
 
+    architectures = open_clip.factory._MODEL_CONFIGS
     try:
-        segmenter = load(str(path), device="cpu")
+        if named:
+            config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+            architectures["ViT-crafted"] = config
+            segmenter = load("ViT-crafted", weights=str(path), device="cpu")
+        else:
+            segmenter = load(str(path), device="cpu")
         known = not isinstance(segmenter, Segmenter) and segmenter.trained.vocabulary is not None
         segmenter.prepare(None if known else ["dog", "cat", "car"])
     except MaskCLIPError as error:
         return str(error)
+    finally:
+        architectures.pop("ViT-crafted", None)
     return WORKS

@@ -208,7 +208,8 @@ class TestRunFolders:
         assert not is_student_file(run)
         with pytest.raises(StudentError, match=r"mine: a folder without a student.*best\.ckpt"):
             read_student(run)
-        for name in ("last.ckpt", "best.ckpt"):
+        (run / "last.ckpt").touch()  # torn
+        for name in ("previous.ckpt", "last.ckpt", "best.ckpt"):
             lightning(made(), WORDS["plain"], run / name)
             assert (is_student_file(run), student_file(run)) == (True, run / name)
         save_student(TrainedStudent(made(), WORDS["plain"], 41), run / "student.safetensors")

@@ -100,8 +100,8 @@ def train(
         typer.Option(
             "--init",
             metavar="FILE",
-            help="Start from the weights of a student's file, to train it further or for other "
-            "classes.",
+            help="Start from the weights of a student's file or run folder, to train it further or "
+            "for other classes.",
         ),
     ] = None,
     steps: Annotated[
@@ -239,11 +239,12 @@ def train(
 
     `maskclip train emoji-annofree-rn --out runs/emoji`
 
-    `maskclip segment photo.jpg --model runs/mine/student.safetensors`
+    `maskclip segment photo.jpg --model runs/mine`
     """
     from dataclasses import replace
 
     from maskclip.plus.config import Machine, rescale_phases
+    from maskclip.plus.files import student_file
 
     require_extra("train", "lightning", "tensorboard", "torchmetrics")
     machine = Machine(
@@ -281,7 +282,7 @@ def train(
         student=student,
         teacher=_override(training.teacher, name=model, weights=weights),
         pretrained=False if scratch else None,
-        initial=None if initial is None else str(initial),
+        initial=None if initial is None else str(student_file(initial)),
         supervision=_override(
             supervision,
             key_smoothing=key_smoothing,

@@ -86,7 +86,7 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         part = "visual."
         tower = {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
         visual = build_fitting(lambda: light_tower(**towers), tower, source=source)
-        temperature = temperature_of(state["logit_scale"])
+        temperature = temperature_of(state["logit_scale"], source=source)
 
     @cache
     def load_text() -> OpenCLIP:

@@ -76,15 +76,15 @@ class CLIPModel:
         return self.load_text().tokenizer
 
 
-def temperature_of(logit_scale: Tensor) -> float:
+def temperature_of(logit_scale: Tensor, *, source: str) -> float:
     """Return exp(logit_scale), which softmax takes times the cosine.
 
     Raises:
-        MaskCLIPError: it is not one positive number.
+        MaskCLIPError: it is not one positive number; `source` says whose.
     """
     found = float(logit_scale.exp()) if logit_scale.numel() == 1 else math.nan
     if not 0 < found < math.inf:
-        raise MaskCLIPError(f"logit_scale: its exponential is no temperature: {found:g}")
+        raise MaskCLIPError(f"{source}: logit_scale: its exponential is no temperature: {found:g}")
     return found
 
 

@@ -62,19 +62,17 @@ def load_pretrained(
     pretrained = _pretrained(architecture, tag) if tag else {}
     # Tags know what architectures do not: OpenAI's weights want QuickGELU in a plain ViT-B-16 too.
     config["quick_gelu"] = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
+    path = Path(weights) if weights is not None else locate(architecture, tag)
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             model = _build(config)
     else:
-        path = locate(architecture, tag) if weights is None else Path(weights)
         checkpoint = read_checkpoint(path)
-        quick = (
-            bool(config["quick_gelu"]) if checkpoint.quick_gelu is None else checkpoint.quick_gelu
-        )
         if not tag:
-            quick = _guess_quick_gelu(config, checkpoint, path, architecture)
-        config["quick_gelu"] = quick
+            config["quick_gelu"] = _guess_quick_gelu(config, checkpoint, path, architecture)
+        elif checkpoint.quick_gelu is not None:
+            config["quick_gelu"] = checkpoint.quick_gelu
         model = build_fitting(
             partial(_build, config),
             checkpoint.state,
@@ -82,8 +80,9 @@ def load_pretrained(
             adapt=partial(_resize_positions, path),
         )
     return _loaded(
-        f"{architecture}:{tag if weights is None else Path(weights).name}",
+        f"{architecture}:{tag if weights is None else path.name}",
         OpenCLIP(model, _tokenizer(architecture)),
+        source=path,
         mean=pretrained.get("mean", OPENAI_MEAN),
         std=pretrained.get("std", OPENAI_STD),
     )
@@ -100,7 +99,12 @@ def tags(architecture: str) -> list[str]:
 
 
 def _loaded(
-    name: str, built: OpenCLIP, *, mean: Statistics = OPENAI_MEAN, std: Statistics = OPENAI_STD
+    name: str,
+    built: OpenCLIP,
+    *,
+    source: Path,
+    mean: Statistics = OPENAI_MEAN,
+    std: Statistics = OPENAI_STD,
 ) -> CLIPModel:
     """Return a model that open_clip has built."""
     model: Any = built.model
@@ -111,7 +115,7 @@ def _loaded(
         fingerprint=fingerprint(model),
         mean=mean,
         std=std,
-        temperature=temperature_of(model.logit_scale.detach()),
+        temperature=temperature_of(model.logit_scale.detach(), source=str(source)),
         bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
         context_length=model.context_length,
     )
@@ -234,7 +238,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     quick = _guess_quick_gelu(known, checkpoint, path, architecture)
     build = partial(_build, {**known, "quick_gelu": quick})
     model = build_fitting(build, checkpoint.state, source=str(path))
-    return _loaded(path.stem, OpenCLIP(model, tokenizer))
+    return _loaded(path.stem, OpenCLIP(model, tokenizer), source=path)
 
 
 def _guess_quick_gelu(

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from maskclip.core.config import Augmentation, ModelConfig
+from maskclip.core.config import SHORT_SIDES, Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
@@ -318,9 +318,13 @@ class Training:
 
     @property
     def short_side(self) -> int:
-        """The working size of the student in px: the geometric middle of its training sizes."""
+        """The working size of the student in px: the geometric middle of its training sizes.
+
+        It is at most what a file may name.
+        """
         low, high = self.augmentation.ratio
-        return round(min(self.augmentation.scale) * math.sqrt(low * high))
+        middle = round(min(self.augmentation.scale) * math.sqrt(low * high))
+        return min(max(middle, SHORT_SIDES[0]), SHORT_SIDES[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ _MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
 _LONGEST_NAME = 200  # characters, of a decoder or backbone
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
-_RUN_FILES = ("student.safetensors", "best.ckpt", "last.ckpt")  # of a run folder, the best first
+_RUN_FILES = ("student.safetensors", "best.ckpt", "last.ckpt", "previous.ckpt")
 _STUDENTS_ROWS = re.compile(rb"student\.((_orig_mod|module|model)\.)*rows")
 _SCANNED = 4 * 2**20  # bytes: names of weights come first in files that are not archives
 _MOST_NAMES = 8 * 2**20  # bytes: more is not the list of names of any student
@@ -205,7 +205,7 @@ def read_student(path: Path) -> TrainedStudent:
     path = student_file(path)
     if path.is_dir():
         raise StudentError(
-            f"{path}: a folder without a student: expected one of {', '.join(_RUN_FILES)} in it, "
+            f"{path}: a folder without a student: expected {' or '.join(_RUN_FILES[:3])} in it, "
             "as `maskclip train` leaves them"
         )
     if not path.is_file():
@@ -283,11 +283,13 @@ def _describe_released(
 def student_file(path: Path) -> Path:
     """Return the file of a student: of a run folder, the best that the training has reached.
 
-    That is what it has finished, else its best checkpoint, else its last; any other path stays.
+    That is what it has finished, else its best checkpoint, else its last or the one before; empty
+    files are none. Any other path stays.
     """
     if not path.is_dir():
         return path
-    return next((path / name for name in _RUN_FILES if (path / name).is_file()), path)
+    there = (path / name for name in _RUN_FILES if (path / name).is_file())
+    return next((file for file in there if file.stat().st_size), path)
 
 
 def is_student_file(path: Path) -> bool:
