@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def test_terminals_are_shown_the_same(monkeypatch, capsys):
     assert "\u202e" not in printed
     assert "\x9b" not in printed
     assert "[bold]" in printed
+
+
+def test_what_takes_long_is_told_in_one_line_where_there_is_no_terminal(monkeypatch, capsys):
+    class Now(threading.Thread):
+        """A timer that has run out already."""
+
+        def __init__(self, seconds, function, arguments, keywords):
+            assert seconds > 0
+            super().__init__(target=function, args=arguments, kwargs=keywords)
+
+        def cancel(self):
+            self.join()
+
+    with console.working("loading a model"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console.threading, "Timer", Now)
+    with console.working("loading a model"):
+        pass
+    assert capsys.readouterr().err == "loading a model ...\n"
 
 
 def test_only_the_console_prints():

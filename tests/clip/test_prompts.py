@@ -343,3 +343,8 @@ class TestWhateverIsWrongWithTheCache:
         rows = {i.to_bytes(16, "big"): prompts._Row(bytes(4096), False) for i in range(400)}
         prompts._row_cache(path).write(rows)
         assert 0 < path.stat().st_size <= 2**18 + 2**15
+
+
+def test_no_names_are_refused(clip):
+    with pytest.raises(PromptError, match="no names: give at least one word"):
+        text_rows(clip, (), templates="plain")

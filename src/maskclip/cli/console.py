@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,7 @@ _OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # 
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
+_PATIENCE = 4.0  # seconds without a word, where there is no terminal
 _LONGEST = 2_000  # characters of an error or warning; more tell nobody more
 
 
@@ -84,6 +86,11 @@ def _as_options(message: str) -> str:
     return _ARGUMENT.sub(option, message)
 
 
+def note_line(message: str) -> None:
+    """Print one line of a task on standard output, which names the options of the verb."""
+    print_line(_as_options(message))
+
+
 def error_line(message: str) -> None:
     """Print one line that begins with `error:` on standard error."""
     _line("error", "red", message)
@@ -120,9 +127,18 @@ def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[st
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say on standard error, where that is a terminal, what takes its time while the block runs."""
+    """Say on standard error what takes its time while the block runs.
+
+    Where that is no terminal, it is one line, once the block has run for some seconds.
+    """
     if not sys.stderr.isatty():
-        yield
+        timer = threading.Timer(_PATIENCE, print_line, [f"{what} ..."], {"errors": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
         return
     with console(errors=True).status(Text(printable(what))):
         yield

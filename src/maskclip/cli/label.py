@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -15,6 +16,7 @@ from rich.progress import Progress, TextColumn
 from maskclip.cli import options as opt
 from maskclip.cli.console import (
     error_line,
+    note_line,
     print_line,
     print_path,
     progress_bar,
@@ -225,7 +227,8 @@ def label(
         _show_plan(plan_labels(job, sources), out)
         return
     notes: list[str] = []
-    with _Progress() as progress:
+    count = "" if job.vocabulary is None else f" and encoding {len(job.vocabulary)} classes"
+    with _Progress(f"loading {model}{count}") as progress:
         counts = label_photos(
             job,
             sources,
@@ -236,7 +239,7 @@ def label(
         )
     _show_end(counts, progress.done, job)
     for note in notes:
-        print_line(note)
+        note_line(note)
     if counts.failed:
         raise typer.Exit(1)
 
@@ -310,9 +313,15 @@ def _backend(devices: list[str], *, ray: bool, workers: int | None) -> Backend |
 
 
 class _Progress:
-    """A progress bar on a terminal, a line every 30 seconds elsewhere; errors as they occur."""
+    """A progress bar on a terminal, a line every 30 seconds elsewhere; errors as they occur.
 
-    def __init__(self) -> None:
+    Args:
+        beginning: what takes its time before the first photo.
+    """
+
+    def __init__(self, beginning: str) -> None:
+        self._beginning = ExitStack()
+        self._beginning.enter_context(working(beginning))
         self._bar: Progress | None = None
         self._started = self._printed = 0.0
         self._first = self._seen = self._failed = 0
@@ -321,6 +330,7 @@ class _Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._beginning.close()
         if self._bar is not None:
             self._bar.stop()
         if kind is KeyboardInterrupt:
@@ -335,6 +345,7 @@ class _Progress:
         """Show the outcomes of some photos, and how many are done with them."""
         now = time.monotonic()
         if not self._seen:  # only now the model is loaded, and a bar may be drawn
+            self._beginning.close()
             self._started, self._printed, self._first = now, now, len(outcomes)
             self._begin(counts)
         self._seen += len(outcomes)

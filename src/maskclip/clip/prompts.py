@@ -99,8 +99,10 @@ def text_rows(
         path: the file in which rows are cached; `cache_path()` by default.
 
     Raises:
-        PromptError: a name does not fit into the model's context.
+        PromptError: there are no names, or one does not fit into the model's context.
     """
+    if not names:
+        raise PromptError("no names: give at least one word, such as 'dog'")
     kept = _row_cache(path or cache_path())
     sentences = template_set(templates)
     keys = _keys(clip, names, sentences)

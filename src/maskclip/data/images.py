@@ -6,6 +6,7 @@ Pillow's global settings are neither changed nor needed; several threads may loa
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,7 +136,9 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        address = re.match(r"[a-z][a-z0-9+.-]*:/", str(path))  # of which a path keeps one slash
+        hint = ": photos are files here, download it first" if address else ""
+        raise ImageError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
