@@ -56,6 +56,25 @@ def write(folder, ids):
     Image.fromarray(np.array(ids, np.uint8)).save(folder / "one.png")
 
 
+def test_class_255_is_scored_where_there_are_more_classes(own, capsys):
+    (own / "classes.txt").write_text("".join(f"thing {index}\n" for index in range(300)))
+    for kind, ids in {"masks": [[255, 299], [7, 65_535]], "found": [[255, 299], [8, 0]]}.items():
+        Image.fromarray(np.array(ids, np.uint16)).save(own / kind / "one.png")
+    out = own / "out"
+    assert main([*folder(own), "--predictions", str(own / "found"), "--out", str(out)]) == 0
+    iou = json.loads((out / "result.json").read_text())["iou"]
+    assert {name: value for name, value in iou.items() if value is not None} == {
+        "thing 255": 100,
+        "thing 299": 100,
+        "thing 7": 0,
+        "thing 8": 0,
+    }
+    check = ["data", "check", *folder(own)[1:], "--out", str(own / "report.json")]
+    assert main(check) == 0
+    report = json.loads((own / "report.json").read_text())
+    assert report["classes"][255]["pixels"] == report["ignored"]["pixels"] == 1
+
+
 def test_masks_of_0_and_255_are_doubted_before_the_figures(own, capsys):
     write(own / "masks", [[0, 0], [255, 255]])
     out = own / "out"

@@ -539,6 +539,16 @@ class TestCocoPanoptic:
             self.read(tmp_path, np.zeros((40, 6), int))
 
 
+@pytest.mark.parametrize("side", [0, 10**9])
+def test_annotations_of_no_photos_size_take_no_memory(tmp_path, side):
+    content = coco(SQUARE)
+    content["images"][0] |= {"width": side, "height": side}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    found = open_annotations(tmp_path, ["a.jpg"], WORDS)
+    with pytest.raises(MaskCLIPError, match="expected a photo's size"):
+        found.read("a.jpg")
+
+
 def test_paths_that_fit_two_photos_are_named(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(coco(SQUARE)))
     with pytest.raises(MaskCLIPError, match=r"a\.jpg may be x/a\.jpg or y/a\.jpg"):
@@ -602,6 +612,21 @@ class TestPhotos:
             DatasetError, match=r"none of the 10 photos has labels: expected .*0\.png"
         ):
             open_photos(own / "photos", WORDS, own / "masks")
+
+    def test_labels_below_the_photos_are_no_photos(self, own):
+        shutil.move(own / "masks", own / "photos/masks")
+        photos = open_photos(own / "photos", WORDS, own / "photos/masks")
+        assert len(photos) == 10
+        for index in range(4):
+            (own / f"photos/masks/{index}.png").rename(own / f"photos/{index}_mask.png")
+        with pytest.raises(DatasetError, match="photos and labels in one folder"):
+            open_folder(own / "photos", own / "photos", WORDS)
+
+    def test_photos_to_be_scored_that_have_no_mask_are_counted(self, own):
+        samples = open_folder(own / "photos", own / "masks", WORDS)
+        samples.check(4)
+        with pytest.raises(DatasetError, match=r"folder: 6 of 10 masks are missing, .*4\.png"):
+            samples.check(10)
 
     def test_exports_are_evaluated_where_they_have_labels(self, own):
         content = coco(SQUARE)

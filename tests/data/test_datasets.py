@@ -91,7 +91,7 @@ def test_images_in_subfolders_find_their_masks(tmp_path):
 
 
 def test_missing_pieces_are_named(tmp_path):
-    with pytest.raises(DatasetError, match="--data is the folder that holds VOCdevkit"):
+    with pytest.raises(DatasetError, match="`data` is the folder that holds VOCdevkit"):
         open_dataset("voc20", tmp_path)
     with pytest.raises(DatasetError, match="unknown data set 'voc': expected one of voc20"):
         open_dataset("voc", tmp_path)

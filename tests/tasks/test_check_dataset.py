@@ -208,7 +208,7 @@ class TestFiles:
             "other size",
             f"{voc / MASKS / 'b.png'}: the mask is 2x1 but its image 3x2",
         )
-        assert report.pixels.sum() == 12
+        assert report.pixels.sum() == 10
 
     def test_sizes_are_those_of_upright_images(self, voc):
         exif = Image.Exif()
@@ -253,8 +253,9 @@ class TestValues:
         assert "31 (1 px), 32 (1 px), 33 (1 px), 34 (1 px), 35 (1 px), 1 more (1 px): " in message
 
     def test_a_sample_can_have_several_problems(self, voc):
-        save_mask(voc / MASKS / "b.png", [[200]])
-        assert [p.kind for p in check(voc).problems] == ["other size", "invalid values"]
+        save_mask(voc / MASKS / "b.png", [[200] * 3] * 2)
+        (voc / IMAGES / "b.jpg").unlink()
+        assert [p.kind for p in check(voc).problems] == ["missing image", "invalid values"]
 
 
 class TestOwnFolders:

@@ -81,6 +81,11 @@ class TestFinding:
         assert [result.skipped for result in again] == [True, True]
         assert len(masks(tmp_path)) == 2 + 2 + 1
 
+    def test_suffixes_in_upper_case_are_found(self, tmp_path):
+        save_labels(tmp_path / COCO_SOURCE / "train2017" / "000000000001.PNG")
+        assert [result.error for result in run(tmp_path)] == [None]
+        assert list(masks(tmp_path)) == ["train2017/000000000001_labelTrainIds.png"]
+
     def test_another_source(self, coco, tmp_path_factory):
         elsewhere = tmp_path_factory.mktemp("elsewhere")
         (coco / COCO_SOURCE).rename(elsewhere / "maps")

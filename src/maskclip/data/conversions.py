@@ -19,6 +19,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.palettes import voc_colors
 from maskclip.core.vocabulary import IGNORE
+from maskclip.data.masks import MaskError, open_mask
 
 _INVALID = -1  # in tables: a value that does not occur in the data set
 _ID_MODES = ("L", "P", "I", "I;16", "I;16B")  # Pillow's images of one integer per pixel
@@ -168,7 +169,11 @@ def convert_file(source: Path, target: Path, conversion: Conversion) -> None:
         ConversionError: the source is missing, damaged, or not a label map of this data set.
         OSError: the target cannot be written.
     """
-    values = read_mat(source, conversion.variable) if source.suffix == ".mat" else read_png(source)
+    values = (
+        read_mat(source, conversion.variable)
+        if source.suffix.lower() == ".mat"
+        else read_png(source)
+    )
     try:
         mask = convert_values(values, conversion)
     except ConversionError as error:
@@ -209,17 +214,15 @@ def read_png(path: Path) -> npt.NDArray[np.integer]:
         ConversionError: missing, damaged, or of several channels.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.load()
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({_reason(error, path)})") from None
-    except Exception as error:  # decoders raise anything on damaged data
-        raise ConversionError(f"{path}: damaged ({_reason(error, path)})") from None
+        image, stretched = open_mask(path)
+    except MaskError as error:
+        raise ConversionError(str(error)) from None
     if image.mode not in _ID_MODES:
         raise ConversionError(
             f"{path}: expected class ids (8 or 16 bit greyscale, or palette), got mode {image.mode}"
         )
-    return np.asarray(image)
+    pixels: npt.NDArray[np.integer] = np.asarray(image)
+    return pixels // pixels.dtype.type(stretched)
 
 
 def read_mat(path: Path, variable: tuple[str, ...]) -> npt.NDArray[Any]:

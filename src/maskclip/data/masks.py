@@ -194,7 +194,7 @@ def read_ids(path: Path, rule: LabelRule, *, size: tuple[int, int] | None = None
     )
 
 
-def open_mask(path: Path, size: tuple[int, int] | None) -> tuple[Image.Image, int]:
+def open_mask(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, int]:
     """Return a mask's pixels, and the factor by which its grey levels are stretched.
 
     Raises:

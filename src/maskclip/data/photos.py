@@ -101,11 +101,18 @@ class Photos(Labeled):
         return (self.image_path(index),)
 
     def check(self, count: int) -> None:
-        """Read the headers of the first `count` images.
+        """Read the headers of the first `count` images; of those to be scored, look for labels.
 
         Raises:
             MaskCLIPError: some are missing or not images; the message names the first.
         """
+        if self.unlabeled == self.vocabulary.ignore:
+            bare = [index for index in range(min(count, len(self))) if not self.has_labels(index)]
+            if bare:
+                raise DatasetError(
+                    f"{self.name}: {len(bare):,} of {count:,} masks are missing, the first "
+                    f"{self.labels_at(bare[0])}: see `maskclip data check`"
+                )
         found = (_problem(self.folder / name) for name in self.files[:count])
         broken = [problem for problem in found if problem is not None]
         if broken:
@@ -219,7 +226,14 @@ def open_photos(folder: Path, vocabulary: Vocabulary, labels: Path | None = None
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder of images: {folder}")
-    files = tuple(source.relative_path for source in find_sources([folder]))
+    outside = None
+    if labels is not None and labels.is_dir():
+        if labels.samefile(folder):
+            raise DatasetError(
+                f"{folder}: photos and labels in one folder: put them into a folder each"
+            )
+        outside = labels
+    files = tuple(source.relative_path for source in find_sources([folder], outside=outside))
     annotations = None
     if labels is not None:
         annotations = open_annotations(labels, files, vocabulary)

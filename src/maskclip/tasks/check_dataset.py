@@ -20,7 +20,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.prefetch import prefetch
 from maskclip.data.datasets import Dataset, Item, Labeled, how_to_make, is_missing
 from maskclip.data.images import ImageError, image_size
-from maskclip.data.masks import Ids, LabelRule, doubt, size_error
+from maskclip.data.masks import Ids, LabelRule, SizeError, doubt
 
 _AHEAD = 8  # samples in flight per worker: none is idle, and memory stays bounded
 _MOST_VALUES = 5  # invalid values of a mask that are named; a photo in place of a mask has 256
@@ -230,14 +230,13 @@ def _check(dataset: Labeled, index: int) -> SampleCheck:
         problems.append(Problem("missing mask", f"no mask {labels}{_remedy(dataset, index)}"))
     else:
         try:
-            ids = dataset.read_ids(index)
+            ids = dataset.read_ids(index, size)  # of another size, it is not decoded
+        except SizeError as error:
+            problems.append(Problem("other size", str(error)))
         except MaskCLIPError as error:
             problems.append(Problem("unreadable mask", str(error)))
     if ids is None:
         return SampleCheck(tuple(problems), np.zeros(dataset.rule.classes, np.int64))
-    if size is not None and ids.shape != size[::-1]:
-        other = size_error(f"{labels}: the mask is", (ids.shape[1], ids.shape[0]), size)
-        problems.append(Problem("other size", str(other)))
     return _counted(labels, ids, dataset.rule, problems)
 
 

@@ -113,7 +113,7 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
             plan = Plan(conversion, root, folder, files)
             if plan.target(files[0]).resolve() == (folder / files[0]).resolve():
                 raise MaskCLIPError(f"{folder}: masks would overwrite the label files: move these")
-            if files[0].endswith(".mat"):
+            if files[0].lower().endswith(".mat"):
                 require_extra("eval", "scipy")
             return plan
     expected = " or ".join(str(folders[0] / pattern) for pattern in conversion.patterns)
@@ -130,7 +130,7 @@ def _label_files(folder: Path, conversion: Conversion) -> tuple[str, ...]:
         files = tuple(
             sorted(
                 path.relative_to(folder).as_posix()
-                for path in folder.glob(pattern)
+                for path in folder.glob(_any_case(pattern))
                 # Hidden: half-written masks of a killed run, and what macOS adds to archives.
                 if not path.name.startswith(".") and not (made and path.stem.endswith(made))
             )
@@ -138,6 +138,12 @@ def _label_files(folder: Path, conversion: Conversion) -> tuple[str, ...]:
         if files:
             return files
     return ()
+
+
+def _any_case(pattern: str) -> str:
+    """Return a glob pattern whose suffix may be in upper or lower case."""
+    stem, dot, suffix = pattern.rpartition(".")
+    return stem + dot + "".join(f"[{letter}{letter.upper()}]" for letter in suffix)
 
 
 def convert_files(

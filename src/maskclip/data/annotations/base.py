@@ -14,10 +14,11 @@ import numpy as np
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.text import brief, printable
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
+from maskclip.data.images import MAX_PIXELS
 from maskclip.data.kinds import image_suffixes
 from maskclip.data.masks import Ids, LabelRule
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 512 << 20
 """The most bytes of a file of annotations; COCO's largest has 470 MB."""
 
 _MOST_NAMES = 3  # photos that a note names
@@ -92,7 +93,16 @@ class Annotations(ABC, Generic[Reference]):
         return digest.hexdigest()[:16]
 
     def empty(self, size: tuple[int, int]) -> Ids:
-        """Return labels (H, W) of which all are ignored, for a (width, height)."""
+        """Return labels (H, W) of which all are ignored, for a (width, height).
+
+        Raises:
+            AnnotationError: these are no pixels, or too many.
+        """
+        if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 0:
+            raise AnnotationError(
+                f"{self.place}: annotations for {size[0]}x{size[1]} pixels, expected a photo's "
+                f"size, of at most {MAX_PIXELS:,}"
+            )
         return np.full(size[::-1], self.vocabulary.ignore, np.int32)
 
     def note_photos(self, text: str, names: Sequence[str]) -> None:
