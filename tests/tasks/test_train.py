@@ -307,7 +307,7 @@ def test_values_that_break_within_a_step_leave_the_statistics_before_it(
     with monkeypatch.context() as patch:
         patch.setattr(student, "normalize_pixels", broken)
         with pytest.raises(
-            TrainingError, match=r"loss of step 3 is not finite.*--init .*--lr 0\.005"
+            TrainingError, match=r"loss of step 3 is not finite.*`initial=.*`lr=0\.005`"
         ):
             task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, save_every=100))
     assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "step=2.ckpt"))
