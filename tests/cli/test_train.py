@@ -36,7 +36,11 @@ def test_own_photos_and_words_become_a_student_that_labels(photos, tmp_path, cap
     run = tmp_path / "run"
     words = ["--images", str(photos), "--classes", str(tmp_path / "classes.txt")]
     assert main(["train", *words, "--out", str(run), *SMALL, *SHORT]) == 0
-    assert "student.safetensors" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "trained 2 steps, in 0:00:" in told.out
+    assert f"what it makes of a few images is in {run / 'overlays'}" in told.out
+    assert told.out.endswith(f"next: maskclip segment PHOTO --model {run}/student.safetensors\n")
+    assert "short side is about 64 px, and they are enlarged to 512 px: --short-side 64" in told.err
     pictures = sorted(path.name for path in (run / "overlays").iterdir())
     assert pictures == [f"000002_{seed}_png.jpg" for seed in (1, 2, 3)]
     for model in ("student.safetensors", "last.ckpt"):
@@ -47,14 +51,38 @@ def test_own_photos_and_words_become_a_student_that_labels(photos, tmp_path, cap
         assert {one["name"] for one in found} <= {"dog", "grass", "sky"}
 
 
-def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path):
+def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["--images", str(photos), "--classes", str(tmp_path / "classes.txt")]
+    words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
     command = ["train", *words, "--out", str(run), *SMALL, *SHORT]
     assert main(command) == 0
+    assert "enlarged" not in capsys.readouterr().err
+    augmentation = json.loads((run / "config.json").read_text())["augmentation"]
+    assert (augmentation["scale"], augmentation["crop"]) == ([256, 64], [64, 64])
     before = (run / "student.safetensors").read_bytes()
     assert main([*command, "--resume"]) == 0
+    assert "already finished, after 2 steps" in capsys.readouterr().out
     assert (run / "student.safetensors").read_bytes() == before
+    command[command.index("--steps") + 1] = "4"
+    assert main([*command, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "optimization.steps: 2 there, 4 asked for" in error
+    assert f"--init {run}/student.safetensors" in error
+
+
+def test_photos_that_break_later_are_listed_at_the_end(photos, tmp_path, capsys, monkeypatch):
+    from maskclip.plus import dataset
+
+    monkeypatch.setattr(dataset, "_CHEAP_IMAGES", 0)  # as if there were a hundred thousand
+    content = (photos / "2.png").read_bytes()
+    (photos / "2.png").write_bytes(content[:-200])
+    words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
+    run = tmp_path / "run"
+    command = ["train", *words, "--out", str(run), *SMALL, *SHORT, "--workers", "2"]
+    assert main([*command, "--steps", "3", "--overlays", "0"]) == 0
+    error = capsys.readouterr().err
+    assert "1 image could not be read, and others were learnt from instead: 2.png (" in error
+    assert (run / "skipped.txt").read_text().startswith("2.png: ")
 
 
 WORDS = Vocabulary.parse(["dog", "grass", "sky"])

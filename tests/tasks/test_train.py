@@ -248,7 +248,8 @@ def test_pictures_show_what_the_student_learns(unbroken: Path) -> None:
         f"{step:06}_scene_{seed:06}.jpg" for step in (3, 6) for seed in range(10_000, 10_004)
     ]
     with Image.open(unbroken / "overlays" / pictures[0]) as picture:
-        assert picture.width > 64  # a legend is beside the photo
+        assert picture.width >= 3 * 256  # the photo enlarged, CLIP's labels, the student's
+        assert picture.height > 256  # titles and a legend
 
 
 def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:
@@ -430,6 +431,22 @@ def test_true_labels_of_unseen_classes_are_never_seen() -> None:
     zero_shot = replace(TINY, supervision=Supervision(unlabeled=(0,), clip_guided=(1, None)))
     dataset = TrainingDataset(SCENES, zero_shot)
     assert all(0 not in dataset[index][1] for index in range(4))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("DataLoader worker (pid 1) is killed by signal: Killed.", "take fewer `workers`"),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory", "a smaller `batch_size`"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(error: str, message: str, tmp_path: Path) -> None:
+    class Break(task.Callback):
+        def on_train_batch_start(self, *_args) -> None:
+            raise RuntimeError(error)
+
+    with pytest.raises(TrainingError, match=message):
+        task.train(TINY, SCENES, tmp_path, machine=MACHINE, callbacks=[Break()])
 
 
 @pytest.mark.parametrize(

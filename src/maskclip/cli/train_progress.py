@@ -122,7 +122,8 @@ def print_trained(trained: Trained, *, seconds: float) -> None:
         print_line(f"already finished, after {trained.steps:,} steps: nothing was left to do")
     else:
         loss = "" if trained.loss is None else f", loss {trained.loss:.4f}"
-        print_line(f"trained {trained.steps:,} steps, in {timedelta(seconds=round(seconds))}{loss}")
+        steps = f"{trained.steps:,} step{'s' * (trained.steps != 1)}"
+        print_line(f"trained {steps}, in {timedelta(seconds=round(seconds))}{loss}")
     if trained.miou is not None:
         print_line(
             f"the student is that of step {trained.chosen_step:,}, the best in validation: mIoU "
@@ -136,6 +137,9 @@ def print_trained(trained: Trained, *, seconds: float) -> None:
             f"{len(names):,} image{'s' * (len(names) != 1)} could not be read, and others were "
             f"learnt from instead: {listed}{more} (all in {trained.student.parent / 'skipped.txt'})"
         )
+    pictures = trained.student.parent / "overlays"
+    if pictures.is_dir():
+        print_line(f"what it makes of a few images is in {pictures}")
     print_path(trained.student)
     print_line(
         f"next: maskclip segment PHOTO --model {shlex.quote(str(trained.student))}", style="dim"

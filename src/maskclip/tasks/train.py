@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from maskclip.core.device import choose_device
+from maskclip.core.device import choose_device, is_out_of_memory
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, write_text
 from maskclip.core.samples import Samples
@@ -264,7 +264,7 @@ def _explained(error: RuntimeError) -> Exception:
             "a process that loads images ended by itself, as where memory runs out: take fewer "
             "`workers` (0 loads in the training process), and go on with `resume=True`"
         )
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+    if is_out_of_memory(error):
         return TrainingError(
             "the memory of the device is not enough: take a smaller `batch_size` or `crop`, "
             "another `out`, and `initial` to start from a checkpoint of this training"
