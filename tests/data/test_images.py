@@ -341,15 +341,29 @@ class TestPngMetadata:
             case "iCCP":
                 return png_chunk(b"iCCP", b"profile\0\0" + packed)
             case "tEXt":
-                return png_chunk(b"tEXt", b"Comment\0" + bytes(70_000_000))
+                return png_chunk(b"tEXt", b"Comment\0" + bytes(20_000_000))
             case "wrong checksum":
                 return png_chunk(b"tEXt", b"Comment\0")[:-1] + b"!"
+            case "broken EXIF":
+                return png_chunk(b"eXIf", b"MM\0*")[:-1] + b"!"
+            case "impossible animation":
+                return png_chunk(b"fcTL", bytes(26))
             case "broken profile":
                 return png_chunk(b"iCCP", b"profile\0\0" + b"garbage")
 
     @pytest.mark.parametrize("late", [False, True])
     @pytest.mark.parametrize(
-        "kind", ["zTXt", "iTXt", "iCCP", "tEXt", "wrong checksum", "broken profile"]
+        "kind",
+        [
+            "zTXt",
+            "iTXt",
+            "iCCP",
+            "tEXt",
+            "wrong checksum",
+            "broken profile",
+            "broken EXIF",
+            "impossible animation",
+        ],
     )
     def test_it_is_read(self, tmp_path, kind, late):
         path = tmp_path / "x.png"

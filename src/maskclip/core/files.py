@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -77,6 +78,28 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+class BoundedReader(io.BufferedReader):
+    """A file that is never asked for more than it has.
+
+    Readers of strangers' files ask for as much as a length in them says, and a buffer takes that
+    much memory before it reads.
+
+    Args:
+        raw: the file.
+        size: of it, in bytes.
+    """
+
+    def __init__(self, raw: io.RawIOBase, size: int) -> None:
+        super().__init__(raw)
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes, or all that are left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
 
 
 def check_writable(folder: Path) -> None:

@@ -5,6 +5,7 @@ Pillow's global settings are neither changed nor needed; several threads may loa
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.files import BoundedReader
 from maskclip.data.jxl import JxlImage
 from maskclip.data.kinds import RAW_SUFFIXES, is_heif, is_jxl, kind_of
 from maskclip.data.png import without_metadata
@@ -133,7 +135,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
             raise ImageError(f"{path}: a folder, not an image")
         if not stat.S_ISREG(kind):  # opening a pipe would wait for what comes through it
             raise ImageError(f"{path}: a pipe, socket or device, not an image")
-        with path.open("rb") as file:
+        with BoundedReader(io.FileIO(path), path.stat().st_size) as file:
             yield file
     except FileNotFoundError:
         address = re.match(r"[a-z][a-z0-9+.-]*:/", str(path))  # of which a path keeps one slash
@@ -306,4 +308,5 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__} {text}".strip() if len(text) < 4 else text

@@ -39,8 +39,11 @@ class JxlImage(ImageFile.ImageFile):
 
             assert self.fp is not None
             self.fp.seek(0)
-            decoded: Image.Image = JXLImageFile(self.fp, "")
-            decoded.load()
+            try:
+                decoded: Image.Image = JXLImageFile(self.fp, "")
+                decoded.load()
+            except Exception as error:  # of which but the first sentence is for users
+                raise OSError(str(error).partition(". ")[0]) from error
             self._mode, self._size, self._waiting = decoded.mode, decoded.size, False
             self.im = decoded.im
         return super().load()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zlib
 from typing import IO, NamedTuple
 
+from maskclip.core.files import BoundedReader
+
 _START = 8  # bytes of the signature
-# What the picture is made of; the three of animations say which frame is the first.
-_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"IEND", b"CgBI"}
+# What the picture is made of: of an animation too, whose first frame it is.
+_PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"CgBI"}
 _TURNING_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # may turn the picture
-_MOST_TEXT = 65_536  # bytes of one of them
+_MOST_METADATA = 65_536  # bytes of a chunk that may
 
 
 class Chunks(NamedTuple):
@@ -27,22 +30,24 @@ class Chunks(NamedTuple):
 
 
 def without_metadata(file: IO[bytes]) -> Chunks:
-    """Return a PNG without colour profile, texts and other chunks that change no pixel.
+    """Return a PNG without colour profile, texts and other chunks that are not of the picture.
 
-    Pillow refuses to unpack large ones, and reads all. Orientations stay.
+    Pillow refuses to unpack large ones, and takes damage in them for damage of the picture.
+    Orientations stay where they are sound.
 
     Args:
         file: open for reading, anywhere; it must stay open, and nobody else may read it.
     """
     parts = list[tuple[int, int]]()
     hidden = pixels_seen = turns_late = False
-    place = _START
+    end, place = file.seek(0, os.SEEK_END), _START
     file.seek(place)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        text = file.read(min(length, 22)).startswith(_TURNING_TEXTS)
-        keep = kind in _KEPT or (text and length <= _MOST_TEXT)
-        turns_late |= pixels_seen and (kind == b"eXIf" or text)
+        length = min(length, max(0, end - place - 8))
+        turns = kind not in _PICTURE and _turns(kind, length, file)
+        keep = kind in _PICTURE or turns
+        turns_late |= pixels_seen and turns
         pixels_seen |= kind == b"IDAT"
         if keep and parts and parts[-1][1] == place:
             parts[-1] = (parts[-1][0], place + length + 12)
@@ -54,7 +59,18 @@ def without_metadata(file: IO[bytes]) -> Chunks:
     file.seek(0)
     if not hidden:
         return Chunks(file, turns_late)
-    return Chunks(io.BufferedReader(_Parts(file, [(0, _START), *parts])), turns_late)
+    parts.insert(0, (0, _START))
+    size = sum(stop - start for start, stop in parts)
+    return Chunks(BoundedReader(_Parts(file, parts), size), turns_late)
+
+
+def _turns(kind: bytes, length: int, file: IO[bytes]) -> bool:
+    """Tell whether a chunk, at whose content a file is, may hold an orientation, and is sound."""
+    if length > _MOST_METADATA or kind not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+        return False
+    content, checksum = file.read(length), file.read(4)
+    sound = struct.pack(">I", zlib.crc32(kind + content)) == checksum
+    return sound and (kind == b"eXIf" or content.startswith(_TURNING_TEXTS))
 
 
 class _Parts(io.RawIOBase):

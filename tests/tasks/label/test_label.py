@@ -674,11 +674,15 @@ def test_a_student_labels_its_own_classes(scenes, out, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", [3, pytest.param(22, marks=pytest.mark.full)])
+def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(
+    kills, tmp_path, monkeypatch, tally
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(manifest, "CHUNK", 4)
     photos, out = tmp_path / "photos", tmp_path / "out"
-    for seed in range(48):
+    count = 16 * kills
+    for seed in range(count):
         draw(photos / f"{seed % 3}" / f"{seed}.png", seed, 32)
     fields = {"formats": ("png", "coco", "probabilities"), "cleaning": Cleaning(min_region=4)}
     run(photos, tmp_path / "whole", **fields)
@@ -699,18 +703,19 @@ def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(tmp_pat
         return sum(1 for _ in (out / "png").rglob("*.png"))
 
     generator, recorded = random.Random(0), {}
-    for _ in range(3):
+    for _ in range(kills):
         process, enough = start(), written() + generator.randrange(1, 8)
         while written() < enough and process.is_alive():
             time.sleep(0.001)
-        time.sleep(generator.uniform(0, 0.02))
+        time.sleep(generator.choice([0, 0.005, 0.02, 0.05]) * generator.random())
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
+        tally("kills of `label`")
         with Manifest(out / MANIFEST) as kept:
             done = [out / "png" / f"{outcome.task.name}.png" for outcome in kept.outcomes()]
         recorded = {path: path.stat().st_mtime_ns for path in done} | recorded
-        assert 0 < len(recorded) < 48
-    assert run(photos, out, **fields) == Counts(done=48, failed=0, left=0)
+        assert 0 < len(recorded) < count
+    assert run(photos, out, **fields) == Counts(done=count, failed=0, left=0)
     assert tree(out) == tree(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in recorded} == recorded
