@@ -143,6 +143,7 @@ def test_how_files_are_imported_is_said_at_the_end(photos, out, capsys):
     assert '"Convert masks to polygons" off' in said
     assert f"DOCUMENT_ROOT={photos.parent}, add a local storage for {photos} " in said
     assert f"put the photos, or links to them, into {out / 'yolo' / 'images'}" in said
+    assert "(--link does it)" in said
     assert said.count("(a.png, whose labels are called a_png)") == 3
     assert pngs_of(out / "coco" / "panoptic") == {"a.png", "a_png.png", "sub/b.png"}
     tasks = (out / "label-studio" / "tasks-00001.json").read_text()

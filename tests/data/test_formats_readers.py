@@ -385,7 +385,7 @@ def test_yolo_is_found_where_images_is_a_link_to_the_photos(tmp_path, words):
 def test_yolo_names_what_ultralytics_would_not_find(linked_set):
     out, _, notes = linked_set()
     assert len(notes) == 2
-    assert f"into {out / 'images'} under the same names (--link does it)" in notes[0]
+    assert f"into {out / 'images'} under the same names (`link` does it)" in notes[0]
     assert "1 photo has the name of another (same.png, whose labels are called same_" in notes[1]
 
 
@@ -402,6 +402,17 @@ def test_yolo_copies_where_links_are_impossible(linked_set, monkeypatch):
     (note,) = (note for note in linked_set(link=True)[2] if "are not the photos" in note)
     assert "1 files in" in note
     assert (out / "images" / "a.jpg").read_bytes() == b"something of the user's"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_yolo_counts_photos_that_are_gone(tmp_path, words, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", lambda *_: (_ for _ in ()).throw(OSError))
+    (note,) = find_format("yolo")(words, tmp_path, FormatOptions(link=True)).finish(
+        [PhotoFile("a", "a.jpg", str(tmp_path / "gone" / "a.jpg"))]
+    )
+    assert "1 photos are not any more where they were labelled" in note
+    assert not (tmp_path / "images").exists()
 
 
 def test_yolo_follows_photos_that_have_moved(linked_set, tmp_path):

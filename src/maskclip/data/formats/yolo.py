@@ -115,6 +115,11 @@ class Yolo(Format):
             notes.append(
                 f"yolo: links cannot be made here: {self.out / 'images'} has copies of the photos"
             )
+        if done["gone"]:
+            notes.append(
+                f"yolo: {done['gone']:,} photos are not any more where they were labelled: they "
+                "have no link, and Ultralytics passes over them"
+            )
         if done["other"]:
             notes.append(
                 f"yolo: {done['other']:,} files in {self.out / 'images'} are not the photos that "
@@ -123,7 +128,7 @@ class Yolo(Format):
         return notes
 
     def _put(self, photo: Path, place: Path) -> str:
-        """Link a photo; return "linked", "copied", or "other" if another file is there."""
+        """Link a photo; return "linked", "copied", "gone", or "other": another file is there."""
         if place.exists() and photo.exists() and place.samefile(photo):
             return "linked"
         self._check_inside(place.parent)
@@ -131,6 +136,8 @@ class Yolo(Format):
             place.unlink()
         elif place.exists():
             return "copied" if _same(photo, place) else "other"
+        if not photo.exists():
+            return "gone"
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             place.symlink_to(photo)
