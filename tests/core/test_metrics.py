@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.metrics import ConfusionMatrix
 
 # Rows: truth, columns: prediction; 255 and 9 are no classes.
@@ -104,3 +105,8 @@ def test_a_class_that_is_predicted_but_absent_counts_as_zero():
     scores = measured([(torch.tensor([0, 1]), torch.tensor([0, 0]))], 3)
     np.testing.assert_allclose(scores.iou, [1 / 2, 0, np.nan])
     assert scores.miou == pytest.approx(1 / 4)
+
+
+def test_more_classes_than_there_is_memory_for_are_one_line():
+    with pytest.raises(MaskCLIPError, match=r"65,535 classes cannot be scored: .* takes 32 GiB"):
+        ConfusionMatrix(65_535, ignore=65_535)

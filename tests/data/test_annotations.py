@@ -382,7 +382,9 @@ class TestLabelStudio:
         _, ids = self.read(tmp_path, [task([polygon, other | {"type": "labels"}])])
         np.testing.assert_array_equal(ids, wanted)
         flat = [{**r["value"], "original_width": 3, "original_height": 2} for r in (polygon, other)]
-        _, ids = self.read(tmp_path, [{"image": "/data/upload/1/a.jpg", "id": 1, "tag": flat}])
+        _, ids = self.read(
+            tmp_path, [{"image": "/data/upload/1/a.jpg", "annotator": 1, "tag": flat}]
+        )
         np.testing.assert_array_equal(ids, wanted)
 
     def test_boxes_are_counted_and_left_out(self, tmp_path):
@@ -555,7 +557,7 @@ def test_paths_that_fit_two_photos_are_named(tmp_path):
         open_annotations(tmp_path, ["x/a.jpg", "y/a.jpg"], WORDS)
 
 
-@pytest.mark.parametrize("content", ["[[[[", "3", "[]", '{"a": 1}', "[3]"])
+@pytest.mark.parametrize("content", ["[[[[", "3", "[]", '{"a": 1}', "[3]", '[{"name": "dog"}]'])
 def test_json_that_is_no_label_file_is_one_line(tmp_path, content):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(MaskCLIPError) as raised:

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import IGNORE
+
+MAX_SCORED = 16_384
+"""The most classes that are scored: their counts take 2 GiB."""
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -104,6 +108,9 @@ class ConfusionMatrix(Metric):
     Pixels with the label `ignore` are left out. Other values outside [0, K) count in one extra row
     and column: they belong to no class, but the other value of such a pixel still counts in the
     union of its class (published code, E1 and E2).
+
+    Raises:
+        MaskCLIPError: there are more than `MAX_SCORED` classes.
     """
 
     full_state_update = False
@@ -111,6 +118,11 @@ class ConfusionMatrix(Metric):
 
     def __init__(self, classes: int, *, ignore: int = IGNORE) -> None:
         super().__init__()
+        if classes > MAX_SCORED:
+            raise MaskCLIPError(
+                f"{classes:,} classes cannot be scored: a count for each pair of them takes "
+                f"{8 * classes**2 / 2**30:.0f} GiB; expected at most {MAX_SCORED:,}"
+            )
         self.classes = classes
         self.ignore = ignore
         size = classes + 1

@@ -14,7 +14,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations.base import MAX_BYTES, AnnotationError, Annotations
 from maskclip.data.annotations.coco import CocoInstances, CocoPanoptic, is_coco, is_panoptic
 from maskclip.data.annotations.cvat import LABEL_MAP, CvatImages, CvatMasks
-from maskclip.data.annotations.label_studio import LabelStudioTasks
+from maskclip.data.annotations.label_studio import LabelStudioTasks, is_tasks
 from maskclip.data.annotations.mask_folder import MaskFolder
 
 __all__ = ["AnnotationError", "Annotations", "MaskFolder", "open_annotations"]
@@ -80,7 +80,7 @@ def _of_json(
         content = read_json(file, "labels of COCO or Label Studio", limit=MAX_BYTES)
         if is_coco(content):
             coco[file] = content
-        elif isinstance(content, list) and content and isinstance(content[0], dict):
+        elif is_tasks(content):
             tasks.append(file)
     if coco and tasks:
         raise AnnotationError(

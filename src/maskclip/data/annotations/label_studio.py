@@ -31,6 +31,13 @@ _LABELS = ("brushlabels", "polygonlabels", "labels")  # the names of a region's 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(.+)$")  # Label Studio puts this before the names of uploads
 
 
+def is_tasks(value: object) -> bool:
+    """Return whether the content of a JSON file looks like Label Studio's, in full or minimal."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return any(key in value[0] for key in ("data", "annotation_id", "annotator"))
+
+
 class _Region(NamedTuple):
     """A region of one class: bytes of a brush layer, or points in percent."""
 
