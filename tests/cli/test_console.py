@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from maskclip import cli
 from maskclip.cli import console, main
@@ -168,3 +169,22 @@ def test_a_terminal_without_the_letters_of_a_word_gets_escapes():
 def test_a_stream_of_another_kind_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert main(["--version"]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_photos_of_hostile_names_are_labelled_and_shown_harmlessly(tmp_path, capsys):
+    folder, out = tmp_path / "photos", str(tmp_path / "out")
+    folder.mkdir()
+    names = ["a\x1b[2J\u202egpj.png", "b[red]:dog:\n.png", "c\udce9.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(folder / "sound.png")
+        (folder / "sound.png").rename(folder / name)
+    (folder / "d\x9b31m.png").write_text("no image")
+    words = ["-c", "dog", "-c", "cat", "--model", "emoji", "--templates", "plain"]
+    assert main(["segment", str(folder), *words, "--out", out]) == 1
+    printed = "".join(capsys.readouterr())
+    for character in "\x1b\u202e\udce9\x9b":
+        assert character not in printed
+    for shown in (r"a\x1b[2J\u202egpj.png", r"b[red]:dog:\n.png", r"c\udce9.png", r"d\x9b31m.png"):
+        assert shown in printed
+    assert len(list(Path(out).glob("*_labels.png"))) == 3

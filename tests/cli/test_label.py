@@ -239,7 +239,7 @@ def test_other_settings_in_the_same_folder_are_refused(photos, out, capsys):
     for more in ((), ("--dry-run",)):
         assert label(photos, *WORDS, *EMOJI, "--confidence", 0.5, *more, "--out", out) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "cleaning.confidence: 0.0 there, 0.5 asked for. Choose another --out" in line
+        assert "--confidence: 0.0 there, 0.5 asked for. Choose another --out" in line
 
 
 def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_path, capsys):

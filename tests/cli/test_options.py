@@ -236,3 +236,16 @@ def test_what_is_meant_otherwise_gets_the_right_hint(arguments, line, tmp_path, 
 
 def test_a_trailing_comma_is_no_background_word():
     assert options_module.read_background("sky, wall,") == ["sky", "wall"]
+
+
+def test_settings_that_differ_are_named_as_options(capsys):
+    changes = "cleaning.confidence: 0.4 there, 0.5 asked for; vocabulary.names: ['a'] there, ['b'] "
+    changes += "asked for; other.thing: 1 there, 2 asked for; model: 'x' there, 'y' asked for"
+    named = {"confidence": "--confidence", "classes": "--classes", "model": "--model"}
+    with console.speaking_of(named):
+        console.error_line(f"/a.b/c holds others: {changes}")
+    assert capsys.readouterr().err == (
+        "error: /a.b/c holds others: --confidence: 0.4 there, 0.5 asked for; --classes: ['a'] "
+        "there, ['b'] asked for; other.thing: 1 there, 2 asked for; model: 'x' there, 'y' asked "
+        "for\n"
+    )

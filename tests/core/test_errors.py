@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskclip.core import errors
-from maskclip.core.errors import MaskCLIPError, require_extra
+from maskclip.core.errors import MaskCLIPError, differences, require_extra
 
 
 def test_what_is_installed_passes():
@@ -27,3 +27,10 @@ def test_an_installed_package_is_extended_by_its_name(monkeypatch, tmp_path):
     monkeypatch.setattr(errors, "__file__", str(installed))
     with pytest.raises(MaskCLIPError, match=re.escape(': pip install "maskclip[ray]"')):
         require_extra("ray", "no_such_module")
+
+
+def test_differences_of_long_lists_are_short():
+    (line,) = differences({"names": ["word"] * 1000}, {"names": []})
+    assert line.startswith("names: ['word', 'word'")
+    assert line.endswith(" ... there, [] asked for")
+    assert len(line) < 250

@@ -29,6 +29,13 @@ Item = TypeVar("Item")
 
 _OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # noqa: B039 (a constant)
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_SETTING = re.compile(r"\b([a-z]+(?:_[a-z]+)*(?:\.[a-z]+(?:_[a-z]+)*)+)(?=: \S.* there, )")
+_SETTINGS = {  # where a setting is not called like the option that decides it
+    "vocabulary.threshold": "background",
+    "teacher.name": "model",
+    "cleaning.by_class": "class_confidence",
+    **{f"vocabulary.{part}": "classes" for part in ("names", "prompts", "colors")},
+}
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 _PATIENCE = 4.0  # seconds without a word, where there is no terminal
@@ -83,7 +90,11 @@ def _as_options(message: str) -> str:
             return found[0]
         return options[name] if value in (None, "True") else f"{options[name]} {value}"
 
-    return _ARGUMENT.sub(option, message)
+    def of_setting(found: re.Match[str]) -> str:
+        name = _SETTINGS.get(found[1], found[1].rpartition(".")[2])
+        return options.get(name, found[0])
+
+    return _SETTING.sub(of_setting, _ARGUMENT.sub(option, message))
 
 
 def note_line(message: str) -> None:
@@ -102,9 +113,10 @@ def warning_line(message: str) -> None:
 
 
 def _line(kind: str, style: str, message: str) -> None:
-    text = printable(" ".join(_as_options(message).split()))
+    text = printable(" ".join(message.split()))
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 300]} ... {text[-300:]}"
+    text = _as_options(text)
     console(errors=True).print(Text.assemble((f"{kind}:", style), " ", text), soft_wrap=True)
 
 

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+_LONGEST = 160  # characters of a value in a message
+
 
 class MaskCLIPError(ValueError):
     """Something a user gave cannot be used; the one-line message says what to do.
@@ -60,7 +62,13 @@ def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
             for key in keys
         ]
         return [change for changes in found for change in changes]
-    return [] if saved == wanted else [f"{name}: {saved!r} there, {wanted!r} asked for"]
+    return [] if saved == wanted else [f"{name}: {_cut(saved)} there, {_cut(wanted)} asked for"]
+
+
+def _cut(value: Any) -> str:
+    """Return a value as Python writes it; of long lists, the beginning."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def list_differences(changes: list[str], *, most: int = 5) -> str:
