@@ -1,4 +1,4 @@
-"""What is done to the layers of a student on several GPUs."""
+"""Checkpoints, and what is done to the layers of a student on several GPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from maskclip.plus.config import parse_student
 from maskclip.plus.student import build_student
-from maskclip.tasks.callbacks import SyncNorms
+from maskclip.tasks import callbacks
+from maskclip.tasks.callbacks import AtomicCheckpoints, SyncNorms
 from tests.conftest import randomize
 
 
@@ -26,3 +27,17 @@ def test_synchronised_norms_keep_the_activations_of_timm(name: str) -> None:
     assert not any(isinstance(module, plain) for module in converted.modules())
     assert list(converted.state_dict()) == names
     torch.testing.assert_close(converted(image), before)
+
+
+@pytest.mark.parametrize("links", [True, False])  # some file systems have no hard links
+def test_the_checkpoint_before_the_last_is_kept(links: bool, tmp_path, monkeypatch) -> None:
+    def no_links(*_) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(callbacks.os, "link", no_links)
+    for step in (1, 2, 3):
+        AtomicCheckpoints().save_checkpoint({"global_step": step}, tmp_path / "last.ckpt")
+        AtomicCheckpoints().save_checkpoint({"global_step": step}, tmp_path / "best.ckpt")
+    found = {path.name: torch.load(path)["global_step"] for path in tmp_path.iterdir()}
+    assert found == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 3}
