@@ -66,7 +66,7 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
     command[command.index("--steps") + 1] = "4"
     assert main([*command, "--resume"]) == 2
     error = capsys.readouterr().err
-    assert "optimization.steps: 2 there, 4 asked for" in error
+    assert "--steps: 2 there, 4 asked for" in error
     assert f"--init {run}/student.safetensors" in error
 
 
