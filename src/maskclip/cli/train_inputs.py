@@ -28,10 +28,7 @@ def open_inputs(
 ) -> tuple[Training, Samples, Samples | None]:
     """Return what is trained, what it learns from, and the validation set.
 
-    Args:
-        recipe, data: a published training, and where its data set lies.
-        images, words, labels: one's own photos, their classes, and the labels of some of them.
-        validate, seed: the share of the labelled photos to validate on, and its choice.
+    `validate` is the share of photos with labels to validate on, and `seed` chooses them.
     """
     if recipe is not None and images is not None and words[0]:
         opt.check_words([recipe], words[0])  # as in -c dog cat
@@ -41,13 +38,12 @@ def open_inputs(
     if images is not None:
         if data is not None:
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
+        if labels is None and validate is not None:
+            raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
+        vocabulary = opt.read_vocabulary(*words)
         if labels is None:
-            if validate is not None:
-                raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
-            return _own_photos(images, opt.read_vocabulary(*words))
-        return _labeled_photos(
-            images, opt.read_vocabulary(*words), labels, validate=validate, seed=seed
-        )
+            return _own_photos(images, vocabulary)
+        return _labeled_photos(images, vocabulary, labels, validate=validate, seed=seed)
     if labels is not None or validate is not None:
         raise MaskCLIPError("--labels and --validate belong to --images; a recipe has its own")
     if any(words):
