@@ -132,3 +132,16 @@ class TestPaletteImage:
     def test_other_labels_are_refused(self):
         with pytest.raises(ValueError, match="got uint16"):
             palette_image(halves(dtype=np.uint16), [RED, BLUE])
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (2000, 1300)])
+@pytest.mark.parametrize("opacity", [0.3, 1.0])
+def test_an_overlay_does_not_depend_on_the_bands_it_is_drawn_in(size, opacity, monkeypatch):
+    chance = np.random.default_rng(0)
+    photo = Image.fromarray(chance.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    coarse = Image.fromarray(chance.integers(0, 5, (6, 9), dtype=np.uint8))
+    labels = np.asarray(coarse.resize(size, Image.Resampling.NEAREST))
+    colors = [RED, BLUE, (9, 200, 30), (1, 2, 3)]  # label 4 is beyond them
+    whole = overlay(photo, labels, colors, opacity=opacity)
+    monkeypatch.setattr("maskclip.core.draw._BAND", 7 * size[0])
+    assert overlay(photo, labels, colors, opacity=opacity).tobytes() == whole.tobytes()

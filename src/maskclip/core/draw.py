@@ -28,6 +28,7 @@ _PAPER: Color = (255, 255, 255)
 _INK: Color = (32, 33, 36)
 _FAINT_INK: Color = (112, 117, 122)
 _FAINT = [round(128 + 0.75 * (level - 128)) for level in range(256)]  # of grey levels
+_LINES = 10  # pixels that the lines between regions reach, at most
 _DISPLAY_SIDE = 256  # pictures smaller than this are enlarged to be seen beside a legend
 _LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
 
@@ -67,13 +68,47 @@ def overlay(
     Raises:
         ValueError: the sizes differ, or the opacity is out of range.
     """
+    drawn = Image.new("RGB", image.size)
+    _draw_over(drawn, image, labels, colors, opacity)
+    return drawn
+
+
+def _draw_over(
+    canvas: Image.Image,
+    image: Image.Image,
+    labels: Labels,
+    colors: Sequence[Color],
+    opacity: float,
+) -> None:
+    """Draw what `overlay` returns into the corner of a canvas, band by band.
+
+    Raises:
+        ValueError: as `overlay`.
+    """
     if (image.height, image.width) != labels.shape:
         raise ValueError(
             f"the image is {image.width}x{image.height} but the labels are (H, W) = {labels.shape}"
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
-    image = image.convert("RGB")
+    thickness = round(math.sqrt(labels.size) / 1200)
+    height, width = labels.shape
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first, last = max(0, top - _LINES), min(height, bottom + _LINES)
+        band = image.crop((0, first, width, last)).convert("RGB")
+        drawn = _blended(band, labels[first:last], colors, opacity, thickness)
+        canvas.paste(drawn.crop((0, top - first, width, bottom - first)), (0, top))
+
+
+def _blended(
+    image: Image.Image,
+    labels: Labels,
+    colors: Sequence[Color],
+    opacity: float,
+    thickness: int,
+) -> Image.Image:
     ignored = labels >= len(colors)
     known = np.where(ignored, labels.dtype.type(0), labels) if ignored.any() else labels
     if labels.dtype == np.uint8:
@@ -82,7 +117,7 @@ def overlay(
         layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[known])
     grey = image.convert("L").point(_FAINT).convert("RGB")
     below = Image.blend(image, grey, min(1.0, 2 * opacity))
-    blended = _draw_boundaries(Image.blend(below, layer, opacity), labels)
+    blended = _draw_boundaries(Image.blend(below, layer, opacity), labels, thickness)
     if known is not labels:
         blended.paste(image, mask=Image.fromarray(ignored))
     return blended
@@ -115,7 +150,9 @@ def overlay_with_legend(
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BOX)
         labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    return with_legend(overlay(image, labels, colors, opacity=opacity), entries)
+    canvas = _beside_legend(image.size, entries)
+    _draw_over(canvas, image, labels, colors, opacity)
+    return canvas
 
 
 def class_pixels(labels: Labels, count: int) -> list[tuple[int, int]]:
@@ -127,12 +164,11 @@ def class_pixels(labels: Labels, count: int) -> list[tuple[int, int]]:
     return [(int(label), int(counts[label])) for label in order if counts[label]]
 
 
-def _draw_boundaries(image: Image.Image, labels: Labels) -> Image.Image:
+def _draw_boundaries(image: Image.Image, labels: Labels, thickness: int) -> Image.Image:
     """Draw a light line within a dark one: readable on any photo and between any two colours."""
     edges = np.zeros(labels.shape, dtype=bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edges[:-1] |= labels[:-1] != labels[1:]
-    thickness = round(math.sqrt(labels.size) / 1200)
     light = _dilated(edges, min(4, thickness))  # one pixel wide on photos up to 600 x 600
     dark = _dilated(light, max(1, min(4, thickness)))
     image.paste((0, 0, 0), mask=Image.fromarray(dark * np.uint8(115)))
@@ -160,24 +196,30 @@ def with_legend(image: Image.Image, entries: Sequence[LegendEntry]) -> Image.Ima
     Names that are too long end in an ellipsis; characters that Pillow's built-in font lacks show as
     boxes. An image that is small should be enlarged before, by `display_factor`.
     """
-    image = image.convert("RGB")
+    canvas = _beside_legend(image.size, entries)
+    canvas.paste(image.convert("RGB"), (0, 0))
+    return canvas
+
+
+def _beside_legend(image_size: tuple[int, int], entries: Sequence[LegendEntry]) -> Image.Image:
+    """Return a canvas with a legend, and room in its upper left corner for an image."""
+    width, height = image_size
     rows = [_Row(name, percent(part), color) for name, color, part in entries]
     if len(rows) > MAX_LEGEND_ROWS:
         more = f"+ {len(rows) - MAX_LEGEND_ROWS} more"
         rows = [*rows[:MAX_LEGEND_ROWS], _Row(more, "", None)]
     if not rows:
-        return image
-    size = min(96, max(13, round(0.034 * math.sqrt(image.width * image.height))))
-    tall = image.height > 1.5 * image.width
-    panel = _panel(rows, size=size, width=None if tall else image.width, height=image.height)
+        return Image.new("RGB", image_size, _PAPER)
+    size = min(96, max(13, round(0.034 * math.sqrt(width * height))))
+    tall = height > 1.5 * width
+    panel = _panel(rows, size=size, width=None if tall else width, height=height)
     canvas_size = (
-        (image.width + panel.width, max(image.height, panel.height))
+        (width + panel.width, max(height, panel.height))
         if tall
-        else (max(image.width, panel.width), image.height + panel.height)
+        else (max(width, panel.width), height + panel.height)
     )
     canvas = Image.new("RGB", canvas_size, _PAPER)
-    canvas.paste(image, (0, 0))
-    canvas.paste(panel, (image.width, 0) if tall else (0, image.height))
+    canvas.paste(panel, (width, 0) if tall else (0, height))
     return canvas
 
 

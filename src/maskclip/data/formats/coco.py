@@ -48,6 +48,8 @@ class Coco(Format):
     the JSON files, so that they can be written again.
     """
 
+    wants_scores = True
+
     def __init__(
         self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
     ) -> None:

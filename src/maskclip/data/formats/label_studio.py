@@ -48,6 +48,8 @@ class LabelStudio(Format):
     each photo, so that the files of tasks can be written again.
     """
 
+    wants_scores = True
+
     def __init__(
         self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
     ) -> None:

@@ -114,6 +114,7 @@ class Scores(PerPhotoFormat):
     """`scores`: `NAME_scores.png`, 8-bit grey, 255 times the score of each pixel's class."""
 
     ending = "_scores.png"
+    wants_scores = True
 
     def write(self, item: Labeled) -> None:
         """Write the image.
@@ -128,6 +129,7 @@ class Summary(PerPhotoFormat):
     """`json`: `NAME.json`, the photo's size and the coverage and mean score of its classes."""
 
     ending = ".json"
+    wants_scores = True
 
     def write(self, item: Labeled) -> None:
         """Write the summary.

@@ -53,7 +53,7 @@ _WRITERS = _READERS
 _WAITING = 2  # chunks whose files are being written while the network goes on
 _KEPT_PIXELS = 2_000_000  # of a photo that is kept to be drawn; larger ones are read again
 # What a large photo takes at its peak, per pixel (measured): labelled, and drawn with its colours.
-_LABELED_BYTES, _DRAWN_BYTES = 8, 20
+_LABELED_BYTES, _DRAWN_BYTES = 8, 10
 
 # Errors that concern one photo's name, and do not stop the others.
 _OF_THE_NAME = {
@@ -110,6 +110,7 @@ class Worker:
         self.scoring = segmenter.scoring(self.vocabulary, job.options)
         self.formats = self.job.open_formats(self.vocabulary)
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
+        self._wants_scores = any(f.wants_scores for f in self.formats)
         self._photo_side = max((f.photo_side for f in self.formats), default=0)
         self._one_at_a_time = threading.Lock()
 
@@ -260,12 +261,15 @@ class Worker:
         except MaskCLIPError as error:
             return Outcome(task, error=f"{task.path}: {error}")
         kept = clean(labels, scores, self.job.cleaning, self.vocabulary)
+        stats = tuple(_class_stats(labels, kept, scores))
+        (height, width), wanted = labels.shape, scores if self._wants_scores else None
+        del labels, scores  # of a large photo they are gigabytes, which drawing needs
         try:
             item = Labeled(
                 task.name,
                 task.relative_path,
                 kept,
-                scores,
+                wanted,
                 maps.maps.cpu().numpy() if self._wants_probabilities else None,
                 maps.geometry,
                 self._photo(photo),
@@ -282,8 +286,7 @@ class Worker:
                 return Outcome(task, error=f"{task.path}: cannot be written ({reason})")
             message = f"{error.filename or self.job.out}: cannot be written ({reason})"
             return Outcome(task, error=message, fatal=True)
-        height, width = labels.shape
-        return Outcome(task, width, height, tuple(_class_stats(labels, kept, scores)))
+        return Outcome(task, width, height, stats)
 
     @torch.inference_mode()
     def _at_full_size(self, maps: PhotoMaps) -> tuple[Labels, npt.NDArray[np.float32]]:
