@@ -16,7 +16,8 @@ import shutil
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from maskclip.data.images import load_image
 from maskclip.data.sources import Source, find_sources
 from maskclip.emoji.scenes import EmojiScenes
 from maskclip.tasks.label import Job, Outcome
+from maskclip.tasks.label import worker as worker_module
 from maskclip.tasks.label.manifest import CHUNK, Counts, Manifest
 from maskclip.tasks.label.pipeline import label_photos
 from maskclip.tasks.label.worker import Worker
@@ -144,6 +146,42 @@ def memory(how: Namespace) -> Rows:
     return [*rows, ["at its peak, files and report of all included", f"{most / 1024:.0f}"]]
 
 
+def disk(how: Namespace) -> Rows:
+    """Label scenes by the fastest network there is, with and without waiting for the disk."""
+    rows = [["formats", "without waiting, photos a second", "waiting / not"]]
+    scenes, plain = EmojiScenes(size=128), worker_module.make_durable
+    with tempfile.TemporaryDirectory(dir=how.place) as place:
+        folder = Path(place, "photos")
+        folder.mkdir()
+        for index in range(how.disk):
+            scenes[index].image.save(folder / f"{index:05}.jpg", quality=92)
+        sources = find_sources([folder])
+        for formats in how.formats:
+            job = Job(
+                model=ModelConfig(name="emoji"),
+                vocabulary=scenes.vocabulary,
+                formats=tuple(formats.split(",")),
+                out=Path(place, "labels"),
+            )
+
+            def label(wait: Callable[[Iterable[Path]], None], job: Job = job) -> None:
+                shutil.rmtree(job.out, ignore_errors=True)
+                worker_module.make_durable = wait
+                label_photos(job, sources)
+
+            ways = {"waiting": partial(label, plain), "not": partial(label, lambda paths: None)}
+            times = in_turn(ways, how.repeats)
+            rows.append(
+                [
+                    formats,
+                    spans((how.disk / np.array(times["not"])).tolist()),
+                    ratios(times, "waiting", "not"),
+                ]
+            )
+    worker_module.make_durable = plain
+    return rows
+
+
 def read_options(arguments: Iterable[str] | None) -> Namespace:
     parser = ArgumentParser(description="Measure labelling: photos a second, and memory.")
     parser.add_argument("--models", nargs="*", default=["ViT-B-16", "RN50"])
@@ -153,6 +191,8 @@ def read_options(arguments: Iterable[str] | None) -> Namespace:
     parser.add_argument("--photos", type=Path, metavar="DIR", help="photos; some are drawn")
     parser.add_argument("--count", type=int, default=32, help="photos a turn")
     parser.add_argument("--memory", type=int, default=10_000, metavar="N", help="photos; 0: none")
+    parser.add_argument("--disk", type=int, default=0, metavar="N", help="photos; 0: none")
+    parser.add_argument("--place", type=Path, metavar="DIR", help="on the disk to be measured")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -170,6 +210,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     if how.memory:
         print(f"labelling {how.memory:,} drawn scenes", file=sys.stderr)
         show("What a labelling holds", memory(how), markdown=how.markdown)
+    if how.disk:
+        show("What waiting for the disk costs", disk(how), markdown=how.markdown)
     print(machine())
 
 

@@ -22,6 +22,7 @@ from maskclip.core.text import read_text
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.images import load_image
 from maskclip.data.masks import Ids, LabelRule, MaskError, check_ids, read_ids
+from maskclip.data.sources import files_below
 from maskclip.data.specs import SPECS, Part, Spec
 
 _FIND_ALL = " (`maskclip data check` lists all such masks)"
@@ -149,8 +150,8 @@ class Dataset(Labeled):
         return sorted(
             path
             for (masks, suffix), of_samples in known.items()
-            for path in (self.root / masks).rglob(f"*{suffix}")
-            if not path.name.startswith(".")
+            for path in files_below(self.root / masks)
+            if path.name.endswith(suffix)
             and path.relative_to(self.root / masks).as_posix() not in of_samples
         )
 
@@ -283,12 +284,11 @@ def _listed(part: Part, number: int, root: Path) -> list[Item]:
 def _found(part: Part, number: int, root: Path) -> list[Item]:
     """Return a sample for each image of a folder and its subfolders, by name."""
     images = root / part.images
-    # Hidden files are what macOS adds to archives.
-    paths = sorted(p for p in images.rglob(f"*{part.image_suffix}") if p.name[0] != ".")
+    paths = sorted(p for p in files_below(images) if p.name.endswith(part.image_suffix))
     if not paths:
         raise DatasetError(f"no images *{part.image_suffix} in {images}")
-    if not any((root / part.masks).rglob(f"*{part.mask_suffix}")):
-        where = root / part.masks
+    where = root / part.masks
+    if not any(path.name.endswith(part.mask_suffix) for path in files_below(where)):
         raise DatasetError(f"no masks *{part.mask_suffix} in {where}{how_to_make(part, root)}")
     return [
         Item(
