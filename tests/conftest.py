@@ -70,6 +70,12 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Let no command say that it takes long: what it prints must not hang on the machine's load."""
+    monkeypatch.setattr("maskclip.cli.console._PATIENCE", 3600.0)
+
+
+@pytest.fixture(autouse=True)
 def isolated(tmp_path_factory, monkeypatch):
     """Point every cache at an empty folder, and let nothing but this machine be reached."""
     home = tmp_path_factory.mktemp("home")

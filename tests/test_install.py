@@ -25,7 +25,8 @@ RUN = f"""
 import contextlib, io, json, sys
 for name in {EXTRAS}:
     sys.modules[name] = None  # as if it were not installed
-from maskclip.cli import main
+from maskclip.cli import console, main
+console._PATIENCE = 3600.0  # what is printed must not hang on the machine's load
 for command in json.load(sys.stdin):
     said = io.StringIO()
     with contextlib.redirect_stderr(said):

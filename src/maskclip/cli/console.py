@@ -38,7 +38,7 @@ _SETTINGS = {  # where a setting is not called like the option that decides it
 }
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
-_PATIENCE = 4.0  # seconds without a word, where there is no terminal
+_PATIENCE = 10.0  # seconds without a word, where there is no terminal
 _LONGEST = 2_000  # characters of an error or warning; more tell nobody more
 
 
