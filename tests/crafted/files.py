@@ -104,11 +104,13 @@ def _cycle():
     return values
 
 
-def _copies():
-    """A list made once and copied by many short instructions."""
+def _repeated(start, instructions):
+    """A list made once, and many short instructions that take it: memo 1 is the list."""
     many = b"](" + b"N" * 10_000 + b"eq\x01"
-    size = b"ctorch\nSize\nq\x02"
-    return b"\x80\x02" + many + size + b"(" + b"h\x02h\x01\x85R" * 1_000_000 + b"t."
+    return b"\x80\x02" + many + start + b"(" + instructions * 300_000 + b"t."
+
+
+_SIZE = b"ctorch\nSize\nq\x02"
 
 
 PROTO = b"\x80\x02"
@@ -130,7 +132,12 @@ PICKLES = {
     "far memory": PROTO + b"}r\xff\xff\xff\x7f.",
     "large frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.",
     "large text": PROTO + b"X\xff\xff\xff\x7fa.",
-    "copies": _copies(),
+    "copies": _repeated(_SIZE, b"h\x02h\x01\x85R"),
+    "copies by a type": _repeated(
+        b"ctorch._tensor\n_rebuild_from_type_v2\nq\x03" + _SIZE,
+        b"h\x03(h\x02Nh\x01\x85}tR",
+    ),
+    "long identities": _repeated(b"", b"h\x01Q"),
     "many": PROTO + b"](" + b"}" * 9_000_000 + b"e.",
     "no end": PROTO + b"}",
     "nothing": b"",

@@ -16,6 +16,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+_MOST_AXES = 16
 _LARGEST = 2**48  # values of a tensor
 _MOST_COPIED = 2**20  # items and bytes that are copied from one value to another
 
@@ -148,6 +149,8 @@ class Machine(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return the storage of ("storage", type, key, device, count, and perhaps None)."""
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6):
+            raise pickle.UnpicklingError("it names something outside of itself")
         kind, type_, key, _, count, *view = pid
         if kind != "storage" or not isinstance(type_, _StorageType) or any(view):
             raise pickle.UnpicklingError("it names a storage of an unknown kind")
@@ -279,10 +282,10 @@ def _checked(
         return Unusable("a tensor of complex or quantised values")
     if metadata:
         return Unusable("a tensor whose values are yet to be computed")
+    if len(shape) != len(stride) or len(shape) > _MOST_AXES:
+        return Unusable("a tensor of a shape that cannot be")
     numbers = (offset, *shape, *stride)
     if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
-        return Unusable("a tensor of a shape that cannot be")
-    if len(shape) != len(stride) or len(shape) > 16:
         return Unusable("a tensor of a shape that cannot be")
     stored = Stored(storage, dtype, offset, tuple(shape), tuple(stride))
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -300,8 +303,8 @@ def _unusable(name: str) -> Callable[..., Unusable]:
 
 def _rebuilt(function: Any, _type: object, arguments: Any, *_: object) -> Any:
     """Return what a tensor with attributes is made from."""
-    if not isinstance(function, _Maker):
-        raise pickle.UnpicklingError("it calls something")
+    if not isinstance(function, _Maker) or function.make not in (_stored, _stored_untyped, _first):
+        return Unusable("a tensor of a type of its own")
     return function.make(*arguments)
 
 
