@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pytest_timeout import timeout_sigalrm
+
+from maskclip.core.device import free_memory
 
 WORKER_MEMORY = 3.5 * 2**30
 """Bytes that a worker takes at its peak, with the processes that its tests start (measured)."""
@@ -42,46 +42,6 @@ def usable_processors():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def free_memory():
-    """Return the bytes that new processes can take, or None where that cannot be found out."""
-    if sys.platform == "linux":
-        return min([_available(), *_room_of_groups()])
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil.virtual_memory().available
-
-
-def _available():
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    found = dict(line.split(":", 1) for line in lines)
-    return int(found["MemAvailable"].split()[0]) * 1024
-
-
-def _room_of_groups():
-    """Yield what the memory limits of this process' control groups leave, version 2 and 1."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            root, limit, used = "/sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root = "/sys/fs/cgroup/memory"
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        for folder in {Path(root), Path(root + group)}:
-            try:
-                most = (folder / limit).read_text().strip()
-                taken = int((folder / used).read_text())
-                stat = (folder / "memory.stat").read_text().split()
-            except OSError:
-                continue
-            cache = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-            if most != "max":
-                yield int(most) - taken + cache.get("inactive_file", 0)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -288,6 +288,10 @@ class TestOptions:
             vit.segment(picture(8, 8), WORDS, backgrond=["sky"])
         with pytest.raises(MaskCLIPError, match=r"'shortside' \(did you mean short_side or"):
             vit.encode(picture(8, 8), shortside=32)
+        with pytest.raises(MaskCLIPError, match=r"'key_smoothing': there are keys, short_side"):
+            vit.encode(picture(8, 8), key_smoothing=1)  # of `score`
+        with pytest.raises(MaskCLIPError, match=r"'key_smothing' \(did you mean key_smoothing\?\)"):
+            vit.score(vit.encode(picture(8, 8)), WORDS, key_smothing=1)
         with pytest.raises(MaskCLIPError, match=r"'presicion' \(did you mean precision\?\)"):
             maskclip.load("emoji", presicion="float32")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_type_hints
 
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
@@ -100,17 +100,17 @@ DEFAULT_OPTIONS = Options()
 
 
 def check_keywords(given: Mapping[str, Any], kind: type, *, others: Iterable[str] = ()) -> None:
-    """Refuse keyword arguments that are no fields of a dataclass, with the nearest name.
+    """Refuse keyword arguments that a function does not have, with the nearest name.
 
     Args:
         given: the keyword arguments.
-        kind: the dataclass.
+        kind: the TypedDict of those that it has.
         others: arguments that the function has besides.
 
     Raises:
         MaskCLIPError: one is unknown.
     """
-    known = [*others, *(field.name for field in fields(kind))]
+    known = [*others, *get_type_hints(kind)]
     for name in given:
         if name not in known:
             raise MaskCLIPError(
@@ -137,11 +137,15 @@ class ViewValues(TypedDict, total=False):
     stride: int | None
 
 
-class OptionValues(ViewValues, total=False):
-    """The fields of `Options`, for keyword arguments."""
+class RefinementValues(TypedDict, total=False):
+    """The fields of `Options` that say how maps are refined, for keyword arguments."""
 
     key_smoothing: float | None
     prompt_denoising: float | None
+
+
+class OptionValues(ViewValues, RefinementValues, total=False):
+    """The fields of `Options`, for keyword arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from maskclip.core.config import (
     DEFAULT_OPTIONS,
     Options,
     OptionValues,
+    RefinementValues,
     ViewValues,
     check_keywords,
 )
@@ -175,7 +176,7 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: an image or an option cannot be used, or the model has no keys.
         """
-        check_keywords(view, Options, others=["keys"])
+        check_keywords(view, ViewValues, others=["keys"])
         options = Options(**view)
         self.check_view(options)
         if keys:
@@ -197,8 +198,7 @@ class PhotoSegmenter(ABC):
         classes: Classes | None = None,
         *,
         background: Background | None = None,
-        key_smoothing: float | None = None,
-        prompt_denoising: float | None = None,
+        **refinement: Unpack[RefinementValues],
     ) -> Segmentation: ...
 
     @overload
@@ -208,8 +208,7 @@ class PhotoSegmenter(ABC):
         classes: Classes | None = None,
         *,
         background: Background | None = None,
-        key_smoothing: float | None = None,
-        prompt_denoising: float | None = None,
+        **refinement: Unpack[RefinementValues],
     ) -> list[Segmentation]: ...
 
     def score(
@@ -218,14 +217,14 @@ class PhotoSegmenter(ABC):
         classes: Classes | None = None,
         *,
         background: Background | None = None,
-        key_smoothing: float | None = None,
-        prompt_denoising: float | None = None,
+        **refinement: Unpack[RefinementValues],
     ) -> Segmentation | list[Segmentation]:
         """Label photos of `encode`; the image network does not run.
 
         Args:
             encoded: one or a list, of this model.
-            classes, background, key_smoothing, prompt_denoising: as `segment` takes them.
+            classes, background: as `segment` takes them.
+            refinement: `key_smoothing`, `prompt_denoising`.
 
         Returns:
             A `Segmentation` at the photo's own size, or a list of them for a list.
@@ -234,7 +233,8 @@ class PhotoSegmenter(ABC):
             MaskCLIPError: a name or an option cannot be used, another model has encoded the
                 photos, or key smoothing lacks their keys.
         """
-        options = Options(key_smoothing=key_smoothing, prompt_denoising=prompt_denoising)
+        check_keywords(refinement, RefinementValues, others=["background"])
+        options = Options(**refinement)
         vocabulary = self.prepare(classes, background=background, options=options)
         scoring = self.scoring(vocabulary, options)
         several = encoded if isinstance(encoded, list | tuple) else [encoded]
@@ -296,7 +296,7 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: an image, a name or an option cannot be used.
         """
-        check_keywords(options, Options, others=["classes", "background"])
+        check_keywords(options, OptionValues, others=["classes", "background"])
         checked = Options(**options)
         vocabulary = self.prepare(classes, background=background, options=checked)
         scoring = self.scoring(vocabulary, checked)

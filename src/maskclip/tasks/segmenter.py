@@ -61,7 +61,7 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
-    check_keywords(settings, ModelConfig, others=["model", "device"])
+    check_keywords(settings, ModelSettings, others=["model", "device"])
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
     config = replace(base, **settings)
     if names_student(config.name):
