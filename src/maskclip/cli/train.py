@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -323,20 +324,23 @@ def _run(
 
     with working("loading Lightning"):
         from maskclip.tasks.train import train as run
-    progress = TrainProgress(samples.vocabulary.names)
-    try:
-        trained = run(
-            training,
-            samples,
-            out,
-            validation=validation,
-            machine=machine,
-            resume=resume,
-            callbacks=[progress],
-        )
-    except KeyboardInterrupt:
-        print_line("stopped: continue with the same command and --resume", errors=True)
-        raise
+    classes = f"{len(samples.vocabulary):,} classes"
+    with ExitStack() as beginning:
+        beginning.enter_context(working(f"looking at the images and encoding {classes}"))
+        progress = TrainProgress(samples.vocabulary.names, beginning.close)
+        try:
+            trained = run(
+                training,
+                samples,
+                out,
+                validation=validation,
+                machine=machine,
+                resume=resume,
+                callbacks=[progress],
+            )
+        except KeyboardInterrupt:
+            print_line("stopped: continue with the same command and --resume", errors=True)
+            raise
     if progress.prints:
         print_trained(trained, seconds=progress.seconds)
 

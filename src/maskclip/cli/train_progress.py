@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,15 @@ class TrainProgress(Callback):
 
     Args:
         names: of the classes.
+        on_start: called when the first step is about to be taken.
 
     Attributes:
         prints: whether this is the process that prints.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], on_start: Callable[[], None]) -> None:
         self.names = names
+        self._on_start = on_start
         self.prints = True
         self._bar: Progress | None = None
         self._began = (0.0, 0)
@@ -46,6 +48,7 @@ class TrainProgress(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock and the bar, also in the middle of a resumed training."""
+        self._on_start()
         self.prints = trainer.is_global_zero
         self._began = (time.monotonic(), trainer.global_step)
         if not self.prints:
