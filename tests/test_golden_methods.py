@@ -16,8 +16,21 @@ from safetensors.torch import load_file
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refinement
+from maskclip.core.config import Options
+from maskclip.core.dense import Scoring, refine, score
 from maskclip.core.method import Alignment
-from maskclip.core.methods import CLEARCLIP, GEM, NACLIP, PEARL, RESCLIP, SCCLIP, SCLIP, SURGERY
+from maskclip.core.methods import (
+    CLEARCLIP,
+    GEM,
+    METHODS,
+    NACLIP,
+    PEARL,
+    RESCLIP,
+    SCCLIP,
+    SCLIP,
+    SURGERY,
+)
+from maskclip.core.resize import Geometry, cut, enlarge
 from tests.conftest import GOLDEN
 from tests.golden.networks import build_tower, read_rows
 
@@ -179,8 +192,10 @@ def test_propagation(path, group):
     rows = read_rows(GOLDEN["full"], "vit_tiny")
     grid = int(group.rpartition("grid")[2])
     for name, iterations, tolerance in (("out_iter10", 10, 1e-6), ("out", 25, 1e-4)):
+        std = arrays["image"].new_tensor(refinement.CLIP_STD)[:, None, None]
+        picture = arrays["image"] * std  # the golden one is normalised
         ours = refinement.propagate(
-            arrays["logits"], arrays["image"], rows, grid=grid, iterations=iterations
+            arrays["logits"], picture, rows, grid=grid, iterations=iterations
         )
         np.testing.assert_allclose(ours, arrays[name], rtol=0, atol=tolerance)
 
@@ -193,3 +208,52 @@ def test_feature_surgery(path, group):
         arrays["feat_norm"], rows, image=F.normalize(arrays["cls"], dim=1)
     )
     np.testing.assert_allclose(ours, arrays["feature_surgery"], rtol=0, atol=2e-6)
+
+
+def predicted(path, group, method, *, window=None, **refinement):
+    """Return the maps of a whole prediction at the size of the golden one: (K, H, W)."""
+    weights, image, _ = group.split("/")
+    arrays = read(path, group)
+    output = next(iter(arrays.values())).shape[-2:]
+    picture = pixels(image)[0]
+    size = tuple(picture.shape[1:])
+    view = Options(window=window, stride=None if window is None else 32)
+    windows = cut(size, window=view.window, stride=view.stride)
+    encoder = encoder_of(weights, method)
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    scoring = Scoring(
+        rows=rows,
+        classes=tuple(range(len(rows))),
+        method=method,
+        temperature=40.0,
+        **refinement,
+    )
+    crops = [picture[None, :, r.start : r.stop, c.start : c.stop] for r, c in windows]
+    found = [encoder.encode(crop) for crop in crops]
+    maps = torch.cat([score(dense, scoring) for dense in found])
+    geometry = Geometry(windows, found[0].covered, size, output, resizes=2)
+    return arrays, enlarge(*refine(maps, picture, geometry, scoring)).numpy()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("path", "group"), discovered("*clip.npz", "logits_full"))
+def test_sliding_windows(path, group):
+    method = METHODS[path.stem]
+    method = replace(method, **AS_RELEASED, upsample="maps")
+    arrays, ours = predicted(path, group, method, window=48)
+    np.testing.assert_allclose(ours, arrays["logits_full"][0], rtol=0, atol=3e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("path", "group"), discovered("naclip.npz", "pred"))
+def test_predictions_with_and_without_pamr(path, group):
+    pamr = group.endswith("pamr")
+    method = replace(NACLIP, **AS_RELEASED, upsample="probabilities" if pamr else "maps")
+    refinement = {"refine": ("pamr",), "refine_size": 0} if pamr else {}
+    arrays, ours = predicted(path, group, method, **refinement)
+    if "probs" in arrays:
+        np.testing.assert_allclose(ours, arrays["probs"], rtol=0, atol=1e-5)
+    best, second = np.sort(ours, axis=0)[-1], np.sort(ours, axis=0)[-2]
+    clear = best - second > 1e-5
+    assert (ours.argmax(axis=0) == arrays["pred"])[clear].all()
+    assert clear.mean() > 0.99

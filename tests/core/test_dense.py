@@ -260,8 +260,44 @@ def test_threshold_background_wins_where_all_are_lower():
     assert torch.equal(found[:, 1:], maps)
 
 
-def test_refinement_by_the_photo_is_not_there_yet():
-    maps = random_maps()
-    windows = [(range(6), range(10)), (range(6), range(5, 15))]
-    geometry = Geometry(windows, (6, 10), (6, 15), (12, 30), 1)
-    assert refine(maps, torch.zeros(3, 6, 15, dtype=torch.uint8), geometry) is maps
+class TestRefinementByThePhoto:
+    """Maps become as large as the photo before they become probabilities."""
+
+    WHOLE = Geometry([(range(32), range(48))], (32, 48), (32, 48), (64, 96), resizes=1)
+
+    @staticmethod
+    def refined(size=None, threshold=None, names=("pamr",)):
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(1, 4, 4, 6, generator=generator)
+        rows = F.normalize(torch.randn(3, 4, generator=generator), dim=1)
+        scoring = Scoring(
+            rows=rows,
+            classes=(0, 1, 1),
+            method=CLEAN,
+            temperature=10.0,
+            threshold=threshold,
+            refine=names,
+            refine_size=size,
+        )
+        guide = torch.randint(0, 256, (3, 32, 48), generator=generator, dtype=torch.uint8)
+        maps = score(Dense(features, None, (32, 48)), scoring)
+        return refine(maps, guide, TestRefinementByThePhoto.WHOLE, scoring)
+
+    @pytest.mark.parametrize(
+        ("size", "expected"), [(None, (32, 48)), (0, (64, 96)), (16, (16, 24))]
+    )
+    def test_is_done_at_a_size_of_its_own(self, size, expected):
+        maps, geometry = self.refined(size)
+        assert maps.shape == (1, 2, *expected)
+        assert (geometry.seen, geometry.output) == (expected, (64, 96))
+        torch.testing.assert_close(maps.sum(dim=1), torch.ones(1, *expected))
+
+    def test_a_background_comes_after_it(self):
+        maps, _ = self.refined(threshold=0.6, names=("tlp", "pamr"))
+        assert maps.shape[1] == 3
+        assert torch.equal(maps[:, 0], torch.full_like(maps[:, 0], 0.6))
+
+    def test_without_it_maps_stay_as_they_are(self):
+        maps, geometry = self.refined(names=("dominant",))
+        assert maps.shape == (1, 2, 4, 6)
+        assert geometry is self.WHOLE

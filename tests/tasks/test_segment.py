@@ -272,6 +272,10 @@ class TestOptions:
             ({"stride": 8}, "needs a window"),
             ({"window": 8, "stride": 9}, "8 px, got 9"),
             ({"window": 8, "stride": 0}, "stride"),
+            ({"refine": "pmar"}, r"unknown refinement 'pmar' \(did you mean pamr\?\)"),
+            ({"refine": 3}, "refine is a list of names, got 3"),
+            ({"refine": "pamr", "refine_size": -1}, "refine_size"),
+            ({"refine_size": 64}, "refine_size needs a refinement"),
         ],
         ids=str,
     )

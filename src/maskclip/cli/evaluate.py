@@ -120,6 +120,8 @@ def evaluate(
     ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
+    refine: opt.Refine = "",
+    refine_size: opt.RefineSize = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
@@ -161,7 +163,15 @@ def evaluate(
     require_extra("eval", "matplotlib", "scipy", "torchmetrics")
     row = None if recipe is None else get_recipe(recipe)
     name = _dataset_name(dataset, row)
-    options = opt.read_options(key_smoothing, prompt_denoising, short_side, window, stride)
+    options = opt.read_options(
+        key_smoothing=key_smoothing,
+        prompt_denoising=prompt_denoising,
+        refine=refine,
+        refine_size=refine_size,
+        short_side=short_side,
+        window=window,
+        stride=stride,
+    )
     of_models = [weights, method, protocol, templates, background, precision, corruption]
     _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS

@@ -128,6 +128,8 @@ def label(
     templates: opt.Templates = "published",
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
+    refine: opt.Refine = "",
+    refine_size: opt.RefineSize = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
@@ -197,6 +199,8 @@ def label(
         options=opt.read_options(
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
+            refine=refine,
+            refine_size=refine_size,
             short_side=short_side,
             window=window,
             stride=stride,

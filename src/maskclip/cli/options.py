@@ -144,6 +144,23 @@ PromptDenoising = Annotated[
         rich_help_panel=_REFINE,
     ),
 ]
+Refine = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="Refine maps: `pamr`, `tlp` by the photo, `dominant` by their means; several between "
+        "commas (docs/methods.md).",
+        rich_help_panel=_REFINE,
+    ),
+]
+RefineSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="Short side at which the photo refines; 0 is its own. Default: what the network sees.",
+        rich_help_panel=_REFINE,
+    ),
+]
 ShortSide = Annotated[
     int | None,
     typer.Option(
@@ -223,8 +240,11 @@ def open_data(
 
 
 def read_options(
+    *,
     key_smoothing: float | None,
     prompt_denoising: float | None,
+    refine: str,
+    refine_size: int | None,
     short_side: int | None,
     window: int | None,
     stride: int | None,
@@ -234,11 +254,14 @@ def read_options(
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.core.config import Options
+    from maskclip.core.config import REFINEMENTS, Options
+    from maskclip.core.errors import read_choices
 
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
+        refine=read_choices(refine, REFINEMENTS, to="refine") if refine else (),
+        refine_size=refine_size,
         short_side=short_side,
         window=window,
         stride=stride,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
@@ -41,6 +41,13 @@ class ModelConfig:
         get_method(self.method)
 
 
+REFINEMENTS = {
+    "dominant": "subtract half of its mean from each class's map",
+    "tlp": "smooth where the photo is smooth and the classes are sure (PEARL)",
+    "pamr": "let pixels take on what similar pixels near them have (PAMR)",
+}
+"""What refines maps, beside key smoothing and prompt denoising: by name, in words."""
+
 SHORT_SIDES = (1, 2048)
 """The working sizes that the file of a model may name, in px; people may choose larger ones."""
 
@@ -51,6 +58,9 @@ class Options:
 
     Attributes:
         key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
+        refine: names of `REFINEMENTS`; those by the photo are done in this order, after the others.
+        refine_size: short side in px at which the photo refines the maps; None is the size that the
+            network sees, 0 the image's own size.
         short_side: images are resized so that their short side is this many px, if their long side
             allows it; None is the model's working size, 0 the image's own size.
         long_side: the most px their long side may get; None is four times the short side.
@@ -63,6 +73,8 @@ class Options:
 
     key_smoothing: float | None = None
     prompt_denoising: float | None = None
+    refine: tuple[str, ...] = ()
+    refine_size: int | None = None
     short_side: int | None = None
     long_side: int | None = None
     window: int | None = None
@@ -73,12 +85,17 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
                 raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {brief(value)}")
-        for name in ("short_side", "long_side", "window", "stride"):
+        object.__setattr__(self, "refine", _refinements(self.refine))
+        if self.refine_size is not None and not self.refine:
+            raise MaskCLIPError("refine_size needs a refinement: refine")
+        for name in ("refine_size", "short_side", "long_side", "window", "stride"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Integral):
                 raise MaskCLIPError(f"{name} is a whole number of pixels, got {brief(value)}")
-        if self.short_side is not None and self.short_side < 0:
-            raise MaskCLIPError(f"short_side is a number of pixels or 0, got {self.short_side}")
+        for name in ("refine_size", "short_side"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise MaskCLIPError(f"{name} is a number of pixels or 0, got {value}")
         if self.long_side is not None:
             if not self.short_side:
                 raise MaskCLIPError("long_side needs a short_side")
@@ -93,6 +110,21 @@ class Options:
                 raise MaskCLIPError(
                     f"stride is from 1 to the window, {self.window} px, got {self.stride}"
                 )
+
+
+def _refinements(names: object) -> tuple[str, ...]:
+    """Return the names of refinements: of one, of several between commas, or of a list."""
+    several = names.split(",") if isinstance(names, str) else names
+    if not isinstance(several, list | tuple) or not all(isinstance(n, str) for n in several):
+        raise MaskCLIPError(f"refine is a list of names, got {brief(names)}")
+    found = tuple(dict.fromkeys(name.strip() for name in several if name.strip()))
+    for name in found:
+        if name not in REFINEMENTS:
+            raise MaskCLIPError(
+                f"unknown refinement {brief(name)}{did_you_mean(name, REFINEMENTS)}: expected some "
+                f"of {', '.join(REFINEMENTS)}"
+            )
+    return found
 
 
 DEFAULT_OPTIONS = Options()
@@ -142,6 +174,8 @@ class RefinementValues(TypedDict, total=False):
 
     key_smoothing: float | None
     prompt_denoising: float | None
+    refine: Sequence[str]
+    refine_size: int | None
 
 
 class OptionValues(ViewValues, RefinementValues, total=False):

@@ -5,14 +5,15 @@ Pure functions on tensors. B images, P prompts, K classes, D channels, h x w pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.core.method import Method
-from maskclip.core.resize import Geometry
+from maskclip.core.refinement import pamr, propagate, subtract_mean
+from maskclip.core.resize import Geometry, enlarge, fit_within
 
 DROPPED = -100.0
 """The cosine given to a class that prompt denoising drops."""
@@ -46,6 +47,9 @@ class Scoring:
         normalize: compare by cosine (CLIP), or by the plain inner product (students).
         prompt_denoising, key_smoothing: thresholds in [0, 1]; None switches a step off.
         threshold: the constant map of a background that comes before all classes; None for none.
+        refine: names of `core.config.REFINEMENTS`, in the order in which they are done.
+        refine_size: the short side in px at which the photo refines the maps; None is the size that
+            the network saw, 0 that of the labels.
     """
 
     rows: Tensor
@@ -56,6 +60,13 @@ class Scoring:
     prompt_denoising: float | None = None
     key_smoothing: float | None = None
     threshold: float | None = None
+    refine: tuple[str, ...] = ()
+    refine_size: int | None = None
+
+    @property
+    def by_photo(self) -> tuple[str, ...]:
+        """The refinements that are done by the photo, on maps as large as it."""
+        return tuple(name for name in self.refine if name in ("tlp", "pamr"))
 
     @property
     def needs_keys(self) -> bool:
@@ -66,19 +77,22 @@ class Scoring:
 def score(dense: Dense, scoring: Scoring) -> Tensor:
     """Turn dense features into what will be enlarged: one map a class.
 
-    Compare with every row, give each class its best prompt, then denoise prompts, smooth keys, and
-    add the background of a threshold.
+    Compare with every row, give each class its best prompt, then subtract means, denoise prompts,
+    smooth keys, and add the background of a threshold.
 
     Returns:
         (B, K, h, w) float32, K + 1 maps with a background. Where the method enlarges
         probabilities, these. Else similarities, or after key smoothing probabilities where a
-        position was sure and sums of them where it was not.
+        position was sure and sums of them where it was not. What the photo is to refine are
+        similarities without a background: `refine` does the rest.
 
     Raises:
         ValueError: key smoothing without keys.
     """
     maps = similarity(dense.features, scoring.rows, normalize=scoring.normalize)
     maps = pool_synonyms(maps, scoring.classes)
+    if "dominant" in scoring.refine:
+        maps = subtract_mean(maps)
     method, temperature = scoring.method, scoring.temperature
     if scoring.prompt_denoising is not None:
         maps = denoise_prompts(
@@ -93,25 +107,56 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
         maps = smooth_keys(
             maps, dense.keys, scoring.key_smoothing, temperature=temperature, method=method
         )
-    elif method.upsample == "probabilities":
-        maps = probabilities(maps, temperature)
+    return maps if scoring.by_photo else _finished(maps, scoring)
+
+
+def _finished(maps: Tensor, scoring: Scoring) -> Tensor:
+    """Return the probabilities, where a method enlarges these, with the background's map."""
+    smoothed = scoring.key_smoothing is not None
+    if scoring.method.upsample == "probabilities" and not smoothed:
+        maps = probabilities(maps, scoring.temperature)
     if scoring.threshold is not None:
         maps = add_threshold_background(maps, scoring.threshold)
     return maps
 
 
-def refine(maps: Tensor, guide: Tensor, geometry: Geometry) -> Tensor:
-    """Refine a photo's maps by the photo itself. No method does so yet: they come back as they are.
+def refine(
+    maps: Tensor, guide: Tensor, geometry: Geometry, scoring: Scoring
+) -> tuple[Tensor, Geometry]:
+    """Refine a photo's maps by the photo itself, where that is asked for.
 
     Args:
-        maps: (n, K, h, w), those of n windows.
+        maps: (n, K, h, w) of `score`, those of n windows.
         guide: (3, H, W) uint8, the photo at the network's size.
         geometry: where the maps lie in it.
+        scoring: by which the maps were made.
 
     Returns:
-        (n, K, any grid), spanning the same windows.
+        (1, K, h, w) maps of the whole photo, and where they lie; or the arguments as they are.
     """
-    return maps
+    if not scoring.by_photo:
+        return maps, geometry
+    size = _refined_size(geometry, scoring.refine_size)
+    maps = enlarge(maps, replace(geometry, output=size))[None]
+    photo = F.interpolate(guide[None].float() / 255, size=size, mode="bilinear")
+    for name in scoring.by_photo:
+        maps = pamr(maps, photo) if name == "pamr" else propagate(maps, photo, _class_rows(scoring))
+    whole = [(range(size[0]), range(size[1]))]
+    return _finished(maps, scoring), Geometry(whole, size, size, geometry.output, resizes=1)
+
+
+def _refined_size(geometry: Geometry, short: int | None) -> tuple[int, int]:
+    if short is None:
+        return geometry.seen
+    return fit_within(geometry.output, short=short, long=4 * short) if short else geometry.output
+
+
+def _class_rows(scoring: Scoring) -> Tensor:
+    """Return one row of unit length a class, (K, D): the mean of its prompts'."""
+    rows = F.normalize(scoring.rows.float(), dim=1)
+    classes = torch.tensor(scoring.classes, device=rows.device)
+    total = rows.new_zeros(int(classes[-1]) + 1, rows.shape[1]).index_add_(0, classes, rows)
+    return F.normalize(total, dim=1)
 
 
 def similarity(features: Tensor, rows: Tensor, *, normalize: bool = True) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LUMINANCE = (0.299, 0.587, 0.114)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 _BAND = 1 << 18
 """Numbers of a band of rows, of all classes: what fits into a processor's cache."""
@@ -99,7 +101,7 @@ def propagate(
 
     Args:
         maps: (B, K, H, W) similarities.
-        images: (B, 3, H, W) normalised RGB.
+        images: (B, 3, H, W) RGB in [0, 1]; its channels are weighted as those that CLIP sees.
         rows: (K, D) the classes' text rows, of unit length.
         grid: about how many positions an axis has in the system; images that are larger are
             averaged to it.
@@ -110,7 +112,8 @@ def propagate(
     """
     size = maps.shape[2:]
     cell = tuple(max(round(side / grid), 1) for side in size)
-    gray = torch.einsum("bchw,c->bhw", images, images.new_tensor((0.299, 0.587, 0.114)))[:, None]
+    weights = images.new_tensor(_LUMINANCE) / images.new_tensor(CLIP_STD)
+    gray = torch.einsum("bchw,c->bhw", images, weights)[:, None]
     if cell != (1, 1):
         maps, gray = F.avg_pool2d(maps, cell), F.avg_pool2d(gray, cell)
     probs = maps.softmax(dim=1)

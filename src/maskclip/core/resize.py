@@ -257,7 +257,8 @@ def label(
     """
     labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
-    by_cells = len(maps) == 1 and geometry.resizes == 1
+    cells_are_large = geometry.output[0] >= 2 * maps.shape[2]  # else bands take fewer steps
+    by_cells = len(maps) == 1 and geometry.resizes == 1 and cells_are_large
     parts = _by_cells(maps[0], geometry) if by_cells else _by_bands(maps, geometry)
     for rows, winner, best in parts:
         labels[rows], scores[rows] = winner.to(dtype), best
@@ -335,6 +336,19 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     worst = torch.minimum(low, low.index_select(1, beside)).amax(dim=0)
     count = int((high >= worst).sum(dim=0).max())
     return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
+
+
+def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
+    """Enlarge maps to the output and average them where windows overlap, all classes at once.
+
+    Args:
+        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
+        geometry: where they lie.
+
+    Returns:
+        (K, H, W) float32: for what needs them all, since `label` is there to avoid just this.
+    """
+    return _band(lay_out(maps, geometry), range(geometry.output[0]), geometry.output[1])
 
 
 def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:

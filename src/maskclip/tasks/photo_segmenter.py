@@ -224,7 +224,7 @@ class PhotoSegmenter(ABC):
         Args:
             encoded: one or a list, of this model.
             classes, background: as `segment` takes them.
-            refinement: `key_smoothing`, `prompt_denoising`.
+            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`.
 
         Returns:
             A `Segmentation` at the photo's own size, or a list of them for a list.
@@ -234,7 +234,7 @@ class PhotoSegmenter(ABC):
                 photos, or key smoothing lacks their keys.
         """
         check_keywords(refinement, RefinementValues, others=["background"])
-        options = Options(**refinement)
+        options = Options(**refinement)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=options)
         scoring = self.scoring(vocabulary, options)
         several = encoded if isinstance(encoded, list | tuple) else [encoded]
@@ -287,8 +287,9 @@ class PhotoSegmenter(ABC):
             background: None; a threshold under which a pixel is background (clean: of the best
                 probability, so above 1 / number of classes; published: of the best map value, in
                 (-1, 1)); or words that are. Not for students.
-            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `short_side`,
-                `long_side`, `window`, `stride`. The first two are not for students.
+            options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `refine`,
+                `refine_size`, `short_side`, `long_side`, `window`, `stride`. The first two are not
+                for students.
 
         Returns:
             A `Segmentation` at the image's own size, or a list of them for a list.
@@ -297,7 +298,7 @@ class PhotoSegmenter(ABC):
             MaskCLIPError: an image, a name or an option cannot be used.
         """
         check_keywords(options, OptionValues, others=["classes", "background"])
-        checked = Options(**options)
+        checked = Options(**options)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=checked)
         scoring = self.scoring(vocabulary, checked)
 

@@ -237,7 +237,7 @@ def _own(part: Tensor) -> Tensor:
 def score_photo(encoded: Encoded, scoring: Scoring) -> PhotoMaps:
     """Compare an encoded photo with text rows, and refine the maps."""
     maps = score(encoded.dense, scoring)
-    return PhotoMaps(refine(maps, encoded.guide, encoded.geometry), encoded.geometry)
+    return PhotoMaps(*refine(maps, encoded.guide, encoded.geometry, scoring))
 
 
 def read_maps(
@@ -260,5 +260,5 @@ def read_maps(
     found = []
     for maps, guide, output in zip(crops.apart(parts), crops.photos, outputs, strict=True):
         geometry = crops.geometry(covered, output)
-        found.append(PhotoMaps(refine(maps, guide, geometry), geometry))
+        found.append(PhotoMaps(*refine(maps, guide, geometry, scoring)))
     return found

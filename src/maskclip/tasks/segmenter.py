@@ -185,6 +185,8 @@ class Segmenter(PhotoSegmenter):
             prompt_denoising=options.prompt_denoising,
             key_smoothing=options.key_smoothing,
             threshold=vocabulary.threshold,
+            refine=options.refine,
+            refine_size=options.refine_size,
         )
 
     def check_keys(self) -> None:
@@ -303,6 +305,8 @@ class StudentSegmenter(PhotoSegmenter):
             method=self.method,
             temperature=1.0,
             normalize=False,
+            refine=options.refine,
+            refine_size=options.refine_size,
         )
 
     def check_keys(self) -> None:

@@ -51,7 +51,11 @@ def settings_line(metadata: Mapping[str, Any]) -> str:
     """Return one line of the settings that scores depend on."""
     if metadata["protocol"] is None:
         return "predictions read from files"
-    options = {name: value for name, value in metadata["options"].items() if value is not None}
+    options = {
+        name: " ".join(value) if isinstance(value, list | tuple) else f"{value:g}"
+        for name, value in metadata["options"].items()
+        if value is not None and value != () and value != []
+    }
     return " · ".join(
         [
             *(
@@ -59,7 +63,7 @@ def settings_line(metadata: Mapping[str, Any]) -> str:
                 for name in ("protocol", "method", "templates", "background")
                 if name in metadata  # a student has only a protocol
             ),
-            *(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items()),
+            *(f"{name.replace('_', ' ')} {value}" for name, value in options.items()),
             metadata["precision"],
         ]
     )

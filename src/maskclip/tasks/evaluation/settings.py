@@ -21,7 +21,7 @@ PROTOCOLS = ("segment", "published", "windows")
 - `published`: the whole image within the data set's test size (published code, S3); maps are
   resized to that size, then to the image, as in the paper.
 - `windows`: windows of 224 px with stride 112; maps are averaged where they overlap, then resized
-  to the image, as in SCLIP and later papers.
+  to the image, as in SCLIP and later papers; the photo refines them there, at its own size.
 """
 
 _WINDOW, _STRIDE = 224, 112
@@ -101,8 +101,10 @@ def options_under(protocol: str, options: Options, samples: Samples) -> Options:
     if protocol == "published":
         long, short = samples.scale
         return replace(options, short_side=short, long_side=long)
+    by_image = options.refine and options.refine_size is None
     return replace(
         options,
+        refine_size=0 if by_image else options.refine_size,
         short_side=samples.windows_short,
         long_side=_WINDOWS_LONG_SIDE,
         window=_WINDOW,
