@@ -149,7 +149,7 @@ Refine = Annotated[
     typer.Option(
         metavar="LIST",
         help="Refine maps: `pamr`, `tlp` by the photo, `dominant` by their means; several between "
-        "commas (docs/methods.md).",
+        "commas; default: none.",
         rich_help_panel=_REFINE,
     ),
 ]
