@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import brief
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
@@ -34,8 +35,11 @@ class Middle:
     kernels: Weighted = (("qk", 1.0),)
 
     def __post_init__(self) -> None:
-        if not self.blocks or min(self.blocks) < 0:
-            raise MaskCLIPError(f"middle.blocks: expected some, counted from 0, got {self.blocks}")
+        if not self.blocks or not all(0 <= block < _MOST_BLOCKS for block in self.blocks):
+            raise MaskCLIPError(
+                f"middle.blocks: expected some, counted from 0, got {brief(self.blocks)}"
+            )
+        _check("middle.weight", self.weight, -math.inf, math.inf)
         _check_weights("middle.kernels", self.kernels)
 
 
@@ -79,12 +83,16 @@ class Purification:
     class_token: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise MaskCLIPError(f"purification.share: expected one in (0, 1), got {self.share}")
-        if min(self.similarity, *self.stages) < 0 or self.stages[0] > self.stages[1]:
+        _check("purification.share", self.share, 0, 1)
+        _check("purification.threshold", self.threshold, -1, 1)
+        _check("purification.sharpness", self.sharpness, 0, math.inf)
+        _check("purification.class_token", self.class_token, -math.inf, math.inf)
+        named = (self.similarity, *self.stages)
+        in_order = self.stages[0] <= self.stages[1]
+        if not in_order or not all(0 <= block < _MOST_BLOCKS for block in named):
             raise MaskCLIPError(
                 "purification: expected blocks counted from 0, stages first and last, got "
-                f"similarity {self.similarity}, stages {self.stages}"
+                f"similarity {brief(self.similarity)}, stages {brief(self.stages)}"
             )
 
 
@@ -174,17 +182,45 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_weights("kernels", self.kernels)
-        if self.window is not None and not 0 < self.window < math.inf:
-            raise MaskCLIPError(f"window: expected patches above 0, or None, got {self.window}")
-        if self.blocks < 1:
-            raise MaskCLIPError(f"blocks: expected at least 1, got {self.blocks}")
-        if self.unit_iterations is not None and self.unit_iterations < 0:
-            raise MaskCLIPError(f"unit_iterations: expected 0 or more, got {self.unit_iterations}")
+        for name, most in _ABOVE_ZERO.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check(name, value, 0, most)
+        for part in self.std or ():
+            _check("std", part, 0, math.inf)
+        if not 1 <= self.blocks < _MOST_BLOCKS:
+            raise MaskCLIPError(f"blocks: expected at least 1, got {brief(self.blocks)}")
+        if self.unit_iterations is not None and not 0 <= self.unit_iterations <= _MOST_ITERATIONS:
+            raise MaskCLIPError(
+                f"unit_iterations: expected 0 to {_MOST_ITERATIONS}, got "
+                f"{brief(self.unit_iterations)}"
+            )
+
+
+_MOST_BLOCKS = 1000  # no CLIP has a tenth of them
+_MOST_ITERATIONS = 100
+_MOST_KERNELS = 100
+_ABOVE_ZERO = {
+    "temperature": math.inf,
+    "layer_norm_eps": math.inf,
+    "unit_temperature": math.inf,
+    "window": 1e4,  # patches: more than any image has
+}
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside an open interval, and what is no number."""
+    if not low < value < high:
+        between = f"above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise MaskCLIPError(f"{name}: expected a number {between}, got {brief(value)}")
 
 
 def _check_weights(what: str, kernels: Weighted) -> None:
-    if not kernels or not all(math.isfinite(weight) for _, weight in kernels):
-        raise MaskCLIPError(f"{what}: expected names with weights, at least one, got {kernels}")
+    weights = [weight for _, weight in kernels]
+    if not any(weights) or not all(map(math.isfinite, weights)) or len(weights) > _MOST_KERNELS:
+        raise MaskCLIPError(
+            f"{what}: expected names with weights other than 0, at least one, got {brief(kernels)}"
+        )
 
 
 CLEAN = Method(
