@@ -97,6 +97,16 @@ def test_cleaning_is_asked_for_by_class_and_size(photos, out):
         assert 1 not in np.asarray(image)
 
 
+@pytest.mark.parametrize("option", [("--confidence", "0.4"), ("--class-confidence", "dog=0.4")])
+def test_a_confidence_that_does_nothing_is_told(option, photos, out, capsys):
+    assert label(photos, *WORDS, *EMOJI, *option, "--out", out, "--dry-run") == 0
+    assert "does nothing: the best of 2 probabilities is never" in capsys.readouterr().err
+    assert label(photos, *WORDS, *EMOJI, *option, "--out", out) == 0
+    assert capsys.readouterr().err.count("does nothing") == 1
+    assert label(photos, *WORDS, *EMOJI, *option, "--method", "published", "--out", f"{out}2") == 0
+    assert "does nothing" not in capsys.readouterr().err
+
+
 def test_a_dry_run_does_nothing(photos, out, capsys):
     assert label(photos, *WORDS, *EMOJI, "--out", out, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -151,6 +161,8 @@ def test_how_files_are_imported_is_said_at_the_end(photos, out, capsys):
     written = (out / "yolo" / "labels" / "a.txt").stat().st_mtime_ns
     other = ("--link", "--url-prefix", "https://host/p", "--things", "grass", "--validate", "0.5")
     assert label(photos, *WORDS, *EMOJI, *formats, *other, "--out", out) == 0
+    assert f"yolo: train with {out / 'yolo' / 'data.yaml'}" in capsys.readouterr().out
+    assert "yolo: train with " in (out / "report.html").read_text()
     assert "https://host/p/sub/b.png" in (out / "label-studio" / "tasks-00001.json").read_text()
     assert (out / "yolo" / "images" / "a_png.png").samefile(photos / "a.png")
     assert (out / "yolo" / "labels" / "a.txt").stat().st_mtime_ns == written, "no new labels"

@@ -215,6 +215,20 @@ def test_help_says_every_default(verb, capsys, monkeypatch):
             "cat: no such file or folder; for several classes, repeat -c: -c dog -c cat",
         ),
         (
+            ["segment", "{photo}", "-c", "dog", "--model", "{photo}"],
+            "{photo} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
+            "it, as `maskclip train` leaves them",
+        ),
+        (
+            ["eval", "emoji", "--limit", "1", "--model", "{photo}"],
+            "{photo} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
+            "it, as `maskclip train` leaves them",
+        ),
+        (
+            ["train", "emoji-annofree-rn", "--out", "{out}", "--model", "{photo}"],
+            "{photo} is a folder: expected the name of a CLIP, or a file of weights",
+        ),
+        (
             ["segment", "{photo}", "-c", "dog", "-c", "cat", "--background", "0,5"],
             "--background 0,5: write a threshold with a point, such as 0.5",
         ),
@@ -232,6 +246,34 @@ def test_what_is_meant_otherwise_gets_the_right_hint(arguments, line, tmp_path, 
     Path(places["classes"]).write_text("dog\ncat\n")
     assert main([argument.format(**places) for argument in arguments]) == 2
     assert capsys.readouterr().err == f"error: {line.format(**places)}\n"
+
+
+@pytest.mark.parametrize("text", ["50%", "0,5", ".5.", "1/2", "<0.5", "½", "5,0%"])
+def test_a_threshold_in_another_notation_is_no_word(text):
+    with pytest.raises(MaskCLIPError, match="write a threshold with a point"):
+        options_module.read_background(text)
+
+
+def test_words_and_a_threshold_do_not_go_together():
+    with pytest.raises(MaskCLIPError, match="give words, or a threshold such"):
+        options_module.read_background("sky,50%")
+    assert options_module.read_background("7 dwarfs, U2") == ["7 dwarfs", "U2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "wording"),
+    [
+        ("--classes", options_module.CLASS_FORMATS),
+        ("--method", options_module.METHODS),
+        ("--templates", options_module.TEMPLATES),
+    ],
+)
+def test_what_an_option_takes_is_said_alike_by_every_verb(option, wording):
+    helps = [
+        each.help for command in COMMANDS.values() for each in command.params if option in each.opts
+    ]
+    assert len(helps) > 2
+    assert all(wording in text for text in helps)
 
 
 def test_a_trailing_comma_is_no_background_word():

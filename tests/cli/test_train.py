@@ -70,6 +70,27 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
     assert f"--init {run}/student.safetensors" in error
 
 
+def test_the_teacher_is_read_by_the_method_asked_for(photos, tmp_path, capsys):
+    own = tmp_path / "mine.toml"
+    own.write_text('base = "naclip"\nwindow = 3\nmiddle = { blocks = [1], weight = 0.5 }\n')
+    words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
+    made = {}
+    for method in ("clean", "naclip", str(own)):
+        run = tmp_path / Path(method).stem
+        given = [*SMALL, *SHORT, "--model", "emoji-vit", "--method", method]
+        assert main(["train", *words, "--out", str(run), *given]) == 0
+        teacher = json.loads((run / "config.json").read_text())["teacher"]
+        made[run.name] = (run / "student.safetensors").read_bytes()
+    assert len(set(made.values())) == 3
+    assert (teacher["method"]["name"], teacher["method"]["window"]) == ("mine", 3)
+    capsys.readouterr()
+    own.write_text('base = "naclip"\nwindow = 4\n')
+    assert main(["train", *words, "--out", str(run), *given, "--resume"]) == 2
+    assert "window: 3" in capsys.readouterr().err
+    assert main(["train", *words, "--out", str(run), *given, "--method", "naclop"]) == 2
+    assert "'naclop' (did you mean naclip" in capsys.readouterr().err
+
+
 def test_photos_that_break_later_are_listed_at_the_end(photos, tmp_path, capsys, monkeypatch):
     from maskclip.plus import dataset
 

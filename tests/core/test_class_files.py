@@ -114,6 +114,38 @@ def test_numbers_that_are_not_the_labels_are_told(tmp_path, name, content, messa
         raise AssertionError(warned[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", "__ignore__\n_background_\ndog\ncat\n"),  # as labelme has it
+        ("labels.json", '["_background_", "dog", "cat"]'),
+        ("names.txt", "0: _background_\n1: dog\n2: cat\n"),
+    ],
+)
+def test_names_in_underscores_are_no_classes(tmp_path, name, content):
+    vocabulary, warned = read(tmp_path, name, content)
+    assert vocabulary.names == ("dog", "cat")
+    assert len(warned) == 1
+    assert "_background_' left out, which is no class; " in warned[0]
+    assert "'dog'" in warned[0]
+    assert "is 0, and so on" in warned[0]
+
+
+def test_the_names_that_are_displayed_are_those_of_a_label_map(tmp_path):
+    items = """# of TensorFlow
+item {
+  name: "/m/0bt9lr"
+  id: 1
+  display_name: "dog {small}"
+}
+item: { id: 2 name: 'cat' }
+"""
+    vocabulary, warned = read(tmp_path, "map.txt", items)
+    assert vocabulary.names == ("dog {small}", "cat")
+    assert len(warned) == 1
+    assert "there 1, is 0" in warned[0]
+
+
 def test_names_of_any_words_stay(tmp_path):
     lines = ["a 50:50 mix", "dog", "person=man,woman", "7 dwarfs", "it's", "x; y", "O'Neill's"]
     vocabulary, warned = read(tmp_path, "classes.txt", "\n".join(lines))
@@ -132,6 +164,19 @@ def test_a_comma_in_a_name_is_told(tmp_path):
 CRAFTED = {
     "one line of names": ("a.txt", "dog, cat, grass", "line 1: .* looks like several classes"),
     "csv of one row": ("a.csv", "dog,cat,grass", "line 1: .*which column has the names"),
+    "a comment after a name": (
+        "a.txt",
+        "dog\ncat  # pet",
+        "line 2: 'cat  # pet' looks like .* comm",
+    ),
+    "a comment after a number": ("a.txt", "0: dog # pet\n1: cat", "line 1: .* a comment"),
+    "a torn label map": (
+        "a.pbtxt",
+        "item { id: 1 name: 'dog' }\nitem {",
+        "expected a list of name",
+    ),
+    "a label map without names": ("a.pbtxt", "item { id: 1 }", "expected a list of names"),
+    "an item among names": ("a.txt", 'item { name: "dog" }\ncat', "line 1: .* looks like a table"),
     "partly numbered": ("a.txt", "dog\n2: cat", "line 2: '2: cat' looks numbered"),
     "partly quoted": ("a.txt", 'dog\n"cat"', "line 2: .* looks quoted"),
     "partly tabbed": ("a.txt", "dog\ncat\t3", "line 2: .* looks like a table"),

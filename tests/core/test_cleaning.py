@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,37 @@ def test_a_background_by_threshold_needs_no_confidence():
 def test_a_background_of_words_is_a_class_like_others():
     words = Vocabulary.parse(["dog", "grass"]).with_background(["wall"])
     assert cleaned([[0, 1, 2]], 0.3, words, confidence=0.8) == [[X, X, X]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "message"),
+    [
+        ({"confidence": 0.4}, "dog cat", "of 0.4 does nothing: the best of 2 .* below 0.5;"),
+        ({"confidence": 0.5}, "dog cat", "of 0.5 does nothing"),
+        ({"by_class": {"dog": 0.4}}, "dog cat", "of 0.4 for 'dog' does nothing"),
+        ({"confidence": 0.3, "by_class": {"dog": 0.9}}, "dog cat", "of 0.3 does nothing"),
+        ({"confidence": 0.9}, "dog", "does nothing with one class"),
+    ],
+)
+def test_a_confidence_that_does_nothing_is_told(fields, words, message):
+    told = Cleaning(**fields).useless(Vocabulary.parse(words.split()))
+    assert re.search(message, told)
+
+
+def test_a_confidence_below_the_background_is_told():
+    words = Vocabulary.parse(["dog", "grass"]).with_background(0.6)
+    assert "what scores below 0.6 is background" in Cleaning(confidence=0.55).useless(words)
+    assert Cleaning(confidence=0.7).useless(words) is None
+
+
+def test_a_confidence_that_does_something_is_not_told():
+    for fields in (
+        {},
+        {"confidence": 0.4},
+        {"confidence": 0.9, "by_class": {"dog": 0.1}},  # keeps dogs
+        {"by_class": {"dog": 0.4}},
+    ):
+        assert Cleaning(**fields).useless(WORDS) is None
 
 
 def test_small_regions_are_dropped_and_corners_do_not_join():

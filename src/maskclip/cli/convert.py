@@ -24,9 +24,7 @@ def convert(
     names: opt.ClassNames = None,
     classes: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Its classes in order: text, one per line, TOML, JSON ..."
-        ),
+        typer.Option(metavar="FILE", help=f"Its classes in order: {opt.CLASS_FORMATS}."),
     ] = None,
     vocabulary: Annotated[
         str | None,

@@ -91,7 +91,8 @@ def evaluate(
     method: Annotated[
         str | None,
         typer.Option(
-            help="`clean` (default), `published`, or `baseline` (CLIP's own attention).",
+            metavar="NAME|FILE.toml",
+            help=f"{opt.METHODS}; default: clean.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -105,10 +106,7 @@ def evaluate(
     ] = None,
     templates: Annotated[
         str | None,
-        typer.Option(
-            help="Prompt templates: `published` (85; default), `open_clip` (80) or `plain` (1).",
-            rich_help_panel="Model",
-        ),
+        typer.Option(help=f"{opt.TEMPLATES}; default: published.", rich_help_panel="Model"),
     ] = None,
     background: Annotated[
         str | None,
@@ -128,10 +126,7 @@ def evaluate(
     device: opt.Device = "auto",
     precision: Annotated[
         str | None,
-        typer.Option(
-            help="`float32` (default), `bfloat16`, `float16` or `auto`.",
-            rich_help_panel="Machine",
-        ),
+        typer.Option(help=f"{opt.PRECISIONS}; default: float32.", rich_help_panel="Machine"),
     ] = None,
 ) -> None:
     """Evaluate a model, a published recipe or a folder of predictions on a data set.

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from maskclip.core.vocabulary import Background, Vocabulary
     from maskclip.data.datasets import Labeled
 
-_CLASS_FILES = (".txt", ".toml", ".json", ".yaml", ".yml", ".csv", ".tsv")
+_CLASS_FILES = (".txt", ".toml", ".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt")
 _DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
+CLASS_FORMATS = "text, one per line, TOML, JSON, data.yaml, CSV, labelmap.txt or .pbtxt"
+METHODS = (
+    "How CLIP is read: `clean`, `published`, a later method such as `naclip` (see "
+    "`maskclip methods`), or a file of your own"
+)
+TEMPLATES = "Prompt templates: `published` (85), `open_clip` (80) or `plain` (1)"
+PRECISIONS = "`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if it is clearly faster"
 _REFINE, _MACHINE = "Refinement and resolution", "Machine"
 
 Data = Annotated[
@@ -49,8 +56,7 @@ Classes = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="With `folder`: classes in the order of their ids; text, one per line, TOML, JSON, "
-        "data.yaml, CSV or labelmap.txt.",
+        help=f"With `folder`: classes in the order of their ids; {CLASS_FORMATS}.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -70,7 +76,7 @@ ClassFile = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE",
-        help="Classes: text, one per line, TOML, JSON, data.yaml, CSV or labelmap.txt.",
+        help=f"Classes: {CLASS_FORMATS}.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -114,17 +120,13 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         metavar="NAME|FILE.toml",
-        help="How CLIP is read: `clean`, `published`, a later method such as `naclip` (see "
-        "`maskclip methods`), or a file of your own.",
+        help=f"{METHODS}.",
         rich_help_panel=_MODEL,
     ),
 ]
 Templates = Annotated[
     str,
-    typer.Option(
-        help="Prompt ensemble: `published` (85), `open_clip` (80) or `plain` (1).",
-        rich_help_panel=_MODEL,
-    ),
+    typer.Option(help=f"{TEMPLATES}.", rich_help_panel=_MODEL),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The output folder.")]
 KeySmoothing = Annotated[
@@ -189,10 +191,7 @@ Device = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(
-        help="`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if it is clearly faster.",
-        rich_help_panel=_MACHINE,
-    ),
+    typer.Option(help=f"{PRECISIONS}.", rich_help_panel=_MACHINE),
 ]
 
 MaxPixels = Annotated[
@@ -363,6 +362,17 @@ def read_background(text: str | None) -> Background | None:
         return float(text)
     except ValueError:
         words = [word.strip() for word in text.split(",")]
-    if all(word.replace("-", "").isdecimal() for word in words):
+    words = [word for word in words if word] or words
+    numbers = [_is_number(word) for word in words]
+    if all(numbers):
         raise MaskCLIPError(f"--background {text}: write a threshold with a point, such as 0.5")
-    return [word for word in words if word] or words
+    if any(numbers):
+        raise MaskCLIPError(
+            f"--background {text}: give words, or a threshold such as 0.5, not both"
+        )
+    return words
+
+
+def _is_number(word: str) -> bool:
+    """Return whether a word is plainly a number, in whatever notation: `5`, `50%`, `1/2`."""
+    return any(map(str.isnumeric, word)) and not any(map(str.isalpha, word))

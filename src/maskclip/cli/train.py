@@ -13,6 +13,7 @@ from maskclip.cli.train_inputs import open_inputs, say_if_small
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
+    from maskclip.core.method import Method
     from maskclip.core.samples import Samples
     from maskclip.plus.config import Machine, Training
 
@@ -45,7 +46,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Or a file of them: text, one a line, or TOML.",
+            help=f"Or a file of them: {opt.CLASS_FORMATS}.",
             rich_help_panel="Own photos",
         ),
     ] = None,
@@ -93,6 +94,13 @@ def train(
         typer.Option(help="The CLIP that labels (default: the recipe's, or ViT-B-16:openai)."),
     ] = None,
     weights: opt.Weights = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help=f"{opt.METHODS} (default: the recipe's, or clean).",
+        ),
+    ] = None,
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
     ] = False,
@@ -281,7 +289,9 @@ def train(
     training = _override(
         training,
         student=student,
-        teacher=_override(training.teacher, name=model, weights=weights),
+        teacher=_override(
+            training.teacher, name=model, weights=weights, method=_read_method(method)
+        ),
         pretrained=False if scratch else None,
         initial=None if initial is None else str(student_file(initial)),
         supervision=_override(
@@ -343,6 +353,13 @@ def _run(
             raise
     if progress.prints:
         print_trained(trained, seconds=progress.seconds)
+
+
+def _read_method(name: str | None) -> str | Method | None:
+    """Return the content of a file, which the run folder keeps; names stay names."""
+    from maskclip.core.methods import METHODS, get_method
+
+    return name if name is None or name in METHODS else get_method(name)
 
 
 def _override(value: Any, **given: Any) -> Any:

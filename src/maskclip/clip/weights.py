@@ -7,6 +7,7 @@ takes longer than labelling a few small images.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
@@ -40,6 +41,8 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
         if weights is not None:
             raise WeightsError(f"{name} brings its own weights: leave `weights` out")
         return load_embedded(name)
+    if os.sep in name and Path(name).is_dir():
+        raise WeightsError(f"{name} is a folder: expected the name of a CLIP, or a file of weights")
     if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
         path = Path(name)
         checkpoint = read_checkpoint(path)

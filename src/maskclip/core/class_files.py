@@ -1,6 +1,7 @@
 """Files of classes, as people and other tools write them, read as what they are or refused.
 
-Lines, TOML, JSON, YOLO's data.yaml, tables (CSV, tabs, `1: dog`) and CVAT's labelmap.txt.
+Lines, TOML, JSON, YOLO's data.yaml, tables (CSV, tabs, `1: dog`), CVAT's labelmap.txt and
+TensorFlow's label maps (.pbtxt).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from maskclip.core.class_lists import (
     WHAT,
     VocabularyError,
+    label_map,
     parse_color,
     parse_line,
     read_table,
@@ -33,6 +35,7 @@ _COLORS = ("color", "colour", "rgb", "hex", "color_rgb")
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 _NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")  # what others number so
 
+_WRAPPED = re.compile(r"_.*_")  # so others write what is no class: __ignore__, _background_
 _QUOTED = re.compile(r"""'([^'\n]*)'|"([^"\n]*)\"""")
 _NUMBERED = re.compile(r"(\d+)\s*[:.)]\s*(\D.*)")
 _WRITE = "write a class a line, such as dog or person=man,woman"
@@ -104,6 +107,9 @@ def parse_toml_classes(text: str, source: str) -> ClassFile:
 def _entries(text: str, path: Path) -> Sequence[_Entry]:
     """Return the classes of a text, by its suffix or by what it looks like."""
     suffix, begins = path.suffix.lower(), text.lstrip()[:1]
+    items = label_map(text)
+    if items or suffix == ".pbtxt":
+        return _of_values(items, path)
     if suffix == ".json" or begins in ("{", "["):
         try:
             return _of_values(parse_json(text, str(path), WHAT), path)
@@ -204,7 +210,7 @@ def _check_plain(number: int, line: str, *, alone: bool) -> None:
         looks = "numbered"
     elif _QUOTED.fullmatch(line.rstrip(",")):
         looks = "quoted"
-    elif "\t" in line or not set(line) - set("[](){},"):
+    elif set("\t{}") & set(line) or not set(line) - set("[](),"):
         looks = "like a table or a list of a program"
     elif "," in line and "=" not in line and alone:
         looks = "like several classes"
@@ -335,6 +341,11 @@ def _class_file(entries: Sequence[_Entry], source: str) -> ClassFile:
     classes: dict[str, tuple[str, ...]] = {}
     places: dict[str, str] = {}
     for entry in entries:
+        if entry.where and re.search(r"\s#", entry.line):
+            raise VocabularyError(
+                f"{entry.where}{brief(entry.line)} looks like a name and a comment: put comments "
+                "on lines of their own"
+            )
         try:
             if entry.words is None:
                 name, prompts = parse_line(entry.line)
@@ -353,23 +364,34 @@ def _class_file(entries: Sequence[_Entry], source: str) -> ClassFile:
 
 
 def _in_order(entries: Sequence[_Entry], source: str) -> list[_Entry]:
-    """Sort classes by their numbers, if all have some, and warn where these are not the labels."""
+    """Sort classes by their numbers, if all have some, and warn where these are not the labels.
+
+    What is no class is left out: names in underscores, and of numbered ones what others call so.
+    """
     numbers = [entry.number for entry in entries if entry.number is not None]
-    if not entries or len(numbers) < len(entries):
-        return list(entries)
-    if len(set(numbers)) < len(numbers):
+    numbered = len(numbers) == len(entries)
+    if numbered and len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise VocabularyError(f"two classes have the number {twice}")
-    ordered = sorted(entries, key=lambda entry: entry.number or 0)
-    kept = [entry for entry in ordered if entry.line.casefold() not in _NO_LABEL]
-    left_out = [entry.line for entry in ordered if entry.line.casefold() in _NO_LABEL]
-    notes = [f"{', '.join(map(brief, left_out))} left out, which is no class"] if left_out else []
-    if [entry.number for entry in kept] != list(range(len(kept))):
-        first = kept[0] if kept else ordered[0]
+    ordered = sorted(entries, key=lambda entry: entry.number or 0) if numbered else list(entries)
+    kept = [entry for entry in ordered if not _is_no_class(entry.line, numbered=numbered)]
+    left_out = [brief(e.line) for e in ordered if _is_no_class(e.line, numbered=numbered)]
+    notes = [f"{', '.join(left_out)} left out, which is no class"] if left_out else []
+    first = (kept or ordered or [_Entry("")])[0]
+    name = brief(str(first.line).partition("=")[0])
+    if numbered and [entry.number for entry in kept] != list(range(len(kept))):
         notes.append(
             "the file's numbers are not those of the labels: "
-            f"{brief(first.line.partition('=')[0])}, there {first.number}, is 0, and so on"
+            f"{name}, there {first.number}, is 0, and so on"
         )
+    elif left_out and kept and not numbered:
+        notes.append(f"{name} is 0, and so on")
     if notes:
         warnings.warn(f"{source}: {'; '.join(notes)}", MaskCLIPWarning, stacklevel=2)
     return kept
+
+
+def _is_no_class(name: object, *, numbered: bool) -> bool:
+    if not isinstance(name, str):
+        return False  # which is refused later
+    return bool(_WRAPPED.fullmatch(name)) or (numbered and name.casefold() in _NO_LABEL)

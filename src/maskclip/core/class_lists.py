@@ -20,6 +20,10 @@ from maskclip.core.text import brief, hidden_character, parse_toml
 WHAT = "a file of classes"
 TOML_KEYS = ("classes", "description", "colors", "palette", "background")
 
+_ITEM = re.compile(r"""\bitem\s*:?\s*\{((?:"[^"\n]*"|'[^'\n]*'|[^{}"'])*)\}""")
+_FIELD = re.compile(r"""\b(\w+)\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)'|(\d+))""")
+_COMMENT = re.compile(r"^\s*#.*$", re.MULTILINE)
+
 
 class VocabularyError(MaskCLIPError):
     """Classes that cannot be used; the message says which and why, in one line."""
@@ -93,6 +97,21 @@ def parse_color(value: object) -> Color:
     raise VocabularyError(
         f"expected a colour as '#rrggbb' or three whole numbers in 0..255, got {brief(value)}"
     )
+
+
+def label_map(text: str) -> list[dict[str, str]] | None:
+    """Return the items of a label map of TensorFlow: `item { id: 1 name: "dog" }`, or None."""
+    text = _COMMENT.sub("", text)
+    if _ITEM.sub("", text).strip():
+        return None
+    found = [
+        {key: one or other or number for key, one, other, number in _FIELD.findall(item)}
+        for item in _ITEM.findall(text)
+    ]
+    return [
+        {**item, "name": item["display_name"]} if item.get("display_name") else item
+        for item in found
+    ]
 
 
 def read_table(text: str, source: str) -> dict[str, Any]:

@@ -61,6 +61,33 @@ class Cleaning:
             needed[0] = 0.0
         return np.array(needed, np.float32)
 
+    def useless(self, vocabulary: Vocabulary) -> str | None:
+        """Return what to tell of a confidence that drops no pixel, or None.
+
+        The scores are the best of probabilities that sum to one; a background by threshold takes
+        the pixels below it.
+        """
+        start = 0 if vocabulary.threshold is None else 1
+        names = vocabulary.names[start:]
+        floor = max(1 / len(names), vocabulary.threshold or 0)
+        given = {} if set(names) <= self.by_class.keys() else {"": self.confidence}
+        if self.confidence <= floor:  # else a lower one of a class keeps what would be dropped
+            given |= {
+                f" for {name!r}": self.by_class[name] for name in names if name in self.by_class
+            }
+        idle = [f"{value:g}{whose}" for whose, value in given.items() if 0 < value <= floor]
+        if not idle:
+            return None
+        if len(names) == 1:
+            return "a confidence does nothing with one class, whose score is always 1"
+        return (
+            f"a confidence of {', '.join(idle)} does nothing: the best of {len(names)} "
+            f"probabilities is never below {floor:.3g}; take one above it"
+            if floor == 1 / len(names)
+            else f"a confidence of {', '.join(idle)} does nothing: what scores below {floor:g} is "
+            "background; take one above it"
+        )
+
 
 def clean(
     labels: Labels, scores: npt.NDArray[np.float32], cleaning: Cleaning, vocabulary: Vocabulary

@@ -112,13 +112,26 @@ def names_student(name: str) -> bool:
     """Return whether the name of a model is the file of a student, or a run folder with one.
 
     Raises:
-        MaskCLIPError: it names a file that there is not.
+        MaskCLIPError: it names a file that there is not, or a folder that is no run folder.
     """
     if "://" in name:
         raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
     if Path(name).suffix in _FILES and not Path(name).exists():
         raise MaskCLIPError(f"{name}: no such model file")
-    return name not in {*EMBEDDED, *ALIASES} and is_student_file(Path(name))
+    if name in {*EMBEDDED, *ALIASES}:
+        return False
+    if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):
+        raise MaskCLIPError(
+            f"{name} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
+            "it, as `maskclip train` leaves them"
+        )
+    return is_student_file(Path(name))
+
+
+def _is_clip(name: str) -> bool:
+    from maskclip.clip.open_clip_models import architectures
+
+    return name.partition(":")[0] in architectures()
 
 
 class Segmenter(PhotoSegmenter):

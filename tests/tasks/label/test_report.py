@@ -145,6 +145,8 @@ def test_the_report_names_failures_flags_and_samples_and_is_the_same_again(tmp_p
     assert "<b>dog</b>: score 0.20, usually 0.82" in text
     assert 'src="thumbnails/a/%3Cb%3E%20%C3%BC.jpg"' in text
     assert "All photos (31)" in text
+    assert "A selection of 12; all, page by page: <a" in text
+    assert ">photos 1 to 31</a>" in text
     assert "2 left out: .heic 2" in text
     for unsafe in ("<b> ü", "<i>.jpg", "<model>", "<grass>"):
         assert unsafe not in text
@@ -205,7 +207,9 @@ def test_every_photo_is_reached_and_leads_to_its_photo_and_labels(tmp_path):
         assert out / "thumbnails" / f"{name}.jpg" in linked
     assert not any("yolo" in path.parts for path in linked), "no picture"
     assert max(path.stat().st_size for path in seen) < 120_000
+    assert "photos 201 to 230" in read(out / "report.html").text
     write_report(lambda: iter(outcomes[:5]), WORDS, SETTINGS, out, formats=made)
+    assert "A selection" not in read(out / "report.html").text
     assert [path.name for path in (out / "report").iterdir()] == ["00001.html"]
 
 

@@ -98,7 +98,7 @@ class Yolo(Format):
 
     def _how_to_link(self, photos: Sequence[PhotoFile]) -> list[str]:
         if not photos or (self.out / _place(photos[0])).exists():
-            how = []
+            how = self._train(photos)
         else:
             how = [
                 f"yolo: put the photos, or links to them, into {self.out / 'images'} under the "
@@ -125,7 +125,10 @@ class Yolo(Format):
                 f"yolo: {done['other']:,} files in {self.out / 'images'} are not the photos that "
                 "were labelled: move them away and run the same command again"
             )
-        return notes
+        return notes + self._train(photos)
+
+    def _train(self, photos: Sequence[PhotoFile]) -> list[str]:
+        return [f"yolo: train with {self.out / 'data.yaml'}"] if photos else []
 
     def _put(self, photo: Path, place: Path) -> str:
         """Link a photo; return "linked", "copied", "gone", or "other": another file is there."""

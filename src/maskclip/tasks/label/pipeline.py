@@ -7,12 +7,14 @@ The output folder gets a folder for each format, `report.html`, `report.json`, `
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, remove_unfinished
 from maskclip.core.methods import METHODS, get_method
 from maskclip.data.formats import Format, PhotoFile
@@ -62,6 +64,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     formats = []
     if job.vocabulary is not None:
         job.cleaning.thresholds(job.vocabulary)  # refuses unknown classes
+        _warn_if_useless(job)
         formats = job.open_formats(job.vocabulary)
     manifest.plan(sources, settings, missing=_missing(manifest, formats))
     chunk = next(manifest.chunks(), ())
@@ -107,6 +110,7 @@ def label_photos(
         job, formats = worker.job, worker.formats
         settings = _settings(job, weights=worker.fingerprint)
         manifest.check_settings(settings)
+        _warn_if_useless(job)
         remove_unfinished(job.out)
         manifest.plan(sources, settings, missing=_missing(manifest, formats))
         if backend is None:
@@ -130,6 +134,13 @@ def label_photos(
             notes=notes,
         )
         return manifest.counts()
+
+
+def _warn_if_useless(job: Job) -> None:
+    if job.vocabulary is not None and get_method(job.model.method).upsample == "probabilities":
+        useless = job.cleaning.useless(job.vocabulary)
+        if useless is not None:
+            warnings.warn(useless, MaskCLIPWarning, stacklevel=3)
 
 
 def _photo_files(manifest: Manifest) -> Iterator[PhotoFile]:

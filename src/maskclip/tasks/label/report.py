@@ -37,7 +37,6 @@ _SAMPLES = 12  # photos that are shown without a special reason
 _MOST_FLAGGED = 60  # photos to be reviewed that are shown
 _MOST_ERRORS = 200  # failures that are listed
 _CLASSES = 6  # named below a photo
-_TITLE = 40  # characters of a page's first photo
 
 Reasons = dict[int, list[dict[str, str]]]
 """Photo -> why it should be reviewed: a `name` of a class, and a `text`."""
@@ -110,7 +109,8 @@ def _chosen(
     return {
         "flagged": [pictures.show(o) for o in islice(flagged.values(), _MOST_FLAGGED)],
         "more_flagged": len(flagged) - _MOST_FLAGGED,
-        "samples": [pictures.show(outcome) for outcome in samples],
+        "samples": (shown := [pictures.show(outcome) for outcome in samples]),
+        "more_photos": summary.done > len(shown),
         "errors": list(islice(errors, _MOST_ERRORS)),
         "more_errors": summary.failed - _MOST_ERRORS,
     }
@@ -154,9 +154,12 @@ def _write_pages(
         address = f"{PAGES}/{number:05d}.html"
         text = template.render(pictures=shown, number=number, count=count, legend_entries=entries)
         write_text(text, pictures.out / address)
-        first = part[0].task.relative_path
-        title = first if len(first) <= _TITLE else f"{first[:_TITLE]}…"
-        pages.append({"address": address, "title": f"{number}: {title}"})
+        last = (number - 1) * _A_PAGE + len(part)
+        title = (
+            f"photos {last - len(part) + 1:,} to {last:,}" if len(part) > 1 else f"photo {last:,}"
+        )
+        first = f"from {part[0].task.relative_path}"
+        pages.append({"address": address, "title": title, "first": first})
     for old in (pictures.out / PAGES).glob("*.html"):
         if f"{PAGES}/{old.name}" not in {page["address"] for page in pages}:
             old.unlink()
