@@ -290,7 +290,7 @@ class TestCvatImages:
             (cvat_xml(MASK.replace("'dog'", "'fox'")), "its class 'fox' is not among"),
             (cvat_xml(MASK.replace("left='2'", "left='4'")), "reaches over the edge"),
             (cvat_xml(MASK.replace("left='2'", "left='-1'")), "reaches over the edge"),
-            (cvat_xml(MASK.replace("1, 2, 1", "1, 2, 99999999")), "run lengths of 100,000,004"),
+            (cvat_xml(MASK.replace("1, 2, 1", "1, 2, 99999999")), "a run length is out of range"),
             (cvat_xml(MASK.replace("1, 2, 1", "1, x")), "expected numbers"),
             (cvat_xml(POLYGON.replace("3.00,2.00", "3e300,2")), "far outside its photo"),
             (cvat_xml(POLYGON.replace("3.00,2.00", "nan,2")), "not finite"),
@@ -446,6 +446,35 @@ def coco(*annotations, **changes):
     } | changes
 
 
+def wrapping(pixels):
+    """Return COCO's compressed run lengths, none negative, whose sum is 2**64 too large.
+
+    NumPy would take memory for `pixels` and write far beyond it.
+    """
+    most, half = 2**34 - 1, 1
+    while most * half * (half + 1) < 2**64 + pixels:
+        half += 1
+    odd, even = [most] * half, [most] * half
+    over = most * half * (half + 1) - 2**64 - pixels
+    for steps in (odd, even):  # the first step is in each of the `half` sums
+        less = min(most, over // half)
+        steps[0] -= less
+        over -= less * half
+    odd[-1] -= over
+    return _compressed([0, *(step for pair in zip(odd, even, strict=True) for step in pair)])
+
+
+def _compressed(numbers):
+    text = ""
+    for number in numbers:
+        left, more = number, True
+        while more:
+            digit, left = left & 31, left >> 5
+            more = left != (-1 if digit & 16 else 0)
+            text += chr(48 + digit + 32 * more)
+    return text
+
+
 SQUARE = {"category_id": 18, "segmentation": [[0, 0, 3, 0, 3, 2, 0, 2]]}
 CROWD = {"category_id": 17, "iscrowd": 1, "segmentation": {"size": [4, 6], "counts": [4, 4, 16]}}
 
@@ -483,8 +512,10 @@ class TestCocoInstances:
             ),
             (
                 CROWD | {"segmentation": {"size": [4, 6], "counts": [10**12]}},
-                "run lengths of 1,000,000,000,000 pixels, expected 24",
+                "a run length is out of range: expected 24 pixels in all",
             ),
+            (CROWD | {"segmentation": {"size": [4, 6], "counts": [4, 4, 15]}}, "of 23 pixels, exp"),
+            (CROWD | {"segmentation": {"size": [4, 6], "counts": wrapping(24)}}, "out of range"),
             (CROWD | {"segmentation": {"size": [4, 6], "counts": [-3, 27]}}, "out of range"),
             (CROWD | {"segmentation": {"size": [4, 6], "counts": "ooooooooooo0"}}, "out of range"),
             (CROWD | {"segmentation": {"size": [4, 6], "counts": "a~\u1234"}}, "are damaged"),
@@ -549,6 +580,22 @@ def test_annotations_of_no_photos_size_take_no_memory(tmp_path, side):
     found = open_annotations(tmp_path, ["a.jpg"], WORDS)
     with pytest.raises(MaskCLIPError, match="expected a photo's size"):
         found.read("a.jpg")
+
+
+def test_the_wrapping_run_lengths_do_wrap():
+    from maskclip.data.annotations.shapes import _uncompressed
+
+    lengths = _uncompressed(wrapping(24))
+    assert lengths.min() == 0
+    assert lengths.sum() == 24
+    assert sum(map(int, lengths)) == 24 + 2**64
+
+
+def test_run_lengths_by_rows_are_bounded_before_they_are_summed():
+    from maskclip.data.annotations.shapes import ShapeError, row_rle
+
+    with pytest.raises(ShapeError, match="out of range"):
+        row_rle([2**40 - 1] * 9_000_000, (6, 4))  # their sum is negative in 64 bits
 
 
 def test_paths_that_fit_two_photos_are_named(tmp_path):

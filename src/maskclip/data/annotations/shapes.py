@@ -31,7 +31,7 @@ def coco_rle(counts: object, size: tuple[int, int]) -> Mask:
         ShapeError: they are not run lengths of so many pixels.
     """
     lengths = _uncompressed(counts) if isinstance(counts, str) else _numbers(counts)
-    return _runs(lengths, size[0] * size[1]).reshape(size).T
+    return _runs(_bounded(lengths, size), size).reshape(size).T
 
 
 def row_rle(counts: object, size: tuple[int, int]) -> Mask:
@@ -40,11 +40,11 @@ def row_rle(counts: object, size: tuple[int, int]) -> Mask:
     Raises:
         ShapeError: they are not run lengths of so many pixels.
     """
-    lengths = _numbers(counts)
+    lengths = _bounded(_numbers(counts), size)
     missing = size[0] * size[1] - int(lengths.sum())
     if missing > 0:  # what is outside at the end may be left out
         lengths = np.append(lengths, [missing] if len(lengths) % 2 == 0 else [0, missing])
-    return _runs(lengths, size[0] * size[1]).reshape(size[::-1])
+    return _runs(lengths, size).reshape(size[::-1])
 
 
 def _numbers(counts: object) -> _Ints:
@@ -79,10 +79,22 @@ def _uncompressed(counts: str) -> _Ints:
     return numbers
 
 
-def _runs(lengths: _Ints, pixels: int) -> Mask:
-    """Return runs of False and True in turn."""
-    if (lengths < 0).any() or int(lengths.sum()) != pixels:
-        raise ShapeError(f"run lengths of {int(lengths.sum()):,} pixels, expected {pixels:,}")
+def _bounded(lengths: _Ints, size: tuple[int, int]) -> _Ints:
+    """Return run lengths of which none is more than all pixels: their sum is true in 64 bits."""
+    pixels = size[0] * size[1]
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= pixels:
+        raise ShapeError(f"a run length is out of range: expected {pixels:,} pixels in all")
+    return lengths
+
+
+def _runs(lengths: _Ints, size: tuple[int, int]) -> Mask:
+    """Return runs of False and True in turn; the lengths are `_bounded`.
+
+    NumPy repeats in memory that it takes for a sum of its own, which must be the true one.
+    """
+    pixels, total = size[0] * size[1], int(lengths.sum())
+    if total != pixels:
+        raise ShapeError(f"run lengths of {total:,} pixels, expected {pixels:,}")
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
