@@ -74,18 +74,18 @@ def test_the_teacher_is_read_by_the_method_asked_for(photos, tmp_path, capsys):
     own = tmp_path / "mine.toml"
     own.write_text('base = "naclip"\nwindow = 3\nmiddle = { blocks = [1], weight = 0.5 }\n')
     words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
-    made = {}
+    idle, made = ["--confidence", "0.4"], {}
     for method in ("clean", "naclip", str(own)):
         run = tmp_path / Path(method).stem
         given = [*SMALL, *SHORT, "--model", "emoji-vit", "--method", method]
-        assert main(["train", *words, "--out", str(run), *given]) == 0
+        assert main(["train", *words, *idle, "--out", str(run), *given]) == 0
+        assert "a confidence of 0.4 does nothing: the best of 2" in capsys.readouterr().err
         teacher = json.loads((run / "config.json").read_text())["teacher"]
         made[run.name] = (run / "student.safetensors").read_bytes()
     assert len(set(made.values())) == 3
     assert (teacher["method"]["name"], teacher["method"]["window"]) == ("mine", 3)
-    capsys.readouterr()
     own.write_text('base = "naclip"\nwindow = 4\n')
-    assert main(["train", *words, "--out", str(run), *given, "--resume"]) == 2
+    assert main(["train", *words, *idle, "--out", str(run), *given, "--resume"]) == 2
     assert "window: 3" in capsys.readouterr().err
     assert main(["train", *words, "--out", str(run), *given, "--method", "naclop"]) == 2
     assert "'naclop' (did you mean naclip" in capsys.readouterr().err

@@ -173,7 +173,7 @@ CRAFTED = {
     "a torn label map": (
         "a.pbtxt",
         "item { id: 1 name: 'dog' }\nitem {",
-        "expected a list of name",
+        "line 1: .* like a table",
     ),
     "a label map without names": ("a.pbtxt", "item { id: 1 }", "expected a list of names"),
     "an item among names": ("a.txt", 'item { name: "dog" }\ncat', "line 1: .* looks like a table"),

@@ -317,7 +317,21 @@ def train(
             crop=None if crop is None else (crop, crop),
         ),
     )
+    _warn_if_useless(training, samples)
     _run(training, samples, out, validation=validation, machine=machine, resume=resume)
+
+
+def _warn_if_useless(training: Training, samples: Samples) -> None:
+    from maskclip.cli.console import warning_line
+    from maskclip.core.cleaning import Cleaning
+    from maskclip.core.methods import get_method
+
+    if get_method(training.teacher.method).upsample != "probabilities":
+        return
+    confidence = Cleaning(confidence=training.supervision.confidence or 0)
+    useless = confidence.useless(samples.vocabulary)
+    if useless is not None:
+        warning_line(useless)
 
 
 def _run(

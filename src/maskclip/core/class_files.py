@@ -108,7 +108,7 @@ def _entries(text: str, path: Path) -> Sequence[_Entry]:
     """Return the classes of a text, by its suffix or by what it looks like."""
     suffix, begins = path.suffix.lower(), text.lstrip()[:1]
     items = label_map(text)
-    if items or suffix == ".pbtxt":
+    if items:
         return _of_values(items, path)
     if suffix == ".json" or begins in ("{", "["):
         try:
