@@ -248,6 +248,53 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, message, run: 
         run_folder.find_checkpoint(run, sound)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer_states": None},
+        {"optimizer_states": []},
+        {"optimizer_states": [{"state": {0: {"momentum_buffer": torch.zeros(3, 77)}}}]},
+        {"lr_schedulers": ["x"]},
+        {"loops": None},
+        {"loops": {"fit_loop": 3}},
+        {"callbacks": {"AtomicCheckpoints": 5}},
+        {"state_dict": [1]},
+        {"global_step": "many"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_other_content_is_none(change, run: Path) -> None:
+    sound = weights(run / "last.ckpt")
+    for name in ("last.ckpt", "previous.ckpt"):
+        content = torch.load(run / name, weights_only=True)
+        torch.save({**content, **change}, run / name)
+    with pytest.raises(TrainingError, match=r"(no|not a) checkpoint of .*: begin anew"):
+        run_folder.find_checkpoint(run, sound)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"files": {"a.b.c": "x"}}),
+        ("config.json", {"files": 5}),
+        ("config.json", {"samples": []}),
+        ("samples.json", {"names": [1, 2]}),
+        ("samples.json", {"names": [[1]]}),
+        ("samples.json", {"bytes": [[1]]}),
+        ("samples.json", {"bytes": [[[1]]]}),
+        ("samples.json", {"names": None}),
+        ("samples.json", None),
+    ],
+    ids=str,
+)
+def test_an_edited_run_folder_is_one_line(file, change, run: Path, photos: Path) -> None:
+    content = json.loads((run / file).read_text())
+    (run / file).write_text(json.dumps([1] if change is None else {**content, **change}))
+    samples = opened(photos)
+    with pytest.raises(TrainingError, match=r"what trains there cannot be read|another training"):
+        run_folder.compare(run, run_folder.run_config(OWN, samples), samples)
+
+
 def flip(path: Path) -> None:
     """Change one byte of the weights."""
     content = bytearray(path.read_bytes())

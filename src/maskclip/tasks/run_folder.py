@@ -129,15 +129,14 @@ def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
     """
     try:
         saved = read_json(out / CONFIG, "the settings of a training")
-        record = None
-        if (out / SAMPLES).exists():
-            record = read_json(out / SAMPLES, "the images of a training", limit=_LARGEST_RECORD)
-            names, sizes = list(record["names"]), list(map(tuple, record["bytes"]))
-    except (MaskCLIPError, OSError, KeyError, TypeError) as error:
+        record = _read_record(out / SAMPLES) if (out / SAMPLES).exists() else None
+        changes = differences(
+            _comparable(saved, record), _comparable(_as_begun(config, saved), record)
+        )
+    except (MaskCLIPError, OSError, *_OF_OTHER_CONTENT) as error:
         raise TrainingError(
             f"{out}: what trains there cannot be read ({error}); choose another `out`"
         ) from error
-    changes = differences(_comparable(saved, record), _comparable(_as_begun(config, saved), record))
     if changes:
         raise TrainingError(
             f"{out} holds another training: {list_differences(changes)}. Choose another `out`"
@@ -145,7 +144,31 @@ def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
         )
     if record is None:
         return Places(range(len(samples)))
-    return _find(names, sizes, samples, out=out)
+    return _find(*record, samples, out=out)
+
+
+_OF_OTHER_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+def _read_record(path: Path) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Return the names of the images that a training began with, and the sizes of their files.
+
+    Raises:
+        MaskCLIPError: the file does not hold them.
+    """
+    record = read_json(path, "the images of a training", limit=_LARGEST_RECORD)
+    names, sizes = (
+        (record.get("names"), record.get("bytes")) if isinstance(record, dict) else (None, None)
+    )
+    if not (
+        isinstance(names, list)
+        and isinstance(sizes, list)
+        and len(names) == len(sizes)
+        and all(isinstance(name, str) for name in names)
+        and all(isinstance(each, list) and all(type(n) is int for n in each) for each in sizes)
+    ):
+        raise MaskCLIPError(f"{path}: expected names of images, and the bytes of each")
+    return names, list(map(tuple, sizes))
 
 
 def _as_begun(config: dict[str, Any], saved: Any) -> dict[str, Any]:
@@ -296,12 +319,36 @@ def _problem(path: Path, weights: Mapping[str, Tensor]) -> str | None:
         state = dict(content["state_dict"])
         shapes = {key: value.shape for key, value in state.items()}
         finite = all(bool(value.isfinite().all()) for value in state.values())
+        sound = not missing and _fits_a_training(content, set(shapes.values()))
     except zipfile.BadZipFile:
         return "is damaged or cut short"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except _UNREADABLE:
         return "is damaged, or no checkpoint of a training"
-    if missing or shapes != {key: value.shape for key, value in weights.items()}:
+    if not sound or shapes != {key: value.shape for key, value in weights.items()}:
         return "is not a checkpoint of this training"
     return None if finite else "holds weights that are not finite"
+
+
+def _fits_a_training(content: Mapping[str, Any], shapes: set[torch.Size]) -> bool:
+    """Return whether the state beside the weights is of the kinds that a training takes up."""
+    optimizers, schedulers = content["optimizer_states"], content["lr_schedulers"]
+    loops, callbacks = content["loops"], content.get("callbacks", {})
+    if type(content["global_step"]) is not int or content["global_step"] < 0:
+        return False
+    parts = (optimizers, schedulers)
+    if not all(isinstance(part, list) and all(isinstance(o, dict) for o in part) for part in parts):
+        return False
+    if len(optimizers) != 1 or not all(
+        isinstance(part, dict) and all(isinstance(value, dict) for value in part.values())
+        for part in (loops, callbacks)
+    ):
+        return False
+    known = shapes | {torch.Size()}
+    return all(
+        value.shape in known
+        for state in optimizers[0]["state"].values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )

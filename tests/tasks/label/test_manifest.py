@@ -1,4 +1,5 @@
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -270,6 +271,41 @@ def test_a_file_that_is_no_manifest_is_refused(path, opened):
     path.write_text("not a database " * 100)
     with pytest.raises(LabelingError, match="the record of what is done cannot be read or written"):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "update settings set content = '{'",
+        "update settings set content = '[1]'",
+        "update photos set metadata = '[1]' where metadata is not null",
+        """update photos set metadata = '{"width": "x", "z": 2}' where metadata is not null""",
+        "update class_stats set class = 99999 where class = 1",
+        "update class_stats set score = 'x'",
+        "update photos set path = 5 where number = 1",
+        "update photos set name = x'ff00' where number = 1",
+        "update photos set name = '../../evil' || number",
+        "update photos set name = '/tmp/evil' || number",
+    ],
+)
+def test_an_edited_record_is_one_line(path, edit):
+    settings = {**SETTINGS, "vocabulary": {"names": ["dog", "cat"]}}
+    with Manifest(path) as manifest:
+        manifest.plan(photos("a.jpg", "b.jpg"), settings)
+        manifest.record([done(tasks(manifest)[0])])
+        manifest.plan(photos("a.jpg", "b.jpg", "c.jpg"), settings)
+    with sqlite3.connect(path) as database:
+        database.execute(edit)
+    database.close()
+
+    def read():
+        with Manifest(path) as manifest:
+            manifest.check_settings(settings)
+            manifest.plan(photos("a.jpg", "b.jpg", "c.jpg"), settings)
+            return tasks(manifest), list(manifest.outcomes())
+
+    with pytest.raises(LabelingError, match=r"the record of what is done is damaged .*remove it"):
+        read()
 
 
 def test_paths_that_are_not_utf8_are_kept(manifest):

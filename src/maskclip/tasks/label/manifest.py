@@ -8,10 +8,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from pathlib import Path, PurePosixPath
+from typing import Any, Self, TypedDict
 
 from maskclip.core.errors import differences, list_differences
+from maskclip.core.text import brief
 from maskclip.data.names import output_names
 from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, ClassStats, LabelingError, Outcome, Task
@@ -76,6 +77,7 @@ class Manifest:
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
+        self._classes: int | None = None  # of the vocabulary, once it is known
         with self._wrap_errors():
             self._database = sqlite3.connect(path, timeout=1, isolation_level=None)
             self._database.execute("pragma locking_mode = exclusive")
@@ -119,8 +121,9 @@ class Manifest:
         row = self._one("select content from settings")
         if row is None:
             return
-        saved = json.loads(row[0])
         wanted = json.loads(json.dumps(settings))
+        with self._wrap_content():
+            saved = dict(json.loads(row[0]))
         for key in ignore:
             saved.pop(key, None)
             wanted.pop(key, None)
@@ -146,6 +149,8 @@ class Manifest:
             settings: with which they are labelled.
             missing: numbers of photos some of whose files are missing.
         """
+        vocabulary = settings.get("vocabulary")
+        self._classes = None if vocabulary is None else len(vocabulary["names"])
         with self._transaction():
             self._database.execute("delete from settings")
             self._database.execute("insert into settings values (?)", (json.dumps(settings),))
@@ -185,7 +190,8 @@ class Manifest:
         known = dict(self._database.execute("select path, name from photos"))
         new = [source for source in sources if _key(source) not in known]
         paths = [_plain(source.relative_path) for source in new]
-        names = output_names(paths, taken=list(known.values()))
+        with self._wrap_content():
+            names = output_names(paths, taken=list(known.values()))
         self._database.executemany(
             "insert into photos (path, stamp, relative_path, name, chunk) values (?, ?, ?, ?, -1)",
             (
@@ -211,7 +217,9 @@ class Manifest:
                 "order by number",
                 chunk,
             )
-            yield tuple(_task(*row) for row in rows)
+            with self._wrap_content():
+                chunk_of_photos = tuple(_task(*row) for row in rows)
+            yield chunk_of_photos
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Record the outcomes of a chunk, all or none.
@@ -262,12 +270,20 @@ class Manifest:
                     "order by pixels desc, class",
                     (task[0],),
                 )
-                yield Outcome(
-                    _task(*task),
-                    **json.loads(metadata or "{}"),
-                    classes=tuple(ClassStats(*row) for row in classes),
-                    error=error,
-                )
+                with self._wrap_content():
+                    size = _size(json.loads(metadata or "{}"))
+                    outcome = Outcome(
+                        _task(*task),
+                        **size,
+                        classes=tuple(self._class_stats(*row) for row in classes),
+                        error=error,
+                    )
+                yield outcome
+
+    def _class_stats(self, label: int, pixels: int, kept: int, score: float) -> ClassStats:
+        if self._classes is not None and not 0 <= label < self._classes:
+            raise ValueError(f"a class {label} of {self._classes}")
+        return ClassStats(label, int(pixels), int(kept), float(score))
 
     def _one(self, query: str, *values: Any) -> Any:
         with self._wrap_errors():
@@ -288,6 +304,17 @@ class Manifest:
                     self._database.execute("rollback")
                 raise
             self._database.execute("commit")
+
+    @contextmanager
+    def _wrap_content(self) -> Iterator[None]:
+        """Raise what comes of content that no labelling has written as `LabelingError`."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise LabelingError(
+                f"{self.path}: the record of what is done is damaged ({error}): remove it to label "
+                "everything again, or choose another `out`"
+            ) from error
 
     @contextmanager
     def _wrap_errors(self) -> Iterator[None]:
@@ -322,5 +349,26 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+class _Size(TypedDict, total=False):
+    width: int
+    height: int
+
+
+def _size(metadata: dict[str, int]) -> _Size:
+    if not metadata:
+        return {}
+    return {"width": int(metadata["width"]), "height": int(metadata["height"])}
+
+
 def _task(number: int, path: bytes, relative_path: str, name: str) -> Task:
+    """Return a photo of a row.
+
+    Raises:
+        TypeError, ValueError: the row holds something else, or a name that leads elsewhere.
+    """
+    if not isinstance(path, bytes) or not all(isinstance(t, str) for t in (relative_path, name)):
+        raise TypeError(f"photo {number} has no path or name")
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise ValueError(f"photo {number} is called {brief(name)}")
     return Task(number, Path(os.fsdecode(path)), relative_path, name)
