@@ -169,6 +169,7 @@ class Format(ABC):
 
     Attributes:
         wants_probabilities: whether `write` needs `Labeled.probabilities`.
+        may_be_empty: whether a file of 0 bytes is one that `write` has written.
         wants_scores: whether `write` uses `Labeled.scores`.
         photo_side: whether `write` needs `Labeled.photo`: 0 is not at all; else a photo that fits
             into so many px is enough, and infinity is the photo at its own size.
@@ -178,6 +179,7 @@ class Format(ABC):
     """
 
     wants_probabilities: ClassVar[bool] = False
+    may_be_empty: ClassVar[bool] = False
     wants_scores: ClassVar[bool] = False
     photo_side: ClassVar[float] = 0
 

@@ -53,6 +53,8 @@ class Yolo(Format):
     `images/train/images/a.jpg` lie in `images/train/labels/`.
     """
 
+    may_be_empty = True  # of photos without regions
+
     def __init__(
         self, vocabulary: Vocabulary, out: Path, options: FormatOptions = DEFAULT_FORMAT_OPTIONS
     ) -> None:

@@ -187,13 +187,20 @@ def _settings(job: Job, *, weights: str) -> dict[str, Any]:
 
 
 def _missing(manifest: Manifest, formats: Sequence[Format]) -> list[int]:
-    """Return the numbers of photos that are done and some of whose files are missing."""
+    """Return the numbers of photos that are done and some of whose files are missing or emptied."""
     return [
         outcome.task.number
         for outcome in manifest.outcomes()
         if outcome.error is None
-        and not all(path.exists() for f in formats for path in f.files(outcome.task.name))
+        and not all(_is_there(path, f) for f in formats for path in f.files(outcome.task.name))
     ]
+
+
+def _is_there(path: Path, written: Format) -> bool:
+    try:
+        return path.stat().st_size > 0 or written.may_be_empty
+    except OSError:
+        return False
 
 
 class _Place:
