@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import threading
@@ -725,3 +726,15 @@ class TestPixelLimit:
         assert sizes == [(40, 30)] * 8
         after = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, len(warnings.filters)
         assert after == before
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused(tmp_path):
+    content = io.BytesIO()
+    Image.effect_noise((64, 48), 40).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    for scans, name in ((100, "many.jpg"), (600, "endless.jpg")):
+        (tmp_path / name).write_bytes(whole[:-2] + scans * last + whole[-2:])
+    assert load_image(tmp_path / "many.jpg").size == (64, 48)
+    with pytest.raises(ImageError, match=r"a progressive JPEG of more than 500 scans"):
+        load_image(tmp_path / "endless.jpg")

@@ -228,10 +228,32 @@ def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
         raise ImageError(f"{where}: has no pixels ({image.width}x{image.height})")
 
 
+def _check_scans(image: Image.Image) -> None:
+    """Refuse a progressive JPEG that goes over its pixels more often than any encoder writes.
+
+    Each of its scans takes as long as a whole picture, and may have a few bytes alone.
+
+    Raises:
+        NotReadError: it has more than `_MOST_SCANS`.
+    """
+    file = getattr(image, "fp", None)
+    if file is None or image.format not in ("JPEG", "MPO") or "progressive" not in image.info:
+        return
+    place, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while scans <= _MOST_SCANS and (part := file.read(_PART)):
+        scans += (last + part).count(_SCAN)
+        last = part[-1:]
+    file.seek(place)
+    if scans > _MOST_SCANS:
+        raise NotReadError(f"a progressive JPEG of more than {_MOST_SCANS} scans")
+
+
 def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
     """Decode an image and return it as RGB, upright; nothing of a file stays open for it."""
     _check_pixels(image, where, max_pixels)
     try:
+        _check_scans(image)
         image.load()
         turn = _turn(image)  # after the pixels, behind which a PNG may hold it
         rgb = _to_rgb(image)
@@ -247,6 +269,8 @@ def _finished(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
     return upright
 
 
+_SCAN, _PART = b"\xff\xda", 1 << 20
+_MOST_SCANS = 500  # encoders write about ten; libjpeg's own tools warn from 500 on
 _NO_MEMORY = "too large for the memory that is free"
 _OF_NO_DAMAGE = ("not available", "not supported", "unsupported", "not implemented", "raw mode")
 
