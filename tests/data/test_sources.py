@@ -295,3 +295,24 @@ class TestReadList:
     def test_what_is_not_utf8_stays_as_the_file_system_has_it(self):
         (path,) = self.paths(b"x\xff.jpg\n")
         assert os.fsencode(path) == b"x\xff.jpg"
+
+
+class Endless(io.RawIOBase):
+    """A device that gives bytes without end, as /dev/zero does."""
+
+    def __init__(self, byte):
+        self.byte, self.given = byte, 0
+
+    def read(self, size=-1):
+        assert 0 < size < 2**30
+        self.given += size
+        return self.byte * size
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"a"])
+def test_an_endless_list_is_refused(byte, monkeypatch):
+    monkeypatch.setattr(sources, "_LARGEST_LIST", 1000)
+    endless = Endless(byte)
+    with pytest.raises(ImageError, match="expected a list of photos"):
+        read_list(endless)
+    assert endless.given == 1001

@@ -304,13 +304,26 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+_LARGEST_LIST = 1 << 28  # bytes: some million paths
+
+
+def _has_mark(content: bytes) -> bool:
+    """Return whether a text is in UTF-16, as PowerShell writes it."""
+    return content.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
 def read_list(file: IO[bytes]) -> list[str]:
     """Read paths, one a line, or separated by NUL bytes as `find -print0` writes them.
 
     Empty lines are skipped.
+
+    Raises:
+        ImageError: it is no list, or larger than that of all photos of a disk.
     """
-    content = file.read()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes it
+    content = file.read(_LARGEST_LIST + 1)
+    if len(content) > _LARGEST_LIST or (b"\0\0" in content and not _has_mark(content)):
+        raise ImageError("expected a list of photos, a path a line, got something else")
+    if _has_mark(content):
         content = content.decode("utf-16", "replace").encode()
     content = content.removeprefix(b"\xef\xbb\xbf")
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
