@@ -121,6 +121,50 @@ def test_errors_of_files_are_one_line(verb, capsys, error, line):
     assert capsys.readouterr().err.strip() == line
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "begins"),
+    [
+        (MemoryError(), 2, "error: memory ran out: "),
+        (
+            TypeError("x\ny"),
+            1,
+            "error: this is a bug of maskclip: TypeError: x y (MASKCLIP_DEBUG=1 ",
+        ),
+        (KeyError(), 1, "error: this is a bug of maskclip: KeyError (MASKCLIP_DEBUG=1 "),
+    ],
+)
+def test_any_other_error_is_one_line_too(verb, capsys, monkeypatch, error, code, begins):
+    def fail():
+        raise error
+
+    verb(fail)
+    monkeypatch.delenv("MASKCLIP_DEBUG", raising=False)
+    assert main(["doctor"]) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(begins)
+    assert printed.count("\n") == 1
+    monkeypatch.setenv("MASKCLIP_DEBUG", "1")
+    with pytest.raises(type(error)):
+        main(["doctor"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(closed):
+    command = f'"{sys.executable}" -m maskclip methods {closed}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_named():
+    command = f'"{sys.executable}" -m maskclip methods > /dev/full'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output or a file cannot be read or written: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_warnings_are_harmless_too(verb, capsys):
     verb(lambda: warnings.warn(HOSTILE, MaskCLIPWarning, stacklevel=1))
     assert main(["doctor"]) == 0

@@ -193,6 +193,36 @@ def _bomb(entry):
     return make
 
 
+def _packed(entry, method=zipfile.ZIP_BZIP2, size=2**31 - 2**24):
+    """A tiny file whose entry unpacks to `size` bytes, though it says that it has a thousand."""
+
+    def make(folder):
+        path = folder / "a.pt"
+        content = {"data.pkl": _MODULE + b"}b.", "constants.pkl": PROTO + b")."}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in content.items():
+                if name != entry:
+                    archive.writestr(f"a/{name}", data)
+            with archive.open(zipfile.ZipInfo(f"a/{entry}"), "w") as file:
+                file._compressor = zipfile._get_compressor(method)
+                file._zinfo.compress_type = method
+                for _ in range(size // 2**24):
+                    file.write(bytes(2**24))
+            archive.getinfo(f"a/{entry}").file_size = 1000
+        return path
+
+    return make
+
+
+def _many_of_one_class(folder):
+    """Many modules of a class whose text is long to search."""
+    body = "class M(Module):\n" + "  __parameters__ = [\n" * 190_000
+    names = (b"\x8c\x04%04xh\x00)\x81}b" % number for number in range(20_000))
+    content = b"\x80\x04c__torch__\nM\nq\x00)\x81}(" + b"".join(names) + b"ub."
+    more = {"constants.pkl": PROTO + b").", "code/__torch__.py": body}
+    return raw(content, more=more)(folder)
+
+
 def _header(header, data=bytes(16)):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return plain(struct.pack("<Q", len(text)) + text + data, "a.safetensors")
@@ -240,6 +270,9 @@ FILES = {
     "bomb of values": _bomb("data/0"),
     "bomb of a pickle": _bomb("data.pkl"),
     "bomb of code": _bomb("code/__torch__.py"),
+    "bzip2 pickle": _packed("data.pkl"),
+    "bzip2 code": _packed("code/__torch__.py"),
+    "many modules of one class": _many_of_one_class,
     "module in itself": raw(
         PROTO + b"c__torch__\nM\n)\x81q\x01}X\x01\x00\x00\x00ah\x01sb.", more=SCRIPT
     ),

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,14 +65,15 @@ app.add_typer(data.emoji_app, name="emoji")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done. 1: some images failed, the rest are done. 2: the command or its input cannot be used.
-    130: interrupted. `MASKCLIP_DEBUG=1` shows the traceback of an error.
+    0: done. 1: some images failed, the rest are done; or a bug of maskclip. 2: the command or its
+    input cannot be used. 130: interrupted. `MASKCLIP_DEBUG=1` shows the traceback of an error.
     """
 
     def show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, MaskCLIPWarning):
             warning_line(str(message))
 
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # some terminals lack some words' letters
             stream.reconfigure(errors="backslashreplace")
@@ -82,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = list(sys.argv[1:] if arguments is None else arguments)
         with speaking_of(_options_of(given)):
             return _run_safely(given)
+
+
+def _open_closed_streams() -> None:
+    """Let standard output and error lead nowhere where the shell has closed them (`>&-`)."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def _options_of(arguments: Sequence[str]) -> dict[str, str]:
@@ -99,17 +107,27 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _run_safely(arguments: list[str]) -> int:
-    """Run a verb and return its exit code; an error of a user is one line."""
+    """Run a verb and return its exit code; any error is one line."""
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         error_line("interrupted")
         return 130
-    except (MaskCLIPError, OSError) as error:
+    except Exception as error:
         if os.environ.get("MASKCLIP_DEBUG"):
             raise
         error_line(_message(error))
-        return 2
+        return 2 if isinstance(error, MaskCLIPError | OSError) or _lacks_memory(error) else 1
+    return code
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from maskclip.core.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -145,4 +163,17 @@ def _message(error: Exception) -> str:
     """Return the line to print: of an error of files, without its number."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if isinstance(error, OSError) and error.strerror:  # as where output goes to a full disk
+        return f"standard output or a file cannot be read or written: {error.strerror}"
+    if isinstance(error, MaskCLIPError | OSError):
+        return str(error)
+    if _lacks_memory(error):
+        return (
+            "memory ran out: take smaller images or batches, fewer classes or worker processes, "
+            "or a machine with more memory"
+        )
+    kind, text = type(error).__name__, str(error)
+    return (
+        f"this is a bug of maskclip: {kind}{': ' * bool(text)}{text} "
+        "(MASKCLIP_DEBUG=1 shows the traceback, which a report of it needs)"
+    )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from maskclip.clip.unpickling import Machine, ScriptModule, Storage, Stored, Unusable
+from maskclip.core.files import read_entry
 
 _MOST_PICKLE = 8 * 2**20
 """Bytes of a pickle: 250 describe a tensor, and their values take up to a hundred times as much."""
@@ -193,6 +194,7 @@ class _Code:
         self._archive, self._folder = archive, folder
         self._left = _MOST_CODE
         self._classes: dict[str, dict[str, str]] = {}
+        self._weights: dict[str, frozenset[str] | None] = {}  # by kind: modules share a long class
 
     def weights_of(self, kind: str) -> frozenset[str] | None:
         """Return which attributes of a class are weights, or None where it does not say.
@@ -200,6 +202,11 @@ class _Code:
         Raises:
             pickle.UnpicklingError: it makes its weights by code of its own.
         """
+        if kind not in self._weights:
+            self._weights[kind] = self._declared(kind)
+        return self._weights[kind]
+
+    def _declared(self, kind: str) -> frozenset[str] | None:
         module, _, name = kind.rpartition(".")
         if module not in self._classes:
             self._classes[module] = self._parse(module)
@@ -214,11 +221,10 @@ class _Code:
     def _parse(self, module: str) -> dict[str, str]:
         """Return the text of each class of a module."""
         try:
-            entry = self._archive.open(f"{self._folder}{module.replace('.', '/')}.py")
+            entry = self._archive.getinfo(f"{self._folder}{module.replace('.', '/')}.py")
         except KeyError:
             return {}
-        with entry:
-            text = entry.read(self._left + 1)
+        text = read_entry(self._archive, entry, most=self._left + 1)
         self._left -= len(text)
         if self._left < 0:
             raise ValueError("more code than any network has")

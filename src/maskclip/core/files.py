@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,19 @@ class BoundedReader(io.BufferedReader):
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, self._size - self.tell()))
         return super().read(size)
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, most: int) -> bytes:
+    """Return up to `most` bytes of an entry of a stranger's archive, in about as much memory.
+
+    Raises:
+        ValueError: it is neither stored nor deflated: other methods unpack more than is asked for.
+        zipfile.BadZipFile, zlib.error, RuntimeError: it is damaged or encrypted.
+    """
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} is compressed by a method that is not read")
+    with archive.open(entry) as file:
+        return file.read(most)
 
 
 def check_writable(folder: Path) -> None:

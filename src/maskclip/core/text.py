@@ -151,8 +151,12 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
     if not stat.S_ISREG(kind.st_mode) and not _is_open_already(path):
         got = "a folder" if stat.S_ISDIR(kind.st_mode) else "a pipe, socket or device"
         raise MaskCLIPError(f"{path}: expected {what}, got {got}")
-    with path.open("rb") as file:  # a size may be wrong, as that of a pipe is
-        data = b"" if kind.st_size > limit else file.read(limit + 1)
+    try:
+        with path.open("rb") as file:  # a size may be wrong, as that of a pipe is
+            data = b"" if kind.st_size > limit else file.read(limit + 1)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # errors of reading have none
+        raise
     size = max(kind.st_size, len(data))
     if size > limit:
         raise MaskCLIPError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskclip.core.config import SHORT_SIDES
 from maskclip.core.errors import MaskCLIPError, differences, list_differences
-from maskclip.core.files import atomic_path
+from maskclip.core.files import atomic_path, read_entry
 from maskclip.core.text import brief, parse_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus import released
@@ -333,5 +333,5 @@ def _names_of_weights(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith("/data.pkl") and entry.file_size <= _MOST_NAMES:
-                return archive.read(entry)
+                return read_entry(archive, entry, most=_MOST_NAMES)
     return b""

@@ -311,7 +311,8 @@ def _problem(path: Path, weights: Mapping[str, Tensor]) -> str | None:
         return "is empty"
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            foreign = any(e.compress_type != zipfile.ZIP_STORED for e in archive.infolist())
+            damaged = "of another program" if foreign else archive.testzip()
         if damaged is not None:
             return "is damaged"
         content = _load(path)
