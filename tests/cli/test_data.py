@@ -114,7 +114,7 @@ def test_masks_without_an_image_are_a_warning(own, capsys):
         (own / "images" / f"{index:02}.png").unlink()
     assert check(own, "--workers", "1") == 0
     masks = ", ".join(str(own / "masks" / f"0{index}.png") for index in range(3))
-    assert capsys.readouterr().err == f"warning: masks without an image: 4 ({masks}, ...)\n"
+    assert capsys.readouterr().err == f"warning: masks without a photo: 4 ({masks}, ...)\n"
 
 
 def test_mistakes_are_one_line_and_exit_code_2(own, capsys):

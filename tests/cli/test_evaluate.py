@@ -94,6 +94,26 @@ def test_predictions_that_are_one_off_are_doubted(own, capsys):
     )
 
 
+def test_masks_that_are_one_off_are_not_taken_for_masks_of_0_and_255(own, capsys):
+    (own / "classes.txt").write_text("dog\ncat\ncar\nsky\n")
+    write(own / "masks", [[1, 2], [3, 255]])
+    write(own / "found", [[0, 1], [2, 2]])
+    assert main([*folder(own), "--predictions", str(own / "found")]) == 0
+    error = capsys.readouterr().err
+    assert "predictions are one too low in 100 % of the pixels" in error
+    assert "or the masks are one too high: do the ids of one of the two count from 1?" in error
+    assert "255 means ignored" not in error
+
+
+def test_some_masks_are_enough_and_what_is_left_out_is_told(own, capsys):
+    Image.new("RGB", (2, 2)).save(own / "images/two.png")
+    Image.new("L", (2, 2)).save(own / "masks/strange.png")
+    assert main([*folder(own), "--predictions", str(own / "found")]) == 0
+    error = capsys.readouterr().err
+    assert "1 photo has no labels and is left out (two.png)" in error
+    assert f"masks without a photo: 1 ({own / 'masks/strange.png'})" in error
+
+
 def test_pixels_without_a_prediction_are_told(own, capsys):
     write(own / "found", [[0, 255], [1, 1]])
     assert main([*folder(own), "--predictions", str(own / "found")]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -174,7 +175,40 @@ def test_a_training_with_labels_goes_on_and_tells_other_labels(label, tmp_path, 
     assert "holds another training: samples.labels.kept" in capsys.readouterr().err
     Image.new("L", (64, 64), 1).save(tmp_path / "labels/3.png")
     assert main([*command, "--resume"]) == 2
-    assert "holds another training: samples.labels.content" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"holds another training: the labels in {tmp_path / 'labels'} have changed." in error
+
+
+def save_masks(tmp_path, photos, *values):
+    (tmp_path / "labels").mkdir()
+    for photo, value in zip(photos.iterdir(), itertools.cycle(values), strict=False):
+        ids = np.full((64, 64), value[0], np.uint8)
+        ids[:, :32] = value[1]
+        Image.fromarray(ids).save(tmp_path / "labels" / photo.name)
+    return [
+        *("train", "--images", str(photos), "-c", "dog", "-c", "grass"),
+        *("--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "run"), *SMALL, *SHORT),
+    ]
+
+
+def test_masks_of_0_and_255_and_of_no_photo_are_told_before_training(photos, tmp_path, capsys):
+    command = save_masks(tmp_path, photos, (0, 255))
+    Image.new("L", (64, 64)).save(tmp_path / "labels/strange.png")
+    assert main([*command, "--validate", "0.5", "--validate-every", "1"]) == 0
+    error = capsys.readouterr().err
+    said = "no mask has a pixel of grass, and all have ignored ones: 255 means ignored"
+    assert said in error
+    assert error.index(said) < error.index("in validation")
+    assert "% in validation (1 of 2 classes have pixels)" in error
+    assert f"masks without a photo: 1 ({tmp_path / 'labels/strange.png'})" in error
+
+
+def test_masks_that_count_from_1_are_not_learnt_from(photos, tmp_path, capsys):
+    assert main(save_masks(tmp_path, photos, (1, 1), (1, 255), (2, 1))) == 2
+    error = capsys.readouterr().err
+    assert "label 2 is out of range: expected classes 0..1, or 255 for ignored pixels" in error
+    assert "ids seem to count from 1 (there is 2 and no 0), and must count from 0" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_labels_that_do_not_fit_are_one_line(label, tmp_path, capsys):

@@ -103,6 +103,7 @@ def test_a_dictionary_of_synonyms_is_classes_with_synonyms(tmp_path):
         ("labels.txt", "0: unlabeled\n1: dog\n2: cat\n", "'unlabeled' left out, .*'dog', there 1"),
         ("numbered.txt", "1. dog\n2. cat\n", "'dog', there 1, is 0, and so on"),
         ("a.json", '{"categories": [{"id": 9, "name": "dog"}, {"id": 90, "name": "cat"}]}', "9"),
+        ("labelmap.txt", "# l\nbackground:0,0,0::\ndog:9,9,9::\ncat:8,8,8::\n", "black is what"),
         ("objectInfo.txt", "Idx\tName\n1\tdog\n2\tcat\n", "there 1, is 0"),
     ],
 )
@@ -144,6 +145,15 @@ item: { id: 2 name: 'cat' }
     assert vocabulary.names == ("dog {small}", "cat")
     assert len(warned) == 1
     assert "there 1, is 0" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "content", ["background:9,0,0::\ndog:1,1,1::\n", "name,color\nbackground,#000000\ndog,#010101"]
+)
+def test_other_backgrounds_than_cvats_are_classes(tmp_path, content):
+    vocabulary, warned = read(tmp_path, "labelmap.txt" if "::" in content else "a.csv", content)
+    assert vocabulary.names == ("background", "dog")
+    assert not warned
 
 
 def test_names_of_any_words_stay(tmp_path):

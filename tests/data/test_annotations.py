@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -219,6 +220,50 @@ class TestCvatMasks:
         found = open_annotations(export, ["x/a.jpg"], WORDS)
         np.testing.assert_array_equal(found.read("x/a.jpg"), mask([NONE, 1, 0], [0, 0, NONE]))
 
+    @pytest.mark.parametrize("below", ["", "task/"])
+    def test_the_archive_is_read_as_it_is_exported(self, export, below):
+        path = export / "annotations.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(export.rglob("*.*")):
+                if file != path:
+                    archive.write(file, below + file.relative_to(export).as_posix())
+            archive.writestr(f"{below}JPEGImages/x/a.jpg", b"a photo")
+        found = open_annotations(path, ["x/a.jpg", "x/b.jpg"], WORDS)
+        assert list(found.photos) == ["x/a.jpg"]
+        np.testing.assert_array_equal(found.read("x/a.jpg"), mask([NONE, 1, 0], [0, 0, NONE]))
+        same = open_annotations(export, ["x/a.jpg"], WORDS)
+        assert found.fingerprint() == same.fingerprint()
+        assert found.expected("x/b.jpg") == str(path / "x/b.png")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("../a.png", b"", r"the name '\.\./a\.png' leads out of the archive"),
+            ("x/../../a.txt", b"", "leads out of the archive"),
+            ("/tmp/a.png", b"", "leads out of the archive"),
+            ("..\\a.png", b"", "leads out of the archive"),
+            ("C:\\a.png", b"", "leads out of the archive"),
+            ("LABELMAP.txt", b"", "LABELMAP.txt is there twice"),
+            ("a.json", None, "a.json has 600,000,000 bytes: too large"),
+            ("labels.jpg", b"", r"annotations\.zip/labelmap\.txt: its class 'cow' is not among"),
+        ],
+    )
+    def test_hostile_archives_are_one_line(self, tmp_path, name, content, said):
+        path = tmp_path / "annotations.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("labelmap.txt", "cow:1,2,3::\n")
+            archive.writestr(name, content or b"0")
+            if content is None:
+                archive.getinfo(name).file_size = 600_000_000
+        with pytest.raises(MaskCLIPError, match=said):
+            open_annotations(path, ["a.jpg"], WORDS)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["annotations.zip"]
+
+    def test_what_is_no_archive_is_one_line(self, tmp_path):
+        (tmp_path / "a.zip").write_bytes(b"PK")
+        with pytest.raises(MaskCLIPError, match=r"a\.zip: not a ZIP archive that can be read"):
+            open_annotations(tmp_path / "a.zip", ["a.jpg"], WORDS)
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [
@@ -368,7 +413,7 @@ class TestLabelStudio:
         tasks[0]["annotations"][2]["was_cancelled"] = True
         found, ids = self.read(tmp_path, tasks)
         np.testing.assert_array_equal(ids, mask([0, NONE, NONE], [0, 0, NONE]))
-        assert "1 photos have several annotations, of which the last counts" in found.notes[0]
+        assert "1 photo has several annotations, of which the last counts" in found.notes[0]
 
     def test_polygons_labels_of_brushes_and_json_min(self, tmp_path):
         square = [[0, 0], [100 / 3, 0], [100 / 3, 100], [0, 100]]
@@ -671,11 +716,15 @@ class TestPhotos:
         with pytest.raises(DatasetError, match="photos and labels in one folder"):
             open_folder(own / "photos", own / "photos", WORDS)
 
-    def test_photos_to_be_scored_that_have_no_mask_are_counted(self, own):
+    def test_photos_to_be_scored_that_have_no_mask_are_left_out_and_counted(self, own):
         samples = open_folder(own / "photos", own / "masks", WORDS)
-        samples.check(4)
-        with pytest.raises(DatasetError, match=r"folder: 6 of 10 masks are missing, .*4\.png"):
-            samples.check(10)
+        assert samples.names == ("0", "1", "2", "3")
+        assert "6 photos have no labels and are left out (4.jpg, 5.jpg, 6" in samples.notes[0]
+        assert len(open_folder(own / "photos", own / "masks", WORDS, missing=True)) == 10
+        for index in range(5, 10):
+            (own / f"photos/{index}.jpg").unlink()
+        samples = open_folder(own / "photos", own / "masks", WORDS)
+        assert "1 photo has no labels and is left out (4.jpg)" in samples.notes[0]
 
     def test_exports_are_evaluated_where_they_have_labels(self, own):
         content = coco(SQUARE)

@@ -399,8 +399,8 @@ def test_yolo_copies_where_links_are_impossible(linked_set, monkeypatch):
     check_yolo(out, photos)
     assert not [path for path in out.rglob("*") if path.is_symlink()]
     (out / "images" / "a.jpg").write_bytes(b"something of the user's")
-    (note,) = (note for note in linked_set(link=True)[2] if "are not the photos" in note)
-    assert "1 files in" in note
+    (note,) = (note for note in linked_set(link=True)[2] if "not the photo" in note)
+    assert "has 1 file that is not the photo that was labelled: move it away" in note
     assert (out / "images" / "a.jpg").read_bytes() == b"something of the user's"
 
 
@@ -411,7 +411,7 @@ def test_yolo_counts_photos_that_are_gone(tmp_path, words, monkeypatch, links):
     (note,) = find_format("yolo")(words, tmp_path, FormatOptions(link=True)).finish(
         [PhotoFile("a", "a.jpg", str(tmp_path / "gone" / "a.jpg"))]
     )
-    assert "1 photos are not any more where they were labelled" in note
+    assert "1 photo is not where it was labelled any more: it has no link" in note
     assert not (tmp_path / "images").exists()
 
 

@@ -189,6 +189,7 @@ def test_16_bits_hold_255_and_more_classes(tmp_path):
         ([0, 0, 0], 4, "no mask has a labelled pixel: 255 means ignored, and classes are 0..2"),
         ([9, 0, 0], 3, None),
         ([9, 5, 1], 4, None),
+        ([0, 5, 1], 4, None),  # which is no mask of 0 and 255: ids may count from 1
     ],
 )
 def test_masks_as_a_whole_are_doubted(pixels, ignored, said):
@@ -199,6 +200,17 @@ def test_masks_as_a_whole_are_doubted(pixels, ignored, said):
 def test_one_class_and_ignored_pixels_everywhere_are_doubted():
     found = doubt(["dog"], np.array([9]), LabelRule(1, 255), masks=1, ignored=1)
     assert found.startswith("every mask has ignored pixels, and all others are dog: 255 means")
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [([1, 2, 3], True), ([3, 255], True), ([0, 3], False), ([1, 4], False), ([7], False)],
+)
+def test_ids_that_count_from_1_are_told(tmp_path, values, hint):
+    path = save(tmp_path / "mask.png", np.array([values], np.uint8))
+    with pytest.raises(MaskError, match="is out of range: expected classes") as error:
+        load_labels(path, RULE)
+    assert ("ids seem to count from 1 (there is 3 and no 0)" in str(error.value)) == hint
 
 
 def test_invalid_ids_are_counted():

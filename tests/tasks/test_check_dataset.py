@@ -269,7 +269,19 @@ class TestOwnFolders:
 
     def check(self, root):
         words = Vocabulary.parse(["dog", "grass", "sky"])
-        return checked(open_folder(root / "images", root / "masks", words))
+        return checked(open_folder(root / "images", root / "masks", words, missing=True))
+
+    def test_a_photo_without_a_mask_is_a_problem(self, own):
+        (own / "masks/one.png").unlink()
+        assert [p.kind for p in self.check(own).problems] == ["missing mask"]
+
+    def test_ids_that_count_from_1_are_told(self, own):
+        for name in ("one.png", "x/two.png"):
+            save_mask(own / "masks" / name, [[1, 3]])
+        hint = "ids seem to count from 1 (there is 3 and no 0), and must count from 0"
+        assert self.check(own).notes == [hint]
+        save_mask(own / "masks/one.png", [[0, 3]])
+        assert self.check(own).notes == []
 
     def test_they_have_no_official_size(self, own):
         report = self.check(own)

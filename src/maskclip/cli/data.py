@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from maskclip.tasks.check_dataset import CheckReport
 
 _MOST_PROBLEMS = 20  # printed; the report file holds all
-_MOST_NAMES = 3
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 emoji_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -144,7 +143,13 @@ def check(
     from maskclip.tasks.check_dataset import check_lists, check_samples
 
     opened = opt.open_data(
-        dataset, data=data, split=split, images=images, masks=masks, classes=classes
+        dataset,
+        data=data,
+        split=split,
+        images=images,
+        masks=masks,
+        classes=classes,
+        missing=True,
     )
     _check_report_file(out)
     report = check_lists(opened)
@@ -209,11 +214,7 @@ def _list_problems(report: CheckReport, out: Path | None) -> None:
         error_line(f"and {others.total():,} more ({kinds}); {where}")
     for note in report.notes:
         warning_line(note)
-    unused = report.masks_without_image
-    if unused:
-        some = ", ".join(map(str, unused[:_MOST_NAMES]))
-        dots = ", ..." if len(unused) > _MOST_NAMES else ""
-        warning_line(f"masks without an image: {len(unused):,} ({some}{dots})")
+    opt.warn_of_unused(report.masks_without_image)
 
 
 @emoji_app.callback()

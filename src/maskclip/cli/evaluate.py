@@ -271,9 +271,12 @@ def _open_samples(
 
 def _show_notes(samples: Samples) -> None:
     from maskclip.cli.console import warning_line
+    from maskclip.data.photos import Photos
 
     for note in samples.notes:
         warning_line(note)
+    if isinstance(samples, Photos):
+        opt.warn_of_unused(samples.unused_masks())
 
 
 def _read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:

@@ -12,6 +12,8 @@ import typer
 
 from maskclip.core.errors import MaskCLIPError
 
+_MOST_NAMES = 3  # masks, in a message
+
 if TYPE_CHECKING:
     from maskclip.core.config import Options
     from maskclip.core.vocabulary import Background, Vocabulary
@@ -213,8 +215,9 @@ def open_data(
     images: Path | None,
     masks: Path | None,
     classes: Path | None,
+    missing: bool = False,
 ) -> Labeled:
-    """Open a data set by name, or one's own as `folder`.
+    """Open a data set by name, or one's own as `folder`, then of photos with masks or of all.
 
     Raises:
         MaskCLIPError: an option is missing or belongs elsewhere, or the data set is not there.
@@ -227,7 +230,7 @@ def open_data(
     if name == "folder":
         if images is None or masks is None or classes is None:
             raise MaskCLIPError("folder needs --images DIR, --masks DIR and --classes FILE")
-        return open_folder(images, masks, Vocabulary.from_file(classes))
+        return open_folder(images, masks, Vocabulary.from_file(classes), missing=missing)
     if images or masks or classes:
         raise MaskCLIPError(f"--images, --masks and --classes belong to `folder`, not to {name}")
     if data is None and name in SPECS:
@@ -236,6 +239,16 @@ def open_data(
             f"{SPECS[name].splits['val'].parts[0].images.partition('/')[0]}"
         )
     return open_dataset(name, data or Path(), split=split)
+
+
+def warn_of_unused(masks: Sequence[Path]) -> None:
+    """Say which masks belong to no photo, if there are some."""
+    from maskclip.cli.console import warning_line
+
+    if masks:
+        some = ", ".join(map(str, masks[:_MOST_NAMES]))
+        dots = ", ..." if len(masks) > _MOST_NAMES else ""
+        warning_line(f"masks without a photo: {len(masks):,} ({some}{dots})")
 
 
 def read_options(

@@ -84,18 +84,23 @@ def _labeled_photos(
     """Open photos of which some have true labels; CLIP labels what these leave open."""
     from dataclasses import replace
 
-    from maskclip.cli.console import print_line, warning_line
+    from maskclip.cli.console import print_line, warning_line, working
     from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.core.text import counted
     from maskclip.data.photos import open_photos
     from maskclip.recipes import own_training
+    from maskclip.tasks.check_dataset import doubt_labels
 
     if validate is not None and not 0 < validate < 1:
         raise MaskCLIPError(
             f"--validate: expected a share of the labelled photos in (0, 1), got {validate:g}"
         )
     photos = open_photos(images, words, labels)
-    for note in photos.notes:
+    with working("looking at the labels"):
+        doubt = doubt_labels(photos)
+    for note in (*photos.notes, *((doubt,) if doubt else ())):
         warning_line(note)
+    opt.warn_of_unused(photos.unused_masks())
     known = photos.annotations
     assert known is not None
     kept = None
@@ -104,8 +109,8 @@ def _labeled_photos(
     count = len(known.photos) - (len(kept) if kept is not None else 0)
     held = f", {len(kept):,} kept to validate on" if kept is not None else ""
     print_line(
-        f"{known.title} of {count:,} photos are learnt as they are{held}; CLIP labels the rest of "
-        f"these, and the {len(photos) - count:,} others"
+        f"{known.title} of {counted(count, 'photo', 'photos')} are learnt as they are{held}; CLIP "
+        f"labels the rest of these, and the {counted(len(photos) - count, 'other', 'others')}"
     )
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))
     supervision = replace(training.supervision, keep_labels=True)

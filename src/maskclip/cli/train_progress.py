@@ -101,8 +101,11 @@ class TrainProgress(Callback):
         """Show the score."""
         miou = trainer.callback_metrics.get(MIOU)
         if self.prints and miou is not None and not trainer.sanity_checking:
+            assert isinstance(pl_module, MaskCLIPPlus)
+            seen, count = pl_module.validated, len(self.names)
+            some = f" ({seen:,} of {count:,} classes have pixels)" if seen < count else ""
             step = trainer.global_step
-            print_line(f"step {step:,}: mIoU {float(miou):.1f} % in validation", errors=True)
+            print_line(f"step {step:,}: mIoU {float(miou):.1f} % in validation{some}", errors=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove the bar, however the training ended."""

@@ -235,6 +235,8 @@ def _of_table(lines: Sequence[tuple[int, str]], *, is_csv: bool) -> list[_Entry]
     for delimiter in "\t;:," if not is_csv else "\t;,":
         if lines and all(delimiter in line for _, line in lines):
             rows = [_cells(number, line, delimiter) for number, line in lines]
+            if delimiter == ":":
+                rows, lines = _without_unlabeled(rows, lines)
             found = _of_rows(lines, rows, certain=is_csv or delimiter in "\t;")
             if found is not None:
                 return found
@@ -242,6 +244,30 @@ def _of_table(lines: Sequence[tuple[int, str]], *, is_csv: bool) -> list[_Entry]
         start = lines[0][1].strip("\"'").casefold() in _NAMES
         return [_Entry(line.strip('"'), f"line {number}: ") for number, line in lines[start:]]
     return None
+
+
+def _without_unlabeled(
+    rows: list[list[str]], lines: Sequence[tuple[int, str]]
+) -> tuple[list[list[str]], Sequence[tuple[int, str]]]:
+    """Leave the black `background` of CVAT's labelmap.txt out: what nobody labelled has its colour.
+
+    Warns (MaskCLIPWarning) where there is one.
+    """
+    kept = [place for place, row in enumerate(rows) if not _is_cvats_background(row)]
+    if len(kept) in (0, len(rows)):
+        return rows, lines
+    warnings.warn(
+        "'background' left out: in a labelmap.txt, black is what has no label (list it in a text "
+        "file of classes, one a line, if it is a class)",
+        MaskCLIPWarning,
+        stacklevel=2,
+    )
+    return [rows[place] for place in kept], [lines[place] for place in kept]
+
+
+def _is_cvats_background(row: Sequence[str]) -> bool:
+    is_line = len(row) == 4  # name, colour, parts, actions
+    return is_line and row[0].casefold() == "background" and row[1].replace(" ", "") == "0,0,0"
 
 
 def _cells(number: int, line: str, delimiter: str) -> list[str]:

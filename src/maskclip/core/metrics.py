@@ -62,6 +62,11 @@ class Scores:
         return _mean(self.iou)
 
     @property
+    def classes(self) -> int:
+        """Number of classes that have a pixel in the ground truth."""
+        return int(np.count_nonzero(self._true))
+
+    @property
     def pixel_accuracy(self) -> float:
         """Share of all labelled pixels that are correct."""
         return float(_ratio(self._hit.sum(), self._true.sum()))

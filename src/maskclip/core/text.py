@@ -68,6 +68,11 @@ def printable(text: str) -> str:
     return _HIDDEN.sub(lambda found: _escape(found[0]), text)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a count with the words that belong to it: "1 photo is", "2 photos are"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def hidden_character(text: str) -> str | None:
     """Return the first character of `text` that `printable` escapes, as its escape, or None."""
     found = _HIDDEN.search(text)

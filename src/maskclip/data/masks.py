@@ -7,7 +7,7 @@ of that value in a known list of colours. A `LabelRule` turns values into class 
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +101,19 @@ class LabelRule:
         found, counts = np.unique(wrong, return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
+    def counted_from_one(self, invalid: Collection[int], *, zero: bool) -> str:
+        """Return the hint that ids count from 1, to end a message with; empty if they do not.
+
+        Args:
+            invalid: the ids that are out of range.
+            zero: whether the class 0 has a pixel.
+        """
+        if zero or self.reduce_zero or set(invalid) != {self.classes}:
+            return ""
+        return (
+            f"; ids seem to count from 1 (there is {self.classes} and no 0), and must count from 0"
+        )
+
     @property
     def expected(self) -> str:
         """The values that masks may have, in words."""
@@ -118,7 +131,8 @@ def doubt(
 ) -> str | None:
     """Return what looks wrong with masks as a whole, in one line; None if nothing does.
 
-    Masks of 0 and 255, which drawing programs write for two classes, have no wrong value.
+    Masks of 0 and 255, which drawing programs write for two classes, have no wrong value. Where no
+    pixel is 0, ids may count from 1, which is another matter.
 
     Args:
         names: of the K classes.
@@ -129,6 +143,8 @@ def doubt(
     """
     absent = [name for name, count in zip(names, pixels.tolist(), strict=True) if not count]
     if not masks or ignored < masks or (not absent and len(names) > 1):
+        return None
+    if pixels.any() and not pixels[0]:
         return None
     expected = f"{rule.ignore} means ignored, and classes are {rule.expected.partition(',')[0]}"
     if len(absent) == len(names):
@@ -165,7 +181,7 @@ def check_ids(ids: Ids, rule: LabelRule, where: str) -> None:
     if invalid:
         raise MaskError(
             f"{where}: label {rule.value(next(iter(invalid)))} is out of range: expected classes "
-            f"{rule.expected}"
+            f"{rule.expected}{rule.counted_from_one(invalid, zero=bool((ids == 0).any()))}"
         )
 
 

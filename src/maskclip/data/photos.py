@@ -35,6 +35,7 @@ class Photos(Labeled):
         folder: the folder of the images.
         files: their paths relative to it.
         annotations: the labels of some of them; None if there are none.
+        labels: the folder or file of these, as it was named.
         unlabeled: what pixels without a label are: UNLABELED, to be labelled by a teacher, or the
             vocabulary's ignored label, not to be scored.
         kept: the share of labelled images that are kept for validation, and the seed of the choice;
@@ -44,6 +45,7 @@ class Photos(Labeled):
     folder: Path
     files: tuple[str, ...] = field(repr=False)
     annotations: Annotations[Any] | None = field(default=None, repr=False)
+    labels: Path | None = None
     unlabeled: int = UNLABELED
     kept: tuple[float, int] | None = None
 
@@ -101,18 +103,11 @@ class Photos(Labeled):
         return (self.image_path(index),)
 
     def check(self, count: int) -> None:
-        """Read the headers of the first `count` images; of those to be scored, look for labels.
+        """Read the headers of the first `count` images.
 
         Raises:
             MaskCLIPError: some are missing or not images; the message names the first.
         """
-        if self.unlabeled == self.vocabulary.ignore:
-            bare = [index for index in range(min(count, len(self))) if not self.has_labels(index)]
-            if bare:
-                raise DatasetError(
-                    f"{self.name}: {len(bare):,} of {count:,} masks are missing, the first "
-                    f"{self.labels_at(bare[0])}: see `maskclip data check`"
-                )
         found = (_problem(self.folder / name) for name in self.files[:count])
         broken = [problem for problem in found if problem is not None]
         if broken:
@@ -126,6 +121,7 @@ class Photos(Labeled):
         if self.annotations is not None:
             content["labels"] = {
                 "kind": self.annotations.title,
+                "place": str(self.labels),
                 "content": self.annotations.fingerprint(),
                 "kept": self.kept,
             }
@@ -168,14 +164,18 @@ def _rank(file: str, seed: int) -> bytes:
     return hashlib.sha256(os.fsencode(f"{seed}:{file}")).digest()
 
 
-def open_folder(images: Path, labels: Path, vocabulary: Vocabulary) -> Photos:
+def open_folder(
+    images: Path, labels: Path, vocabulary: Vocabulary, *, missing: bool = False
+) -> Photos:
     """Open one's own images with their labels as a data set; they are matched by name.
+
+    Images without labels are left out, which `Annotations.notes` tells.
 
     Args:
         images: the folder of images.
-        labels: a folder of masks, or the export of a tool: see `open_annotations`. Of an export,
-            images without labels are left out, which `Annotations.notes` tells.
+        labels: a folder of masks, or the export of a tool: see `open_annotations`.
         vocabulary: the classes.
+        missing: whether images without a mask stay, to be reported; not those without a region.
 
     Raises:
         MaskCLIPError: a folder is missing; there is no image or no label; two images have the same
@@ -189,9 +189,11 @@ def open_folder(images: Path, labels: Path, vocabulary: Vocabulary) -> Photos:
         for one, other in pairwise(files):
             if _stem(one) == _stem(other):
                 raise DatasetError(f"{images}: {one} and {other} would share a mask: rename one")
-    else:
+    if not (missing and isinstance(annotations, MaskFolder)):
         bare = [file for file in files if file not in annotations.photos]
-        annotations.note_photos("photos have no labels and are left out", bare)
+        annotations.note_photos(
+            "photo has no labels and is left out", "photos have no labels and are left out", bare
+        )
         files = [file for file in files if file in annotations.photos]
     rule = annotations.rule
     return replace(
@@ -247,6 +249,7 @@ def open_photos(folder: Path, vocabulary: Vocabulary, labels: Path | None = None
         folder=folder,
         files=files,
         annotations=annotations,
+        labels=labels,
     )
 
 

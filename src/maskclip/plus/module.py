@@ -60,6 +60,7 @@ class MaskCLIPPlus(L.LightningModule):
 
     Attributes:
         no_labels: set when no pixel was given a label for many steps; readers reset it.
+        validated: how many classes had a pixel in the last validation.
         collapsed: the class that nearly all labels have, and its share; readers reset it to None.
 
     Raises:
@@ -93,6 +94,7 @@ class MaskCLIPPlus(L.LightningModule):
         self.ignore = IGNORE if metadata.vocabulary is None else metadata.vocabulary.ignore
         self.confusion = ConfusionMatrix(classes, ignore=self.ignore)
         self.no_labels = False
+        self.validated = 0
         self.collapsed: tuple[int, float] | None = None
         self._assigned = torch.zeros(classes, dtype=torch.int64)
         self._unlabeled = 0
@@ -281,7 +283,8 @@ class MaskCLIPPlus(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean IoU of all images, of all processes together."""
-        miou = self.confusion.compute().miou
+        scores = self.confusion.compute()
+        miou, self.validated = scores.miou, scores.classes
         self.confusion.reset()
         self.log(MIOU, 0.0 if math.isnan(miou) else 100 * miou, prog_bar=True)
 

@@ -18,11 +18,14 @@ import numpy.typing as npt
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.prefetch import prefetch
+from maskclip.data.annotations import MaskFolder
 from maskclip.data.datasets import Dataset, Item, Labeled, how_to_make, is_missing
 from maskclip.data.images import ImageError, image_size
-from maskclip.data.masks import Ids, LabelRule, SizeError, doubt
+from maskclip.data.masks import Ids, LabelRule, MaskError, SizeError, doubt
+from maskclip.data.photos import Photos
 
 _AHEAD = 8  # samples in flight per worker: none is idle, and memory stays bounded
+_LOOKED_AT = 200  # masks, before a training
 _MOST_VALUES = 5  # invalid values of a mask that are named; a photo in place of a mask has 256
 
 Counts = npt.NDArray[np.int64]
@@ -54,11 +57,13 @@ class SampleCheck:
         problems: what is wrong with it.
         pixels: number of pixels of each class (K,), int64; zeros if the mask cannot be read.
         ignored: number of ignored pixels.
+        invalid: the ids that are neither a class nor ignored.
     """
 
     problems: tuple[Problem, ...]
     pixels: Counts
     ignored: int = 0
+    invalid: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)
@@ -88,6 +93,7 @@ class CheckReport:
     images_with_ignored: int = 0
     notes: list[str] = field(init=False)
     _masks: int = field(default=0, init=False)
+    _invalid: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.pixels = np.zeros(len(self.dataset.vocabulary), np.int64)
@@ -98,6 +104,7 @@ class CheckReport:
         """Add the result for a sample."""
         self.problems += sample.problems
         self._masks += bool(sample.pixels.any() or sample.ignored)
+        self._invalid |= sample.invalid
         self.pixels += sample.pixels
         self.images_with += sample.pixels > 0
         self.ignored += sample.ignored
@@ -109,12 +116,24 @@ class CheckReport:
         That they have one class at most, and ignored pixels all, is a problem; that some classes
         are absent, a note; a benchmark that is not complete lacks classes.
         """
-        names, rule = self.dataset.vocabulary.names, self.dataset.rule
-        found = doubt(names, self.pixels, rule, masks=self._masks, ignored=self.images_with_ignored)
+        if self.counted_from_one:
+            self.notes.append(self.counted_from_one.removeprefix("; "))
+        found = self.doubt
         if found is not None and np.count_nonzero(self.pixels) <= 1:
             self.problems.append(Problem("suspicious masks", found))
         elif found is not None and self.dataset.official is None:
             self.notes.append(found)
+
+    @property
+    def doubt(self) -> str | None:
+        """What looks wrong with the masks so far, in one line."""
+        names, rule = self.dataset.vocabulary.names, self.dataset.rule
+        return doubt(names, self.pixels, rule, masks=self._masks, ignored=self.images_with_ignored)
+
+    @property
+    def counted_from_one(self) -> str:
+        """The hint that the ids of the masks so far count from 1; empty if they do not."""
+        return self.dataset.rule.counted_from_one(self._invalid, zero=bool(self.pixels[0]))
 
     @property
     def valid(self) -> bool:
@@ -181,6 +200,35 @@ def check_samples(dataset: Labeled, *, workers: int = 1) -> Iterator[SampleCheck
     """
     pool = ThreadPoolExecutor(workers)
     return prefetch(pool, partial(_check, dataset), _pairs(dataset), ahead=_AHEAD * workers)
+
+
+def doubt_labels(photos: Photos) -> str | None:
+    """Return what looks wrong with the masks that are to be learnt from, in one line.
+
+    Reads a few hundred at most, and no more once nothing can be wrong. Masks that cannot be read
+    are passed over.
+
+    Raises:
+        MaskError: their ids count from 1: what is in range would be learnt as another class.
+    """
+    if type(photos.annotations) is not MaskFolder:  # others hold names, not ids
+        return None
+    labeled = [index for index in range(len(photos)) if photos.has_labels(index)]
+    chosen = labeled[:: -(-len(labeled) // _LOOKED_AT)]
+    report = CheckReport(photos, len(chosen), len(chosen), [], [])
+    for sample in prefetch(ThreadPoolExecutor(2), partial(_check, photos), chosen, ahead=_AHEAD):
+        report.add(sample)
+        if report.pixels[0] and report.doubt is None:
+            return None
+    rule = photos.rule
+    if report.counted_from_one:
+        raise MaskError(
+            f"{photos.labels}: label {rule.classes} is out of range: expected classes "
+            f"{rule.expected}{report.counted_from_one}"
+        )
+    if report.doubt is None or len(chosen) == len(labeled):
+        return report.doubt
+    return f"of {len(chosen):,} masks that were looked at: {report.doubt}"
 
 
 def _pairs(dataset: Labeled) -> Sequence[int]:
@@ -250,9 +298,10 @@ def _counted(mask: str, ids: Ids, rule: LabelRule, problems: list[Problem]) -> S
     """Count the pixels of each class; invalid values are one more problem."""
     pixels = np.bincount(ids[(ids >= 0) & (ids < rule.classes)], minlength=rule.classes)
     ignored = int(np.count_nonzero(ids == rule.ignore))
-    if int(pixels.sum()) + ignored < ids.size:
-        problems = [*problems, _invalid_values(mask, rule.invalid(ids), rule)]
-    return SampleCheck(tuple(problems), pixels.astype(np.int64), ignored)
+    invalid = rule.invalid(ids) if int(pixels.sum()) + ignored < ids.size else {}
+    if invalid:
+        problems = [*problems, _invalid_values(mask, invalid, rule)]
+    return SampleCheck(tuple(problems), pixels.astype(np.int64), ignored, frozenset(invalid))
 
 
 def _invalid_values(mask: str, invalid: dict[int, int], rule: LabelRule) -> Problem:

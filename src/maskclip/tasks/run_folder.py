@@ -137,6 +137,7 @@ def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
         raise TrainingError(
             f"{out}: what trains there cannot be read ({error}); choose another `out`"
         ) from error
+    changes = [_in_plain_words(change, config) for change in changes]
     if changes:
         raise TrainingError(
             f"{out} holds another training: {list_differences(changes)}. Choose another `out`"
@@ -193,7 +194,15 @@ def _comparable(config: Any, record: object) -> Any:
         inner[name] = "a file"
     for key in ("folders", *(("list",) if record is not None else ())):
         kept.get("samples", {}).pop(key, None)
+    (kept.get("samples", {}).get("labels") or {}).pop("place", None)
     return kept
+
+
+def _in_plain_words(change: str, config: dict[str, Any]) -> str:
+    """Return a difference, but for that of two hashes, which says nothing to people."""
+    if not change.startswith("samples.labels.content: "):
+        return change
+    return f"the labels in {config['samples']['labels']['place']} have changed"
 
 
 def _start_from(out: Path, changes: Sequence[str]) -> str:

@@ -47,7 +47,10 @@ def test_ids_may_be_in_subfolders_and_in_colours(folder, tmp_path):
     [
         (IDS[:1], "the prediction is 2x1 but its image 2x2"),
         (IDS + 3, r"3 is not a class: expected 0\.\.2, or 255"),
-        (np.array([[1, 3], [3, 2]], np.uint8), r"values 1\.\.3 are one too high"),
+        (
+            np.array([[1, 3], [3, 2]], np.uint8),
+            r"ids seem to count from 1 \(there is 3 and no 0\), and must",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused(folder, tmp_path, ids, said):

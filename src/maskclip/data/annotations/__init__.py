@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import read_json
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.annotations.archive import unpacked
 from maskclip.data.annotations.base import MAX_BYTES, AnnotationError, Annotations
 from maskclip.data.annotations.coco import CocoInstances, CocoPanoptic, is_coco, is_panoptic
 from maskclip.data.annotations.cvat import LABEL_MAP, CvatImages, CvatMasks
@@ -28,7 +30,8 @@ def open_annotations(
     """Find the labels of photos in a folder or file, whichever of the tools wrote it.
 
     Args:
-        place: a folder of masks, or the unpacked export of a tool, or one JSON or XML file.
+        place: a folder of masks, or the export of a tool: its ZIP archive, or what was in it, or
+            one JSON or XML file.
         photos: relative paths of photos, POSIX.
         vocabulary: the classes; those of the labels must have the same names.
 
@@ -64,11 +67,22 @@ def _of_file(place: Path, photos: Sequence[str], vocabulary: Vocabulary) -> Anno
             if found is not None:
                 return found
         case ".zip":
-            raise AnnotationError(f"{place}: an archive: unpack it, and name its folder")
+            return _of_archive(place, photos, vocabulary)
     raise AnnotationError(
-        f"{place}: expected a folder of masks, an export of CVAT (unpacked), or the JSON of Label "
-        "Studio or COCO"
+        f"{place}: expected a folder of masks, an export of CVAT (folder, ZIP or XML), or the JSON "
+        "of Label Studio or COCO"
     )
+
+
+def _of_archive(place: Path, photos: Sequence[str], vocabulary: Vocabulary) -> Annotations[Any]:
+    folder = unpacked(place)
+    try:
+        found = open_annotations(folder, photos, vocabulary)
+    except MaskCLIPError as error:
+        raise AnnotationError(str(error).replace(str(folder), str(place))) from None
+    found.place = place  # for messages
+    found.notes = [note.replace(str(folder), str(place)) for note in found.notes]
+    return found
 
 
 def _of_json(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from maskclip.core.errors import MaskCLIPError, did_you_mean
-from maskclip.core.text import brief, printable
+from maskclip.core.text import brief, counted, printable
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 from maskclip.data.images import MAX_PIXELS
 from maskclip.data.kinds import image_suffixes
@@ -105,12 +105,20 @@ class Annotations(ABC, Generic[Reference]):
             )
         return np.full(size[::-1], self.vocabulary.ignore, np.int32)
 
-    def note_photos(self, text: str, names: Sequence[str]) -> None:
-        """Add a note about some photos: how many they are, and the names of the first."""
+    def note_photos(self, one: str, many: str, names: Sequence[str]) -> None:
+        """Add a note about some photos: how many they are, and the names of the first.
+
+        Args:
+            one: what is said of one, after "1".
+            many: what is said of several.
+            names: of the photos; of none, nothing is said.
+        """
         if names:
             dots = ", ..." if len(names) > _MOST_NAMES else ""
             some = ", ".join(names[:_MOST_NAMES])
-            self.notes.append(printable(f"{self.place}: {len(names):,} {text} ({some}{dots})"))
+            self.notes.append(
+                printable(f"{self.place}: {counted(len(names), one, many)} ({some}{dots})")
+            )
 
     def note_left_out(self, kinds: Counter[str]) -> None:
         """Add a note about regions of kinds that are no masks."""

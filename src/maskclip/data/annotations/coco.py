@@ -79,7 +79,9 @@ class _Coco(Annotations[_Photo]):
                 else:
                     found[name] = photo
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos("of its images are none of the photos", missing)
+        self.note_photos(
+            "of its images is none of the photos", "of its images are none of the photos", missing
+        )
         self.note_left_out(self._left_out)
 
     def _photos_of(self, file: Path, content: Content) -> Iterable[_Photo]:

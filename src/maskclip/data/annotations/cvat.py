@@ -120,6 +120,7 @@ class CvatImages(Annotations[_Photo]):
 
     def __init__(self, place: Path, photos: Sequence[str], vocabulary: Vocabulary) -> None:
         super().__init__(place, vocabulary)
+        self._file = place
         names, left_out, missing = PhotoNames(photos), Counter[str](), []
         found: dict[str, _Photo] = {}
         for element in _images(place):
@@ -134,7 +135,9 @@ class CvatImages(Annotations[_Photo]):
             else:
                 found[name] = photo
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos("of its images are none of the photos", missing)
+        self.note_photos(
+            "of its images is none of the photos", "of its images are none of the photos", missing
+        )
         self.note_left_out(left_out)
 
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
@@ -160,7 +163,7 @@ class CvatImages(Annotations[_Photo]):
 
     def files(self) -> Iterable[Path]:
         """Return the file."""
-        return [self.place]
+        return [self._file]
 
 
 def _images(path: Path) -> list[ElementTree.Element]:

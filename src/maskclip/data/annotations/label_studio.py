@@ -84,8 +84,14 @@ class LabelStudioTasks(Annotations[_Task]):
                     found[name] = task
                     several += [name] * more
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos("of its images are none of the photos", missing)
-        self.note_photos("photos have several annotations, of which the last counts", several)
+        self.note_photos(
+            "of its images is none of the photos", "of its images are none of the photos", missing
+        )
+        self.note_photos(
+            "photo has several annotations, of which the last counts",
+            "photos have several annotations, of which the last counts",
+            several,
+        )
         self.note_left_out(self._left_out)
 
     def _tasks(self, file: Path) -> Iterator[tuple[_Task, bool]]:

@@ -42,7 +42,8 @@ class MaskFolder(Annotations[Path]):
         super().__init__(place, vocabulary)
         self._values = self.rule
         self._table: Ids | None = None
-        self._own_names(place / CLASS_LIST)
+        self._own_list = place / CLASS_LIST
+        self._own_names(self._own_list)
         self.photos, self.unused = find_masks(place, photos)
 
     def _own_names(self, path: Path) -> None:
@@ -69,11 +70,12 @@ class MaskFolder(Annotations[Path]):
             return values
         table = np.append(self._table, self.vocabulary.ignore).astype(np.int32)
         places = np.where(values == self._values.ignore, len(self._table), values)
-        wrong = values[(places < 0) | (places > len(self._table))]
-        if wrong.size:
+        wrong = np.unique(values[(places < 0) | (places > len(self._table))]).tolist()
+        if wrong:
+            hint = self._values.counted_from_one(wrong, zero=bool((values == 0).any()))
             raise MaskError(
                 f"{self.photos[photo]}: the value {wrong[0]} is out of range: expected "
-                f"{self._values.expected}, in the order of the masks' own list of classes"
+                f"{self._values.expected}, in the order of the masks' own list of classes{hint}"
             )
         return table[places]
 
@@ -87,7 +89,7 @@ class MaskFolder(Annotations[Path]):
 
     def files(self) -> Iterable[Path]:
         """Return the masks, and the list of classes."""
-        listed = [self.place / CLASS_LIST] if (self.place / CLASS_LIST).is_file() else []
+        listed = [self._own_list] if self._own_list.is_file() else []
         return [*listed, *self.photos.values(), *self.unused]
 
 

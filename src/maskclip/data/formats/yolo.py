@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, write_text
-from maskclip.core.text import yaml_quoted
+from maskclip.core.text import counted, yaml_quoted
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import (
     DEFAULT_FORMAT_OPTIONS,
@@ -119,13 +119,24 @@ class Yolo(Format):
             )
         if done["gone"]:
             notes.append(
-                f"yolo: {done['gone']:,} photos are not any more where they were labelled: they "
-                "have no link, and Ultralytics passes over them"
+                "yolo: "
+                + counted(
+                    done["gone"],
+                    "photo is not where it was labelled any more: it has no link, and Ultralytics "
+                    "passes over it",
+                    "photos are not where they were labelled any more: they have no link, and "
+                    "Ultralytics passes over them",
+                )
             )
         if done["other"]:
             notes.append(
-                f"yolo: {done['other']:,} files in {self.out / 'images'} are not the photos that "
-                "were labelled: move them away and run the same command again"
+                f"yolo: {self.out / 'images'} has "
+                + counted(
+                    done["other"],
+                    "file that is not the photo that was labelled: move it",
+                    "files that are not the photos that were labelled: move them",
+                )
+                + " away and run the same command again"
             )
         return notes + self._train(photos)
 

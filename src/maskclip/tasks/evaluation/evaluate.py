@@ -198,8 +198,9 @@ def find_doubts(scores: Scores, samples: Samples, *, masks: int, ignored: int) -
     """
     words, counts = samples.vocabulary, scores.confusion
     true, total = counts.sum(axis=1)[:-1], max(int(counts[:-1].sum()), 1)
+    shifted = _shift(counts[:-1, :-1], total)
     doubts: list[str | None] = []
-    if samples.official is None:  # the masks of benchmarks are what they are
+    if samples.official is None and shifted is None:  # the masks of benchmarks are what they are
         doubts.append(doubt(words.names, true, LabelRule.of(words), masks=masks, ignored=ignored))
     unknown = int(counts[:-1, -1].sum())
     if unknown:
@@ -207,21 +208,32 @@ def find_doubts(scores: Scores, samples: Samples, *, masks: int, ignored: int) -
             f"{100 * unknown / total:.1f} % of the labelled pixels have no prediction, and count "
             "as wrong"
         )
-    hits = int(counts[:-1, :-1].trace())
-    for shift, what in ((1, "high"), (-1, "low")):
-        shifted = np.sort(counts[:-1, :-1].diagonal(shift))
+    doubts.append(shifted)
+    return tuple(line for line in doubts if line is not None)
+
+
+def _shift(counts: npt.NDArray[np.int64], total: int) -> str | None:
+    """Return that predictions and masks are one apart, None if they are not.
+
+    Args:
+        counts: (K, K) pixels [true, predicted].
+        total: number of labelled pixels.
+    """
+    hits = int(counts.trace())
+    for shift, found, masks in ((1, "high", "low"), (-1, "low", "high")):
+        shifted = np.sort(counts.diagonal(shift))
         # One class confused with the next is no shift; two and most of the pixels are.
         if (
             len(shifted) > 1
             and shifted.sum() > max(2 * hits, total / 2)
             and (shifted[-2] > total / 100)
         ):
-            doubts.append(
-                f"predictions are one too {what} in {100 * shifted.sum() / total:.0f} % of the "
-                f"pixels, and right in {100 * hits / total:.0f} %: do ids count from "
-                f"{int(shift > 0)} there?"
+            return (
+                f"predictions are one too {found} in {100 * shifted.sum() / total:.0f} % of the "
+                f"pixels, and right in {100 * hits / total:.0f} %, or the masks are one too "
+                f"{masks}: do the ids of one of the two count from 1? All must count from 0"
             )
-    return tuple(line for line in doubts if line is not None)
+    return None
 
 
 def score(

@@ -146,8 +146,7 @@ class PredictedFolder:
         rule = self.masks.rule
         invalid = rule.invalid(ids)
         if invalid:
-            shifted = min(invalid) == rule.classes and not (ids == 0).any()
-            hint = f"; values 1..{rule.classes} are one too high" if shifted else ""
+            hint = rule.counted_from_one(invalid, zero=bool((ids == 0).any()))
             raise MaskCLIPError(
                 f"{path}: {next(iter(invalid))} is not a class: expected 0..{rule.classes - 1}, or "
                 f"{rule.ignore} where nothing is predicted{hint}"
