@@ -2,11 +2,12 @@ import os
 import stat
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maskclip.core.files import atomic_path, make_durable, remove_unfinished, write_text
+from maskclip.core.files import atomic_path, make_durable, read_entry, remove_unfinished, write_text
 
 
 def test_content_appears_under_the_name_asked_for(tmp_path):
@@ -111,3 +112,15 @@ def test_files_and_their_folders_are_brought_to_the_disk(tmp_path, monkeypatch):
     assert synced == {path.stat().st_ino for path in [*paths, *folders]}
     with pytest.raises(FileNotFoundError):
         make_durable([tmp_path / "gone"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_entries_that_unpack_more_than_is_asked_for_are_not_read(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("packed", bytes(100), method)
+        archive.writestr("deflated", bytes(100), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as archive:
+        assert read_entry(archive, archive.getinfo("deflated"), most=7) == bytes(7)
+        with pytest.raises(ValueError, match="a method that is not read"):
+            read_entry(archive, archive.getinfo("packed"), most=7)

@@ -193,12 +193,12 @@ def _bomb(entry):
     return make
 
 
-def _packed(entry, method=zipfile.ZIP_BZIP2, size=2**31 - 2**24):
+def _packed(entry, method=zipfile.ZIP_BZIP2, size=2**29):
     """A tiny file whose entry unpacks to `size` bytes, though it says that it has a thousand."""
 
     def make(folder):
         path = folder / "a.pt"
-        content = {"data.pkl": _MODULE + b"}b.", "constants.pkl": PROTO + b")."}
+        content = {"data.pkl": _MODULE + b"b.", "constants.pkl": PROTO + b")."}
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in content.items():
                 if name != entry:
