@@ -358,7 +358,7 @@ def check_yolo(out, photos):
 
 def test_yolo_labels_lie_where_ultralytics_looks_for_them(linked_set):
     out, photos, notes = linked_set(link=True)
-    assert notes == []
+    assert notes == [f"yolo: train with {out / 'data.yaml'}"]
     check_yolo(out, photos)
     for photo in photos:
         assert (out / "images" / f"{photo.name}{Path(photo.image).suffix}").is_symlink()
@@ -374,7 +374,7 @@ def test_yolo_is_found_where_images_is_a_link_to_the_photos(tmp_path, words):
     (tmp_path / "yolo" / "images").symlink_to(tmp_path / "photos")
     photo = PhotoFile("a", "a.jpg", str(tmp_path / "photos" / "a.jpg"))
     made.write(Labeled("a", "a.jpg", np.zeros((4, 5), np.uint8)))
-    assert made.finish([photo]) == []
+    assert made.finish([photo]) == [f"yolo: train with {made.out / 'data.yaml'}"]
     (label,) = ultralytics(tmp_path / "yolo" / "data.yaml")["train"].values()
     assert Path(label).read_text().startswith("0 ")
     with pytest.raises(MaskCLIPError, match="images leads out of"):  # into the user's photos
@@ -395,7 +395,7 @@ def test_yolo_copies_where_links_are_impossible(linked_set, monkeypatch):
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     out, photos, notes = linked_set(link=True)
-    assert notes == [f"yolo: links cannot be made here: {out / 'images'} has copies of the photos"]
+    assert notes[0] == f"yolo: links cannot be made here: {out / 'images'} has copies of the photos"
     check_yolo(out, photos)
     assert not [path for path in out.rglob("*") if path.is_symlink()]
     (out / "images" / "a.jpg").write_bytes(b"something of the user's")
@@ -408,7 +408,7 @@ def test_yolo_copies_where_links_are_impossible(linked_set, monkeypatch):
 def test_yolo_counts_photos_that_are_gone(tmp_path, words, monkeypatch, links):
     if not links:
         monkeypatch.setattr(Path, "symlink_to", lambda *_: (_ for _ in ()).throw(OSError))
-    (note,) = find_format("yolo")(words, tmp_path, FormatOptions(link=True)).finish(
+    note, *_ = find_format("yolo")(words, tmp_path, FormatOptions(link=True)).finish(
         [PhotoFile("a", "a.jpg", str(tmp_path / "gone" / "a.jpg"))]
     )
     assert "1 photo is not where it was labelled any more: it has no link" in note
