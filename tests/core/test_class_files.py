@@ -239,6 +239,9 @@ CRAFTED = {
     "zero bytes": ("a.txt", b"dog\0\n", "zero bytes"),
     "an image": ("a.png", b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text"),
     "too many": ("a.txt", "\n".join(map(str, range(65_536))), "65,536 classes"),
+    "json of one key twice": ("a.json", '{"classes": ["a"], "classes": ["b"]}', "is there twice"),
+    "accents apart": ("a.txt", "caf\u00e9\ncafe\u0301\n", "is already on line 1"),
+    "a long name": ("a.txt", "a" * 10**6, "has 1,000,000 characters: expected at most 1,000"),
     "csv of a huge cell": ("a.csv", "0,dog\n1," + "x" * 200_000, "line 2: not a row of a table"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -29,16 +30,27 @@ class VocabularyError(MaskCLIPError):
     """Classes that cannot be used; the message says which and why, in one line."""
 
 
+_LONGEST_NAME = 1000  # characters; a CLIP reads some 300 at most
+
+
 def fold(name: object) -> str:
     """Return `name` with white space stripped at its ends and folded to single spaces within.
 
+    What looks alike is one name: letters and their accents are composed (Unicode's NFC).
+
     Raises:
-        VocabularyError: it is no string, is empty, or has a character that is not seen, that turns
-            the direction of writing, or that is none (`maskclip.core.text.printable`).
+        VocabularyError: it is no string, is empty, is longer than any words are, or has a character
+            that is not seen, that turns the direction of writing, or that is none
+            (`maskclip.core.text.printable`).
     """
     if not isinstance(name, str):
         raise VocabularyError(f"expected a class name in quotes, got {brief(name)}")
-    folded = " ".join(name.split())
+    folded = unicodedata.normalize("NFC", " ".join(name.split()))
+    if len(folded) > _LONGEST_NAME:
+        raise VocabularyError(
+            f"the class name {brief(folded)} has {len(folded):,} characters: expected at most "
+            f"{_LONGEST_NAME:,}"
+        )
     if not folded:
         raise VocabularyError("an empty class name: every class needs a word")
     hidden = hidden_character(folded)

@@ -9,6 +9,7 @@ import re
 import reprlib
 import stat
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -203,6 +204,15 @@ def read_json(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
     return parse_json(read_text(path, what, limit=limit), str(path), what)
 
 
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two values under one key all but the last would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twin, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{brief(twin)} is there twice")
+    return found
+
+
 def parse_json(text: str, source: str, what: str) -> Any:
     """Return the values of a JSON text.
 
@@ -216,7 +226,7 @@ def parse_json(text: str, source: str, what: str) -> Any:
     """
     try:
         _check_nesting(_JSON_STRINGS.sub("", text))
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise MaskCLIPError(
             f"{source} is not valid JSON ({_reason(error)}): expected {what}"
