@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip.core.draw import display_factor, overlay, palette_image, with_legend
+from maskclip.core.draw import (
+    display_factor,
+    overlay,
+    overlay_with_legend,
+    palette_image,
+    with_legend,
+)
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -145,3 +151,9 @@ def test_an_overlay_does_not_depend_on_the_bands_it_is_drawn_in(size, opacity, m
     whole = overlay(photo, labels, colors, opacity=opacity)
     monkeypatch.setattr("maskclip.core.draw._BAND", 7 * size[0])
     assert overlay(photo, labels, colors, opacity=opacity).tobytes() == whole.tobytes()
+
+
+def test_a_line_of_many_pixels_gets_no_legend():
+    labels = np.zeros((30_000, 1), np.uint8)
+    photo = Image.new("RGB", (1, 30_000))
+    assert overlay_with_legend(photo, labels, ["sky"], [(0, 0, 255)]).size == photo.size

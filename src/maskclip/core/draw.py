@@ -133,7 +133,8 @@ def overlay_with_legend(
 ) -> Image.Image:
     """Return `overlay` with a legend of the classes that appear, the most common first.
 
-    A picture that is small is enlarged by a whole factor before.
+    A picture that is small is enlarged by a whole factor before; one that is a mere line of many
+    pixels has no legend.
 
     Args:
         image: RGB, W x H.
@@ -208,7 +209,7 @@ def _beside_legend(image_size: tuple[int, int], entries: Sequence[LegendEntry]) 
     if len(rows) > MAX_LEGEND_ROWS:
         more = f"+ {len(rows) - MAX_LEGEND_ROWS} more"
         rows = [*rows[:MAX_LEGEND_ROWS], _Row(more, "", None)]
-    if not rows:
+    if not rows or _is_line(width, height):
         return Image.new("RGB", image_size, _PAPER)
     size = min(96, max(13, round(0.034 * math.sqrt(width * height))))
     tall = height > 1.5 * width
@@ -221,6 +222,12 @@ def _beside_legend(image_size: tuple[int, int], entries: Sequence[LegendEntry]) 
     canvas = Image.new("RGB", canvas_size, _PAPER)
     canvas.paste(panel, (width, 0) if tall else (0, height))
     return canvas
+
+
+def _is_line(width: int, height: int) -> bool:
+    """Return whether an image is so narrow that the paper beside it would take all the memory."""
+    long, short = max(width, height), min(width, height)
+    return long > 20_000 and long > 100 * short
 
 
 def display_factor(width: int, height: int) -> int:
