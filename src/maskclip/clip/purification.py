@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.clip.attention import (
-    KERNELS,
-    attend,
     bands,
-    merge,
+    mix,
     project,
     run_block,
     split,
@@ -73,13 +71,11 @@ def _attend_patches(
     assert how is not None
     parts = project(block.attn, block.ln_1(patches))
     heads = block.attn.num_heads
-    value = split(parts["value"], heads)
 
     def by(name: str) -> Tensor:
         if name == "similar":
             return attend_similar(alike, parts["value"], how.sharpness)
-        first, second = (split(parts[part], heads) for part in KERNELS[name])
-        return merge(attend(first, second, value))
+        return mix(parts, ((name, 1.0),), heads=heads)
 
     mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
     return cast(Tensor, block.attn.out_proj(mixed)) + how.class_token * class_token

@@ -16,7 +16,7 @@ from maskclip.core.text import brief, counted, printable
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 from maskclip.data.images import MAX_PIXELS
 from maskclip.data.kinds import image_suffixes
-from maskclip.data.masks import Ids, LabelRule
+from maskclip.data.masks import Ids, LabelRule, size_error
 
 MAX_BYTES = 512 << 20
 """The most bytes of a file of annotations; COCO's largest has 470 MB."""
@@ -70,9 +70,9 @@ class Annotations(ABC, Generic[Reference]):
     def where(self, photo: str) -> str:
         """Return where the labels of a photo are, for messages."""
 
-    @abstractmethod
     def expected(self, photo: str) -> str:
         """Return where the labels of a photo that has none were looked for, for messages."""
+        return f"{photo} in {self.place}"
 
     @abstractmethod
     def files(self) -> Iterable[Path]:
@@ -104,6 +104,21 @@ class Annotations(ABC, Generic[Reference]):
                 f"size, of at most {MAX_PIXELS:,}"
             )
         return np.full(size[::-1], self.vocabulary.ignore, np.int32)
+
+    def check_size(self, photo: str, found: tuple[int, int], size: tuple[int, int] | None) -> None:
+        """Compare the (width, height) of a photo's labels with the photo's own, if it is known.
+
+        Raises:
+            SizeError: they differ.
+        """
+        if size is not None and found != size:
+            raise size_error(f"{self.where(photo)}: the annotations are for", found, size)
+
+    def note_unknown(self, names: Sequence[str]) -> None:
+        """Add a note about images of a file that are none of the photos."""
+        self.note_photos(
+            "of its images is none of the photos", "of its images are none of the photos", names
+        )
 
     def note_photos(self, one: str, many: str, names: Sequence[str]) -> None:
         """Add a note about some photos: how many they are, and the names of the first.

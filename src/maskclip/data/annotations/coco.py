@@ -22,7 +22,7 @@ from maskclip.data.annotations.base import (
     whole,
 )
 from maskclip.data.annotations.shapes import Mask, ShapeError, coco_rle, polygons
-from maskclip.data.masks import Ids, MaskError, open_mask, size_error
+from maskclip.data.masks import Ids, MaskError, open_mask
 
 Content = Mapping[str, Any]
 
@@ -79,9 +79,7 @@ class _Coco(Annotations[_Photo]):
                 else:
                     found[name] = photo
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos(
-            "of its images is none of the photos", "of its images are none of the photos", missing
-        )
+        self.note_unknown(missing)
         self.note_left_out(self._left_out)
 
     def _photos_of(self, file: Path, content: Content) -> Iterable[_Photo]:
@@ -131,18 +129,9 @@ class _Coco(Annotations[_Photo]):
     def _categories_of(self, annotation: Content, file: Path) -> Iterable[int]:
         raise NotImplementedError
 
-    def _check_size(self, photo: str, size: tuple[int, int] | None) -> None:
-        own = self.photos[photo].size
-        if size is not None and own != size:
-            raise size_error(f"{self.where(photo)}: the annotations are for", own, size)
-
     def where(self, photo: str) -> str:
         """Return the file and the photo's name in it."""
         return f"{self.photos[photo].file}, {self.photos[photo].name}"
-
-    def expected(self, photo: str) -> str:
-        """Return the file or folder, and the name."""
-        return f"{photo} in {self.place}"
 
     def files(self) -> Iterable[Path]:
         """Return the JSON files."""
@@ -165,7 +154,7 @@ class CocoInstances(_Coco):
 
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
         """Paint the instances."""
-        self._check_size(photo, size)
+        self.check_size(photo, self.photos[photo].size, size)
         found = self.photos[photo]
         ids = self.empty(found.size)
         for annotation in found.annotations:
@@ -193,7 +182,7 @@ class CocoPanoptic(_Coco):
 
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
         """Read the PNG, and look its segments up."""
-        self._check_size(photo, size)
+        self.check_size(photo, self.photos[photo].size, size)
         found = self.photos[photo]
         path = self._png(photo)
         image, _ = open_mask(path, found.size)

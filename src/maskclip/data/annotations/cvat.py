@@ -23,7 +23,7 @@ from maskclip.data.annotations.base import (
 )
 from maskclip.data.annotations.mask_folder import MaskFolder
 from maskclip.data.annotations.shapes import ShapeError, polygons, row_rle
-from maskclip.data.masks import Ids, LabelRule, size_error
+from maskclip.data.masks import Ids, LabelRule
 
 LABEL_MAP = "labelmap.txt"
 MASKS = "SegmentationClass"
@@ -135,16 +135,13 @@ class CvatImages(Annotations[_Photo]):
             else:
                 found[name] = photo
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos(
-            "of its images is none of the photos", "of its images are none of the photos", missing
-        )
+        self.note_unknown(missing)
         self.note_left_out(left_out)
 
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
         """Paint the regions; a higher one lies over a lower one."""
         found = self.photos[photo]
-        if size is not None and found.size != size:
-            raise size_error(f"{self.where(photo)}: the annotations are for", found.size, size)
+        self.check_size(photo, found.size, size)
         ids = self.empty(found.size)
         for shape in found.shapes:
             try:
@@ -156,10 +153,6 @@ class CvatImages(Annotations[_Photo]):
     def where(self, photo: str) -> str:
         """Return the file and the photo's name in it."""
         return f"{self.place}, {self.photos[photo].name}"
-
-    def expected(self, photo: str) -> str:
-        """Return the file, and the name."""
-        return f"{photo} in {self.place}"
 
     def files(self) -> Iterable[Path]:
         """Return the file."""

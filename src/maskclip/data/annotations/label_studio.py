@@ -25,7 +25,7 @@ from maskclip.data.annotations.base import (
 )
 from maskclip.data.annotations.shapes import Mask, ShapeError, brush, percent_points, polygons
 from maskclip.data.kinds import image_suffixes
-from maskclip.data.masks import Ids, size_error
+from maskclip.data.masks import Ids
 
 _LABELS = ("brushlabels", "polygonlabels", "labels")  # the names of a region's classes
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(.+)$")  # Label Studio puts this before the names of uploads
@@ -84,9 +84,7 @@ class LabelStudioTasks(Annotations[_Task]):
                     found[name] = task
                     several += [name] * more
         self.photos = {photo: found[photo] for photo in photos if photo in found}
-        self.note_photos(
-            "of its images is none of the photos", "of its images are none of the photos", missing
-        )
+        self.note_unknown(missing)
         self.note_photos(
             "photo has several annotations, of which the last counts",
             "photos have several annotations, of which the last counts",
@@ -155,8 +153,7 @@ class LabelStudioTasks(Annotations[_Task]):
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
         """Paint the regions; a later one lies over an earlier one."""
         task = self.photos[photo]
-        if size is not None and task.size != size:
-            raise size_error(f"{self.where(photo)}: the annotations are for", task.size, size)
+        self.check_size(photo, task.size, size)
         ids = self.empty(task.size)
         for region in task.regions:
             try:
@@ -168,10 +165,6 @@ class LabelStudioTasks(Annotations[_Task]):
     def where(self, photo: str) -> str:
         """Return the file or folder, and the photo's address in it."""
         return f"{self.place}, {self.photos[photo].name}"
-
-    def expected(self, photo: str) -> str:
-        """Return the file or folder, and the name."""
-        return f"{photo} in {self.place}"
 
     def files(self) -> Iterable[Path]:
         """Return the files of tasks."""

@@ -182,7 +182,7 @@ class Worker:
                 photo, (width, height) = load_reduced(task.path, self._least, max_pixels=most)
                 return self._prepared(task, photo, (height, width))
         except (MaskCLIPError, MemoryError) as error:
-            return Outcome(task, error=_told(error, task))
+            return Outcome(task, error=_message(error, task))
 
     def _prepared(self, task: Task, photo: Image.Image, size: Size) -> _Input:
         seen = network_size(size, self.job.options, self.network)
@@ -252,7 +252,7 @@ class Worker:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return Outcome(photo.task, error=_told(error, photo.task))
+            return Outcome(photo.task, error=_message(error, photo.task))
 
     def _write_now(self, photo: _Input, maps: PhotoMaps) -> Outcome:
         task = photo.task
@@ -331,7 +331,7 @@ def _outcome(result: _Result) -> Outcome:
     return result.result() if isinstance(result, Future) else result
 
 
-def _told(error: BaseException, task: Task) -> str:
+def _message(error: BaseException, task: Task) -> str:
     """Return the line about a photo's error, which may be that memory is short."""
     if isinstance(error, MaskCLIPError):
         return str(error)
