@@ -267,6 +267,7 @@ FILES = {
     "keys of numbers": saved(lambda: {1: torch.ones(1)}),
     "null state": saved(lambda: {"state_dict": None}),
     "nested states": saved(lambda: {"state_dict": {"state_dict": {"state_dict": {}}}}),
+    "millions of sets": raw(PROTO + b"\x8f" * (8 * 2**20 - 100) + b"."),
     "bomb of values": _bomb("data/0"),
     "bomb of a pickle": _bomb("data.pkl"),
     "bomb of code": _bomb("code/__torch__.py"),

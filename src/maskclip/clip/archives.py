@@ -23,8 +23,8 @@ from torch import Tensor
 from maskclip.clip.unpickling import Machine, ScriptModule, Storage, Stored, Unusable
 from maskclip.core.files import read_entry
 
-_MOST_PICKLE = 8 * 2**20
-"""Bytes of a pickle: 250 describe a tensor, and their values take up to a hundred times as much."""
+_MOST_PICKLE = 2 * 2**20
+"""Bytes of a pickle: 250 describe a tensor; a byte can ask for a set, which takes 216."""
 _MOST_CODE = 4 * 2**20  # bytes of TorchScript code, unpacked
 _MOST_NAMES = 100_000  # attributes of all modules together: those of a CLIP are some thousands
 
