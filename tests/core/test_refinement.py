@@ -73,7 +73,7 @@ def test_what_all_classes_share_is_removed():
     torch.testing.assert_close(found, torch.zeros(1, 3, 3, 4), atol=1e-6, rtol=0)
 
 
-def test_a_share_of_each_mean_is_subtracted():
+def test_a_share_of_each_mean_is_added():
     maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]]])
-    assert refinement.subtract_mean(maps, 0.5).tolist() == [[[[0.0, 2.0]], [[-1.0, 3.0]]]]
-    assert torch.equal(refinement.subtract_mean(maps, 0), maps)
+    assert refinement.add_mean(maps, 0.5).tolist() == [[[[2.0, 4.0]], [[1.0, 5.0]]]]
+    assert torch.equal(refinement.add_mean(maps, 0), maps)

@@ -42,7 +42,7 @@ class ModelConfig:
 
 
 REFINEMENTS = {
-    "dominant": "subtract half of its mean from each class's map",
+    "dominant": "add half of its mean to each class's map: what the photo is of wins more of it",
     "tlp": "smooth where the photo is smooth and the classes are sure (PEARL)",
     "pamr": "let pixels take on what similar pixels near them have (PAMR)",
 }

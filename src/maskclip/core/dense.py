@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.core.method import Method
-from maskclip.core.refinement import pamr, propagate, subtract_mean
+from maskclip.core.refinement import add_mean, pamr, propagate
 from maskclip.core.resize import Geometry, enlarge, fit_within
 
 DROPPED = -100.0
@@ -77,7 +77,7 @@ class Scoring:
 def score(dense: Dense, scoring: Scoring) -> Tensor:
     """Turn dense features into what will be enlarged: one map a class.
 
-    Compare with every row, give each class its best prompt, then subtract means, denoise prompts,
+    Compare with every row, give each class its best prompt, then add means, denoise prompts,
     smooth keys, and add the background of a threshold.
 
     Returns:
@@ -92,7 +92,7 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
     maps = similarity(dense.features, scoring.rows, normalize=scoring.normalize)
     maps = pool_synonyms(maps, scoring.classes)
     if "dominant" in scoring.refine:
-        maps = subtract_mean(maps)
+        maps = add_mean(maps)
     method, temperature = scoring.method, scoring.temperature
     if scoring.prompt_denoising is not None:
         maps = denoise_prompts(

@@ -197,9 +197,9 @@ def remove_redundant(
     return weights[:, :, None, None] * products - shared[:, None]
 
 
-def subtract_mean(maps: Tensor, share: float = 0.5) -> Tensor:
-    """Subtract a share of its mean from each class's map: (B, K, h, w).
+def add_mean(maps: Tensor, share: float = 0.5) -> Tensor:
+    """Add a share of its mean to each class's map: (B, K, h, w).
 
-    A class that lies over a whole image a little is one that its words call up in any image.
+    What is all over a photo, a little, is more often there than what is in one spot alone.
     """
-    return maps - share * maps.mean(dim=(2, 3), keepdim=True)
+    return maps + share * maps.mean(dim=(2, 3), keepdim=True)
