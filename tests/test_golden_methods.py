@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refinement
 from maskclip.core.config import Options
-from maskclip.core.dense import Scoring, refine, score
+from maskclip.core.dense import Scoring, label, refine, score
 from maskclip.core.method import Alignment
 from maskclip.core.methods import (
     CLEARCLIP,
@@ -245,15 +245,22 @@ def test_sliding_windows(path, group):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("path", "group"), discovered("naclip.npz", "pred"))
-def test_predictions_with_and_without_pamr(path, group):
-    pamr = group.endswith("pamr")
-    method = replace(NACLIP, **AS_RELEASED, upsample="probabilities" if pamr else "maps")
-    refinement = {"refine": ("pamr",), "refine_size": 0} if pamr else {}
-    arrays, ours = predicted(path, group, method, **refinement)
+@pytest.mark.parametrize(("path", "group"), discovered("*clip.npz", "pred"))
+def test_predictions(path, group):
+    """Whole predictions, with and without PAMR, in a window or at once: labels of all pixels."""
+    method = replace(METHODS[path.stem], **AS_RELEASED, upsample="prompts")
+    refinement = {"refine": ("pamr",), "refine_size": 0} if group.endswith("pamr") else {}
+    arrays, maps = predicted(path, group, method, **refinement)
+    ours = torch.from_numpy(40 * maps).softmax(dim=0).numpy()
     if "probs" in arrays:
         np.testing.assert_allclose(ours, arrays["probs"], rtol=0, atol=1e-5)
     best, second = np.sort(ours, axis=0)[-1], np.sort(ours, axis=0)[-2]
     clear = best - second > 1e-5
-    assert (ours.argmax(axis=0) == arrays["pred"])[clear].all()
     assert clear.mean() > 0.99
+    size = maps.shape[1:]
+    whole = Geometry([(range(size[0]), range(size[1]))], size, size, size, resizes=2)
+    classes = tuple(range(len(maps)))
+    scoring = Scoring(rows=torch.eye(len(maps)), classes=classes, method=method, temperature=40.0)
+    labels, scores = label(torch.from_numpy(maps)[None], whole, scoring)
+    assert (labels.numpy() == arrays["pred"])[clear].all()
+    np.testing.assert_allclose(scores, best, rtol=0, atol=1e-5)

@@ -5,12 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maskclip.core import resize
 from maskclip.core.dense import (
     DROPPED,
     Dense,
     Scoring,
     add_threshold_background,
     denoise_prompts,
+    label,
     pool_synonyms,
     probabilities,
     refine,
@@ -18,6 +20,7 @@ from maskclip.core.dense import (
     similarity,
     smooth_keys,
 )
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.resize import Geometry
 
@@ -301,3 +304,104 @@ class TestRefinementByThePhoto:
         maps, geometry = self.refined(names=("dominant",))
         assert maps.shape == (1, 2, 4, 6)
         assert geometry is self.WHOLE
+
+
+class TestCompetingPrompts:
+    """Each prompt competes for itself at the labels' size, as in SCLIP and what follows it."""
+
+    # Similarities of four prompts of three classes, at the five pixels of one row.
+    MAPS = torch.tensor(
+        [
+            [0.30, 0.10, 0.10, 0.2, 0.0],  # class 0
+            [0.20, 0.30, 0.10, 0.2, 0.0],  # class 1
+            [0.29, 0.10, 0.31, 0.1, 0.0],  # class 1, another word
+            [0.10, 0.29, 0.30, 0.1, 0.4],  # class 2
+        ]
+    ).reshape(1, 4, 1, 5)
+    PIXELS = Geometry([(range(1), range(5))], (1, 5), (1, 5), (1, 5), resizes=2)
+
+    @staticmethod
+    def scoring(threshold=None, **fields):
+        return Scoring(
+            rows=torch.eye(4),
+            classes=(0, 1, 1, 2),
+            method=replace(CLEAN, upsample="prompts", resizes=2, **fields),
+            temperature=10.0,
+            normalize=False,
+            threshold=threshold,
+        )
+
+    def labelled(self, **fields):
+        labels, scores = label(self.MAPS, self.PIXELS, self.scoring(**fields))
+        return labels[0].tolist(), scores[0]
+
+    def test_a_class_has_its_best_prompts_probability_among_all_prompts(self):
+        labels, scores = self.labelled()
+        assert labels == [0, 1, 1, 0, 2]  # ties go to the lower class
+        expected = (10 * self.MAPS[0, :, 0]).softmax(dim=0).amax(dim=0)
+        torch.testing.assert_close(scores, expected)
+
+    def test_unsure_pixels_become_class_0(self):
+        # exp(3) / (exp(1) + exp(3) + exp(1) + exp(2.9)) = 0.460 at the second pixel, and so on.
+        _, scores = self.labelled()
+        assert [round(score, 3) for score in scores.tolist()] == [0.415, 0.46, 0.465, 0.366, 0.948]
+        labels, again = self.labelled(probability_threshold=0.463)
+        assert labels == [0, 0, 1, 0, 2]
+        assert torch.equal(again, scores)
+
+    def test_a_background_by_threshold_comes_before_all_classes(self):
+        labels, _ = self.labelled(threshold=0.463)
+        assert labels == [0, 0, 2, 0, 3]
+
+    def test_classes_of_a_small_area_give_up_their_pixels(self):
+        # Class 1 has two and class 2 one of three pixels outside class 0.
+        assert self.labelled(area_threshold=0.3)[0] == [0, 1, 1, 0, 2]
+        labels, scores = self.labelled(area_threshold=0.4)
+        assert labels == [0, 1, 1, 0, 0]
+        # What is left is not scaled up: exp(0) / (3 exp(0) + exp(4)).
+        assert round(scores[4].item(), 4) == round(1 / (3 + math.exp(4)), 4)
+
+    def test_a_class_just_at_the_area_threshold_loses(self):
+        maps = self.MAPS[..., 1:3].clone()
+        maps[0, 3, 0, 0] = 0.4  # class 2 has one pixel of two
+        geometry = Geometry([(range(1), range(2))], (1, 2), (1, 2), (1, 2), resizes=2)
+        labels, _ = label(maps, geometry, self.scoring(area_threshold=0.5))
+        assert labels[0].tolist() == [0, 0]
+
+    def test_the_softmax_comes_after_the_resize(self):
+        maps = torch.tensor([[0.0, 0.4], [0.3, 0.0]]).reshape(1, 2, 1, 2)
+        geometry = Geometry([(range(1), range(2))], (1, 2), (1, 2), (3, 7), resizes=2)
+        scoring = replace(self.scoring(), rows=torch.eye(2), classes=(0, 1))
+        labels, scores = label(maps, geometry, scoring)
+        whole = F.interpolate(maps, size=(3, 7), mode="bilinear")[0]
+        expected = (10 * whole).softmax(dim=0)
+        torch.testing.assert_close(scores, expected.amax(dim=0))
+        assert torch.equal(labels, expected.argmax(dim=0).int())
+
+    def test_bands_do_not_change_anything(self, monkeypatch):
+        generator = torch.Generator().manual_seed(0)
+        maps = torch.randn(1, 4, 6, 5, generator=generator) / 10
+        geometry = Geometry([(range(12), range(10))], (12, 10), (12, 10), (40, 30), resizes=2)
+        scoring = self.scoring(probability_threshold=0.4, area_threshold=0.3)
+        labels, scores = label(maps, geometry, scoring)
+        monkeypatch.setattr(resize, "BAND_BYTES", 4 * 4 * 30 * 7)
+        again, score_again = label(maps, geometry, scoring)
+        assert torch.equal(labels, again)
+        torch.testing.assert_close(scores, score_again)
+        assert 0 < (labels == 0).sum() < labels.numel()
+
+    def test_prompts_have_maps_of_their_own_up_to_the_labels(self):
+        dense = Dense(torch.randn(1, 4, 2, 3), None, (4, 6))
+        assert score(dense, self.scoring(threshold=0.3)).shape == (1, 4, 2, 3)
+
+    @pytest.mark.parametrize("steps", [{"prompt_denoising": 0.2}, {"key_smoothing": 1.0}])
+    def test_steps_on_classes_pool_the_prompts_before(self, steps):
+        dense = Dense(torch.randn(1, 4, 2, 3), torch.randn(1, 5, 2, 3), (4, 6))
+        scoring = replace(self.scoring(), **steps)
+        as_maps = replace(scoring, method=replace(scoring.method, upsample="maps"))
+        assert torch.equal(score(dense, scoring), score(dense, as_maps))
+
+    @pytest.mark.parametrize("name", ["probability_threshold", "area_threshold"])
+    def test_thresholds_are_shares(self, name):
+        with pytest.raises(MaskCLIPError, match=f"{name}: expected a number from 0"):
+            replace(CLEAN, **{name: 1.0})

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip.core import resize
 from maskclip.core.method import Method
 from maskclip.core.refinement import add_mean, pamr, propagate
 from maskclip.core.resize import Geometry, enlarge, fit_within
@@ -46,7 +47,8 @@ class Scoring:
         temperature: probabilities are softmax(temperature x similarity).
         normalize: compare by cosine (CLIP), or by the plain inner product (students).
         prompt_denoising, key_smoothing: thresholds in [0, 1]; None switches a step off.
-        threshold: the constant map of a background that comes before all classes; None for none.
+        threshold: under which a pixel is a background that comes before all classes: the constant
+            value of its map, or the probability where prompts compete; None for none.
         refine: names of `core.config.REFINEMENTS`, in the order in which they are done.
         refine_size: the short side in px at which the photo refines the maps; None is the size that
             the network saw, 0 that of the labels.
@@ -69,6 +71,12 @@ class Scoring:
         return tuple(name for name in self.refine if name in ("tlp", "pamr"))
 
     @property
+    def prompts_compete(self) -> bool:
+        """Whether each prompt has a map of its own up to the labels, where classes pool them."""
+        refined = self.prompt_denoising is not None or self.key_smoothing is not None
+        return self.method.upsample == "prompts" and not refined
+
+    @property
     def needs_keys(self) -> bool:
         """Whether features alone will not do."""
         return self.key_smoothing is not None
@@ -84,13 +92,15 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
         (B, K, h, w) float32, K + 1 maps with a background. Where the method enlarges
         probabilities, these. Else similarities, or after key smoothing probabilities where a
         position was sure and sums of them where it was not. What the photo is to refine are
-        similarities without a background: `refine` does the rest.
+        similarities without a background: `refine` does the rest. Where prompts compete, (B, P, h,
+        w) similarities without a background: `label` does the rest.
 
     Raises:
         ValueError: key smoothing without keys.
     """
     maps = similarity(dense.features, scoring.rows, normalize=scoring.normalize)
-    maps = pool_synonyms(maps, scoring.classes)
+    if not scoring.prompts_compete:
+        maps = pool_synonyms(maps, scoring.classes)
     if "dominant" in scoring.refine:
         maps = add_mean(maps)
     method, temperature = scoring.method, scoring.temperature
@@ -115,9 +125,71 @@ def _finished(maps: Tensor, scoring: Scoring) -> Tensor:
     smoothed = scoring.key_smoothing is not None
     if scoring.method.upsample == "probabilities" and not smoothed:
         maps = probabilities(maps, scoring.temperature)
-    if scoring.threshold is not None:
+    if scoring.threshold is not None and not scoring.prompts_compete:
         maps = add_threshold_background(maps, scoring.threshold)
     return maps
+
+
+def label(
+    maps: Tensor, geometry: Geometry, scoring: Scoring, *, dtype: torch.dtype = torch.int32
+) -> tuple[Tensor, Tensor]:
+    """Enlarge maps to the output, average them where windows overlap, and take the best class.
+
+    Where prompts compete, the softmax at the output's size runs over all of them, a class has its
+    best prompt's probability, classes of too small an area lose their pixels, and pixels of too
+    small a probability become class 0 (or the background that comes before all classes).
+
+    Args:
+        maps: (n, K or P, h, w) float32 of `score` and `refine`, those of n windows.
+        geometry: where they lie.
+        scoring: by which they were made.
+        dtype: of the labels.
+
+    Returns:
+        labels (H, W), ties to the lower class; scores (H, W) float32, the winner's value.
+    """
+    if not scoring.prompts_compete:
+        return resize.label(maps, geometry, dtype=dtype)
+    method = scoring.method
+    labels, scores = _compete(maps, geometry, scoring, dtype=dtype)
+    if method.area_threshold:
+        first = 1 if scoring.threshold is None else 0  # the background keeps its pixels
+        pixels = torch.bincount(labels.flatten().long(), minlength=scoring.classes[-1] + 1)
+        small = pixels <= method.area_threshold * pixels[first:].sum()
+        small[:first] = False
+        if (small & (pixels > 0)).any():
+            labels, scores = _compete(maps, geometry, scoring, dtype=dtype, without=small)
+    least = method.probability_threshold
+    if scoring.threshold is not None:
+        labels, least = labels + 1, scoring.threshold
+    labels[scores < least] = 0
+    return labels, scores
+
+
+def _compete(
+    maps: Tensor,
+    geometry: Geometry,
+    scoring: Scoring,
+    *,
+    dtype: torch.dtype,
+    without: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the classes of the best prompts (H, W) and their probabilities, band by band.
+
+    `without` (K,) says which classes have a probability of 0.
+    """
+    labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
+    scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
+    for rows, values in resize.bands(maps, geometry):
+        values.mul_(scoring.temperature)
+        # The softmax keeps the order of prompts: only the winner's probability is needed.
+        total = values.logsumexp(dim=0)
+        pooled = pool_synonyms(values[None], scoring.classes)[0]
+        if without is not None:
+            pooled = pooled.masked_fill(without[:, None, None], -torch.inf)
+        best, winner = pooled.max(dim=0)
+        labels[rows], scores[rows] = winner.to(dtype), (best - total).exp_()
+    return labels, scores
 
 
 def refine(
@@ -126,13 +198,13 @@ def refine(
     """Refine a photo's maps by the photo itself, where that is asked for.
 
     Args:
-        maps: (n, K, h, w) of `score`, those of n windows.
+        maps: (n, K or P, h, w) of `score`, those of n windows.
         guide: (3, H, W) uint8, the photo at the network's size.
         geometry: where the maps lie in it.
         scoring: by which the maps were made.
 
     Returns:
-        (1, K, h, w) maps of the whole photo, and where they lie; or the arguments as they are.
+        (1, K or P, h, w) maps of the whole photo, and where they lie; or the arguments as they are.
     """
     if not scoring.by_photo:
         return maps, geometry
@@ -152,8 +224,10 @@ def _refined_size(geometry: Geometry, short: int | None) -> tuple[int, int]:
 
 
 def _class_rows(scoring: Scoring) -> Tensor:
-    """Return one row of unit length a class, (K, D): the mean of its prompts'."""
+    """Return one row of unit length a map, (K, D): the mean of its prompts'."""
     rows = F.normalize(scoring.rows.float(), dim=1)
+    if scoring.prompts_compete:
+        return rows
     classes = torch.tensor(scoring.classes, device=rows.device)
     total = rows.new_zeros(int(classes[-1]) + 1, rows.shape[1]).index_add_(0, classes, rows)
     return F.normalize(total, dim=1)

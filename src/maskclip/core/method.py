@@ -143,8 +143,15 @@ class Method:
         smoothed_probabilities: whether key smoothing averages (weights sum to one, results are
             probabilities) or only adds.
         keep_best_class: whether prompt denoising keeps the best class when all would be dropped.
-        upsample: what is enlarged to the image: `"probabilities"`, or the `"maps"` as they are
-            (cosines, or what key smoothing made of them).
+        upsample: what is enlarged to the image: `"probabilities"`, the `"maps"` as they are
+            (cosines, or what key smoothing made of them), or those of all `"prompts"`: then each
+            prompt competes for itself, probabilities are made at the image's size, and a class has
+            the best of its prompts, as SCLIP and the code that follows it do. Key smoothing and
+            prompt denoising, which work on classes, turn `"prompts"` into `"maps"`.
+        probability_threshold: with `"prompts"`, pixels whose best probability lies below it become
+            class 0.
+        area_threshold: with `"prompts"`, a class other than 0 gives up its pixels where they are
+            not more than this share of those of all such classes.
         resizes: 1, from grid to image; or 2, by way of the size that the network saw.
     """
 
@@ -177,7 +184,9 @@ class Method:
     normalize_keys: Literal["channels", "positions"]
     smoothed_probabilities: bool
     keep_best_class: bool
-    upsample: Literal["probabilities", "maps"]
+    upsample: Literal["probabilities", "maps", "prompts"]
+    probability_threshold: float = 0.0
+    area_threshold: float = 0.0
     resizes: Literal[1, 2]
 
     def __post_init__(self) -> None:
@@ -188,6 +197,12 @@ class Method:
                 _check(name, value, 0, most)
         for part in self.std or ():
             _check("std", part, 0, math.inf)
+        for name in ("probability_threshold", "area_threshold"):
+            if not 0 <= getattr(self, name) < 1:
+                raise MaskCLIPError(
+                    f"{name}: expected a number from 0, less than 1, got "
+                    f"{brief(getattr(self, name))}"
+                )
         if not 1 <= self.blocks < _MOST_BLOCKS:
             raise MaskCLIPError(f"blocks: expected at least 1, got {brief(self.blocks)}")
         if self.unit_iterations is not None and not 0 <= self.unit_iterations <= _MOST_ITERATIONS:

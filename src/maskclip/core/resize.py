@@ -351,15 +351,26 @@ def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
     return _band(lay_out(maps, geometry), range(geometry.output[0]), geometry.output[1])
 
 
-def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
-    """Label bands of rows from all their classes' values."""
+def bands(maps: Tensor, geometry: Geometry) -> Iterator[tuple[slice, Tensor]]:
+    """Yield some output rows at a time, and all maps there, as `enlarge` makes them: (K, rows, W).
+
+    Args:
+        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
+        geometry: where they lie.
+    """
     height, width = geometry.output
     tiles = lay_out(maps, geometry)
     step = max(1, BAND_BYTES // (4 * maps.shape[1] * width))
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        best, winner = _band(tiles, range(top, bottom), width).max(dim=0)
-        yield slice(top, bottom), winner, best
+        yield slice(top, bottom), _band(tiles, range(top, bottom), width)
+
+
+def _by_bands(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
+    """Label bands of rows from all their classes' values."""
+    for rows, values in bands(maps, geometry):
+        best, winner = values.max(dim=0)
+        yield rows, winner, best
 
 
 def _band(tiles: list[Tile], band: range, width: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskclip.core import resize
 from maskclip.core.config import Options
-from maskclip.core.dense import Dense, Scoring, refine, score
+from maskclip.core.dense import Dense, Scoring, label, refine, score
 from maskclip.core.device import is_out_of_memory
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
@@ -69,12 +69,14 @@ class PhotoMaps:
     """What a network made of one photo.
 
     Attributes:
-        maps: (n, K, h, w) of the n windows it was cut into, on the network's device.
+        maps: (n, K or P, h, w) of the n windows it was cut into, on the network's device.
         geometry: where they lie in the photo's labels.
+        scoring: by which they were made.
     """
 
     maps: Tensor
     geometry: resize.Geometry
+    scoring: Scoring
 
     def labels(self, vocabulary: Vocabulary) -> tuple[Labels, npt.NDArray[np.float32]]:
         """Return the labels (H, W), in the vocabulary's type, and the scores (H, W) of a photo.
@@ -88,7 +90,7 @@ class PhotoMaps:
             )
         narrow = vocabulary.label_dtype is np.uint8
         dtype = torch.uint8 if narrow else torch.int32  # torch's uint16 lacks most operations
-        labels, scores = resize.label(self.maps, self.geometry, dtype=dtype)
+        labels, scores = label(self.maps, self.geometry, self.scoring, dtype=dtype)
         ids = labels.cpu().numpy()
         return ids if narrow else ids.astype(np.uint16), scores.cpu().numpy()
 
@@ -237,7 +239,7 @@ def _own(part: Tensor) -> Tensor:
 def score_photo(encoded: Encoded, scoring: Scoring) -> PhotoMaps:
     """Compare an encoded photo with text rows, and refine the maps."""
     maps = score(encoded.dense, scoring)
-    return PhotoMaps(*refine(maps, encoded.guide, encoded.geometry, scoring))
+    return PhotoMaps(*refine(maps, encoded.guide, encoded.geometry, scoring), scoring)
 
 
 def read_maps(
@@ -260,5 +262,5 @@ def read_maps(
     found = []
     for maps, guide, output in zip(crops.apart(parts), crops.photos, outputs, strict=True):
         geometry = crops.geometry(covered, output)
-        found.append(PhotoMaps(*refine(maps, guide, geometry, scoring)))
+        found.append(PhotoMaps(*refine(maps, guide, geometry, scoring), scoring))
     return found

@@ -360,7 +360,7 @@ def _useless(vocabulary: Vocabulary, method: Method) -> str | None:
             "more classes, or a background"
         )
     count, threshold = len(vocabulary) - 1, vocabulary.threshold
-    if threshold is None or method.upsample != "probabilities" or threshold > 1 / count:
+    if threshold is None or method.upsample == "maps" or threshold > 1 / count:
         return None
     if count == 1:
         return (
