@@ -172,8 +172,8 @@ def make_model(make_clip, tokenizer):
     """`make_model(family, **fields)`: the same as a `CLIPModel`, ready to segment."""
     from maskclip.clip.model import CLIPModel, OpenCLIP, fingerprint
 
-    def make(family="vit", *, seed=0, name="tiny", short_side=32, **fields):
-        clip = make_clip(family, seed=seed)
+    def make(family="vit", *, seed=0, name="tiny", short_side=32, vision=None, **fields):
+        clip = make_clip(family, seed=seed, **(vision or {}))
         built = OpenCLIP(clip, tokenizer)
         return CLIPModel(
             name=name,

@@ -171,7 +171,7 @@ def photos(count, height, width):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", VIT_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_images_of_any_shape_do_not_depend_on_their_batch(deep, name):
     network = encoder(deep, METHODS[name])
     for height, width in ((48, 50), (72, 40)):
@@ -192,7 +192,7 @@ def test_bands_of_rows_change_nothing(deep, name, monkeypatch):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", VIT_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_is_near_float32(deep, name):
     network, batch = encoder(deep, METHODS[name]), photos(1, 64, 64)
     exact = F.normalize(network.encode(batch).features, dim=1)
@@ -246,8 +246,12 @@ def test_a_resnet_refuses_what_reads_blocks(make_clip, name):
 
 
 def test_an_image_of_too_few_patches_and_keys_are_refused(deep):
-    with pytest.raises(Exception, match="more than 30 patches, and an image of this size has 12"):
+    with pytest.raises(Exception, match="more than 30 patches, and 32x24 px have 12"):
         encoder(deep, SCCLIP).encode(photos(1, 24, 32))
+    with pytest.raises(Exception, match="and 32x24 px have 12"):
+        encoder(deep, SCCLIP).check_size(24, 32)
+    for method in set(METHODS.values()) - {SCCLIP}:
+        encoder(deep, method).check_size(1, 1)
     encoder(deep, SFP).encode(photos(1, 24, 32))
     with pytest.raises(Exception, match="has no keys: drop key smoothing"):
         encoder(deep, SCCLIP).check_keys()

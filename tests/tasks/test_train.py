@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from maskclip.clip.model import CLIPModel
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.samples import UNLABELED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
@@ -467,3 +469,19 @@ def test_memory_that_runs_out_is_one_line(error: str, message: str, tmp_path: Pa
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(TrainingError):
         Optimization(**values)
+
+
+def test_a_method_that_cannot_teach_so_is_refused_before_the_first_step(
+    make_model: Callable[..., CLIPModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
+    monkeypatch.setattr("maskclip.plus.supervision.load_clip", lambda *_, **__: clip)
+    training = replace(TINY, teacher=ModelConfig(name="tiny", method="scclip", templates="plain"))
+    small = replace(training.augmentation, crop=(40, 40))
+    smoothed = replace(training.supervision, key_smoothing=1.0)
+    for changed, message in (
+        ({"augmentation": small}, "'scclip' needs more than 30 patches, and 40x40 px have 25"),
+        ({"supervision": smoothed}, "'scclip' has no keys"),
+    ):
+        with pytest.raises(MaskCLIPError, match=message):
+            task.build(replace(training, **changed), SCENES.vocabulary, device=torch.device("cpu"))

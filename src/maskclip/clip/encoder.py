@@ -91,6 +91,14 @@ class DenseCLIP(nn.Module):
         """
         self.tower.check(keys=True)
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image, of so many px, in which the method cannot work.
+
+        Raises:
+            UnsupportedMethodError: as SC-CLIP does where there are too few patches.
+        """
+        self.tower.check_size(height, width)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`."""
         return self.encode(images).features

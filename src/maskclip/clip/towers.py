@@ -7,6 +7,7 @@ h x w grid positions, N = 1 + hw tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -49,6 +50,13 @@ class Tower(Protocol):
 
     def check(self, *, keys: bool) -> None:
         """Refuse a method that the tower cannot compute, or the keys that it then has not.
+
+        Raises:
+            UnsupportedMethodError: in one line, what and why.
+        """
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image, of so many px, in which the method cannot work.
 
         Raises:
             UnsupportedMethodError: in one line, what and why.
@@ -187,6 +195,9 @@ class ResNetTower:
                 "or use the clean or published method"
             )
 
+    def check_size(self, height: int, width: int) -> None:
+        """See `Tower`; any size will do."""
+
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
         """See `Tower`; no position embedding (published code, R3)."""
         height, width = images.shape[-2:]
@@ -245,18 +256,26 @@ class ViTTower:
                 "own way, and without keys",
             )
 
+    def check_size(self, height: int, width: int) -> None:
+        """See `Tower`."""
+        how = self.method.purification
+        if how is None or how.outliers != "density":
+            return
+        patches = math.prod(_whole_cells(side, self.cell) // self.cell for side in (height, width))
+        if patches <= NEIGHBORS:
+            raise _unsupported(
+                self.method,
+                f"needs more than {NEIGHBORS} patches, and {width}x{height} px have {patches}: "
+                "choose a larger short side, or another method",
+            )
+
     def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
         """See `Tower`; the last block computes what its kernels need, and keys when asked."""
         method = self.method
+        self.check_size(images.shape[2], images.shape[3])
         x, grid = self._tokens(images)
         blocks = self.visual.transformer.resblocks
         if method.purification is not None:
-            if method.purification.outliers == "density" and grid[0] * grid[1] <= NEIGHBORS:
-                raise _unsupported(
-                    method,
-                    f"needs more than {NEIGHBORS} patches, and an image of this size has "
-                    f"{grid[0] * grid[1]}: choose a larger short side",
-                )
             tokens, key = read_purified(blocks, x, method, grid=grid), None
         else:
             tokens, key = read_blocks(blocks, x, method, grid=grid, keys=keys)

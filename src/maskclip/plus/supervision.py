@@ -78,6 +78,8 @@ def load_teacher(
     if not supervision.needs_teacher:
         return Teacher(rows)
     encoder = build_teacher(clip, method=get_method(config.method)).to(device)
+    if supervision.key_smoothing is not None:
+        encoder.check_keys()
     size = sum(weight.numel() for weight in encoder.parameters())
     encoder.prepare(choose_precision(config.precision, device, parameters=size))
     return Teacher(rows, encoder)

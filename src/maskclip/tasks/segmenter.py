@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
+from maskclip.tasks.photos import LONG_SIDE_RATIO
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _NAMED = 6  # classes that a message lists
@@ -201,6 +203,20 @@ class Segmenter(PhotoSegmenter):
             refine=options.refine,
             refine_size=options.refine_size,
         )
+
+    def check_view(self, options: Options) -> None:
+        """Refuse images and windows so small that nothing can be seen in any of them.
+
+        Raises:
+            MaskCLIPError: a side fills less than half of one position of the grid, or the method
+                cannot work in the largest that the network will see.
+        """
+        super().check_view(options)
+        short = self.short_side if options.short_side is None else options.short_side
+        sides = (short, options.long_side or LONG_SIDE_RATIO * short) if short else (math.inf,) * 2
+        height, width = (min(side, options.window or math.inf) for side in sides)
+        if height < math.inf:
+            self.encoder.check_size(int(height), int(width))
 
     def check_keys(self) -> None:
         """Refuse what needs keys, where the tower has none under its method.

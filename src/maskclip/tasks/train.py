@@ -280,6 +280,9 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     """
     supervision = training.supervision
     teacher = load_teacher(training.teacher, vocabulary, supervision, device=device)
+    if teacher.encoder is not None:
+        crop, factor = training.augmentation.crop, supervision.teacher_scale
+        teacher.encoder.check_size(*(round(factor * side) for side in crop))
     torch.manual_seed(training.optimization.seed)
     student = start_student(training, teacher.rows[1 if supervision.background else 0 :])
     metadata = StudentMetadata(

@@ -25,6 +25,7 @@ from maskclip.core.cleaning import Cleaning, clean
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import PUBLISHED
+from maskclip.core.methods import SCCLIP
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import FORMATS
 from maskclip.data.formats.per_photo import Probabilities
@@ -37,6 +38,7 @@ from maskclip.tasks.label import Job, LabelingError, manifest
 from maskclip.tasks.label import worker as worker_module
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.pipeline import MANIFEST, label_photos, plan_labels
+from maskclip.tasks.segmenter import Segmenter
 
 WORDS = Vocabulary.parse(["dog", "red car", "grass", "sky", "water"])
 SIZES = {
@@ -367,6 +369,28 @@ def test_a_broken_image_costs_no_other_and_is_tried_again(photos, out):
     assert run(photos, out) == Counts(done=6, failed=0, left=0)
     assert labels(out, "sub/<b>").shape == (64, 64)
     assert "&lt;b&gt;" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_photo_too_small_for_the_method_fails_alone(photos, out, make_model, monkeypatch):
+    clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
+    segmenter = Segmenter(
+        clip,
+        method=SCCLIP,
+        device=torch.device("cpu"),
+        precision="float32",
+        templates="plain",
+    )
+    monkeypatch.setattr(worker_module, "load", lambda *_, **__: segmenter)
+    for name in ("tiny.png", "other tiny.png"):
+        draw(photos / name, 9, size=40)
+    counts = run(photos, out, options=Options(short_side=0))
+    assert counts == Counts(len(SIZES), 2, 0)
+    failed = [entry for entry in report(out)["photos"] if "error" in entry]
+    assert {entry["photo"] for entry in failed} == {"tiny.png", "other tiny.png"}
+    for entry in failed:
+        assert re.search(r"tiny\.png: .*'scclip' needs .* 40x40 px have 25", entry["error"])
+    with pytest.raises(MaskCLIPError, match=r"'scclip' needs .* 20x5 px have 3"):
+        run(photos, out / "new", options=Options(short_side=5, long_side=20))
 
 
 def test_broken_images_alone_leave_a_report(out, tmp_path):

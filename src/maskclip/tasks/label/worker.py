@@ -230,13 +230,24 @@ class Worker:
         sizes = [(photo.pixels.shape[1], photo.pixels.shape[2]) for photo in photos]
         for batch in batches_of(sizes, self.job.options):
             members, results = [photos[index] for index in batch], dict[int, _Result]()
-            for photo, maps in zip(members, in_halves(self._maps, members), strict=True):
-                if maps is None:
-                    message = f"{photo.task.path}: too large for the memory of the device"
+            for photo, maps in zip(members, self._each_maps(members), strict=True):
+                if isinstance(maps, str):
+                    message = f"{photo.task.path}: {maps}"
                     results[photo.task.number] = Outcome(photo.task, error=message)
                 else:
                     results[photo.task.number] = writers.submit(self._write, photo, maps)
             yield results
+
+    def _each_maps(self, photos: Sequence[_Input]) -> list[PhotoMaps | str]:
+        """Read photos of one size together; of one that cannot be read, return why."""
+        try:
+            found = in_halves(self._maps, photos)
+        except MaskCLIPError as error:
+            if len(photos) == 1:
+                return [str(error)]
+        else:
+            return ["too large for the memory of the device" if m is None else m for m in found]
+        return [one for photo in photos for one in self._each_maps([photo])]
 
     @torch.inference_mode()
     def _maps(self, photos: Sequence[_Input]) -> list[PhotoMaps]:
