@@ -86,7 +86,9 @@ def throughput(how: Namespace) -> Rows:
                 @torch.inference_mode()
                 def alone(worker: Worker = worker, inputs: list[torch.Tensor] = inputs) -> None:
                     for batch in inputs:
-                        worker.network.encode(batch.to(worker.network.device), keys=False)
+                        worker.network.encode(
+                            batch.to(worker.network.device), keys=False, image=False
+                        )
 
                 def label(worker: Worker = worker, job: Job = job) -> None:
                     shutil.rmtree(job.out, ignore_errors=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
@@ -18,6 +19,7 @@ from maskclip.clip.towers import (
 )
 from maskclip.clip.weights import load_clip
 from maskclip.core.method import BASELINE, CLEAN, PUBLISHED
+from maskclip.core.methods import METHODS, for_any_tower
 
 VIT = {"width": 32, "layers": 2, "patch_size": 8, "image_size": 32}
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
@@ -51,9 +53,54 @@ def test_pooled_embeddings_are_open_clips(variant, dtype, make_clip):
     mean, std = statistics
     with torch.inference_mode():
         expected = clip.encode_image((scaled - mean) / std)
-        found = encoder.pool(images if dtype == torch.uint8 else scaled)
+        pixels = images if dtype == torch.uint8 else scaled
+        found = encoder.pool(pixels)
+        beside = encoder.encode(pixels, image=True)
+        plain = encoder.encode(pixels)
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(beside.image, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(beside.features, plain.features)
+    assert plain.image is None
+
+
+READINGS = [
+    pytest.param(family, method, id=f"{family}-{method.name}")
+    for family in ("resnet", "vit")
+    for method in METHODS.values()
+    if family == "vit" or for_any_tower(method)
+]
+
+
+@pytest.mark.parametrize(("family", "method"), READINGS)
+@pytest.mark.parametrize("size", [(64, 64), (75, 101)])
+def test_images_own_embeddings_are_clips_whatever_the_method(family, method, size, make_clip):
+    visual = make_clip("vit", layers=10).visual if family == "vit" else make_clip(family).visual
+    encoder = DenseCLIP(visual, method=method, mean=MEAN, std=STD).eval()
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        dense = encoder.encode(images, image=True)
+        assert dense.image.shape == (2, dense.features.shape[1])
+        torch.testing.assert_close(dense.image, encoder.pool(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(dense.image[1:], encoder.pool(images[1:]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnet_resizes_its_position_table_to_the_grid(make_clip):
+    visual = make_clip("resnet").visual  # native 64 px: a table of 2 x 2 positions
+    encoder = DenseCLIP(visual, method=CLEAN, mean=MEAN, std=STD).eval()
+    pool = encoder.visual.attnpool
+    grid = pool.positional_embedding[1:].detach().view(1, 2, 2, -1).permute(0, 3, 1, 2)
+    larger = F.interpolate(grid, size=(1, 3), mode="bicubic")
+    table = torch.cat([pool.positional_embedding[:1], larger.flatten(2)[0].T])
+    images = torch.rand(1, 3, 32, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = encoder.pool(images)
+        pool.positional_embedding = torch.nn.Parameter(table)
+        x = encoder._normalize(images)
+        visual = encoder.visual
+        for stage in (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            x = stage(x)
+        torch.testing.assert_close(found, pool(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)

@@ -292,7 +292,7 @@ class TestOptions:
             vit.segment(picture(8, 8), WORDS, backgrond=["sky"])
         with pytest.raises(MaskCLIPError, match=r"'shortside' \(did you mean short_side or"):
             vit.encode(picture(8, 8), shortside=32)
-        with pytest.raises(MaskCLIPError, match=r"'key_smoothing': there are keys, short_side"):
+        with pytest.raises(MaskCLIPError, match=r"'key_smoothing': there are keys, image"):
             vit.encode(picture(8, 8), key_smoothing=1)  # of `score`
         with pytest.raises(MaskCLIPError, match=r"'key_smothing' \(did you mean key_smoothing\?\)"):
             vit.score(vit.encode(picture(8, 8)), WORDS, key_smothing=1)
@@ -382,9 +382,9 @@ class TestOptions:
         segmenter, asked = make_segmenter(), []
         encode = segmenter.encoder.encode
 
-        def noting(images, *, keys=False):
+        def noting(images, *, keys, image):
             asked.append(keys)
-            return encode(images, keys=keys)
+            return encode(images, keys=keys, image=image)
 
         monkeypatch.setattr(segmenter.encoder, "encode", noting)
         segmenter.segment(picture(8, 8), WORDS)
@@ -404,9 +404,9 @@ class TestEncodedPhotos:
         segmenter, crops = make_segmenter(), []
         encode = segmenter.encoder.encode
 
-        def noting(images, *, keys):
+        def noting(images, **wanted):
             crops.append(len(images))
-            return encode(images, keys=keys)
+            return encode(images, **wanted)
 
         monkeypatch.setattr(segmenter.encoder, "encode", noting)
         return segmenter, crops
@@ -439,12 +439,22 @@ class TestEncodedPhotos:
             same(ours, theirs)
 
     def test_features_are_those_of_every_window(self, vit, picture):
-        encoded = vit.encode(picture(40, 60), keys=True, short_side=0, **self.WINDOWS)
+        view = {"short_side": 0, **self.WINDOWS}
+        encoded = vit.encode(picture(40, 60), keys=True, image=True, **view)
         windows = len(encoded.encoded.geometry.windows)
         assert windows == 2 * 3
         assert encoded.dense.features.shape == (windows, 16, 3, 3)
         assert encoded.dense.keys.shape == (windows, 32, 3, 3)
-        assert vit.encode(picture(40, 60)).dense.keys is None
+        assert encoded.dense.image.shape == (windows, 16)
+        crops = [
+            picture(40, 60)[rows.start : rows.stop, columns.start : columns.stop]
+            for rows, columns in encoded.encoded.geometry.windows
+        ]
+        alone = vit.encode(crops, image=True, short_side=0)
+        expected = torch.cat([one.dense.image for one in alone])
+        torch.testing.assert_close(encoded.dense.image, expected, rtol=1e-4, atol=1e-5)
+        beside = vit.encode(picture(40, 60)).dense
+        assert (beside.keys, beside.image) == (None, None)
 
     def test_smoothing_without_keys_is_refused(self, vit, picture):
         with pytest.raises(MaskCLIPError, match="keys=True"):
@@ -476,8 +486,9 @@ class TestEncodedPhotos:
         monkeypatch.setattr(segmenter.student, "features", None)
         for ours, theirs in zip(segmenter.score(encoded, words), expected, strict=True):
             same(ours, theirs)
-        with pytest.raises(MaskCLIPError, match="keys belongs to CLIP"):
-            segmenter.encode(images, keys=True)
+        for asked in ("keys", "image"):
+            with pytest.raises(MaskCLIPError, match=f"{asked} belongs to CLIP"):
+                segmenter.encode(images, **{asked: True})
 
 
 class TestLoad:

@@ -119,7 +119,8 @@ def losses_of(
         logits = scale * F.normalize(pooled, dim=1) @ rows[len(prompts) :].T
         losses["clip"] = contrast(logits.float(), captions)
     else:
-        dense, _ = build_tower(model.visual, CLEAN).dense(normalize(images), keys=False)
+        tower = build_tower(model.visual, CLEAN)
+        dense = tower.dense(normalize(images), keys=False, image=False).features
     features = scale * F.normalize(dense.flatten(2), dim=1)
     maps = torch.einsum("bdn,kd->bkn", features, rows[: len(prompts)]).float()
     named = _table([names_in(caption) for caption in captions], names).to(device)

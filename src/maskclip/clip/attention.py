@@ -45,10 +45,17 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Reading(NamedTuple):
-    """What the last blocks make of their tokens, and the last one's keys where asked for."""
+    """What the blocks of a ViT make of an image.
+
+    Attributes:
+        tokens: (B, hw, C), as a method reads the last blocks.
+        keys: (B, hw, C) of the last block where asked for, before the heads are split.
+        entering: (B, 1 + hw, C), CLIP's own stream before its last block.
+    """
 
     tokens: Tensor
     keys: Tensor | None
+    entering: Tensor
 
 
 def mixes_positions(kernels: Weighted) -> bool:
@@ -78,7 +85,7 @@ def read_blocks(
         x: tokens (B, 1 + hw, C), the class token first.
         method: of it, `kernels` and what is said of them.
         grid: (h, w).
-        keys: also return the keys (B, hw, C) of the last block, before the heads are split.
+        keys: also return the keys of the last block.
     """
     first = len(blocks) - method.blocks
     middle: list[Parts] = []
@@ -87,6 +94,7 @@ def read_blocks(
             wanted = _named(method.middle.kernels) - {"value"}
             middle.append(project(block.attn, block.ln_1(x), wanted))
         x = run_block(block, x)
+    entering = x
     if method.blocks == 1 and not mixes_positions(method.kernels) and not middle:
         x = x[:, 1:]
     stream = x if method.residual else torch.zeros_like(x)
@@ -101,9 +109,25 @@ def read_blocks(
         stream = _finish(block, stream, mixed, mlp=method.mlp)
         found = parts["key"] if keys else None
         if block is not blocks[-1]:
-            x = run_block(block, x)
+            x = entering = run_block(block, x)
     count = grid[0] * grid[1]
-    return Reading(stream[:, -count:], None if found is None else found[:, -count:])
+    return Reading(stream[:, -count:], None if found is None else found[:, -count:], entering)
+
+
+def class_token(block: Any, x: Tensor) -> Tensor:
+    """Return what the class token (B, C) becomes in a block, as CLIP itself runs it.
+
+    Args:
+        block: open_clip's, or one of the same parts.
+        x: tokens (B, N, C) that enter it, the class token first.
+    """
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        return run_block(block, x)[:, 0]
+    normed = block.ln_1(x)
+    parts = project(block.attn, normed, {"key", "value"})
+    parts |= project(block.attn, normed[:, :1], {"query"})
+    mixed = mix(parts, ORDINARY, heads=block.attn.num_heads)
+    return _finish(block, x[:, :1], mixed, mlp=True)[:, 0]
 
 
 def mix(

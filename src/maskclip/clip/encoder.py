@@ -103,12 +103,13 @@ class DenseCLIP(nn.Module):
         """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`."""
         return self.encode(images).features
 
-    def encode(self, images: Tensor, *, keys: bool = False) -> Dense:
+    def encode(self, images: Tensor, *, keys: bool = False, image: bool = False) -> Dense:
         """Encode a batch of images, densely.
 
         Args:
             images: (B, 3, H, W) RGB; uint8, or floating point in [0, 1]; any H and W from 1 px.
             keys: also return the keys, which key smoothing needs.
+            image: also return the images' own embeddings, which `surgery` needs.
 
         Raises:
             ValueError: the batch has another shape or dtype.
@@ -116,16 +117,16 @@ class DenseCLIP(nn.Module):
         """
         if keys:
             self.check_keys()
-        features, key_map = self.tower.dense(self._normalize(images), keys=keys)
+        features, key_map, own = self.tower.dense(self._normalize(images), keys=keys, image=image)
         height, width = images.shape[-2:]
         if self.method.stretch:
             covered = (height, width)
         else:
             covered = (features.shape[2] * self.cell, features.shape[3] * self.cell)
-        return Dense(features, key_map, covered)
+        return Dense(features, key_map, covered, own)
 
     def pool(self, images: Tensor) -> Tensor:
-        """Return CLIP's ordinary image embeddings (B, D); ResNets need their native input size."""
+        """Return CLIP's ordinary image embeddings (B, D), of images of any size."""
         return self.tower.pooled(self._normalize(images))
 
     def _normalize(self, images: Tensor) -> Tensor:

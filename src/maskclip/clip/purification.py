@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.clip.attention import (
+    Reading,
     bands,
     mix,
     project,
@@ -28,8 +29,8 @@ NEIGHBORS = 30
 """Of the local outlier factor."""
 
 
-def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int]) -> Tensor:
-    """Run all blocks of a ViT, and read the last one by repaired patches: (B, hw, C).
+def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int]) -> Reading:
+    """Run all blocks of a ViT, and read the last one by repaired patches; there are no keys.
 
     Args:
         blocks: open_clip's, or some of the same parts.
@@ -60,7 +61,7 @@ def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, in
     repaired = average_alike(repair(patches, outliers, grid), alike, how.threshold)
     out = _attend_patches(blocks[-1], repaired, x[:, :1], alike, method)
     out = out + _attend_patches(blocks[-1], summed[:, 1:], summed[:, :1], alike, method)
-    return average_alike(out, early, how.threshold)
+    return Reading(average_alike(out, early, how.threshold), None, x)
 
 
 def _attend_patches(

@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.clip.attention import KERNELS, ORDINARY, mix, mixes_positions, read_blocks, run_block
+from maskclip.clip.attention import (
+    KERNELS,
+    ORDINARY,
+    class_token,
+    mix,
+    mixes_positions,
+    read_blocks,
+    run_block,
+)
+from maskclip.clip.positions import position_table
 from maskclip.clip.purification import NEIGHBORS, read_purified
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
@@ -34,6 +43,20 @@ class UnsupportedTowerError(MaskCLIPError):
 
 class UnsupportedMethodError(MaskCLIPError):
     """An image tower cannot compute what a method asks for."""
+
+
+class Seen(NamedTuple):
+    """What a tower sees in images.
+
+    Attributes:
+        features: (B, D, h, w), raw.
+        keys: (B, C, h, w), raw; None unless asked for.
+        image: (B, D), the images' own embeddings, raw; None unless asked for.
+    """
+
+    features: Tensor
+    keys: Tensor | None
+    image: Tensor | None
 
 
 class Tower(Protocol):
@@ -62,12 +85,12 @@ class Tower(Protocol):
             UnsupportedMethodError: in one line, what and why.
         """
 
-    def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """Return raw features (B, D, h, w) and, when asked for, raw keys (B, C, h, w)."""
+    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
+        """Read images densely; also their keys and own embeddings, when asked for."""
         ...
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Return the ordinary image embedding (B, D), as CLIP's own forward does."""
+        """Return the images' own embeddings (B, D), as CLIP's own forward does."""
         ...
 
 
@@ -198,28 +221,45 @@ class ResNetTower:
     def check_size(self, height: int, width: int) -> None:
         """See `Tower`; any size will do."""
 
-    def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Tower`; no position embedding (published code, R3)."""
-        height, width = images.shape[-2:]
-        fit = _whole_cells if self.method.pad_to_cells else _one_cell
-        size = (fit(height, self.cell), fit(width, self.cell))
-        x = self._stages(pad_bottom_right(images, size))
+    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
+        """See `Tower`; positions have no embedding (published code, R3), but in `image`."""
+        x = self._stages(images)
         pool = self.visual.attnpool
+        own = self._pool(x) if image else None
         if mixes_positions(self.method.kernels):
-            return _attend(pool, x, self.method), None
+            return Seen(_attend(pool, x, self.method), None, own)
         features = _pointwise(pool.c_proj, _pointwise(pool.v_proj, x))
-        return features, _pointwise(pool.k_proj, x) if keys else None
+        return Seen(features, _pointwise(pool.k_proj, x) if keys else None, own)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """See `Tower`; needs the tower's native input size."""
-        return cast(Tensor, self.visual.attnpool(self._stages(images)))
+        """See `Tower`; the position table is resized to the grid."""
+        return self._pool(self._stages(images))
 
-    def _stages(self, x: Tensor) -> Tensor:
+    def _stages(self, images: Tensor) -> Tensor:
+        """Return the last stage's map (B, C, h, w)."""
+        height, width = images.shape[-2:]
+        fit = _whole_cells if self.method.pad_to_cells else _one_cell
+        x = pad_bottom_right(images, (fit(height, self.cell), fit(width, self.cell)))
         visual = self.visual
         stages = (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4)
         for stage in stages:
             x = stage(x)
         return x
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Return what the attention pool makes of the mean of a map (B, C, h, w): (B, D)."""
+        pool = self.visual.attnpool
+        native = math.isqrt(len(pool.positional_embedding) - 1)
+        grid = (x.shape[2], x.shape[3])
+        table = position_table(pool.positional_embedding, (native, native), grid, self.method)
+        tokens = _with_mean(x) + table.to(x.dtype)
+        parts = {
+            "query": pool.q_proj(tokens[:, :1]),
+            "key": pool.k_proj(tokens),
+            "value": pool.v_proj(tokens),
+        }
+        out: Tensor = pool.c_proj(mix(parts, ORDINARY, heads=pool.num_heads))
+        return out[:, 0]
 
 
 class ViTTower:
@@ -269,29 +309,35 @@ class ViTTower:
                 "choose a larger short side, or another method",
             )
 
-    def dense(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Tower`; the last block computes what its kernels need, and keys when asked."""
+    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
+        """See `Tower`; the last block computes what its kernels need, and what is asked for."""
         method = self.method
         self.check_size(images.shape[2], images.shape[3])
         x, grid = self._tokens(images)
         blocks = self.visual.transformer.resblocks
         if method.purification is not None:
-            tokens, key = read_purified(blocks, x, method, grid=grid), None
+            tokens, key, entering = read_purified(blocks, x, method, grid=grid)
         else:
-            tokens, key = read_blocks(blocks, x, method, grid=grid, keys=keys)
-        features = self.visual.ln_post(tokens) @ self.visual.proj
-        if key is None:
-            return _to_map(features, grid), None
-        if method.project_keys:
+            tokens, key, entering = read_blocks(blocks, x, method, grid=grid, keys=keys)
+        if key is not None and method.project_keys:
             key = blocks[-1].attn.out_proj(key)
-        return _to_map(features, grid), _to_map(key, grid)
+        return Seen(
+            _to_map(self._project(tokens), grid),
+            None if key is None else _to_map(key, grid),
+            self._project(class_token(blocks[-1], entering)) if image else None,
+        )
 
     def pooled(self, images: Tensor) -> Tensor:
         """See `Tower`."""
         x, _ = self._tokens(images)
-        for block in self.visual.transformer.resblocks:
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
             x = run_block(block, x)
-        return cast(Tensor, self.visual.ln_post(x[:, 0]) @ self.visual.proj)
+        return self._project(class_token(last, x))
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Turn what leaves the last block (..., C) into features (..., D)."""
+        return cast(Tensor, self.visual.ln_post(tokens) @ self.visual.proj)
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens (B, N, C) that enter the first block, and the grid (h, w)."""
@@ -306,38 +352,9 @@ class ViTTower:
         return visual.ln_pre(x + self._positions(grid).to(x.dtype)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return the position table (N, C) for a grid, resized where needed (published code, V6).
-
-        An exported program has one path for all sizes, and always resizes: the native grid to
-        itself, which changes nothing, and under `"count"` also a grid of as many positions in
-        another shape, which `"count"` itself would read in raster order.
-        """
-        table: Tensor = self.visual.positional_embedding
+        """Return the position table (N, C) for a grid."""
         native = tuple(self.visual.grid_size)
-        if not torch.compiler.is_exporting():
-            count = self.method.position_resize == "count"
-            if grid[0] * grid[1] == native[0] * native[1] if count else grid == native:
-                return table
-        maps = table[1:].float().view(1, *native, -1).permute(0, 3, 1, 2)
-        maps = _resize_positions(maps, grid, self.method.position_filter)
-        return torch.cat([table[:1].float(), maps.flatten(2)[0].T])
-
-
-def _resize_positions(maps: Tensor, grid: tuple[int, int], how: str) -> Tensor:
-    """Resize a position table (1, C, h, w) to a grid; `how` as in `Method.position_filter`."""
-    if how == "offset":
-        factors = [(side + 0.1) / native for side, native in zip(grid, maps.shape[2:], strict=True)]
-        return F.interpolate(
-            maps,
-            scale_factor=factors,
-            mode="bicubic",
-            align_corners=False,
-            recompute_scale_factor=False,
-        )
-    mode = "bilinear" if how == "bilinear" else "bicubic"
-    return F.interpolate(
-        maps, size=grid, mode=mode, align_corners=False, antialias=how == "antialiased"
-    )
+        return position_table(self.visual.positional_embedding, native, grid, self.method)
 
 
 def _attend(pool: Any, x: Tensor, method: Method) -> Tensor:
@@ -345,12 +362,17 @@ def _attend(pool: Any, x: Tensor, method: Method) -> Tensor:
 
     Positions and their mean attend to each other without position embedding (published code, R4).
     """
-    positions = x.flatten(2).transpose(1, 2)
-    tokens = torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)  # B x 1 + hw x C
+    tokens = _with_mean(x)
     parts = {"query": pool.q_proj, "key": pool.k_proj, "value": pool.v_proj}
     parts = {name: projection(tokens) for name, projection in parts.items()}
     mixed = mix(parts, method.kernels, heads=pool.num_heads)
     return _to_map(pool.c_proj(mixed[:, 1:]), (x.shape[2], x.shape[3]))
+
+
+def _with_mean(x: Tensor) -> Tensor:
+    """Turn a map (B, C, h, w) into tokens (B, 1 + hw, C), their mean first."""
+    positions = x.flatten(2).transpose(1, 2)
+    return torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)
 
 
 def _whole_cells(length: int, cell: int) -> int:

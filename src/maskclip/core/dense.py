@@ -5,6 +5,7 @@ Pure functions on tensors. B images, P prompts, K classes, D channels, h x w pos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,11 +30,42 @@ class Dense:
         keys: (B, C, h, w), raw; None unless asked for.
         covered: the (height, width) in input pixels that the grid spans; larger than the input
             where padding was added, so that every cell keeps its true place.
+        image: (B, D), the images' own embeddings, raw; None unless asked for.
     """
 
     features: Tensor
     keys: Tensor | None
     covered: tuple[int, int]
+    image: Tensor | None = None
+
+    @classmethod
+    def join(cls, several: Sequence[Dense]) -> Dense:
+        """Return several batches of images of one size as one."""
+        first = several[0]
+        return replace(
+            first,
+            features=torch.cat([dense.features for dense in several]),
+            keys=_joined([dense.keys for dense in several]),
+            image=_joined([dense.image for dense in several]),
+        )
+
+    def part(self, images: slice) -> Dense:
+        """Return some images of the batch, in memory of their own: the rest may be let go."""
+        return replace(
+            self,
+            features=_own(self.features[images]),
+            keys=None if self.keys is None else _own(self.keys[images]),
+            image=None if self.image is None else _own(self.image[images]),
+        )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+def _own(part: Tensor) -> Tensor:
+    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,6 +112,11 @@ class Scoring:
     def needs_keys(self) -> bool:
         """Whether features alone will not do."""
         return self.key_smoothing is not None
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the images' own embeddings are needed too."""
+        return "surgery" in self.refine
 
 
 def score(dense: Dense, scoring: Scoring) -> Tensor:

@@ -65,7 +65,7 @@ class EncodedPhoto:
 
     @property
     def dense(self) -> Dense:
-        """Features (n, D, h, w), and keys (n, C, h, w) or None, of the photo's n windows."""
+        """What the network sees in the photo's n windows: features (n, D, h, w), and the rest."""
         return self.encoded.dense
 
 
@@ -99,7 +99,7 @@ class PhotoSegmenter(ABC):
         )
 
     @abstractmethod
-    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
+    def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         """Encode crops (B, 3, h, w) uint8 of one shape, on the network's device."""
 
     @abstractmethod
@@ -142,9 +142,22 @@ class PhotoSegmenter(ABC):
             MaskCLIPError: it has none.
         """
 
+    @abstractmethod
+    def check_image(self) -> None:
+        """Refuse what needs embeddings of whole images, where the network has none.
+
+        Raises:
+            MaskCLIPError: it has none.
+        """
+
     @overload
     def encode(
-        self, images: ImageSource, *, keys: bool = False, **view: Unpack[ViewValues]
+        self,
+        images: ImageSource,
+        *,
+        keys: bool = False,
+        image: bool = False,
+        **view: Unpack[ViewValues],
     ) -> EncodedPhoto: ...
 
     @overload
@@ -153,6 +166,7 @@ class PhotoSegmenter(ABC):
         images: Several,
         *,
         keys: bool = False,
+        image: bool = False,
         **view: Unpack[ViewValues],
     ) -> list[EncodedPhoto]: ...
 
@@ -161,6 +175,7 @@ class PhotoSegmenter(ABC):
         images: ImageSource | Several,
         *,
         keys: bool = False,
+        image: bool = False,
         **view: Unpack[ViewValues],
     ) -> EncodedPhoto | list[EncodedPhoto]:
         """Run the image network on one image, or on each image of a list, and keep what it sees.
@@ -168,22 +183,29 @@ class PhotoSegmenter(ABC):
         Args:
             images: as `segment` takes them.
             keys: also keep the keys, without which there is no key smoothing later.
+            image: also keep the embeddings of the whole image, or window, without which there is
+                no refinement `surgery` later.
             view: how images are cut: `short_side`, `long_side`, `window`, `stride`.
 
         Returns:
             What `score` takes, one or a list; it holds the features, on the network's device.
 
         Raises:
-            MaskCLIPError: an image or an option cannot be used, or the model has no keys.
+            MaskCLIPError: an image or an option cannot be used, or the model has no keys or no
+                embeddings of whole images.
         """
-        check_keywords(view, ViewValues, others=["keys"])
+        check_keywords(view, ViewValues, others=["keys", "image"])
         options = Options(**view)
         self.check_view(options)
         if keys:
             self.check_keys()
+        if image:
+            self.check_image()
 
         def run(photos: list[Image.Image], seen: list[Tensor]) -> list[EncodedPhoto]:
-            encoded = encode_photos(seen, _sizes(photos), options, self.network, keys=keys)
+            encoded = encode_photos(
+                seen, _sizes(photos), options, self.network, keys=keys, image=image
+            )
             model = (self.fingerprint, self.method)
             return [EncodedPhoto(*pair, model) for pair in zip(photos, encoded, strict=True)]
 

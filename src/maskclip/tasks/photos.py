@@ -41,7 +41,7 @@ Size = tuple[int, int]
 class Encode(Protocol):
     """What sees images."""
 
-    def __call__(self, crops: Tensor, /, *, keys: bool) -> Dense:
+    def __call__(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         """Encode up to `BATCH` crops (B, 3, h, w) uint8 of one shape, on the network's device."""
 
 
@@ -50,7 +50,7 @@ class Network:
     """An image network, and how it sees photos.
 
     Attributes:
-        encode: crops -> dense features, and keys where these are asked for.
+        encode: crops -> dense features, and what is asked for beside them.
         short_side: the working size in px.
         antialias: whether shrinking filters out what is too fine for the new size.
         resizes: from grid to image: 1, or 2 by way of the size that the network saw.
@@ -164,7 +164,7 @@ class Encoded(NamedTuple):
     """What a network sees in one photo.
 
     Attributes:
-        dense: features, and keys or None, of the n windows that the photo was cut into.
+        dense: features, and what was asked for, of the n windows that the photo was cut into.
         guide: (3, h, w) uint8, the photo at the network's size, on its device.
         geometry: where the windows lie in the photo's labels.
     """
@@ -194,11 +194,10 @@ class _Crops:
         rows, columns = self.windows[window]
         return self.photos[photo, :, rows.start : rows.stop, columns.start : columns.stop]
 
-    def apart(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return what became of all crops photo by photo, (n, ...) for its n windows."""
-        stacked = torch.cat(list(parts))
-        stacked = stacked.reshape(len(self.windows), len(self.photos), *stacked.shape[1:])
-        return list(stacked.unbind(dim=1))
+    def each(self) -> Iterator[tuple[Tensor, slice]]:
+        """Yield every photo, and which of all crops are its windows."""
+        for index, photo in enumerate(self.photos):
+            yield photo, slice(index, None, len(self.photos))
 
     def geometry(self, covered: Size, output: Size) -> resize.Geometry:
         """Return where grids lie that cover so much of their windows, in labels of a size."""
@@ -212,28 +211,16 @@ def encode_photos(
     network: Network,
     *,
     keys: bool,
+    image: bool,
 ) -> list[Encoded]:
     """Encode photos (3, h, w) uint8 of one size; their labels will have the sizes of `outputs`."""
     crops = _Crops(seen, options, network)
-    found = [network.encode(batch, keys=keys) for batch in crops.batches()]
-    features = crops.apart([dense.features for dense in found])
-    key_parts = [dense.keys for dense in found if dense.keys is not None]
-    key_maps = crops.apart(key_parts) if key_parts else [None] * len(features)
-    covered = found[0].covered
-    every = zip(features, key_maps, crops.photos, outputs, strict=True)
+    found = [network.encode(batch, keys=keys, image=image) for batch in crops.batches()]
+    dense = Dense.join(found)
     return [
-        Encoded(
-            Dense(_own(maps), None if keys_of is None else _own(keys_of), covered),
-            _own(guide),
-            crops.geometry(covered, output),
-        )
-        for maps, keys_of, guide, output in every
+        Encoded(dense.part(own), photo.clone(), crops.geometry(dense.covered, output))
+        for (photo, own), output in zip(crops.each(), outputs, strict=True)
     ]
-
-
-def _own(part: Tensor) -> Tensor:
-    """Return a part of a batch without the rest, which else would stay as long as the part."""
-    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
 def score_photo(encoded: Encoded, scoring: Scoring) -> PhotoMaps:
@@ -256,11 +243,11 @@ def read_maps(
     """
     crops, parts, covered = _Crops(seen, options, network), [], (0, 0)
     for batch in crops.batches():
-        dense = network.encode(batch, keys=scoring.needs_keys)
+        dense = network.encode(batch, keys=scoring.needs_keys, image=scoring.needs_image)
         parts.append(score(dense, scoring))
         covered = dense.covered
-    found = []
-    for maps, guide, output in zip(crops.apart(parts), crops.photos, outputs, strict=True):
-        geometry = crops.geometry(covered, output)
-        found.append(PhotoMaps(*refine(maps, guide, geometry, scoring), scoring))
-    return found
+    maps = torch.cat(parts)
+    return [
+        PhotoMaps(*refine(maps[own], photo, crops.geometry(covered, output), scoring), scoring)
+        for (photo, own), output in zip(crops.each(), outputs, strict=True)
+    ]

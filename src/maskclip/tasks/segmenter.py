@@ -226,6 +226,9 @@ class Segmenter(PhotoSegmenter):
         """
         self.encoder.check_keys()
 
+    def check_image(self) -> None:
+        """Refuse nothing: every CLIP embeds whole images."""
+
     def text_rows(self, vocabulary: Vocabulary) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
 
@@ -250,8 +253,8 @@ class Segmenter(PhotoSegmenter):
         self._rows.put(vocabulary, rows, rows.nbytes)
         return rows
 
-    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
-        return self.encoder.encode(crops, keys=keys)
+    def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
+        return self.encoder.encode(crops, keys=keys, image=image)
 
 
 class StudentSegmenter(PhotoSegmenter):
@@ -342,7 +345,11 @@ class StudentSegmenter(PhotoSegmenter):
         """Refuse what needs keys: students have none."""
         refuse_options_of_clip(self.name, keys=True)
 
-    def _encode(self, crops: Tensor, /, *, keys: bool) -> Dense:
+    def check_image(self) -> None:
+        """Refuse what needs embeddings of whole images: students have none."""
+        refuse_options_of_clip(self.name, image=True)
+
+    def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         """Return features on the grid, which is stretched over the crops."""
         reduced = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=reduced):
