@@ -14,6 +14,7 @@ SIZES = {
     "context60": 60,
     "context459": 459,
     "cocostuff171": 171,
+    "cocoobject81": 81,
     "cityscapes19": 19,
     "ade150": 150,
     "car_color": 24,
@@ -316,6 +317,48 @@ class TestBuiltin:
         every = {*Vocabulary.builtin("context459").names}
         assert {*context60.prompts[0]} == every - {*context60.names}
         assert len(context60.prompts[0]) == 400
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("voc20", 30),
+            ("voc21", 56),
+            ("context59", 59),
+            ("context60", 60),
+            ("cocoobject81", 113),
+            ("cocostuff171", 171),
+            ("cityscapes19", 19),
+            ("ade150", 150),
+        ],
+    )
+    def test_every_data_set_has_the_words_of_sclip(self, name, words):
+        own, theirs = Vocabulary.builtin(name), Vocabulary.builtin(f"{name}-sclip")
+        assert (theirs.names, theirs.colors) == (own.names, own.colors)
+        assert len(theirs.flat_prompts) == words
+        if name in ("voc21", "cocoobject81"):
+            assert len(theirs.prompts[0]) == 26
+
+    def test_the_words_of_sclip_keep_their_spellings(self):
+        voc21 = Vocabulary.builtin("voc21-sclip")
+        words = dict(zip(voc21.names, voc21.prompts, strict=True))
+        assert words["airplane"] == ("aeroplane",)
+        assert words["boat"] == ("ship",)
+        assert words["person"][1] == "person in shirt"
+        assert len(words["person"]) == 7
+        assert words["tv monitor"][-1] == "screen"
+        assert Vocabulary.builtin("context60-sclip").prompts[0] == ("background",)
+        stuff = Vocabulary.builtin("cocostuff171-sclip").flat_prompts
+        assert stuff[9] == "trafficlight"
+        assert {"wall-other", "floor-marble", "desk-stuff", "window-blind"} <= {*stuff}
+        objects = Vocabulary.builtin("cocoobject81-sclip").prompts
+        assert ("bed" in objects[0], objects[60]) == (True, ("bed",))  # as published
+        assert objects[1][-1] == "body"
+
+    def test_objects_stand_before_what_stuff_is_called(self):
+        stuff = Vocabulary.builtin("cocostuff171").names
+        objects = Vocabulary.builtin("cocoobject81")
+        assert objects.names == ("background", *stuff[:80])
+        assert objects.prompts[0] == stuff[80:]
 
     def test_voc_colours(self):
         voc21 = Vocabulary.builtin("voc21")

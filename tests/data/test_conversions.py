@@ -50,6 +50,8 @@ class TestValues:
             ("cocostuff", {45: 40, 64: 59, 66: 60, 69: 61, 71: 62, 81: 72, 83: 73, 89: 79}),
             ("cocostuff", {91: 80, 92: 81, 156: 145, 181: 170, 255: 255}),
             ("cocostuff", dict.fromkeys((11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90), 255)),
+            ("cocoobject", {0: 1, 10: 11, 12: 12, 24: 24, 26: 25, 89: 80, 91: 0, 181: 0}),
+            ("cocoobject", dict.fromkeys((11, 25, 68, 90, 255), 255)),
             ("cityscapes", CITYSCAPES),
             ("cityscapes", {v: 255 for v in range(256) if v not in CITYSCAPES}),
         ],
@@ -59,7 +61,13 @@ class TestValues:
 
     @pytest.mark.parametrize(
         ("name", "classes"),
-        [("voc-aug", 21), ("context", 60), ("cocostuff", 171), ("cityscapes", 19)],
+        [
+            ("voc-aug", 21),
+            ("context", 60),
+            ("cocostuff", 171),
+            ("cocoobject", 81),
+            ("cityscapes", 19),
+        ],
     )
     def test_every_class_has_one_value(self, name, classes):
         table = CONVERSIONS[name].table
@@ -67,7 +75,7 @@ class TestValues:
         ids, counts = np.unique(convert_values(values[None], CONVERSIONS[name]), return_counts=True)
         labels = ids[ids != 255]
         assert labels.tolist() == list(range(classes))
-        background = 1 if name == "context" else 0
+        background = 1 if name in ("context", "cocoobject") else 0
         assert (counts[background:classes] == 1).all()
 
     def test_the_classes_of_context_keep_their_names(self):

@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -144,6 +145,93 @@ class TestFinding:
         with pytest.raises(MaskCLIPError, match=r"scipy.*pip install .*\[eval\]"):
             plan_conversion("voc-aug", voc)
         assert len(run(coco)) == 5
+
+
+class TestObjects:
+    """COCO-Object: 80 things and background, of label maps or of instances."""
+
+    def test_label_maps_of_both_data_sets_lie_side_by_side(self, tmp_path):
+        path = tmp_path / COCO_MASKS / "val2017" / "000000000139.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.array([[0, 12, 91, 255]], np.uint8)).save(path)
+        for name, expected in (("cocoobject", [1, 12, 0, 255]), ("cocostuff", [0, 11, 80, 255])):
+            (result,) = run(tmp_path, name)  # masks that were made are no label maps
+            assert np.asarray(Image.open(result.target)).tolist() == [expected]
+        assert len(masks(tmp_path)) == 3
+
+    @staticmethod
+    def write_instances(path, **changes):
+        """Three photos of 8 x 6 px: a dog before a person, a car in run lengths, nothing."""
+        square = [1, 1, 3, 1, 3, 3, 1, 3]
+        wide = [0, 0, 6, 0, 6, 6, 0, 6]
+        content = {
+            "images": [
+                {"id": number, "file_name": f"{number:012}.jpg", "width": 8, "height": 6}
+                for number in (1, 2, 3)
+            ],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 18, "segmentation": [square]},
+                {"id": 2, "image_id": 1, "category_id": 1, "segmentation": [wide]},
+                {
+                    **{"id": 3, "image_id": 2, "category_id": 3, "iscrowd": 1},
+                    "segmentation": {"size": [6, 8], "counts": [0, 12, 36]},
+                },
+            ],
+            "categories": [
+                {"id": 1, "name": "person"},
+                {"id": 3, "name": "car"},
+                {"id": 18, "name": "dog"},
+            ],
+        } | changes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        return path
+
+    EXPECTED = (
+        [[1] * 6 + [0] * 2, [1, 17, 17, 1, 1, 1, 0, 0], [1, 17, 17, 1, 1, 1, 0, 0]]
+        + [[1] * 6 + [0] * 2] * 3,
+        [[3, 3] + [0] * 6] * 6,
+        [[0] * 8] * 6,
+    )
+
+    def test_the_smaller_instance_lies_over_the_larger(self, tmp_path):
+        self.write_instances(tmp_path / COCO_MASKS / "instances_val2017.json")
+        results = run(tmp_path, "cocoobject", workers=4)
+        assert [result.error for result in results] == [None] * 3
+        assert sorted(masks(tmp_path))[1:] == [
+            f"val2017/{number:012}_instanceTrainIds.png" for number in (1, 2, 3)
+        ]
+        found = [np.asarray(Image.open(result.target)).tolist() for result in results]
+        assert found == list(self.EXPECTED)
+        assert all(result.skipped for result in run(tmp_path, "cocoobject"))
+
+    def test_label_maps_come_before_instances_unless_these_are_named(self, coco):
+        file = self.write_instances(coco / COCO_MASKS / "instances_val2017.json")
+        assert len(plan_conversion("cocoobject", coco).files) == 5
+        assert len(plan_conversion("cocoobject", coco, source=file).files) == 3
+
+    def test_what_cannot_be_converted_is_told_in_one_line(self, tmp_path):
+        file = self.write_instances(tmp_path / "instances_val2017.json")
+        with pytest.raises(MaskCLIPError, match="is a file: cocostuff needs a folder"):
+            plan_conversion("cocostuff", tmp_path, source=file)
+        with pytest.raises(MaskCLIPError, match=r"png or .*annotations/instances_\*2017\.json"):
+            plan_conversion("cocoobject", tmp_path)
+        named = file.rename(tmp_path / "mine.json")
+        with pytest.raises(MaskCLIPError, match="expected COCO's instances, as instances_val2017"):
+            plan_conversion("cocoobject", tmp_path, source=named)
+        bad = {"id": 7, "image_id": 3, "category_id": 3, "segmentation": [[1, 2, 3]]}
+        file = self.write_instances(tmp_path / "instances_val2017.json", annotations=[bad])
+        results = run(tmp_path, "cocoobject", source=file)
+        assert [result.error is None for result in results] == [True, True, False]
+        assert "annotation 7: a polygon of 3 numbers" in results[2].error
+
+    def test_names_in_a_file_lead_nowhere_else(self, tmp_path):
+        away = {"id": 1, "file_name": "../../../away.jpg", "width": 8, "height": 6}
+        file = self.write_instances(
+            tmp_path / "instances_val2017.json", images=[away], annotations=[]
+        )
+        with pytest.raises(MaskCLIPError, match="no photo is listed by its plain name"):
+            plan_conversion("cocoobject", tmp_path, source=file)
 
 
 class TestResuming:

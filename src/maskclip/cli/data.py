@@ -37,7 +37,7 @@ def _data() -> None:
 @app.command()
 def convert(
     dataset: Annotated[
-        str, typer.Argument(help="One of: voc-aug, context, cocostuff, cityscapes.")
+        str, typer.Argument(help="One of: voc-aug, context, cocostuff, cocoobject, cityscapes.")
     ],
     data: Annotated[
         Path,
@@ -47,7 +47,11 @@ def convert(
     ],
     source: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the label files are; default: the usual folder."),
+        typer.Option(
+            metavar="DIR",
+            help="Where the label files are, or a JSON of COCO's instances; default: the usual "
+            "folder.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -67,6 +71,9 @@ def convert(
 
     - `cocostuff`: coco_stuff164k/stuffthingmaps to coco_stuff164k/annotations: 171 classes.
 
+    - `cocoobject`: the same maps to 80 things and background; or, where there are none,
+      coco_stuff164k/annotations/instances_*2017.json, smaller instances over larger ones.
+
     - `cityscapes`: the labelIds in cityscapes/gtFine to labelTrainIds beside them: 19 classes.
 
     Masks that exist are skipped, so the same command resumes a run that was stopped.
@@ -76,6 +83,8 @@ def convert(
     `maskclip data convert cocostuff --data ~/data`
 
     `maskclip data convert context --data ~/data --source ~/downloads/trainval --workers 4`
+
+    `maskclip data convert cocoobject --data ~/data --source ~/data/instances_val2017.json`
     """
     from maskclip.cli.console import error_line, print_line, print_path, track, warning_line
     from maskclip.core.prefetch import usable_cpus

@@ -62,6 +62,9 @@ class Conversion:
         variable: the label map in a MATLAB file: the variable, then fields within it.
         colored: whether masks are palette images in Pascal VOC's colours instead of greyscale.
         lists: files that list the images of each split.
+        instances: glob pattern of COCO's instance annotations, which serve where there are no
+            label files; empty if none do.
+        vocabulary: of the masks that are made of these.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Conversion:
     variable: tuple[str, ...] = ()
     colored: bool = False
     lists: tuple[str, ...] = ()
+    instances: str = ""
+    vocabulary: str = ""
 
     def target(self, file: str) -> str:
         """Return the path of a label file's mask; both are relative to their folders, with `/`."""
@@ -96,6 +101,15 @@ def _coco_ids() -> dict[int, int]:
     used = (value for value in range(182) if value not in COCO_UNUSED)
     unused = dict.fromkeys((*COCO_UNUSED, 255), IGNORE)
     return {value: index for index, value in enumerate(used)} | unused
+
+
+def _object_ids() -> dict[int, int]:
+    """The 80 things are 1..80, and all kinds of stuff are background."""
+    things = 80
+    return {
+        value: label if label == IGNORE else label + 1 if label < things else 0
+        for value, label in _coco_ids().items()
+    }
 
 
 CONVERSIONS = {
@@ -145,6 +159,18 @@ CONVERSIONS = {
             table=_table(_coco_ids()),
             values="0..181 and 255",
             ending=("", "_labelTrainIds"),
+        ),
+        Conversion(
+            "cocoobject",
+            "COCO-Object",
+            sources=("coco_stuff164k/stuffthingmaps", "coco_stuff164k/annotations"),
+            patterns=("*2017/*.png",),
+            targets="coco_stuff164k/annotations",
+            table=_table(_object_ids()),
+            values="0..181 and 255",
+            ending=("", "_instanceTrainIds"),
+            instances="coco_stuff164k/annotations/instances_*2017.json",
+            vocabulary="cocoobject81",
         ),
         Conversion(
             "cityscapes",

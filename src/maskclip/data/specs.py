@@ -99,7 +99,7 @@ def _context_splits() -> dict[str, Split]:
     }
 
 
-def _cocostuff_splits() -> dict[str, Split]:
+def _coco_splits(mask_suffix: str, conversion: str) -> dict[str, Split]:
     sizes = {"val": 5000, "train": 118_287}
     return {
         split: Split(
@@ -107,8 +107,8 @@ def _cocostuff_splits() -> dict[str, Split]:
                 Part(
                     f"coco_stuff164k/images/{split}2017",
                     f"coco_stuff164k/annotations/{split}2017",
-                    mask_suffix="_labelTrainIds.png",
-                    conversion="cocostuff",
+                    mask_suffix=mask_suffix,
+                    conversion=conversion,
                 ),
             ),
             size,
@@ -176,9 +176,10 @@ SPECS = {
         ),
         Spec(
             "cocostuff171",
-            _cocostuff_splits(),
+            _coco_splits("_labelTrainIds.png", "cocostuff"),
             unseen=(19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
         ),
+        Spec("cocoobject81", _coco_splits("_instanceTrainIds.png", "cocoobject")),
         Spec(
             "cityscapes19",
             _cityscapes_splits(),

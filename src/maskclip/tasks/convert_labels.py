@@ -9,6 +9,7 @@ in SegmentationClassAug. No mask is copied from one folder to the other.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,16 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from PIL import Image
+
 from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.files import atomic_path
 from maskclip.core.prefetch import prefetch
-from maskclip.core.text import read_text
+from maskclip.core.text import read_json, read_text
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.annotations.base import MAX_BYTES, mapping, sequence, text
+from maskclip.data.annotations.coco import CocoObjects, is_coco
 from maskclip.data.conversions import (
     CONVERSIONS,
     Conversion,
@@ -43,14 +50,16 @@ class Plan:
     Attributes:
         conversion: the data set.
         root: the folder of all data sets.
-        folder: the label files.
-        files: their paths relative to the folder, sorted.
+        folder: the label files; the file of instances where these are converted.
+        files: their paths relative to the folder, sorted; or the photos of the instances.
+        instances: what the photos' masks are made of, instead of label files.
     """
 
     conversion: Conversion
     root: Path
     folder: Path
     files: tuple[str, ...] = field(repr=False)
+    instances: CocoObjects | None = field(default=None, repr=False, compare=False)
 
     @property
     def targets(self) -> Path:
@@ -97,15 +106,18 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
     Args:
         name: of `CONVERSIONS`.
         root: the folder that holds `VOCdevkit`, `coco_stuff164k` or `cityscapes`; masks go there.
-        source: the folder of the label files, if it is not the usual one below `root`.
+        source: the folder of the label files, if it is not the usual one below `root`; or the JSON
+            of COCO's instances, for a data set that can be made of them.
 
     Raises:
         MaskCLIPError: unknown name; no label files; masks would overwrite the label files; scipy is
-            needed to read them and not installed.
+            needed to read them and not installed; the instances cannot be used.
     """
     if name not in CONVERSIONS:
         raise MaskCLIPError(f"unknown conversion {name!r}: expected {', '.join(CONVERSIONS)}")
     conversion = CONVERSIONS[name]
+    if source is not None and source.is_file():
+        return _plan_of_instances(conversion, root, [source])
     folders = [root / usual for usual in conversion.sources] if source is None else [source]
     for folder in folders:
         files = _label_files(folder, conversion)
@@ -116,23 +128,60 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
             if files[0].lower().endswith(".mat"):
                 require_extra("eval", "scipy")
             return plan
-    expected = " or ".join(str(folders[0] / pattern) for pattern in conversion.patterns)
+    expected = [folders[0] / pattern for pattern in conversion.patterns]
+    if conversion.instances:
+        usual = root / conversion.instances
+        place = usual if source is None else source / usual.name
+        found = sorted(place.parent.glob(place.name))
+        if found:
+            return _plan_of_instances(conversion, root, found)
+        expected.append(place)
     hint = f"; `data` is the folder that holds {Path(conversion.targets).parts[0]}"
     raise MaskCLIPError(
-        f"no label files of {conversion.title}: expected {expected}{hint if source is None else ''}"
+        f"no label files of {conversion.title}: expected {' or '.join(map(str, expected))}"
+        f"{hint if source is None else ''}"
     )
+
+
+def _plan_of_instances(conversion: Conversion, root: Path, files: Sequence[Path]) -> Plan:
+    """Read COCO's instances, whose files are named like `instances_val2017.json`.
+
+    Raises:
+        MaskCLIPError: the data set is not made of them, or they cannot be used.
+    """
+    if not conversion.instances:
+        raise MaskCLIPError(
+            f"{files[0]} is a file: {conversion.name} needs a folder of label files"
+        )
+    contents, photos = {}, []
+    for file in files:
+        content = read_json(file, "COCO's instances", limit=MAX_BYTES)
+        folder = re.search(r"(train|val)2017", file.name)
+        if not is_coco(content) or folder is None:
+            raise MaskCLIPError(
+                f"{file}: expected COCO's instances, as instances_val2017.json has them"
+            )
+        contents[file] = content
+        for image in sequence(content["images"], "a list of images", file):
+            name = text(mapping(image, "an image", file).get("file_name"), "its file_name", file)
+            photos.append(f"{folder[0]}/{PurePosixPath(name).name}")
+    objects = CocoObjects(files[0], contents, photos, Vocabulary.builtin(conversion.vocabulary))
+    if not objects.photos:
+        raise MaskCLIPError(f"{files[0]}: no photo is listed by its plain name")
+    return Plan(conversion, root, files[0], tuple(sorted(objects.photos)), objects)
 
 
 def _label_files(folder: Path, conversion: Conversion) -> tuple[str, ...]:
     """Return the paths of label files within a folder; none where there is no such folder."""
-    made = conversion.ending[1]
+    made = tuple(filter(None, (each.ending[1] for each in CONVERSIONS.values())))
     for pattern in conversion.patterns:
         files = tuple(
             sorted(
                 path.relative_to(folder).as_posix()
                 for path in folder.glob(_any_case(pattern))
-                # Hidden: half-written masks of a killed run, and what macOS adds to archives.
-                if not path.name.startswith(".") and not (made and path.stem.endswith(made))
+                # Hidden: half-written masks of a killed run, and what macOS adds to archives. Those
+                # that end otherwise are masks that were made, of this data set or another.
+                if not path.name.startswith(".") and not path.stem.endswith(made)
             )
         )
         if files:
@@ -165,10 +214,13 @@ def convert_files(
     todo = []
     for file in plan.files:
         if not overwrite and plan.target(file).exists():
-            yield ConversionResult(plan.folder / file, plan.target(file), skipped=True)
+            source = plan.folder if plan.instances is not None else plan.folder / file
+            yield ConversionResult(source, plan.target(file), skipped=True)
         else:
             todo.append(file)
     workers = min(workers, len(todo), _MOST_WORKERS)
+    if plan.instances is not None:
+        workers = 1  # each process would have to read them all
     try:
         yield from _in_processes(plan, todo, workers) if workers > 1 else _in_turn(plan, todo)
     except BrokenProcessPool:
@@ -184,6 +236,8 @@ def convert_files(
 
 
 def _in_turn(plan: Plan, files: Sequence[str]) -> Iterator[ConversionResult]:
+    if plan.instances is not None:
+        return map(partial(_paint, plan, plan.instances), files)
     return map(partial(_convert, plan.conversion.name), _pairs(plan, files))
 
 
@@ -222,6 +276,18 @@ def _convert(name: str, files: tuple[Path, Path]) -> ConversionResult:
     except ConversionError as error:
         return ConversionResult(source, target, error=str(error))
     return ConversionResult(source, target)
+
+
+def _paint(plan: Plan, instances: CocoObjects, photo: str) -> ConversionResult:
+    """Write the mask of a photo's instances."""
+    target = plan.target(photo)
+    try:
+        mask = Image.fromarray(instances.read(photo).astype(np.uint8))
+    except MaskCLIPError as error:
+        return ConversionResult(plan.folder, target, error=str(error))
+    with atomic_path(target) as temporary:
+        mask.save(temporary, format="PNG")
+    return ConversionResult(plan.folder, target)
 
 
 def write_split_lists(plan: Plan) -> SplitLists:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,7 +54,10 @@ class _Photo:
 
 
 class _Coco(Annotations[_Photo]):
-    """What both kinds share: images, categories, and which annotation belongs to which photo."""
+    """What all kinds share: images, categories, and which annotation belongs to which photo."""
+
+    takes_unannotated: ClassVar[bool] = False
+    """Whether photos that are listed without an annotation are labelled, too."""
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class _Coco(Annotations[_Photo]):
         self.note_left_out(self._left_out)
 
     def _photos_of(self, file: Path, content: Content) -> Iterable[_Photo]:
-        """Return the photos of a file that have annotations."""
+        """Return the photos of a file that are labelled."""
         by_image: dict[int, list[Content]] = {}
         used: set[int] = set()
         for value in sequence(content["annotations"], "a list of annotations", file):
@@ -96,13 +99,13 @@ class _Coco(Annotations[_Photo]):
         for value in sequence(content["images"], "a list of images", file):
             listed = mapping(value, "an image", file)
             annotations = by_image.pop(whole(listed.get("id"), "the id of an image", file), None)
-            if annotations is not None:
+            if annotations is not None or self.takes_unannotated:
                 name = text(listed.get("file_name"), "the file_name of an image", file)
                 width, height = (
                     whole(listed.get(side), f"the {side} of {name}", file)
                     for side in ("width", "height")
                 )
-                yield _Photo(file, name, (width, height), tuple(annotations))
+                yield _Photo(file, name, (width, height), tuple(annotations or ()))
         if by_image:
             raise AnnotationError(
                 f"{file}: annotations of the image {next(iter(by_image))}, which is not in its list"
@@ -155,8 +158,14 @@ class CocoInstances(_Coco):
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
         """Paint the instances."""
         self.check_size(photo, self.photos[photo].size, size)
+        ids = self.empty(self.photos[photo].size)
+        for mask, label in self._instances(photo):
+            ids[mask] = label
+        return ids
+
+    def _instances(self, photo: str) -> Iterable[tuple[Mask, int]]:
+        """Yield the pixels and the class of each instance of a photo, in the order of its file."""
         found = self.photos[photo]
-        ids = self.empty(found.size)
         for annotation in found.annotations:
             try:
                 mask = _mask(annotation["segmentation"], found.size)
@@ -165,7 +174,22 @@ class CocoInstances(_Coco):
                 raise AnnotationError(
                     f"{self.where(photo)}: annotation {number}: {error}"
                 ) from None
-            ids[mask] = self._ids[found.file][_category(annotation, found.file)]
+            yield mask, self._ids[found.file][_category(annotation, found.file)]
+
+
+class CocoObjects(CocoInstances):
+    """Instances before a background, class 0: the smaller lie over the larger."""
+
+    title = "COCO's objects"
+    takes_unannotated = True
+
+    def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
+        """Paint the instances, the largest first; of photos without any, all is background."""
+        self.check_size(photo, self.photos[photo].size, size)
+        ids = self.empty(self.photos[photo].size)
+        ids[...] = 0
+        for mask, label in sorted(self._instances(photo), key=lambda pair: -pair[0].sum()):
+            ids[mask] = label
         return ids
 
 
