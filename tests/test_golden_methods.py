@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core import refinement
 from maskclip.core.config import Options
-from maskclip.core.dense import Scoring, label, refine, score
+from maskclip.core.dense import Dense, Scoring, label, refine, score
 from maskclip.core.method import Alignment
 from maskclip.core.methods import (
     CLEARCLIP,
@@ -200,13 +200,24 @@ def test_propagation(path, group):
         np.testing.assert_allclose(ours, arrays[name], rtol=0, atol=tolerance)
 
 
+@torch.inference_mode()
 @pytest.mark.parametrize(("path", "group"), discovered("clip_surgery.npz", "feature_surgery"))
 def test_feature_surgery(path, group):
     arrays = {name: torch.from_numpy(value) for name, value in read(path, group).items()}
     rows = read_rows(GOLDEN["full"], "vit_tiny")
-    ours = refinement.remove_redundant(
-        arrays["feat_norm"], rows, image=F.normalize(arrays["cls"], dim=1)
+    weights, image, case = group.split("/")
+    if case == "cs":
+        dense = encoder_of(weights, SURGERY).encode(pixels(image), image=True)
+    else:  # features of the positions that an earlier size left behind
+        dense = Dense(arrays["feat"], None, (0, 0), arrays["cls"])
+    scoring = Scoring(
+        rows=rows,
+        classes=tuple(range(len(rows))),
+        method=replace(SURGERY, upsample="maps"),
+        temperature=100.0,
+        refine=("surgery",),
     )
+    ours = score(dense, scoring)
     np.testing.assert_allclose(ours, arrays["feature_surgery"], rtol=0, atol=2e-6)
 
 

@@ -22,6 +22,7 @@ from maskclip.core.dense import (
 )
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.refinement import add_mean, remove_redundant
 from maskclip.core.resize import Geometry
 
 T = 100
@@ -253,6 +254,24 @@ class TestScore:
     def test_key_smoothing_needs_keys(self):
         with pytest.raises(ValueError, match="keys=True"):
             scored(random_maps(), None, method=CLEAN, key_smoothing=0.5)
+
+    @pytest.mark.parametrize("order", [("surgery", "dominant"), ("dominant", "surgery")])
+    def test_surgery_compares_classes_by_their_best_synonyms(self, order):
+        generator = torch.Generator().manual_seed(0)
+        features, image = torch.randn(2, 8, 3, 4, generator=generator), torch.randn(2, 8)
+        rows = F.normalize(torch.randn(3, 8, generator=generator), dim=1)
+        method = replace(CLEAN, upsample="maps")
+        classes = (0, 1, 1)
+        scoring = Scoring(rows=rows, classes=classes, method=method, temperature=T, refine=order)
+        found = score(Dense(features, None, (3, 4), image), scoring)
+        maps = pool_synonyms(similarity(features, rows), classes)
+        whole = torch.stack([F.normalize(image, dim=1) @ row for row in rows], dim=1)
+        whole = torch.stack([whole[:, 0], whole[:, 1:].amax(dim=1)], dim=1)
+        for name in order:
+            maps = add_mean(maps) if name == "dominant" else remove_redundant(maps, whole)
+        torch.testing.assert_close(found, maps)
+        with pytest.raises(ValueError, match="image=True"):
+            score(Dense(features, None, (3, 4)), scoring)
 
 
 def test_threshold_background_wins_where_all_are_lower():

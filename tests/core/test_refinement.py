@@ -1,5 +1,7 @@
 """Refinements beside small cases worked out by hand; golden cases are in test_golden_methods."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -64,13 +66,18 @@ def test_propagation_keeps_what_is_constant():
 
 
 def test_what_all_classes_share_is_removed():
-    features = F.normalize(
-        torch.rand(1, 8, 3, 4, generator=torch.Generator().manual_seed(0)), dim=1
-    )
-    rows = F.normalize(torch.rand(1, 8, generator=torch.Generator().manual_seed(1)), dim=1)
-    same = rows.repeat(3, 1)
-    found = refinement.remove_redundant(features, same, image=F.normalize(torch.rand(1, 8), dim=1))
-    torch.testing.assert_close(found, torch.zeros(1, 3, 3, 4), atol=1e-6, rtol=0)
+    one = torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+    same, whole = one.expand(2, 3, 3, 4), torch.tensor([[0.2] * 3, [0.3] * 3])
+    found = refinement.remove_redundant(same, whole)
+    torch.testing.assert_close(found, torch.zeros(2, 3, 3, 4), atol=1e-6, rtol=0)
+
+
+def test_a_class_of_which_the_image_is_weighs_more():
+    maps = torch.tensor([[[[1.0, 0.0]], [[1.0, 2.0]]]])
+    whole = torch.tensor([[0.5 * math.log(3), 0.0]])  # softmax of twice that: 3/4 and 1/4
+    found = refinement.remove_redundant(maps, whole)
+    # times 3/2 and 1/2: (1.5, 0) and (0.5, 1), whose means are 1 and 0.5
+    torch.testing.assert_close(found, torch.tensor([[[[0.5, -0.5]], [[-0.5, 0.5]]]]))
 
 
 def test_a_share_of_each_mean_is_added():

@@ -424,7 +424,11 @@ class TestEncodedPhotos:
         assert np.array_equal(first.image, picture(40, 60))
 
     @pytest.mark.parametrize("view", [{}, WINDOWS, {"short_side": 0}], ids=str)
-    @pytest.mark.parametrize("refinement", [{}, REFINED, {"background": ["wall"]}], ids=str)
+    @pytest.mark.parametrize(
+        "refinement",
+        [{}, REFINED, {"background": ["wall"]}, {"refine": ["surgery"]}],
+        ids=str,
+    )
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
     def test_both_steps_are_what_segment_does(
@@ -432,7 +436,8 @@ class TestEncodedPhotos:
     ):
         segmenter = segmenters[family, method]
         images = [picture(40, 60, seed=0), picture(31, 47, seed=1), picture(40, 60, seed=2)]
-        encoded = segmenter.encode(images, keys="key_smoothing" in refinement, **view)
+        kept = {"keys": "key_smoothing" in refinement, "image": "refine" in refinement}
+        encoded = segmenter.encode(images, **kept, **view)
         found = segmenter.score(encoded, WORDS, **refinement)
         expected = segmenter.segment(images, WORDS, **view, **refinement)
         for ours, theirs in zip(found, expected, strict=True):
@@ -459,6 +464,10 @@ class TestEncodedPhotos:
     def test_smoothing_without_keys_is_refused(self, vit, picture):
         with pytest.raises(MaskCLIPError, match="keys=True"):
             vit.score(vit.encode(picture(8, 8)), WORDS, key_smoothing=0.5)
+
+    def test_surgery_without_the_whole_photos_embedding_is_refused(self, vit, picture):
+        with pytest.raises(MaskCLIPError, match="image=True"):
+            vit.score(vit.encode(picture(8, 8), keys=True), WORDS, refine="surgery")
 
     def test_what_another_model_or_method_has_encoded_is_refused(self, segmenters, picture):
         encoded = segmenters["vit", CLEAN].encode(picture(8, 8))
@@ -489,6 +498,8 @@ class TestEncodedPhotos:
         for asked in ("keys", "image"):
             with pytest.raises(MaskCLIPError, match=f"{asked} belongs to CLIP"):
                 segmenter.encode(images, **{asked: True})
+        with pytest.raises(MaskCLIPError, match="surgery belongs to CLIP"):
+            segmenter.segment(images, words, refine="surgery")
 
 
 class TestLoad:
@@ -538,7 +549,9 @@ class TestLoad:
 
 
 @pytest.mark.parametrize("model", ["emoji-rn", "emoji-vit"])
-@pytest.mark.parametrize("refinement", [{}, {"key_smoothing": 1.0, "prompt_denoising": 0.5}])
+@pytest.mark.parametrize(
+    "refinement", [{}, {"key_smoothing": 1.0, "prompt_denoising": 0.5}, {"refine": "surgery"}]
+)
 def test_bfloat16_gives_the_labels_of_float32(model, refinement):
     exact, fast = (
         maskclip.load(model, device="cpu", precision=precision, templates="plain")

@@ -152,8 +152,8 @@ Refine = Annotated[
     str,
     typer.Option(
         metavar="LIST",
-        help="Refine maps: `pamr`, `tlp` by the photo, `dominant` by their means; several between "
-        "commas; default: none.",
+        help="Refine maps: `pamr`, `tlp` by the photo, `surgery` by what the whole image is of, "
+        "`dominant` by their means; several between commas; default: none.",
         rich_help_panel=_REFINE,
     ),
 ]

@@ -42,6 +42,7 @@ class ModelConfig:
 
 
 REFINEMENTS = {
+    "surgery": "take away what all classes share, by how much the image is of each (CLIP Surgery)",
     "dominant": "add half of its mean to each class's map: what the photo is of wins more of it",
     "tlp": "smooth where the photo is smooth and the classes are sure (PEARL)",
     "pamr": "let pixels take on what similar pixels near them have (PAMR)",
@@ -58,7 +59,7 @@ class Options:
 
     Attributes:
         key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
-        refine: names of `REFINEMENTS`; those by the photo are done in this order, after the others.
+        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others.
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
         short_side: images are resized so that their short side is this many px, if their long side

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskclip.core import resize
 from maskclip.core.method import Method
-from maskclip.core.refinement import add_mean, pamr, propagate
+from maskclip.core.refinement import add_mean, pamr, propagate, remove_redundant
 from maskclip.core.resize import Geometry, enlarge, fit_within
 
 DROPPED = -100.0
@@ -81,7 +81,8 @@ class Scoring:
         prompt_denoising, key_smoothing: thresholds in [0, 1]; None switches a step off.
         threshold: under which a pixel is a background that comes before all classes: the constant
             value of its map, or the probability where prompts compete; None for none.
-        refine: names of `core.config.REFINEMENTS`, in the order in which they are done.
+        refine: names of `core.config.REFINEMENTS`, in the order in which they are done; those by
+            the photo after the others.
         refine_size: the short side in px at which the photo refines the maps; None is the size that
             the network saw, 0 that of the labels.
     """
@@ -122,8 +123,8 @@ class Scoring:
 def score(dense: Dense, scoring: Scoring) -> Tensor:
     """Turn dense features into what will be enlarged: one map a class.
 
-    Compare with every row, give each class its best prompt, then add means, denoise prompts,
-    smooth keys, and add the background of a threshold.
+    Compare with every row, give each class its best prompt, then refine by the whole image or by
+    means, denoise prompts, smooth keys, and add the background of a threshold.
 
     Returns:
         (B, K, h, w) float32, K + 1 maps with a background. Where the method enlarges
@@ -133,13 +134,17 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
         w) similarities without a background: `label` does the rest.
 
     Raises:
-        ValueError: key smoothing without keys.
+        ValueError: key smoothing without keys, or surgery without the images' own embeddings.
     """
-    maps = similarity(dense.features, scoring.rows, normalize=scoring.normalize)
-    if not scoring.prompts_compete:
-        maps = pool_synonyms(maps, scoring.classes)
-    if "dominant" in scoring.refine:
-        maps = add_mean(maps)
+    maps = _compared(dense.features, scoring)
+    for name in scoring.refine:
+        if name == "surgery":
+            if dense.image is None:
+                raise ValueError("surgery needs the images' embeddings: encode with image=True")
+            whole = _compared(dense.image[:, :, None, None], scoring)
+            maps = remove_redundant(maps, whole[:, :, 0, 0])
+        elif name == "dominant":
+            maps = add_mean(maps)
     method, temperature = scoring.method, scoring.temperature
     if scoring.prompt_denoising is not None:
         maps = denoise_prompts(
@@ -155,6 +160,12 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
             maps, dense.keys, scoring.key_smoothing, temperature=temperature, method=method
         )
     return maps if scoring.by_photo else _finished(maps, scoring)
+
+
+def _compared(features: Tensor, scoring: Scoring) -> Tensor:
+    """Return similarities (B, K, h, w) with the classes, or with the prompts if these compete."""
+    maps = similarity(features, scoring.rows, normalize=scoring.normalize)
+    return maps if scoring.prompts_compete else pool_synonyms(maps, scoring.classes)
 
 
 def _finished(maps: Tensor, scoring: Scoring) -> Tensor:

@@ -172,29 +172,24 @@ def _conjugate_gradients(
     return solved
 
 
-def remove_redundant(
-    features: Tensor, rows: Tensor, *, image: Tensor, sharpness: float = 2.0
-) -> Tensor:
+def remove_redundant(maps: Tensor, whole: Tensor, *, sharpness: float = 2.0) -> Tensor:
     """Return similarities without what all classes share (CLIP Surgery's feature surgery).
 
     Each class's similarity, weighted by how much the whole image is of the class, less the mean
-    over the classes.
+    of these over the classes.
 
     Args:
-        features: (B, D, h, w), of unit length.
-        rows: (K, D), of unit length.
-        image: (B, D) the image's own embedding, of unit length.
+        maps: (B, K, h, w) cosines.
+        whole: (B, K) cosines of the images' own embeddings with the classes.
         sharpness: of the softmax over the classes that gives the weights.
 
     Returns:
         (B, K, h, w).
     """
-    weights = (sharpness * (image @ rows.T)).softmax(dim=1)
+    weights = (sharpness * whole).softmax(dim=1)
     weights = weights / weights.mean(dim=1, keepdim=True)
-    products = torch.einsum("bdhw,kd->bkhw", features, rows)
-    # The mean of w_s (f . t_s) over classes is f . (mean of w_s t_s).
-    shared = torch.einsum("bdhw,kd,bk->bhw", features, rows, weights) / len(rows)
-    return weights[:, :, None, None] * products - shared[:, None]
+    maps = weights[:, :, None, None] * maps
+    return maps - maps.mean(dim=1, keepdim=True)
 
 
 def add_mean(maps: Tensor, share: float = 0.5) -> Tensor:

@@ -253,7 +253,7 @@ class PhotoSegmenter(ABC):
 
         Raises:
             MaskCLIPError: a name or an option cannot be used, another model has encoded the
-                photos, or key smoothing lacks their keys.
+                photos, key smoothing lacks their keys, or surgery their own embeddings.
         """
         check_keywords(refinement, RefinementValues, others=["background"])
         options = Options(**refinement)  # type: ignore[arg-type]  # a list of names will do
@@ -265,6 +265,11 @@ class PhotoSegmenter(ABC):
                 raise MaskCLIPError("another model, or method, has encoded the photo: encode again")
             if scoring.needs_keys and one.dense.keys is None:
                 raise MaskCLIPError("key smoothing needs the photo's keys: encode with keys=True")
+            if scoring.needs_image and one.dense.image is None:
+                raise MaskCLIPError(
+                    "the refinement surgery needs the embedding of the whole photo: encode with "
+                    "image=True"
+                )
         with torch.inference_mode():
             found = [
                 _segmentation(score_photo(one.encoded, scoring), vocabulary, one.photo)

@@ -305,6 +305,7 @@ class StudentSegmenter(PhotoSegmenter):
             background=background is not None,
             key_smoothing=options.key_smoothing is not None,
             prompt_denoising=options.prompt_denoising is not None,
+            surgery="surgery" in options.refine,
         )
         self.check_view(options)
         own, count = self.trained.vocabulary, len(self.trained)
