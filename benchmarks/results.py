@@ -29,6 +29,7 @@ from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.emoji.textures import texture_names
 from maskclip.plus.config import Machine, Training
 from maskclip.recipes import TRAININGS
+from maskclip.tasks.evaluation.cells import earlier_result
 from maskclip.tasks.evaluation.charts import confusion_chart, line_chart
 from maskclip.tasks.evaluation.evaluate import EvaluationResult, describe, evaluate
 from maskclip.tasks.evaluation.examples import contact_sheet
@@ -36,7 +37,6 @@ from maskclip.tasks.evaluation.predictors import load_predictor
 from maskclip.tasks.evaluation.results import (
     UNCORRUPTED,
     cell_name,
-    earlier_result,
     run_sweep,
     write_sweep,
 )

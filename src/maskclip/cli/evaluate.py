@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskclip.cli import options as opt
+from maskclip.cli.samples import (
+    DATASETS,
+    default_evaluation,
+    open_samples,
+    show_notes,
+    warn_of_count,
+)
 from maskclip.core.errors import MaskCLIPError, require_extra
-from maskclip.data.specs import SPECS
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
@@ -18,14 +24,13 @@ if TYPE_CHECKING:
     from maskclip.tasks.evaluation.predictors import Predictor
     from maskclip.tasks.evaluation.settings import Evaluation, Run
 
-_DATASETS = (*SPECS, "emoji", "folder")
 _ALL = "all"  # the corruption that stands for a sweep of all of them
 
 
 def evaluate(
     dataset: Annotated[
         str | None,
-        typer.Argument(help=f"One of: {', '.join(_DATASETS)}. Not needed with --recipe."),
+        typer.Argument(help=f"One of: {', '.join(DATASETS)}. Not needed with --recipe."),
     ] = None,
     data: opt.Data = None,
     split: Annotated[
@@ -171,12 +176,12 @@ def evaluate(
     _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
-    samples = _open_samples(
+    samples = open_samples(
         name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
     run = _read_run(row, corruption, seed=seed, limit=limit)
     samples.check(run.count(samples))  # before a model is downloaded in vain
-    _show_notes(samples)
+    show_notes(samples)
     sweep = corruption == _ALL
     if sweep and out is None:
         raise MaskCLIPError("--corruption all needs --out DIR for the results")
@@ -218,9 +223,9 @@ def evaluate(
 def _dataset_name(dataset: str | None, row: Row | None) -> str:
     """Return the data set that was given, or that of the recipe."""
     if row is None:
-        if dataset not in _DATASETS:
+        if dataset not in DATASETS:
             what = "no data set given" if dataset is None else f"unknown data set {dataset!r}"
-            raise MaskCLIPError(f"{what}: expected one of {', '.join(_DATASETS)}, or --recipe NAME")
+            raise MaskCLIPError(f"{what}: expected one of {', '.join(DATASETS)}, or --recipe NAME")
         return dataset
     if dataset not in (None, row.evaluation.dataset):
         raise MaskCLIPError(f"the recipe {row.name} is for {row.evaluation.dataset}, not {dataset}")
@@ -238,45 +243,6 @@ def _check_sources(
             "--predictions does not go with --corruption and options of models (--method, "
             "--protocol, --key-smoothing ...): leave these out"
         )
-
-
-def _open_samples(
-    name: str,
-    *,
-    data: Path | None,
-    split: str | None,
-    size: int | None,
-    images: Path | None,
-    masks: Path | None,
-    classes: Path | None,
-) -> Samples:
-    """Open a data set; refuse options that do not belong to it."""
-    if name != "emoji":
-        if size is not None:
-            raise MaskCLIPError(f"--size belongs to `emoji`, not to {name}")
-        if name == "folder" and (split or data):
-            raise MaskCLIPError("folder takes no --split and no --data: give --images and --masks")
-        return opt.open_data(
-            name, data=data, split=split or "val", images=images, masks=masks, classes=classes
-        )
-    from maskclip.emoji.scenes import SCENE_SIZE, EmojiScenes
-
-    if split not in (None, "val") or any((data, images, masks, classes)):
-        raise MaskCLIPError(
-            "emoji is drawn and has only the split val: leave out --split, --data, --images, "
-            "--masks and --classes"
-        )
-    return EmojiScenes(size=size or SCENE_SIZE)
-
-
-def _show_notes(samples: Samples) -> None:
-    from maskclip.cli.console import warning_line
-    from maskclip.data.photos import Photos
-
-    for note in samples.notes:
-        warning_line(note)
-    if isinstance(samples, Photos):
-        opt.warn_of_unused(samples.unused_masks())
 
 
 def _read_run(row: Row | None, corruption: str | None, *, seed: int, limit: int | None) -> Run:
@@ -306,19 +272,7 @@ def _read_evaluation(
     """Return the settings of the recipe, or the defaults, replaced by the options given."""
     from dataclasses import replace
 
-    from maskclip.core.config import DEFAULT_MODEL, ModelConfig
-    from maskclip.tasks.evaluation.settings import Evaluation
-
-    if row is not None:
-        base = row.evaluation
-    else:
-        name = "emoji" if dataset == "emoji" else DEFAULT_MODEL
-        own = dataset in ("emoji", "folder")
-        base = Evaluation(
-            dataset=dataset,
-            model=ModelConfig(name=name, precision="float32"),
-            protocol="segment" if own else "published",
-        )
+    base = default_evaluation(dataset) if row is None else row.evaluation
     config = replace(base.model, **_without_none(model))
     return replace(base, model=config, **_without_none(given))
 
@@ -352,14 +306,7 @@ def _warn_of_differences(
     from maskclip.cli.console import warning_line
     from maskclip.recipes import published_row
 
-    count = run.count(samples)
-    if samples.official not in (None, count):
-        listed = f" of the {len(samples):,} listed" if count < len(samples) else ""
-        warning_line(
-            f"{count:,} images{listed}, but {samples.name} {samples.split} officially has "
-            f"{samples.official:,}: these scores are of the {count:,} alone, and not comparable "
-            "with published ones"
-        )
+    warn_of_count(samples, run.count(samples))
     if row is not None and evaluation is not None and not published_row(evaluation, run.corruption):
         warning_line(
             f"these are not the settings of {row.name}: its published mIoU is not comparable"

@@ -8,6 +8,9 @@ takes longer than labelling a few small images.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
@@ -21,6 +24,10 @@ from maskclip.clip.embedded import (
 from maskclip.clip.model import CLIPModel
 from maskclip.core.config import DEFAULT_MODEL
 
+_Key = tuple[str, str | None]
+_LOADED: ContextVar[dict[_Key, CLIPModel | WeightsError] | None] = ContextVar(
+    "_LOADED", default=None
+)
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 
@@ -36,7 +43,37 @@ def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPM
         WeightsError: unknown name or tag, weights not to be had, or not fitting.
         UnsupportedTowerError: the image tower has no dense reading.
     """
-    name = ALIASES.get(name, name)
+    loaded, key = _LOADED.get(), (ALIASES.get(name, name), weights)
+    if loaded is None:
+        return _load(*key)
+    if key not in loaded:
+        for other in [one for one in loaded if isinstance(loaded[one], CLIPModel)]:
+            del loaded[other]
+        try:
+            loaded[key] = _load(*key)
+        except WeightsError as error:
+            loaded[key] = error
+    found = loaded[key]
+    if isinstance(found, WeightsError):
+        raise found
+    return found
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Let `load_clip` return the model that it loaded last, while the block runs.
+
+    It also remembers which could not be loaded: none is looked for on the net twice. Encoders may
+    share a model, so the model may be given out again.
+    """
+    token = _LOADED.set({})
+    try:
+        yield
+    finally:
+        _LOADED.reset(token)
+
+
+def _load(name: str, weights: str | None) -> CLIPModel:
     if name in EMBEDDED:
         if weights is not None:
             raise WeightsError(f"{name} brings its own weights: leave `weights` out")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,6 +114,82 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what computes, in words that name nobody, ready for JSON."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": "Apple GPU" if device.type == "mps" else gpu,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@dataclass
+class Cost:
+    """What a piece of work took.
+
+    Attributes:
+        seconds: by the clock.
+        memory: the most bytes that were taken: on CUDA those of torch, weights included; on CPUs,
+            under Linux, those of the whole process; None where it is not to be had.
+    """
+
+    seconds: float = 0.0
+    memory: int | None = None
+
+
+@contextmanager
+def costing(device: torch.device) -> Iterator[Cost]:
+    """Measure what the block takes, and what it leaves for the device to do."""
+    cost, watched = Cost(), _forget_peak(device)
+    _synchronize(device)
+    start = time.perf_counter()
+    yield cost
+    _synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    cost.memory = _peak(device) if watched else None
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Begin anew to look for the most memory taken; return whether that can be told."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    if device.type != "cpu" or sys.platform != "linux":
+        return False
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # some containers do not allow it
+        return False
+    return True
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return found[0] if found else None
 
 
 def free_memory() -> int | None:

@@ -44,7 +44,7 @@ class Scores:
     @property
     def iou(self) -> Floats:
         """(K,) intersection over union; NaN for a class in neither ground truth nor prediction."""
-        return _ratio(self._hit, self._true + self._predicted - self._hit)
+        return _ratio(*self.overlaps)
 
     @property
     def accuracy(self) -> Floats:
@@ -85,6 +85,11 @@ class Scores:
         return SplitMeans(seen, new, 2 * seen * new / both if both else both)
 
     @property
+    def overlaps(self) -> Counts:
+        """(2, K) pixels of the intersection and of the union of each class."""
+        return np.stack([self._hit, self._true + self._predicted - self._hit])
+
+    @property
     def _hit(self) -> Counts:
         return self.confusion.diagonal()[:-1]
 
@@ -107,8 +112,31 @@ def _mean(values: Floats) -> float:
     return float(present.mean()) if present.size else float("nan")
 
 
+def influences(overlaps: Counts) -> Floats:
+    """Return how much each image moves mean IoU: its derivative by the image's weight.
+
+    The standard error of mean IoU is about the root of the sum of their squares (the infinitesimal
+    jackknife, Jaeckel 1972); that of the difference of two predictors on the same images, of the
+    squares of the differences. A class that is in m images weighs sqrt(m / (m - 1)) as much, as
+    the errors of so few would be too small otherwise; one that is in a single image tells nothing.
+
+    Args:
+        overlaps: (n, 2, K) `Scores.overlaps` of each image alone.
+
+    Returns:
+        (n,) in the unit of mean IoU as a fraction; they sum to 0.
+    """
+    total = overlaps.sum(axis=0)
+    present = total[1] > 0
+    hits, unions = (overlaps[:, part][:, present] for part in (0, 1))
+    hit, union = total[:, present]
+    images = np.count_nonzero(unions, axis=0)
+    own = np.sqrt(images / np.maximum(images - 1, 1)) / max(len(union), 1)
+    return np.asarray(((hits - unions * (hit / union)) / union * own).sum(axis=1))
+
+
 class ConfusionMatrix(Metric):
-    """Counts of (true class, predicted class), summed over images and processes.
+    """Counts of (true class, predicted class), summed over images and, unless `alone`, processes.
 
     Pixels with the label `ignore` are left out. Other values outside [0, K) count in one extra row
     and column: they belong to no class, but the other value of such a pixel still counts in the
@@ -121,8 +149,8 @@ class ConfusionMatrix(Metric):
     full_state_update = False
     confusion: Tensor
 
-    def __init__(self, classes: int, *, ignore: int = IGNORE) -> None:
-        super().__init__()
+    def __init__(self, classes: int, *, ignore: int = IGNORE, alone: bool = False) -> None:
+        super().__init__(sync_on_compute=not alone)
         if classes > MAX_SCORED:
             raise MaskCLIPError(
                 f"{classes:,} classes cannot be scored: a count for each pair of them takes "

@@ -16,10 +16,13 @@ from matplotlib.image import AxesImage
 
 from maskclip.core.palettes import Color
 from maskclip.tasks.evaluation.plotting import (
+    COLORS,
+    DASHES,
     DPI,
     FAINT_INK,
     GRID,
     INK,
+    MARKERS,
     TITLE_LINE,
     Target,
     class_labels,
@@ -36,10 +39,6 @@ from maskclip.tasks.evaluation.plotting import (
 Points = Sequence[tuple[float, float]]  # x, y; NaN where a line has a gap
 _Floats = npt.NDArray[np.floating[Any]]
 
-# Okabe and Ito's colours, distinguishable by colour-blind readers; brown replaces pale yellow.
-_CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c510a")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("-", "--", "-.", ":")
 
 _BARS_PER_COLUMN, _MOST_COLUMNS = 60, 4
 _LONGEST_AXIS = 60  # characters
@@ -100,7 +99,7 @@ def iou_chart(
     figure = _bars(
         percent[order],
         [f"{labels[index]} *" if marked[index] else labels[index] for index in order],
-        [_CYCLE[0] if colors is None else _hex(colors[index]) for index in order],
+        [COLORS[0] if colors is None else _hex(colors[index]) for index in order],
         title=title,
         caption=caption,
     )
@@ -220,13 +219,13 @@ def _plot(lines: Mapping[str, Points], *, order: Sequence[str], title: str) -> t
     axes = figure.add_axes((0, 0, 1, 1))
     handles = {}
     for index, (name, points) in enumerate(lines.items()):
-        turn = index // len(_CYCLE)  # when colours repeat, markers and dashes differ
+        turn = index // len(COLORS)  # when colours repeat, markers and dashes differ
         (handles[name],) = axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            color=_CYCLE[index % len(_CYCLE)],
-            marker=_MARKERS[(index + turn) % len(_MARKERS)] if len(points) <= _MOST_MARKERS else "",
-            linestyle=_DASHES[turn % len(_DASHES)],
+            color=COLORS[index % len(COLORS)],
+            marker=MARKERS[(index + turn) % len(MARKERS)] if len(points) <= _MOST_MARKERS else "",
+            linestyle=DASHES[turn % len(DASHES)],
             markersize=5,
             linewidth=1.6,
         )

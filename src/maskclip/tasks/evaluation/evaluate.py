@@ -175,7 +175,7 @@ def evaluate(
 
     scores = score(
         predictor,
-        progress(_read(samples, share, run), len(share)),
+        progress(read_samples(samples, share, run), len(share)),
         classes=len(samples.vocabulary),
         ignore=samples.vocabulary.ignore,
         on_sample=on_sample,
@@ -282,7 +282,7 @@ def describe(predictor: Predictor, samples: Samples, run: Run) -> dict[str, Any]
     }
 
 
-def _read(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:
+def read_samples(samples: Samples, indices: range, run: Run) -> Iterator[Sample]:
     """Read samples in threads, a few in advance of the network."""
     executor = ThreadPoolExecutor(_READERS)
     return prefetch(executor, partial(_sample, samples, run), indices, ahead=_AHEAD)

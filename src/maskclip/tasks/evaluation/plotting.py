@@ -24,6 +24,11 @@ DPI = 120
 TITLE_LINE = 0.2  # inches
 INK, FAINT_INK, GRID = "#202124", "#5f6368", "#e3e5e8"
 
+# Okabe and Ito's colours, distinguishable by colour-blind readers; brown replaces pale yellow.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c510a")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
 _LONGEST_NAME, _LONGEST_TITLE = 28, 400  # characters
 
 

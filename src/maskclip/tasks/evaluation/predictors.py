@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, get_type_hints
 
 from PIL import Image
 
-from maskclip.core.config import Options
+from maskclip.core.config import Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
@@ -18,7 +19,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations import MaskFolder
 from maskclip.data.masks import SizeError
 from maskclip.tasks.evaluation.settings import Evaluation, method_under, options_under
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
 from maskclip.tasks.segmenter import (
     Segmenter,
     StudentSegmenter,
@@ -29,6 +30,10 @@ from maskclip.tasks.segmenter import (
 )
 
 _STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
+
+
+_VIEW = tuple(get_type_hints(ViewValues))
+_REFINEMENT = tuple(get_type_hints(RefinementValues))
 
 
 class Predictor(Protocol):
@@ -42,7 +47,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _ModelPredictor:
+class ModelPredictor:
     """A model that labels images with the classes of a data set."""
 
     segmenter: PhotoSegmenter
@@ -53,6 +58,27 @@ class _ModelPredictor:
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
         """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
         return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+
+    def refined(self, options: Options) -> Self:
+        """Return the same predictor whose maps are refined by other options.
+
+        Raises:
+            MaskCLIPError: the model has not what a refinement needs.
+        """
+        self.segmenter.prepare(self.vocabulary, options=options)
+        return replace(self, options=options)
+
+    def encode(self, image: Image.Image, /, *, then: Iterable[ModelPredictor]) -> EncodedPhoto:
+        """Run the network on an image, as these predictors, which share it, need it to `score`."""
+        needs = [one.segmenter.scoring(one.vocabulary, one.options) for one in then]
+        keys = any(scoring.needs_keys for scoring in needs)
+        view = {name: getattr(self.options, name) for name in _VIEW}
+        return self.segmenter.encode(image, keys=keys, **view)
+
+    def score(self, encoded: EncodedPhoto) -> Ids:
+        """Label an image that was encoded: class ids (H, W)."""
+        refinement = {name: getattr(self.options, name) for name in _REFINEMENT}
+        return self.segmenter.score(encoded, self.vocabulary, **refinement).labels
 
     def metadata(self) -> dict[str, Any]:
         """Return the weights, the protocol and options, the precision and the device."""
@@ -66,7 +92,7 @@ class _ModelPredictor:
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroShotPredictor(_ModelPredictor):
+class ZeroShotPredictor(ModelPredictor):
     """A CLIP that is prompted with the classes of a data set."""
 
     segmenter: Segmenter
@@ -87,7 +113,7 @@ class ZeroShotPredictor(_ModelPredictor):
 
 
 @dataclass(frozen=True, eq=False)
-class StudentPredictor(_ModelPredictor):
+class StudentPredictor(ModelPredictor):
     """A trained student whose classes are those of a data set."""
 
     segmenter: StudentSegmenter

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
 from maskclip.core.samples import Samples
-from maskclip.core.text import read_json
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions
+from maskclip.tasks.evaluation.cells import Cell, Work, run_cells
 from maskclip.tasks.evaluation.charts import confusion_chart, iou_chart, severity_chart
 from maskclip.tasks.evaluation.evaluate import (
     EvaluationResult,
@@ -107,45 +105,6 @@ def write_result(result: EvaluationResult, content: dict[str, Any], out: Path) -
     return paths
 
 
-def earlier_result(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result that an earlier run wrote into a file, None if there is none.
-
-    Args:
-        path: the file.
-        wanted: of `describe`: what the result must be of.
-
-    Raises:
-        MaskCLIPError: it is of another evaluation; the message says what differs.
-    """
-    try:
-        result = read_json(path, "a result of an evaluation")
-    except FileNotFoundError:
-        return None
-    except MaskCLIPError as error:
-        raise MaskCLIPError(f"{error}; move it away") from None
-    if not isinstance(result, dict):
-        raise MaskCLIPError(f"{path}: not a result of an evaluation: move it away")
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
-    for key, value in wanted.items():
-        if result.get(key) != value:
-            raise MaskCLIPError(
-                f"{path} was made with {key} {result.get(key)!r}, not {value!r}: choose another "
-                "folder, or delete the results there"
-            )
-    return result
-
-
-class Cell(NamedTuple):
-    """One evaluation of a sweep.
-
-    `result` is the content of its file; `kept` is whether an earlier run made it.
-    """
-
-    name: str
-    result: dict[str, Any]
-    kept: bool
-
-
 def cell_name(corruption: Corruption | None) -> str:
     """Return the name of a cell, which is that of its file without `.json`."""
     return UNCORRUPTED if corruption is None else f"{corruption.name}_{corruption.severity}"
@@ -175,27 +134,18 @@ def run_sweep(
         MaskCLIPError: a sample cannot be used, or a result there is of another evaluation.
     """
     group = group or ProcessGroup()
-    runs = [replace(run, corruption=corruption) for corruption in (None, *all_corruptions())]
-    # Only the main process looks: another could meet a file that was written since the start.
-    files = [out / f"{cell_name(one.corruption)}.json" for one in runs]
-    kept = group.broadcast(
-        [
-            earlier_result(file, describe(predictor, samples, one))
-            for file, one in zip(files, runs, strict=True)
-        ]
-        if group.is_main
-        else None
-    )
-    for one, file, content in zip(runs, files, kept, strict=True):
+
+    def work(one: Run) -> Work:
         name = cell_name(one.corruption)
-        if content is not None:
-            yield Cell(name, content, kept=True)
-            continue
-        result = evaluate(predictor, samples, one, group=group, progress=progress)
-        content = to_content(result, one)
-        if group.is_main:
-            write_json(content, file)
-        yield Cell(name, content, kept=False)
+
+        def measure(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+            result = evaluate(predictor, samples, one, group=group, progress=progress)
+            yield name, to_content(result, one)
+
+        return Work({name: describe(predictor, samples, one)}, measure)
+
+    runs = [replace(run, corruption=corruption) for corruption in (None, *all_corruptions())]
+    return run_cells([work(one) for one in runs], out, group=group)
 
 
 def write_sweep(cells: dict[str, dict[str, Any]], out: Path) -> list[Path]:

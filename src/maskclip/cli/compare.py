@@ -1,0 +1,301 @@
+"""`maskclip compare`: models, methods and refinements side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.cli.samples import (
+    DATASETS,
+    default_evaluation,
+    open_samples,
+    show_notes,
+    warn_of_count,
+)
+from maskclip.core.errors import MaskCLIPError, read_choices, require_extra
+
+if TYPE_CHECKING:
+    from maskclip.core.samples import Sample, Samples
+    from maskclip.tasks.evaluation.cells import Content
+    from maskclip.tasks.evaluation.compare import Reading
+    from maskclip.tasks.evaluation.evaluate import ProcessGroup, Progress
+    from maskclip.tasks.evaluation.settings import Evaluation, Run
+
+_ALL = "all"
+_NONE = "none"
+Called = dict[str, tuple[str, str | None, str]]
+"""The name of a cell -> its model, method (None: a student) and refinement."""
+
+
+def compare(
+    dataset: Annotated[str, typer.Argument(help=f"One of: {', '.join(DATASETS)}.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Methods between commas (see `maskclip methods`, or files of your own), or `all`.",
+            rich_help_panel="Compared",
+        ),
+    ] = _ALL,
+    refine: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Refinements between commas, each `none`, a name, or several with +: tlp+pamr.",
+            rich_help_panel="Compared",
+        ),
+    ] = _NONE,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Models between commas, as `maskclip segment --model` takes them; default: "
+            "ViT-B-16:openai; for `emoji`, emoji.",
+            rich_help_panel="Compared",
+        ),
+    ] = None,
+    out: opt.OutFolder = Path("compared"),
+    data: opt.Data = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="val (default), train; voc also aug and trainaug.", rich_help_panel="Data"
+        ),
+    ] = None,
+    images: opt.Images = None,
+    masks: opt.Masks = None,
+    classes: opt.Classes = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX", min=1, help="With `emoji`: side of a scene in pixels; default: 256."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Use only the first N images; default: all."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="As in `maskclip eval`; default: that of the data set there."),
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help=f"{opt.TEMPLATES}; default: published.")
+    ] = None,
+    device: opt.Device = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"{opt.PRECISIONS}; default: float32.", rich_help_panel="Machine"),
+    ] = None,
+) -> None:
+    """Compare models, methods and refinements on the same images: quality, time and memory.
+
+    Prints a table, and writes it as compare.md, .csv and .json, with a chart of quality against
+    time. Each cell has a file in the folder's `cells`: the same command goes on where it was
+    stopped. A photo is encoded once for all refinements of a method; a cell's time is that of
+    encoding and of its own refinement. Under `torchrun` the processes share methods, not images.
+
+    **Examples**
+
+    `maskclip compare emoji --refine none,pamr --limit 50 --out runs/compared`
+
+    `maskclip compare voc21 --data ~/data --protocol windows --methods clean,sclip,naclip`
+
+    `maskclip compare folder --images photos --masks masks --classes classes.txt`
+
+    `maskclip compare emoji --models emoji-rn,emoji-vit --methods clean --refine none,pamr,tlp+pamr`
+
+    `torchrun --nproc-per-node 8 -m maskclip compare ade150 --data ~/data --protocol windows`
+    """
+    require_extra("eval", "matplotlib", "scipy", "torchmetrics")
+    if dataset not in DATASETS:
+        raise MaskCLIPError(f"unknown data set {dataset!r}: expected one of {', '.join(DATASETS)}")
+    refinements = _read_refinements(refine)
+    base = default_evaluation(dataset)
+    given = {"templates": templates, "precision": precision}
+    config = replace(base.model, **{key: value for key, value in given.items() if value})
+    base = replace(
+        base, model=config, split=split or base.split, protocol=protocol or base.protocol
+    )
+    evaluations = _each_evaluation(base, models, methods)
+    samples = open_samples(
+        dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
+    )
+
+    from maskclip.core.files import check_writable
+    from maskclip.tasks.evaluation.evaluate import process_group
+    from maskclip.tasks.evaluation.settings import Run
+
+    run = Run(limit=limit)
+    samples.check(run.count(samples))  # before a model is downloaded in vain
+    show_notes(samples)
+    check_writable(out)
+    with process_group() as group:
+        if group.is_main:
+            warn_of_count(samples, run.count(samples))
+        readings, called = _each_reading(evaluations, refinements, samples, run)
+        cells = measure_readings(readings, out / "cells", device=device, group=group)
+        if group.is_main:
+            _show(cells, called, readings, out)
+
+
+def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:
+    """Return the refinements of the table's columns, by how they are called."""
+    from maskclip.core.config import REFINEMENTS
+
+    found = {}
+    for one in text.split(","):
+        names = one.strip().replace("+", ",")
+        if names != _NONE:
+            chosen = read_choices(names, REFINEMENTS, to="refine")
+            found["+".join(chosen)] = chosen
+        else:
+            found[_NONE] = ()
+    return found
+
+
+def _each_evaluation(
+    base: Evaluation, models: str | None, methods: str
+) -> list[tuple[Evaluation, str | None]]:
+    """Return the settings of each model and method, and the method's name (None: a student)."""
+    from maskclip.core.methods import METHODS, get_method
+
+    names = list(METHODS) if methods.strip() == _ALL else _words(methods, "--methods")
+    known = {name: get_method(name).name for name in names}  # an unknown one is refused at once
+
+    from maskclip.tasks.segmenter import names_student
+
+    found: list[tuple[Evaluation, str | None]] = []
+    for model in [base.model.name] if models is None else _words(models, "--models"):
+        own = replace(base, model=replace(base.model, name=model))
+        if names_student(model):
+            found.append((own, None))
+            continue
+        for name, called in known.items():
+            found.append((replace(own, model=replace(own.model, method=name)), called))
+    return found
+
+
+def _words(text: str, option: str) -> list[str]:
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise MaskCLIPError(f"{option} is empty: give names between commas, or leave it out")
+    return words
+
+
+def _each_reading(
+    evaluations: Sequence[tuple[Evaluation, str | None]],
+    refinements: Mapping[str, tuple[str, ...]],
+    samples: Samples,
+    run: Run,
+) -> tuple[list[Reading], Called]:
+    """Return what is measured, and how its cells are called in the table."""
+    from maskclip.tasks.evaluation.compare import Reading
+
+    readings, called = [], Called()
+    for evaluation, method in evaluations:
+        model = evaluation.model.name
+        cells = {}
+        for refinement, names in refinements.items():
+            name = "_".join(
+                re.sub(r"[^\w.+-]+", "-", part) for part in (model, method or "student", refinement)
+            )
+            if name in called:
+                raise MaskCLIPError(f"two models or methods are called {name}: rename a file")
+            cells[name], called[name] = names, (model, method, refinement)
+        readings.append(Reading(evaluation=evaluation, samples=samples, run=run, cells=cells))
+    return readings, called
+
+
+def measure_readings(
+    readings: Sequence[Reading], out: Path, *, device: str, group: ProcessGroup
+) -> dict[str, Content]:
+    """Measure readings with a bar for each, and say what each cell gave; return all cells."""
+    from maskclip.cli.console import print_line
+    from maskclip.tasks.evaluation.cells import REASON
+    from maskclip.tasks.evaluation.compare import run_readings
+
+    cells = {}
+    bars = _bars(readings)
+    for cell in run_readings(readings, out, device=device, group=group, progress=bars):
+        cells[cell.name] = cell.result
+        if group.is_main and REASON not in cell.result:
+            miou = cell.result["miou"]
+            score = "no labelled pixel" if miou is None else f"mIoU {miou:.2f} %"
+            print_line(f"{cell.name}: {score}{' (kept)' if cell.kept else ''}")
+    return cells
+
+
+def _bars(readings: Sequence[Reading]) -> Callable[[Reading], Progress]:
+    """Return bars that say which of the readings they are of."""
+    from maskclip.cli.console import track
+    from maskclip.core.methods import get_method
+
+    def bar(reading: Reading) -> Progress:
+        config = reading.evaluation.model
+        where = f"{readings.index(reading) + 1} of {len(readings)}"
+        what = f"{where}: {config.name} {get_method(config.method).name}"
+
+        def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
+            return track(samples, what=what, total=total)
+
+        return pass_on
+
+    return bar
+
+
+def _show(
+    cells: Mapping[str, Content], called: Called, readings: Sequence[Reading], out: Path
+) -> None:
+    """Print the table, the best cell and what could not be measured; write the files."""
+    from maskclip.cli.console import print_line, print_path, print_table, warning_line
+    from maskclip.tasks.evaluation import tables
+
+    lines = tables.make_lines(cells, called, _published(readings))
+    columns, rows = tables.as_text(lines)
+    title = _title(readings[0])
+    doubts = {doubt: None for content in cells.values() for doubt in content.get("doubts", ())}
+    for doubt in doubts:
+        warning_line(doubt)
+    print_line(title, style="bold")
+    if rows:
+        print_table(*columns, rows=rows, right=tables.NUMBERS)
+    for what, why in tables.reasons(lines):
+        print_line(f"not measured: {what}: {why}")
+    best = tables.best_line(lines)
+    if best is not None:
+        words = (best.model, best.method, "" if best.refinement == _NONE else best.refinement)
+        print_line(f"best: {' '.join(word for word in words if word)}", style="bold")
+    for path in tables.write_comparison(lines, cells, out, title=title):
+        print_path(path)
+    if best is None:
+        raise MaskCLIPError("nothing could be measured")
+
+
+def _title(reading: Reading) -> str:
+    samples, run, evaluation = reading.samples, reading.run, reading.evaluation
+    return (
+        f"{samples.name} {samples.split}, {run.count(samples):,} images, protocol "
+        f"{evaluation.protocol}, {evaluation.model.precision}"
+    )
+
+
+def _published(readings: Sequence[Reading]) -> dict[str, float | None]:
+    """Return the published mIoU of each cell; of all images, so none where some are left out."""
+    from maskclip.recipes import published_row
+
+    found: dict[str, float | None] = {}
+    for reading in readings:
+        complete = reading.samples.official == reading.run.count(reading.samples)
+        for name, refine in reading.cells.items():
+            options = replace(reading.evaluation.options, refine=refine)
+            evaluation = replace(reading.evaluation, options=options)
+            row = published_row(evaluation, None) if complete else None
+            found[name] = None if row is None else row.miou
+    return found
