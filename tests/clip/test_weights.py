@@ -13,7 +13,7 @@ from maskclip.clip import open_clip_models
 from maskclip.clip.checkpoint import Checkpoint, WeightsError
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD
 from maskclip.clip.open_clip_models import architectures, cached_path, locate, tags
-from maskclip.clip.weights import load_clip
+from maskclip.clip.weights import load_clip, remembering
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -298,3 +298,22 @@ class TestDownload:
                 message = open_clip_models._cannot_download(architecture, tag, pretrained)
                 assert "cached in None" not in message
                 assert f"{architecture}:{tag} (" in message
+
+
+def test_the_last_model_is_remembered_and_what_failed_is_not_tried_again(monkeypatch):
+    tried = []
+
+    def unreachable(*_):
+        tried.append(1)
+        raise OSError("no net")
+
+    monkeypatch.setattr(open_clip_models, "check_reachable", unreachable)
+    with remembering():
+        first = load_clip("emoji")
+        assert load_clip("emoji-rn") is first
+        for _ in range(2):
+            with pytest.raises(WeightsError, match="cannot be downloaded"):
+                load_clip("RN50:openai")
+        assert len(tried) == 1
+        assert load_clip("emoji-vit") is load_clip("emoji-vit")
+    assert load_clip("emoji") is not first

@@ -1,4 +1,5 @@
 import contextlib
+import socket
 import sys
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from maskclip.core import device as module
-from maskclip.core.device import choose_precision, free_memory, is_out_of_memory
+from maskclip.core.device import choose_precision, costing, free_memory, is_out_of_memory, machine
 from maskclip.core.errors import MaskCLIPError
 
 CPU = torch.device("cpu")
@@ -58,3 +59,28 @@ def test_a_precision_that_is_named_is_taken():
     assert choose_precision("float16", CPU, parameters=SMALL) == torch.float16
     with pytest.raises(MaskCLIPError, match="unknown precision 'half': expected auto, float32"):
         choose_precision("half", CPU, parameters=SMALL)
+
+
+def test_the_cost_of_a_block_is_its_own():
+    with costing(torch.device("cpu")) as small:
+        pass
+    with costing(torch.device("cpu")) as large:
+        torch.ones(100 * 2**20, dtype=torch.uint8).sum()
+    assert 0 <= small.seconds < large.seconds
+    if small.memory is None or large.memory is None:
+        pytest.skip("peak memory is not to be had here")
+    assert large.memory - small.memory > 90 * 2**20
+
+
+def test_where_the_peak_is_not_to_be_had_it_is_none(monkeypatch):
+    monkeypatch.setattr(module, "_forget_peak", lambda device: False)
+    with costing(torch.device("cpu")) as cost:
+        pass
+    assert cost.memory is None
+
+
+def test_a_machine_is_described_without_names_of_people_or_hosts():
+    described = machine(torch.device("cpu"))
+    assert described["threads"] == torch.get_num_threads()
+    assert described["gpu"] is None
+    assert socket.gethostname() not in str(described)

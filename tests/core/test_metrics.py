@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.metrics import ConfusionMatrix
+from maskclip.core.metrics import ConfusionMatrix, influences
 
 # Rows: truth, columns: prediction; 255 and 9 are no classes.
 TRUTH = torch.tensor([[0, 0, 1, 1], [2, 2, 255, 9]])
@@ -110,3 +110,26 @@ def test_a_class_that_is_predicted_but_absent_counts_as_zero():
 def test_more_classes_than_there_is_memory_for_are_one_line():
     with pytest.raises(MaskCLIPError, match=r"65,535 classes cannot be scored: .* takes 32 GiB"):
         ConfusionMatrix(65_535, ignore=65_535)
+
+
+def test_influences_are_the_derivatives_of_mean_iou_by_the_weights_of_images():
+    generator = np.random.default_rng(0)
+    hits = generator.integers(1, 50, (6, 3))
+    overlaps = np.stack([hits, hits + generator.integers(1, 50, (6, 3))], axis=1)
+    found = influences(overlaps)
+
+    def miou(weights):
+        hit, union = (weights[:, None, None] * overlaps).sum(axis=0)
+        return (hit / union).mean()
+
+    for image in range(6):
+        step = np.zeros(6)
+        step[image] = 1e-5
+        slope = (miou(1 + step) - miou(1 - step)) / 2e-5
+        assert found[image] == pytest.approx(slope * np.sqrt(6 / 5), rel=1e-5)
+    assert found.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_class_in_one_image_and_one_in_none_move_nothing():
+    overlaps = np.array([[[3, 0], [4, 0]], [[0, 0], [0, 0]]])
+    assert influences(overlaps).tolist() == [0, 0]

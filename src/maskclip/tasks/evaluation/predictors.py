@@ -72,8 +72,9 @@ class ModelPredictor:
         """Run the network on an image, as these predictors, which share it, need it to `score`."""
         needs = [one.segmenter.scoring(one.vocabulary, one.options) for one in then]
         keys = any(scoring.needs_keys for scoring in needs)
+        whole = any(scoring.needs_image for scoring in needs)
         view = {name: getattr(self.options, name) for name in _VIEW}
-        return self.segmenter.encode(image, keys=keys, **view)
+        return self.segmenter.encode(image, keys=keys, image=whole, **view)
 
     def score(self, encoded: EncodedPhoto) -> Ids:
         """Label an image that was encoded: class ids (H, W)."""

@@ -1,0 +1,194 @@
+"""`maskclip compare`: a table of cells that can be resumed, on a few small scenes."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from maskclip.cli import main
+from maskclip.core.errors import MaskCLIPError
+from maskclip.tasks.evaluation import compare as task
+from maskclip.tasks.evaluation.predictors import ModelPredictor
+
+SCENES = ["emoji", "--size", "64", "--limit", "2", "--templates", "plain"]
+GRID = ["--models", "emoji-rn,emoji-vit", "--methods", "clean,naclip", "--refine", "none,dominant"]
+MEASURED = [
+    *("emoji-rn_clean_none", "emoji-rn_clean_dominant"),
+    *(
+        f"emoji-vit_{method}_{name}"
+        for method in ("clean", "naclip")
+        for name in ("none", "dominant")
+    ),
+]
+OF_THE_MACHINE = ("seconds", "memory_mib")
+
+
+def compare(out, *arguments):
+    return main(["compare", *SCENES, *(arguments or GRID), "--out", str(out)])
+
+
+def figures(out):
+    """Return the cells of a table, without what hangs on the machine."""
+    table = json.loads((out / "compare.json").read_text())
+    return [
+        {key: value for key, value in cell.items() if key not in OF_THE_MACHINE}
+        for cell in table["cells"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished comparison, to be read alone."""
+    out = tmp_path_factory.mktemp("compared")
+    assert compare(out) == 0
+    return out
+
+
+def test_the_table_has_every_cell_and_why_one_cannot_be(done):
+    table = json.loads((done / "compare.json").read_text())
+    cells = {(c["model"], c["method"], c["refinement"]): c for c in table["cells"]}
+    assert len(cells) == 8
+    assert (table["protocol"], table["images"], table["official_images"]) == ("segment", 2, 300)
+    assert table["machines"][0]["threads"] >= 1
+    for key, cell in cells.items():
+        if key[:2] == ("emoji-rn", "naclip"):
+            assert "this model is a ResNet" in cell["reason"]
+            assert cell["miou"] is None
+            assert cell["seconds"] is None
+        else:
+            assert cell["reason"] is None
+            assert 0 < cell["miou"] < 100
+            assert cell["seconds"] > 0
+            assert (cell["memory_mib"] or 1) > 0
+    first = cells["emoji-rn", "clean", "none"]
+    other = cells["emoji-vit", "clean", "none"]
+    assert first["difference"] is None
+    assert other["difference"] == pytest.approx(other["miou"] - first["miou"])
+    assert other["margin"] is None  # of two images
+    rows = list(csv.DictReader((done / "compare.csv").read_text().splitlines()))
+    assert float(rows[4]["miou"]) == pytest.approx(other["miou"])
+    text = (done / "compare.md").read_text()
+    assert text.count(r"\*") == 2  # the best, in both tables
+    assert "| emoji-rn: naclip | the method reads the blocks of a ViT" in text
+    assert Image.open(done / "compare.png").width > 600
+
+
+def test_a_cell_scores_what_eval_does(done, tmp_path):
+    arguments = ["--model", "emoji-vit", "--method", "naclip", "--refine", "dominant"]
+    assert main(["eval", *SCENES, *arguments, "--out", str(tmp_path)]) == 0
+    alone = json.loads((tmp_path / "result.json").read_text())
+    cell = json.loads((done / "cells" / "emoji-vit_naclip_dominant.json").read_text())
+    del alone["published"]
+    assert {key: cell[key] for key in alone} == alone
+
+
+def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
+    done, tmp_path, monkeypatch, capsys
+):
+    score, calls = ModelPredictor.score, []
+
+    def stopped(self, encoded):
+        calls.append(1)
+        if len(calls) == 6:  # four are those of the first reading
+            raise KeyboardInterrupt
+        return score(self, encoded)
+
+    monkeypatch.setattr(ModelPredictor, "score", stopped)
+    assert compare(tmp_path) == 130
+    assert sorted(path.stem for path in (tmp_path / "cells").iterdir()) == sorted(MEASURED[:2])
+    assert not (tmp_path / "compare.json").exists()
+    capsys.readouterr()
+    assert compare(tmp_path) == 0
+    assert len(calls) == 6 + 8
+    printed = capsys.readouterr().out
+    assert printed.count("(kept)") == 2
+    assert "best: " in printed
+    assert figures(tmp_path) == figures(done)
+    assert compare(tmp_path, *GRID, "--protocol", "published") == 2
+    assert "was made with protocol 'segment', not 'published'" in capsys.readouterr().err
+
+
+def test_what_fails_while_measuring_is_a_reason_and_tried_again(tmp_path, monkeypatch, capsys):
+    score, failing = ModelPredictor.score, [True]
+
+    def short_of_memory(self, encoded):
+        if self.options.refine and failing[0]:
+            raise RuntimeError("CUDA out of memory")
+        return score(self, encoded)
+
+    monkeypatch.setattr(ModelPredictor, "score", short_of_memory)
+    arguments = ["--models", "emoji-vit", "--methods", "clean", "--refine", "none,dominant"]
+    assert compare(tmp_path, *arguments) == 0
+    assert "not measured: emoji-vit: clean with dominant: memory ran out" in capsys.readouterr().out
+    failing[0] = False
+    assert compare(tmp_path, *arguments) == 0
+    assert "not measured" not in capsys.readouterr().out
+
+    def broken(self, encoded):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(ModelPredictor, "score", broken)
+    assert compare(tmp_path / "other", *arguments) == 1
+
+
+def test_two_processes_share_whole_readings(done, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = ["-m", "maskclip", "compare", *SCENES, *GRID, "--out", str(tmp_path)]
+    run = subprocess.run(
+        [sys.executable, *launch, *command], capture_output=True, text=True, timeout=110
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("best: ") == 1
+    assert figures(tmp_path) == figures(done)
+    assert sorted(path.stem for path in (tmp_path / "cells").iterdir()) == sorted(MEASURED)
+
+
+def test_all_methods_are_those_that_the_model_can_compute(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def listed(predictors, samples, run, *, progress):
+        opened.extend(predictors)
+        return iter([(name, {"reason": "not asked for"}) for name in predictors])
+
+    monkeypatch.setattr(task, "measure", listed)
+    assert compare(tmp_path, "--models", "emoji-vit") == 2
+    assert "emoji-vit_pearl_none" in opened
+    assert "emoji-vit_gem_none" not in opened
+    captured = capsys.readouterr()
+    assert "emoji-vit: gem, surgery: the method needs 6 blocks" in captured.out
+    assert "nothing could be measured" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "clean,nacilp"], "unknown method 'nacilp' (did you mean naclip?)"),
+        (["--methods", ","], "--methods is empty"),
+        (["--refine", "none,pmar"], "cannot refine 'pmar'"),
+        (["--refine", "none,"], "cannot refine nothing"),
+        (["--models", "nothing"], "unknown model 'nothing'"),
+        (["--models", ""], "--models is empty"),
+        (["--protocol", "x"], "unknown protocol 'x'"),
+        (["--data", "x"], "emoji is drawn"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(arguments, message, tmp_path, capsys):
+    assert compare(tmp_path, *arguments) == 2
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")
+    ]
+    assert message in line
+
+
+def test_an_unreadable_sample_ends_it(tmp_path, monkeypatch, capsys):
+    from maskclip.emoji.scenes import EmojiScenes
+
+    def fail(self, index):
+        raise MaskCLIPError("scene 0 is damaged")
+
+    monkeypatch.setattr(EmojiScenes, "__getitem__", fail)
+    assert compare(tmp_path, "--methods", "clean") == 2
+    assert "scene 0 is damaged" in capsys.readouterr().err
