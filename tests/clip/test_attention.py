@@ -150,6 +150,34 @@ def test_a_patch_far_from_all_others_is_the_outlier():
     assert purification.outlier_factor(patches).argmax(dim=1).tolist() == [7, 21]
 
 
+def test_patches_that_the_class_attends_to_more_than_they_do_are_outliers(blocks, tokens):
+    block = blocks[0]
+    weights = maps(projected(block, tokens), (("qk", 1.0),)).mean(dim=1)
+    of_class, own = 1.5 * weights[:, 0, 1:], weights.diagonal(dim1=1, dim2=2)[:, 1:]
+    attended = of_class > own
+    assert 0 < attended.sum() < attended.numel()
+    with torch.inference_mode():
+        found = purification.attended(block, tokens, weight=1.5, most=TOKENS)
+        few = purification.attended(block, tokens, weight=1.5, most=2)
+    assert torch.equal(found, attended)
+    for image, chosen in enumerate(few):
+        wanted = of_class[image].where(attended[image], 0).topk(2)
+        assert chosen.nonzero()[:, 0].tolist() == sorted(wanted.indices[wanted.values > 0].tolist())
+
+
+@pytest.mark.parametrize("least", [None, 0.3])
+def test_values_are_mixed_by_cosines_above_their_mean(least):
+    vectors = purification.unit(torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0)))
+    value = torch.randn(2, 12, 6, generator=torch.Generator().manual_seed(1))
+    cosines = vectors @ vectors.mT
+    if least is not None:
+        cosines = cosines.where(cosines >= least, 0)
+    above = 3 * (cosines - cosines.mean(dim=(1, 2), keepdim=True))
+    expected = above.masked_fill(above < 0, -torch.inf).softmax(dim=2) @ value
+    found = purification.attend_similar(vectors, value, 3.0, least=least)
+    torch.testing.assert_close(found, expected)
+
+
 # -- whole encoders --
 
 DEEP = {"layers": 10, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}

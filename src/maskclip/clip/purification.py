@@ -53,10 +53,9 @@ def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, in
     assert summed is not None
     patches = x[:, 1:]
     if how.outliers == "density":
-        scores = outlier_factor(patches)
+        outliers = largest(outlier_factor(patches), how.share)
     else:
-        scores = class_attention(blocks[-2], before)
-    outliers = largest(scores, how.share)
+        outliers = attended(blocks[-2], before, weight=how.class_weight, most=how.most)
     alike = unit(repair(similar, outliers, grid))
     repaired = average_alike(repair(patches, outliers, grid), alike, how.threshold)
     out = _attend_patches(blocks[-1], repaired, x[:, :1], alike, method)
@@ -75,7 +74,8 @@ def _attend_patches(
 
     def by(name: str) -> Tensor:
         if name == "similar":
-            return attend_similar(alike, parts["value"], how.sharpness)
+            least = how.threshold if how.cut_similarities else None
+            return attend_similar(alike, parts["value"], how.sharpness, least=least)
         return mix(parts, ((name, 1.0),), heads=heads)
 
     mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
@@ -110,20 +110,28 @@ def outlier_factor(patches: Tensor) -> Tensor:
     return factor
 
 
-def class_attention(block: Any, x: Tensor) -> Tensor:
-    """Return how much the class token attends to each patch in a block, (B, n) float32.
+def attended(block: Any, x: Tensor, *, weight: float, most: int) -> Tensor:
+    """Return which patches the class token attends to in a block more than they do: (B, n) bool.
 
     Args:
         block: open_clip's, or one of the same parts.
         x: tokens (B, 1 + n, C) that enter it.
+        weight: by which the attention of the class token is multiplied before it is compared.
+        most: so many patches of an image, those that get most of it.
     """
     heads = block.attn.num_heads
-    normed = block.ln_1(x)
-    query = split(project(block.attn, normed[:, :1], {"query"})["query"], heads)
-    key = split(project(block.attn, normed, {"key"})["key"], heads)
-    logits = (query @ key.mT).float() * query.shape[3] ** -0.5  # B x A x 1 x 1 + n
-    weights: Tensor = logits.softmax(dim=3)
-    return weights.mean(dim=1)[:, 0, 1:]
+    parts = project(block.attn, block.ln_1(x), {"query", "key"})
+    query, key = (split(parts[name], heads) for name in ("query", "key"))
+    scale = query.shape[3] ** -0.5
+    of_class = (query[:, :, :1] @ key.mT).float().mul_(scale).softmax(dim=3).mean(dim=1)[:, 0, 1:]
+    own = []
+    for band in bands(x.shape[1], heads * x.shape[1]):
+        weights = (query[:, :, band] @ key.mT).float().mul_(scale).softmax(dim=3).mean(dim=1)
+        own.append(weights.diagonal(band.start, dim1=1, dim2=2))
+    excess = (weight * of_class).where(weight * of_class > torch.cat(own, dim=1)[:, 1:], 0)
+    count = min(most, excess.shape[1])
+    values, index = excess.topk(count, dim=1)
+    return torch.zeros_like(excess, dtype=torch.bool).scatter(1, index, values > 0)
 
 
 def largest(scores: Tensor, share: float) -> Tensor:
@@ -158,24 +166,42 @@ def average_alike(x: Tensor, vectors: Tensor, threshold: float) -> Tensor:
     """
     count, found = x.shape[1], []
     for band in bands(count, count):
-        cosine = vectors[:, band] @ vectors.mT
-        weight = cosine.where(cosine >= threshold, 0)
+        weight = _cosines(vectors, band, threshold)
         weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-6)
         found.append(weight.to(x.dtype) @ x)
     return torch.cat(found, dim=1)
 
 
-def attend_similar(vectors: Tensor, value: Tensor, sharpness: float) -> Tensor:
+def attend_similar(
+    vectors: Tensor, value: Tensor, sharpness: float, *, least: float | None = None
+) -> Tensor:
     """Mix values by softmax(sharpness x (cosine - mean cosine)) over cosines above the mean.
 
     Args:
         vectors: (B, n, D) float32, of unit length.
         value: (B, n, C).
+        sharpness: of the softmax.
+        least: cosines under it count as 0, in the mean too; None cuts none.
     """
     count, found = value.shape[1], []
-    mean = vectors.mean(dim=1).square().sum(dim=1)[:, None, None]  # of all n x n cosines
+    mean = _mean_cosine(vectors, least)[:, None, None]
     for band in bands(count, count):
-        logits = sharpness * (vectors[:, band] @ vectors.mT - mean)
+        logits = sharpness * (_cosines(vectors, band, least) - mean)
         logits = logits.masked_fill(logits < 0, -torch.inf)
         found.append(logits.softmax(dim=2).to(value.dtype) @ value)
     return torch.cat(found, dim=1)
+
+
+def _cosines(vectors: Tensor, band: slice, least: float | None) -> Tensor:
+    """Return those of a band of positions with all, (B, rows, n)."""
+    cosines = vectors[:, band] @ vectors.mT
+    return cosines if least is None else cosines.where(cosines >= least, 0)
+
+
+def _mean_cosine(vectors: Tensor, least: float | None) -> Tensor:
+    """Return the mean of all n x n cosines of each image, (B,)."""
+    if least is None:
+        return vectors.mean(dim=1).square().sum(dim=1)
+    count = vectors.shape[1]
+    sums = [_cosines(vectors, band, least).sum(dim=(1, 2)) for band in bands(count, count)]
+    return torch.stack(sums).sum(dim=0) / count**2

@@ -63,29 +63,37 @@ class Purification:
 
     Attributes:
         outliers: what tells them: `"density"`, a local outlier factor among 30 neighbours; or
-            `"class_attention"`, how much the class token attends to them.
-        share: of the patches, those that are taken for outliers.
+            `"class_attention"`, that the class token attends to them more than they do themselves.
+        share: of the patches, those that are outliers by density.
+        most: so many are outliers by the attention of the class token, those that get most of it.
+        class_weight: by which that attention is multiplied before it is compared.
         similarity: the block whose output says which patches are alike on the way in, and in the
             attention.
         stages: (first, last) block of those whose outputs are summed and read once more; the
             first also says which patches are alike on the way out.
         threshold: cosine from which patches are alike.
         sharpness: of the softmax over similarities.
+        cut_similarities: whether similarities under the threshold count as 0 in that softmax.
         class_token: share of the class token that is added to every patch.
     """
 
     outliers: Literal["density", "class_attention"]
     share: float = 0.05
+    most: int = 10
+    class_weight: float = 1.5
     similarity: int = 8
     stages: tuple[int, int] = (3, 9)
     threshold: float = 0.4
     sharpness: float = 3.0
+    cut_similarities: bool = False
     class_token: float = 0.3
 
     def __post_init__(self) -> None:
         _check("purification.share", self.share, 0, 1)
         _check("purification.threshold", self.threshold, -1, 1)
         _check("purification.sharpness", self.sharpness, 0, math.inf)
+        _check("purification.class_weight", self.class_weight, 0, math.inf)
+        _check("purification.most", self.most, 0, math.inf)
         _check("purification.class_token", self.class_token, -math.inf, math.inf)
         named = (self.similarity, *self.stages)
         in_order = self.stages[0] <= self.stages[1]

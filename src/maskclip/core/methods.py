@@ -70,8 +70,13 @@ SCCLIP = replace(
 )
 """Outliers repaired, patches averaged over those alike in middle blocks (SC-CLIP, Bai et al.)."""
 
-SFP = replace(SCCLIP, name="sfp", purification=Purification(outliers="class_attention"))
-"""As SC-CLIP, where outliers are the patches that the class token attends to (SFP, ICCV 2025)."""
+SFP = replace(
+    SCCLIP,
+    name="sfp",
+    kernels=(("qq", 1 / 3), ("kk", 1 / 3), ("similar", 1 / 3)),
+    purification=Purification(outliers="class_attention", cut_similarities=True),
+)
+"""As SC-CLIP, where outliers are patches that the class token attends to (SFP, Jin et al.)."""
 
 METHODS = {
     method.name: method
@@ -119,7 +124,7 @@ SOURCES = {
     "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", 41.4, "with its second pass"),
     "pearl": Source("PEARL, CVPR 2026", 43.2),
     "scclip": Source("SC-CLIP, Bai et al., 2024", 43.9),
-    "sfp": Source("SFP, ICCV 2025", 44.0),
+    "sfp": Source("SFP, Jin et al., ICCV 2025", 44.0),
 }
 """Where the methods are from, by name."""
 
