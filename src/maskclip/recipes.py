@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from maskclip.core.config import Augmentation, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
-from maskclip.core.methods import get_method
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
@@ -112,7 +112,7 @@ def published_row(evaluation: Evaluation, corruption: Corruption | None) -> Row 
 
     Neither the precision nor the file of the weights is compared; random weights match nothing.
     """
-    if evaluation.model.weights == "random":
+    if evaluation.model.weights == "random" or evaluation.model.method == AUTO:
         return None
     wanted = _comparable(evaluation)
     matching = (

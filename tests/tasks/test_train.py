@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from maskclip.clip.model import CLIPModel
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError, differences
 from maskclip.core.samples import UNLABELED, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
@@ -32,6 +32,7 @@ from maskclip.plus.config import (
 from maskclip.plus.dataset import TrainingDataset
 from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
+from maskclip.tasks import run_folder
 from maskclip.tasks import train as task
 from maskclip.tasks.run_folder import run_config
 from tests import training
@@ -258,6 +259,30 @@ def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: P
     other = replace(TINY, optimization=replace(TINY.optimization, lr=0.02))
     with pytest.raises(TrainingError, match=r"optimization\.lr: 0\.01 there, 0\.02 asked for"):
         task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
+
+
+def test_a_training_that_was_begun_keeps_the_method_that_auto_became(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = replace(TINY.teacher, name="emoji-vit", method="auto")
+    auto, seen = replace(TINY, teacher=teacher), []
+
+    def chosen(config: ModelConfig, options: Options) -> tuple[ModelConfig, str]:
+        seen.append(options.short_side)
+        return replace(config, method="naclip"), "for a test"
+
+    monkeypatch.setattr(run_folder, "settle", chosen)
+    with pytest.raises(StoppedError):
+        task.train(auto, SCENES, tmp_path, machine=MACHINE, callbacks=[StopAt(3)])
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["teacher"]["method"], config["auto"]) == ("naclip", "for a test")
+    named = replace(auto, teacher=replace(teacher, method="naclip"))
+    assert run_folder.settle_teacher(auto, tmp_path) == (named, "for a test")
+    assert seen == [64]
+    run_folder.compare(tmp_path, run_config(named, SCENES), SCENES)
+    other = replace(auto, teacher=replace(teacher, method="clean"))
+    with pytest.raises(TrainingError, match=r"teacher\.method: 'naclip' there, 'clean' asked for"):
+        run_folder.compare(tmp_path, run_config(other, SCENES), SCENES)
 
 
 def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def print_line(text: str = "", *, style: str = "", errors: bool = False) -> None
     console(errors=errors).print(line, soft_wrap=True)
 
 
+def print_choice(method: object, why: str) -> None:
+    """Say on standard error what `--method auto` is here, and why; nothing where it was named."""
+    if why:
+        print_line(f"method auto: {getattr(method, 'name', method)}, {why}", errors=True)
+
+
 def print_path(path: object) -> None:
     """Print the path of a file that was written."""
     print_line(f"-> {path}", style="dim")

@@ -210,7 +210,8 @@ def evaluate(
     if out is not None:
         check_writable(out)
     with process_group() as group:
-        predictor = _load_predictor(evaluation, predictions, samples, run, device)
+        evaluation, why = _settle_method(evaluation, samples, says=group.is_main)
+        predictor = _load_predictor(evaluation, predictions, samples, run, device, why)
         if group.is_main:
             _warn_of_differences(row, evaluation, samples, run)
         if sweep:
@@ -281,12 +282,28 @@ def _without_none(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
+def _settle_method(
+    evaluation: Evaluation | None, samples: Samples, *, says: bool
+) -> tuple[Evaluation | None, str]:
+    """Return the evaluation with the method that `auto` stands for, and why; say so."""
+    from maskclip.cli.console import print_choice
+    from maskclip.tasks.evaluation.predictors import settle_method
+
+    if evaluation is None:
+        return None, ""
+    evaluation, why = settle_method(evaluation, samples)
+    if says:
+        print_choice(evaluation.model.method, why)
+    return evaluation, why
+
+
 def _load_predictor(
     evaluation: Evaluation | None,
     predictions: Path | None,
     samples: Samples,
     run: Run,
     device: str,
+    why: str,
 ) -> Predictor:
     from maskclip.cli.console import working
     from maskclip.tasks.evaluation.predictors import PredictedFolder, load_predictor
@@ -294,7 +311,7 @@ def _load_predictor(
     if evaluation is not None:
         classes = len(samples.vocabulary)
         with working(f"loading {evaluation.model.name} and encoding {classes} classes"):
-            return load_predictor(evaluation, samples, device=device)
+            return load_predictor(evaluation, samples, device=device, why=why)
     assert predictions is not None
     return PredictedFolder.open(predictions, samples, run.count(samples))
 

@@ -17,6 +17,7 @@ from maskclip.cli import options as opt
 from maskclip.cli.console import (
     error_line,
     note_line,
+    print_choice,
     print_line,
     print_path,
     progress_bar,
@@ -240,6 +241,7 @@ def label(
             backend=_backend(devices, ray=ray, workers=workers),
             on_progress=progress.update,
             on_note=notes.append,
+            on_choice=progress.choice,
         )
     _show_end(counts, progress.done, job)
     for note in notes:
@@ -344,6 +346,11 @@ class _Progress:
     def done(self) -> int:
         """How many photos have been labelled so far, in this run."""
         return self._seen - self._failed
+
+    def choice(self, method: str, why: str) -> None:
+        """Say what `--method auto` is, before the first photo."""
+        self._beginning.close()
+        print_choice(method, why)
 
     def update(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
         """Show the outcomes of some photos, and how many are done with them."""

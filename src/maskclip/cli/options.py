@@ -24,7 +24,7 @@ _DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
 CLASS_FORMATS = "text, one per line, TOML, JSON, data.yaml, CSV, labelmap.txt or .pbtxt"
 METHODS = (
     "How CLIP is read: `clean`, `published`, a later method such as `naclip` (see "
-    "`maskclip methods`), or a file of your own"
+    "`maskclip methods`), the one that published figures speak for (`auto`), or a file of your own"
 )
 TEMPLATES = "Prompt templates: `published` (85), `open_clip` (80) or `plain` (1)"
 PRECISIONS = "`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if it is clearly faster"

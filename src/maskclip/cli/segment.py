@@ -60,7 +60,7 @@ def segment(
 
     `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
-    from maskclip.cli.console import error_line, track, warning_line, working
+    from maskclip.cli.console import error_line, print_choice, track, warning_line, working
     from maskclip.core.config import ModelConfig
     from maskclip.core.files import check_writable
     from maskclip.data.formats import FLAT_FORMATS
@@ -96,6 +96,7 @@ def segment(
     count = "" if job.vocabulary is None else f" and encoding {len(job.vocabulary)} classes"
     with working(f"loading {model}{count}"):
         worker = Worker(job, device)
+    print_choice(worker.job.model.method, worker.why)
     failed = 0
     for outcome in track(segment_files(worker, sources), what="segmenting", total=len(sources)):
         if outcome.error is not None:

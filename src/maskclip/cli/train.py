@@ -324,9 +324,9 @@ def train(
 def _warn_if_useless(training: Training, samples: Samples) -> None:
     from maskclip.cli.console import warning_line
     from maskclip.core.cleaning import Cleaning
-    from maskclip.core.methods import get_method
+    from maskclip.core.methods import gives_probabilities
 
-    if get_method(training.teacher.method).upsample != "probabilities":
+    if not gives_probabilities(training.teacher.method):
         return
     confidence = Cleaning(confidence=training.supervision.confidence or 0)
     useless = confidence.useless(samples.vocabulary)
@@ -371,9 +371,9 @@ def _run(
 
 def _read_method(name: str | None) -> str | Method | None:
     """Return the content of a file, which the run folder keeps; names stay names."""
-    from maskclip.core.methods import METHODS, get_method
+    from maskclip.core.methods import AUTO, METHODS, get_method
 
-    return name if name is None or name in METHODS else get_method(name)
+    return name if name is None or name in (AUTO, *METHODS) else get_method(name)
 
 
 def _override(value: Any, **given: Any) -> Any:

@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import Progress, TextColumn
 
-from maskclip.cli.console import print_line, print_path, progress_bar, warning_line
+from maskclip.cli.console import print_choice, print_line, print_path, progress_bar, warning_line
 from maskclip.plus.module import MIOU, MaskCLIPPlus
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class TrainProgress(Callback):
         self._began = (time.monotonic(), trainer.global_step)
         if not self.prints:
             return
+        assert isinstance(pl_module, MaskCLIPPlus)
+        teacher = pl_module.teacher
+        if teacher.encoder is not None:
+            print_choice(teacher.encoder.method, teacher.why)
         if trainer.global_step:
             print_line(f"resumed after step {trainer.global_step:,}", errors=True)
         if trainer.world_size > 1 and pl_module.device.type != "cuda":

@@ -164,6 +164,18 @@ def build_tower(visual: nn.Module, method: Method) -> Tower:
     return tower
 
 
+def can_read(visual: nn.Module, method: Method, *, keys: bool = False) -> bool:
+    """Return whether a method can read an image tower, and whether there are keys under it."""
+    adapter = adapter_for(traits_of(visual))
+    if adapter is None:
+        return False
+    try:
+        adapter(visual, method).check(keys=keys)
+    except MaskCLIPError:
+        return False
+    return True
+
+
 def _check_kernels(method: Method) -> None:
     middle = method.middle.kernels if method.middle else ()
     for name, _ in (*method.kernels, *middle):

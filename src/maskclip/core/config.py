@@ -9,7 +9,7 @@ from typing import Any, TypedDict, get_type_hints
 
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
-from maskclip.core.methods import get_method
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.text import brief
 
 DEFAULT_MODEL = "ViT-B-16:openai"
@@ -23,7 +23,8 @@ class ModelConfig:
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
             model (`emoji`), a weights file, or the file of a student.
         weights: a local file for the architecture `name`, or `"random"`; None is the model's own.
-        method: `"clean"`, `"published"`, `"baseline"`, or a `Method` of your own.
+        method: a name of `maskclip methods`, such as `"clean"`; `"auto"`, which published figures
+            choose by the model and how it sees images; a file; or a `Method` of your own.
         templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
         precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
 
@@ -38,7 +39,8 @@ class ModelConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        get_method(self.method)
+        if self.method != AUTO:
+            get_method(self.method)
 
 
 REFINEMENTS = {

@@ -97,6 +97,10 @@ METHODS = {
 }
 
 
+AUTO = "auto"
+"""The name that stands for the method for which published figures speak (`clip.choice`)."""
+
+
 class Source(NamedTuple):
     """Where a method is from, and what it was published with.
 
@@ -122,7 +126,7 @@ SOURCES = {
     "surgery": Source("CLIP Surgery, Li et al., 2023", note="Context60 29.3, COCO-Stuff 21.9"),
     "naclip": Source("NACLIP, Hajimiri et al., WACV 2025", 39.4, "42.5 with PAMR"),
     "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", 41.4, "with its second pass"),
-    "pearl": Source("PEARL, CVPR 2026", 43.2),
+    "pearl": Source("PEARL, CVPR 2026", 43.2, "with tlp; 40.6 without"),
     "scclip": Source("SC-CLIP, Bai et al., 2024", 43.9),
     "sfp": Source("SFP, Jin et al., ICCV 2025", 44.0),
 }
@@ -164,6 +168,8 @@ def needed_blocks(method: Method) -> int:
 def get_method(method: str | Method) -> Method:
     """Return the method of that name, that of a file of TOML, or the method itself.
 
+    Not of `auto`, which only the model decides.
+
     Raises:
         FileNotFoundError: there is no such file.
         MaskCLIPError: no method has that name, or the file cannot be used.
@@ -174,10 +180,16 @@ def get_method(method: str | Method) -> Method:
         return METHODS[method]
     if method.lower().endswith(".toml"):
         return read_method(method)
+    names = (*METHODS, AUTO)
     raise MaskCLIPError(
-        f"unknown method {method!r}{did_you_mean(method, METHODS)}: expected one of "
-        f"{', '.join(METHODS)}, or a file of TOML"
+        f"unknown method {method!r}{did_you_mean(method, names)}: expected one of "
+        f"{', '.join(names)}, or a file of TOML"
     )
+
+
+def gives_probabilities(method: str | Method) -> bool:
+    """Return whether a method enlarges probabilities, as that which `auto` becomes does."""
+    return method == AUTO or get_method(method).upsample == "probabilities"
 
 
 def read_method(path: str) -> Method:

@@ -37,10 +37,12 @@ class Teacher:
     Attributes:
         rows: (K, D) unit text rows, one per class id; that of a learnable background is not used.
         encoder: of `build_teacher`; None where no step needs it.
+        why: why `auto` became its method; "" where it was named.
     """
 
     rows: Tensor
     encoder: DenseCLIP | None = None
+    why: str = ""
 
     def to(self, device: torch.device) -> None:
         """Move both."""

@@ -74,6 +74,7 @@ class PhotoSegmenter(ABC):
 
     Attributes:
         method: the arithmetic.
+        why: why `method="auto"` became this method; "" where it was named.
         device, precision: where and in what the network computes.
         fingerprint: a hash of the weights, 16 hex digits.
         short_side: the working size in px.
@@ -81,6 +82,7 @@ class PhotoSegmenter(ABC):
     """
 
     method: Method
+    why: str = ""
     device: torch.device
     precision: torch.dtype
     fingerprint: str

@@ -17,15 +17,18 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskclip.clip.choice import settle
+from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, differences, list_differences
 from maskclip.core.files import file_fingerprint, write_json, write_text
+from maskclip.core.methods import AUTO, METHODS
 from maskclip.core.samples import Samples
 from maskclip.core.text import read_json
 from maskclip.plus.config import Training, TrainingError
@@ -70,8 +73,44 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def run_config(training: Training, samples: Samples) -> dict[str, Any]:
-    """Return what config.json holds: all that decides the weights, files by their content."""
+def settle_teacher(training: Training, out: Path) -> tuple[Training, str]:
+    """Return a training whose method is named, and why `auto` became it; "" where it was named.
+
+    A training that has begun in the folder keeps its method. For a new one `auto` goes by the
+    crops as the teacher sees them.
+
+    Raises:
+        MaskCLIPError: the teacher cannot be loaded.
+    """
+    if training.teacher.method != AUTO:
+        return training, ""
+    saved = _saved_choice(out) if holds_training(out) else None
+    if saved is None:
+        supervision = training.supervision
+        side = round(supervision.teacher_scale * min(training.augmentation.crop))
+        options = Options(short_side=side, key_smoothing=supervision.key_smoothing)
+        teacher, why = settle(training.teacher, options)
+        return replace(training, teacher=teacher), why
+    method, why = saved
+    return replace(training, teacher=replace(training.teacher, method=method)), why
+
+
+def _saved_choice(out: Path) -> tuple[str, str] | None:
+    """Return the method that `auto` became in a run folder, and why; None where it was named."""
+    try:
+        saved = read_json(out / CONFIG, "the settings of a training")
+        method, why = saved["teacher"]["method"], saved["auto"]
+    except (MaskCLIPError, OSError, *_OF_OTHER_CONTENT):  # which `compare` tells
+        return None
+    known = isinstance(method, str) and method in METHODS
+    return (method, why) if known and isinstance(why, str) else None
+
+
+def run_config(training: Training, samples: Samples, *, why: str = "") -> dict[str, Any]:
+    """Return what config.json holds: all that decides the weights, files by their content.
+
+    `why` is why `auto` became the teacher's method, where it did.
+    """
     teacher = training.teacher
     named = {
         "teacher.name": teacher.name,
@@ -87,6 +126,7 @@ def run_config(training: Training, samples: Samples) -> dict[str, Any]:
         },
         "samples": samples.metadata(),
         "classes": list(samples.vocabulary.names),
+        **({"auto": why} if why else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
@@ -186,6 +226,7 @@ def _comparable(config: Any, record: object) -> Any:
     if not isinstance(config, dict):
         return config
     kept = json.loads(json.dumps(config))
+    kept.pop("auto", None)
     for role in kept.get("files") or {}:
         *parents, name = role.split(".")
         inner = kept

@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from maskclip.clip.choice import choose
 from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
@@ -29,7 +30,7 @@ from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
-from maskclip.core.methods import get_method
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
@@ -44,6 +45,7 @@ def load(
     model: str | ModelConfig = DEFAULT_MODEL,
     *,
     device: str = "auto",
+    options: Options = DEFAULT_OPTIONS,
     **settings: Unpack[ModelSettings],
 ) -> Segmenter | StudentSegmenter:
     """Load a CLIP, or a trained student, as a segmenter.
@@ -53,6 +55,7 @@ def load(
             model (`emoji`), a weights file, the file of a student or the run folder of its
             training; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
+        options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
 
     Raises:
@@ -63,25 +66,28 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
-    check_keywords(settings, ModelSettings, others=["model", "device"])
+    check_keywords(settings, ModelSettings, others=["model", "device", "options"])
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
     config = replace(base, **settings)
     if names_student(config.name):
         refuse_options_of_clip(
             config.name,
             weights=config.weights is not None,
-            method=get_method(config.method) != CLEAN,
+            method=config.method == AUTO or get_method(config.method) != CLEAN,
             templates=config.templates != "published",
         )
         return load_student(
             Path(config.name), device=choose_device(device), precision=config.precision
         )
+    clip = load_clip(config.name, weights=config.weights)
+    choice = choose(clip, config.method, options)
     return Segmenter(
-        load_clip(config.name, weights=config.weights),
-        method=get_method(config.method),
+        clip,
+        method=choice.method,
         device=choose_device(device),
         precision=config.precision,
         templates=config.templates,
+        why=choice.why,
     )
 
 
@@ -147,8 +153,10 @@ class Segmenter(PhotoSegmenter):
         device: torch.device,
         precision: str,
         templates: str,
+        why: str = "",
     ) -> None:
         self.clip = clip
+        self.why = why
         self.fingerprint, self.short_side = clip.fingerprint, clip.short_side
         self.method = method
         self.device = device

@@ -54,6 +54,7 @@ from maskclip.tasks.run_folder import (
     holds_training,
     locked,
     run_config,
+    settle_teacher,
     steps_done,
 )
 
@@ -135,7 +136,8 @@ def train(
         check_readable(samples)
     check_writable(out)
     with locked(out) if processes.rank == 0 else nullcontext():
-        config = run_config(training, samples)
+        training, why = settle_teacher(training, out)
+        config = run_config(training, samples, why=why)
         places = Places(range(len(samples)))
         if not fresh:
             places = compare(out, config, samples)
@@ -148,6 +150,7 @@ def train(
         # Weights that a checkpoint holds need not be found again.
         start = training if fresh else replace(training, pretrained=False, initial=None)
         module = build(start, samples.vocabulary, device=device)
+        module.teacher.why = why
         strategy = _choose_strategy(module.student, training, processes, device)
         checkpoint = None if fresh else find_checkpoint(out, module.state_dict())
         if fresh and processes.rank == 0:

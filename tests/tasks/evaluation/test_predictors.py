@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskclip.clip import choice
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.photos import open_folder
-from maskclip.tasks.evaluation.predictors import PredictedFolder
+from maskclip.emoji.scenes import EmojiScenes
+from maskclip.recipes import published_row
+from maskclip.tasks import segmenter
+from maskclip.tasks.evaluation.predictors import PredictedFolder, load_predictor, settle_method
+from maskclip.tasks.evaluation.settings import Evaluation
 
 WORDS = Vocabulary.parse(["dog", "cat", "grass"])
 IDS = np.array([[0, 1], [2, 255]], np.uint8)
@@ -79,3 +85,22 @@ def test_all_predictions_are_looked_for_before_any_is_scored(tmp_path):
     with pytest.raises(MaskCLIPError, match=r"2 of 3 predictions are missing, the first b\.png"):
         PredictedFolder.open(found, samples, 3)
     PredictedFolder.open(found, samples, 1)  # no more are asked for
+
+
+def test_auto_goes_by_the_protocol_and_is_stored(make_model, monkeypatch):
+    vision = {"layers": 12, "patch_size": 16, "width": 768, "head_width": 64, "mlp_ratio": 0.1}
+    clip = make_model(vision=vision, short_side=512)
+    for module in (choice, segmenter):
+        monkeypatch.setattr(module, "load_clip", lambda *_, **__: clip)
+    model, samples = ModelConfig(name="tiny", method="auto", templates="plain"), EmojiScenes()
+    for protocol, method in (("published", "naclip"), ("segment", "naclip"), ("windows", "scclip")):
+        evaluation = Evaluation(dataset="emoji", model=model, protocol=protocol)
+        named, why = settle_method(evaluation, samples)
+        assert named.model.method == method
+        assert "published figure" in why
+        found = load_predictor(named, samples, device="cpu", why=why).metadata()
+        assert (found["method"], found["arithmetic"]["name"]) == (method, method)
+        assert found["auto"] == why
+    assert load_predictor(evaluation, samples, device="cpu").metadata() == found
+    assert "auto" not in load_predictor(named, samples, device="cpu").metadata()
+    assert published_row(evaluation, None) is None

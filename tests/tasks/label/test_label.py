@@ -21,11 +21,12 @@ import torch
 from PIL import Image
 
 import maskclip
+from maskclip.clip.choice import Choice
 from maskclip.core.cleaning import Cleaning, clean
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import PUBLISHED
-from maskclip.core.methods import SCCLIP
+from maskclip.core.methods import NACLIP, SCCLIP
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import FORMATS
 from maskclip.data.formats.per_photo import Probabilities
@@ -34,6 +35,7 @@ from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
 from maskclip.plus.student import build_student
+from maskclip.tasks import segmenter
 from maskclip.tasks.label import Job, LabelingError, manifest
 from maskclip.tasks.label import worker as worker_module
 from maskclip.tasks.label.manifest import Counts, Manifest
@@ -373,14 +375,14 @@ def test_a_broken_image_costs_no_other_and_is_tried_again(photos, out):
 
 def test_a_photo_too_small_for_the_method_fails_alone(photos, out, make_model, monkeypatch):
     clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
-    segmenter = Segmenter(
+    model = Segmenter(
         clip,
         method=SCCLIP,
         device=torch.device("cpu"),
         precision="float32",
         templates="plain",
     )
-    monkeypatch.setattr(worker_module, "load", lambda *_, **__: segmenter)
+    monkeypatch.setattr(worker_module, "load", lambda *_, **__: model)
     for name in ("tiny.png", "other tiny.png"):
         draw(photos / name, 9, size=40)
     counts = run(photos, out, options=Options(short_side=0))
@@ -391,6 +393,37 @@ def test_a_photo_too_small_for_the_method_fails_alone(photos, out, make_model, m
         assert re.search(r"tiny\.png: .*'scclip' needs .* 40x40 px have 25", entry["error"])
     with pytest.raises(MaskCLIPError, match=r"'scclip' needs .* 20x5 px have 3"):
         run(photos, out / "new", options=Options(short_side=5, long_side=20))
+
+
+def test_labels_that_were_begun_keep_the_method_that_auto_became(photos, out, monkeypatch):
+    model, sources = replace(MODEL, name="emoji-vit", method="auto"), find_sources([photos])
+    chosen = []
+
+    def go_on(**changes):
+        whole = job(out, model=replace(model, **changes))
+        note = lambda *choice: chosen.append(choice)  # noqa: E731
+        return label_photos(whole, sources, device="cpu", on_choice=note)
+
+    plain = plan_labels(job(out, model=model), sources)
+    assert plain.counts.left == len(SIZES)
+    monkeypatch.setattr(segmenter, "choose", lambda *_: Choice(NACLIP, "for a test"))
+    assert go_on() == Counts(len(SIZES), 0, 0)
+    monkeypatch.undo()  # now it would be `clean`
+    settings = report(out)["settings"]
+    assert (settings["method"], settings["auto"]) == ("naclip", "for a test")
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "emoji-vit, method naclip (auto: for a test), " in text
+    before = tree(out / "png")
+    (out / "png" / "x.png").unlink()
+    assert plan_labels(job(out, model=model), sources).counts.left == 1
+    assert go_on() == Counts(len(SIZES), 0, 0)
+    assert chosen == [("naclip", "for a test"), ("naclip", "as when these labels were begun")]
+    assert tree(out / "png") == before
+    assert report(out)["settings"] == settings
+    with pytest.raises(LabelingError, match="method: 'naclip' there, 'clean' asked for"):
+        go_on(method="clean")
+    go_on(method="naclip")  # as good as `auto`
+    assert len(chosen) == 2
 
 
 def test_broken_images_alone_leave_a_report(out, tmp_path):

@@ -9,11 +9,12 @@ from typing import Any, Protocol, Self, get_type_hints
 
 from PIL import Image
 
+from maskclip.clip.choice import settle
 from maskclip.core.config import Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
-from maskclip.core.methods import get_method
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations import MaskFolder
@@ -105,6 +106,7 @@ class ZeroShotPredictor(ModelPredictor):
             **super().metadata(),
             "model": segmenter.clip.name,
             "method": segmenter.method.name,
+            **({"auto": segmenter.why} if segmenter.why else {}),
             "arithmetic": asdict(segmenter.method),
             "temperature": segmenter.encoder.temperature,
             "templates": segmenter.templates,
@@ -185,12 +187,34 @@ class PredictedFolder:
         return {"predictions": str(self.folder), "protocol": None}
 
 
-def load_predictor(evaluation: Evaluation, samples: Samples, *, device: str = "auto") -> Predictor:
-    """Load the model of an evaluation and give it the classes of the data set.
+def settle_method(evaluation: Evaluation, samples: Samples) -> tuple[Evaluation, str]:
+    """Return an evaluation whose method is named, and why `auto` became it; "" where it was named.
 
     Raises:
         MaskCLIPError: the model cannot be loaded, or an option cannot be used.
     """
+    if evaluation.model.method != AUTO or names_student(evaluation.model.name):
+        return evaluation, ""
+    options = options_under(evaluation.protocol, evaluation.options, samples)
+    model, why = settle(evaluation.model, options)
+    return replace(evaluation, model=model), why
+
+
+def load_predictor(
+    evaluation: Evaluation, samples: Samples, *, device: str = "auto", why: str = ""
+) -> Predictor:
+    """Load the model of an evaluation and give it the classes of the data set.
+
+    Args:
+        evaluation: what is evaluated.
+        samples: the data set.
+        device: as `load` takes it.
+        why: of `settle_method`, to be stored.
+
+    Raises:
+        MaskCLIPError: the model cannot be loaded, or an option cannot be used.
+    """
+    evaluation, reason = settle_method(evaluation, samples)
     config, protocol = evaluation.model, evaluation.protocol
     options = options_under(protocol, evaluation.options, samples)
     vocabulary = samples.vocabulary
@@ -203,6 +227,7 @@ def load_predictor(evaluation: Evaluation, samples: Samples, *, device: str = "a
     method = method_under(protocol, get_method(config.method))
     segmenter = load(replace(config, method=method), device=device)
     assert isinstance(segmenter, Segmenter)
+    segmenter.why = why or reason
     segmenter.text_rows(vocabulary)  # too long names are refused before any image is read
     return ZeroShotPredictor(segmenter, vocabulary, options, protocol)
 
@@ -211,11 +236,11 @@ def _load_student(
     evaluation: Evaluation, samples: Samples, options: Options, *, device: str
 ) -> Predictor:
     config = evaluation.model
-    method = get_method(config.method)
+    method = CLEAN if config.method == AUTO else get_method(config.method)
     refuse_options_of_clip(
         config.name,
         weights=config.weights is not None,
-        method=method != CLEAN,
+        method=config.method == AUTO or method != CLEAN,
         templates=config.templates != "published",
         background=evaluation.background is not None,
     )

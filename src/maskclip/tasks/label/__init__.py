@@ -12,7 +12,7 @@ from pathlib import Path
 from maskclip.core.cleaning import Cleaning
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.methods import get_method
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import (
     DEFAULT_FORMAT_OPTIONS,
@@ -63,6 +63,8 @@ class Job:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        if self.model.method == AUTO:  # which is never one of those
+            return
         method = get_method(self.model.method)
         if method.upsample == "probabilities" and method.resizes == 1:
             return

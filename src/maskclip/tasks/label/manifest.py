@@ -112,18 +112,28 @@ class Manifest:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of earlier runs; {} if there was none.
+
+        Raises:
+            LabelingError: they are damaged.
+        """
+        row = self._one("select content from settings")
+        if row is None:
+            return {}
+        with self._wrap_content():
+            return dict(json.loads(row[0]))
+
     def check_settings(self, settings: dict[str, Any], *, ignore: Sequence[str] = ()) -> None:
         """Compare settings with those of earlier runs, except for the keys of `ignore`.
 
         Raises:
             LabelingError: they differ; the message names the differences.
         """
-        row = self._one("select content from settings")
-        if row is None:
+        saved = self.settings()
+        if not saved:
             return
         wanted = json.loads(json.dumps(settings))
-        with self._wrap_content():
-            saved = dict(json.loads(row[0]))
         for key in ignore:
             saved.pop(key, None)
             wanted.pop(key, None)

@@ -10,13 +10,14 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, remove_unfinished
-from maskclip.core.methods import METHODS, get_method
+from maskclip.core.method import Method
+from maskclip.core.methods import AUTO, METHODS, get_method, gives_probabilities
 from maskclip.data.formats import Format, PhotoFile
 from maskclip.data.sources import Found, Source
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
@@ -56,10 +57,10 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     """
     _check_apart(sources, job.out)
     manifest = Manifest.copy_of(job.out / MANIFEST)
-    settings = _settings(job, weights="")
-    unknown = ["weights", *(["vocabulary"] if job.vocabulary is None else [])]
-    if job.model.precision == "auto":
-        unknown.append("precision")
+    job, why = _as_begun(job, manifest)
+    settings = _settings(job, weights="", why=why)
+    unknown = ["auto", "weights", *(["vocabulary"] if job.vocabulary is None else [])]
+    unknown += [name for name in ("precision", "method") if getattr(job.model, name) == AUTO]
     manifest.check_settings(settings, ignore=unknown)
     formats = []
     if job.vocabulary is not None:
@@ -80,6 +81,7 @@ def label_photos(
     backend: Backend | None = None,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] = lambda _: None,
+    on_choice: Callable[[str, str], None] = lambda *_: None,
 ) -> Counts:
     """Label photos that are not labelled yet, and write the files and the report of all.
 
@@ -94,6 +96,8 @@ def label_photos(
         backend: what does the work; None is this process.
         on_progress: is called after each chunk.
         on_note: is called at the end with lines for the user, such as how files are imported.
+        on_choice: is called before the first photo with the method that `auto` is here, and why;
+            labels that were begun keep theirs.
 
     Returns:
         How many photos are done and failed, including those of earlier runs.
@@ -106,10 +110,14 @@ def label_photos(
     check_writable(job.out)
     with Manifest(job.out / MANIFEST) as manifest:
         place = _Place(job.out / MANIFEST)
+        job, why = _as_begun(job, manifest)
         worker = Worker(job, device)
         job, formats = worker.job, worker.formats
-        settings = _settings(job, weights=worker.fingerprint)
-        manifest.check_settings(settings)
+        settings = _settings(job, weights=worker.fingerprint, why=why or worker.why)
+        manifest.check_settings(settings, ignore=["auto"])
+        if why or worker.why:
+            reason = worker.why or "as when these labels were begun"
+            on_choice(get_method(job.model.method).name, reason)
         _warn_if_useless(job)
         remove_unfinished(job.out)
         manifest.plan(sources, settings, missing=_missing(manifest, formats))
@@ -136,8 +144,17 @@ def label_photos(
         return manifest.counts()
 
 
+def _as_begun(job: Job, manifest: Manifest) -> tuple[Job, str]:
+    """Return a job with the method that `auto` became when its labels were begun, and why."""
+    saved = manifest.settings() if job.model.method == AUTO else {}
+    method, why = saved.get("method"), saved.get("auto")
+    if not (isinstance(method, str) and method in METHODS and isinstance(why, str) and why):
+        return job, ""
+    return replace(job, model=replace(job.model, method=method)), why
+
+
 def _warn_if_useless(job: Job) -> None:
-    if job.vocabulary is not None and get_method(job.model.method).upsample == "probabilities":
+    if job.vocabulary is not None and gives_probabilities(job.model.method):
         useless = job.cleaning.useless(job.vocabulary)
         if useless is not None:
             warnings.warn(useless, MaskCLIPWarning, stacklevel=3)
@@ -169,14 +186,14 @@ def _check_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _settings(job: Job, *, weights: str) -> dict[str, Any]:
-    """Return all that decides the files, except the photos, as plain values."""
-    model, method = job.model, get_method(job.model.method)
-    known = METHODS.get(method.name) == method
+def _settings(job: Job, *, weights: str, why: str) -> dict[str, Any]:
+    """Return all that decides the files, except the photos, as plain values, and why `auto`."""
+    model = job.model
     return {
         "model": model.name,
         "weights": weights,
-        "method": method.name if known else asdict(method),
+        "method": _plain_method(model.method),
+        **({"auto": why} if why else {}),
         "templates": model.templates,
         "precision": model.precision,
         "vocabulary": None if job.vocabulary is None else job.vocabulary.to_dict(),
@@ -184,6 +201,14 @@ def _settings(job: Job, *, weights: str) -> dict[str, Any]:
         "cleaning": asdict(job.cleaning),
         "formats": sorted(job.formats),
     }
+
+
+def _plain_method(method: str | Method) -> object:
+    """Return a method's name, or all its fields where no name stands for it."""
+    if method == AUTO:
+        return AUTO
+    method = get_method(method)
+    return method.name if METHODS.get(method.name) == method else asdict(method)
 
 
 def _missing(manifest: Manifest, formats: Sequence[Format]) -> list[int]:

@@ -222,8 +222,10 @@ class _Pictures:
 def _settings_line(settings: dict[str, Any], classes: int) -> str:
     cleaning, method = settings["cleaning"], settings["method"]
     parts = [settings["model"], f"{classes} classes", f"formats {', '.join(settings['formats'])}"]
-    if method != "clean":
-        name = method if isinstance(method, str) else method["name"]
+    name = method if isinstance(method, str) else method["name"]
+    if "auto" in settings:
+        parts.insert(1, f"method {name} (auto: {settings['auto']})")
+    elif name != "clean":
         parts.insert(1, f"method {name}")
     if cleaning["confidence"] or cleaning["by_class"]:
         own = (f"{name} {value:g}" for name, value in cleaning["by_class"].items())

@@ -90,7 +90,8 @@ class Worker:
         device: as `load` takes it.
 
     Attributes:
-        job: the same, with the classes and the precision that the model has found.
+        job: the same, with the classes, the precision and the method that the model has found.
+        why: why `auto` became this method; "" where it was named.
         fingerprint: a hash of the model's weights.
         formats: what writes the labels.
 
@@ -99,11 +100,12 @@ class Worker:
     """
 
     def __init__(self, job: Job, device: str = "auto") -> None:
-        segmenter = load(job.model, device=device)
-        self.fingerprint = segmenter.fingerprint
+        segmenter = load(job.model, device=device, options=job.options)
+        self.fingerprint, self.why = segmenter.fingerprint, segmenter.why
         self.vocabulary = segmenter.prepare(job.vocabulary, options=job.options)
         precision = str(segmenter.precision).removeprefix("torch.")
-        model = replace(job.model, precision=precision)
+        method = segmenter.method if self.why else job.model.method
+        model = replace(job.model, precision=precision, method=method)
         self.job = replace(job, model=model, vocabulary=self.vocabulary)
         job.cleaning.thresholds(self.vocabulary)  # refuses unknown classes
         self.network = segmenter.network
