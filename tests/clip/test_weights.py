@@ -317,3 +317,14 @@ def test_the_last_model_is_remembered_and_what_failed_is_not_tried_again(monkeyp
         assert len(tried) == 1
         assert load_clip("emoji-vit") is load_clip("emoji-vit")
     assert load_clip("emoji") is not first
+
+
+def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
+    def silent(address, timeout):
+        assert address[1] == 443
+        assert timeout <= 10
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    with pytest.raises(WeightsError, match="are not on this machine and cannot be downloaded"):
+        locate("RN50", "openai")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskclip.cli import compare, convert, data, evaluate, label, lists, segment, train
+from maskclip.cli import compare, convert, data, evaluate, label, lists, reproduce, segment, train
 from maskclip.cli.console import error_line, speaking_of, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
@@ -52,6 +52,7 @@ app.command("segment")(segment.segment)
 app.command("label")(label.label)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("recipes")(lists.recipes)

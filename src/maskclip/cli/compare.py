@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +21,9 @@ from maskclip.cli.samples import (
 from maskclip.core.errors import MaskCLIPError, read_choices, require_extra
 
 if TYPE_CHECKING:
-    from maskclip.core.samples import Sample, Samples
+    from maskclip.core.samples import Samples
     from maskclip.tasks.evaluation.cells import Content
     from maskclip.tasks.evaluation.compare import Reading
-    from maskclip.tasks.evaluation.evaluate import ProcessGroup, Progress
     from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 _ALL = "all"
@@ -128,6 +127,7 @@ def compare(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
 
+    from maskclip.cli import scores  # torch comes with it
     from maskclip.core.files import check_writable
     from maskclip.tasks.evaluation.evaluate import process_group
     from maskclip.tasks.evaluation.settings import Run
@@ -140,7 +140,7 @@ def compare(
         if group.is_main:
             warn_of_count(samples, run.count(samples))
         readings, called = _each_reading(evaluations, refinements, samples, run)
-        cells = measure_readings(readings, out / "cells", device=device, group=group)
+        cells = scores.measure_readings(readings, out / "cells", device=device, group=group)
         if group.is_main:
             _show(cells, called, readings, out)
 
@@ -211,43 +211,6 @@ def _each_reading(
             cells[name], called[name] = names, (model, method, refinement)
         readings.append(Reading(evaluation=evaluation, samples=samples, run=run, cells=cells))
     return readings, called
-
-
-def measure_readings(
-    readings: Sequence[Reading], out: Path, *, device: str, group: ProcessGroup
-) -> dict[str, Content]:
-    """Measure readings with a bar for each, and say what each cell gave; return all cells."""
-    from maskclip.cli.console import print_line
-    from maskclip.tasks.evaluation.cells import REASON
-    from maskclip.tasks.evaluation.compare import run_readings
-
-    cells = {}
-    bars = _bars(readings)
-    for cell in run_readings(readings, out, device=device, group=group, progress=bars):
-        cells[cell.name] = cell.result
-        if group.is_main and REASON not in cell.result:
-            miou = cell.result["miou"]
-            score = "no labelled pixel" if miou is None else f"mIoU {miou:.2f} %"
-            print_line(f"{cell.name}: {score}{' (kept)' if cell.kept else ''}")
-    return cells
-
-
-def _bars(readings: Sequence[Reading]) -> Callable[[Reading], Progress]:
-    """Return bars that say which of the readings they are of."""
-    from maskclip.cli.console import track
-    from maskclip.core.methods import get_method
-
-    def bar(reading: Reading) -> Progress:
-        config = reading.evaluation.model
-        where = f"{readings.index(reading) + 1} of {len(readings)}"
-        what = f"{where}: {config.name} {get_method(config.method).name}"
-
-        def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
-            return track(samples, what=what, total=total)
-
-        return pass_on
-
-    return bar
 
 
 def _show(

@@ -1,17 +1,21 @@
-"""Run an evaluation, or a sweep of corruptions, and print the results as tables."""
+"""Run an evaluation, a sweep of corruptions or readings side by side, and print what they give."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from maskclip.cli.console import print_line, print_path, print_table, track, warning_line
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.methods import get_method
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.recipes import published_row
 from maskclip.tasks.evaluation import results as files
+from maskclip.tasks.evaluation.cells import REASON, Content
+from maskclip.tasks.evaluation.compare import UNREADABLE, Reading, run_readings
 from maskclip.tasks.evaluation.evaluate import EvaluationResult, ProcessGroup, Progress, evaluate
 from maskclip.tasks.evaluation.predictors import Predictor
 from maskclip.tasks.evaluation.results import UNCORRUPTED, cell_name, headline, settings_line
@@ -78,6 +82,41 @@ def run_sweep(
     if group.is_main:
         _show_sweep(cells)
         _show_paths(files.write_sweep(cells, out))
+
+
+def measure_readings(
+    readings: Sequence[Reading],
+    out: Path,
+    *,
+    device: str,
+    group: ProcessGroup,
+    leave_out: tuple[type[MaskCLIPError], ...] = UNREADABLE,
+) -> dict[str, Content]:
+    """Measure readings with a bar for each, and say what each cell gave; return all cells.
+
+    The arguments are those of `tasks.evaluation.compare.run_readings`.
+    """
+    cells = {}
+    for cell in run_readings(
+        readings, out, device=device, group=group, progress=_bars(readings), leave_out=leave_out
+    ):
+        cells[cell.name] = cell.result
+        if group.is_main and REASON not in cell.result:
+            kept = " (kept)" if cell.kept else ""
+            print_line(f"{cell.name}: mIoU {_percent(cell.result['miou'])} %{kept}")
+    return cells
+
+
+def _bars(readings: Sequence[Reading]) -> Callable[[Reading], Progress]:
+    """Return bars that say which of the readings they are of."""
+
+    def bar(reading: Reading) -> Progress:
+        config = reading.evaluation.model
+        where = f"{readings.index(reading) + 1} of {len(readings)}"
+        what = f"{where}: {config.name} {get_method(config.method).name}"
+        return lambda samples, total: track(samples, what=what, total=total)
+
+    return bar
 
 
 def _with_published(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import open_clip
 import torch
@@ -46,6 +47,7 @@ from maskclip.core.errors import MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
+_PATIENCE = 10.0  # seconds for the hub to answer
 
 
 def load_pretrained(
@@ -363,13 +365,19 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
 
 
 def check_reachable() -> None:
-    """Fail at once where the hub's name cannot be resolved; its client would retry for a minute."""
+    """Fail soon where the hub cannot be reached; its client would retry for a minute.
+
+    Raises:
+        OSError: its name is unknown here, or nothing answers for some seconds.
+    """
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
-    if not any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        socket.getaddrinfo(urlparse(ENDPOINT).hostname, 443)
+    if not {"https", "all"} & getproxies().keys():
+        hub = urlparse(ENDPOINT)
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
 
 
 def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:

@@ -34,6 +34,9 @@ from maskclip.tasks.evaluation.evaluate import (
 from maskclip.tasks.evaluation.predictors import ModelPredictor, load_predictor
 from maskclip.tasks.evaluation.settings import Evaluation, Run, options_under
 
+UNREADABLE = (UnsupportedMethodError, UnsupportedTowerError)
+"""Errors of a model that a method cannot read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -78,7 +81,7 @@ def run_readings(
     device: str = "auto",
     group: ProcessGroup | None = None,
     progress: Callable[[Reading], Progress] = lambda _: lambda samples, _: samples,
-    leave_out: tuple[type[MaskCLIPError], ...] = (UnsupportedMethodError, UnsupportedTowerError),
+    leave_out: tuple[type[MaskCLIPError], ...] = UNREADABLE,
 ) -> Iterator[Cell]:
     """Measure the cells of all readings that have no result yet; whole readings are shared out.
 
