@@ -270,3 +270,27 @@ def test_eval_writes_scores_that_can_be_repeated(tmp_path, capsys):
     assert len(first["iou"]) == len(Vocabulary.builtin("emoji"))
     assert first["miou"] == pytest.approx(np.mean(present))
     assert {"protocol", "seed", "versions", "weights", "arithmetic", "templates"} <= first.keys()
+
+
+def test_segments_vote_by_the_samples_names_and_say_of_which(own, capsys):
+    (own / "segments").mkdir()
+    write(own / "segments", [[1, 1], [2, 2]])
+    model = ("--model", "emoji", "--templates", "plain", "--out", str(own / "out"))
+    assert main([*folder(own), *model, "--regions", str(own / "segments")]) == 0
+    result = json.loads((own / "out" / "result.json").read_text())
+    assert result["options"]["regions"] == str(own / "segments")
+    assert len(result["regions"]) == 16
+    assert f"regions {own / 'segments'}" in capsys.readouterr().out
+    write(own / "segments", [[1, 1]])
+    assert main([*folder(own), *model, "--regions", str(own / "segments")]) == 2
+    assert "the label map is 2x1 but its image 2x2" in capsys.readouterr().err
+    (own / "segments" / "one.png").rename(own / "segments" / "two.png")
+    assert main([*folder(own), *model, "--regions", str(own / "segments")]) == 2
+    assert "1 of 1 label maps are missing, the first" in capsys.readouterr().err
+
+
+def test_superpixels_vote_on_drawn_scenes(tmp_path):
+    quick = ["eval", "emoji", "--model", "emoji", *QUICK, "--out", str(tmp_path)]
+    assert main([*quick, "--regions", "slic"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["regions"].startswith("scikit-image ")

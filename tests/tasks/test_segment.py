@@ -12,6 +12,7 @@ from maskclip.core.config import Options
 from maskclip.core.dense import probabilities, similarity
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.regions import enlarge, superpixels
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.files import TrainedStudent
@@ -637,3 +638,35 @@ class TestMemory:
         found = network_input(photo, size, network)
         assert (found.int() - expected.int()).abs().max() <= 1
         assert (found == expected).float().mean() > 0.99
+
+
+class TestRegions:
+    def test_segments_of_a_folder_vote_on_photos_that_have_a_path(self, vit, picture, tmp_path):
+        (tmp_path / "maps").mkdir()
+        stripes = np.repeat(np.arange(1, 6), 6)[None].repeat(20, axis=0).astype(np.uint8)
+        Image.fromarray(stripes).save(tmp_path / "maps" / "photo.png")
+        photo = tmp_path / "photo.bmp"
+        Image.fromarray(picture(20, 30)).save(photo)
+        regions = str(tmp_path / "maps")
+        found = vit.segment(photo, WORDS, regions=regions)
+        expected = vit.segment(photo, WORDS).voted(stripes)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        scored = vit.score(vit.encode(str(photo)), WORDS, regions=regions)
+        np.testing.assert_array_equal(scored.labels, expected.labels)
+        with pytest.raises(MaskCLIPError, match="this image has none: give its path"):
+            vit.segment(picture(20, 30), WORDS, regions=regions)
+
+    def test_superpixels_are_of_the_photo_as_the_network_sees_it(self, vit, picture):
+        image = picture(60, 90)
+        seen = network_input(Image.fromarray(image), (48, 72), vit.network)
+        regions = enlarge(superpixels(seen.permute(1, 2, 0).numpy()), (60, 90))
+        for options in ({"short_side": 48}, {"short_side": 48, "window": 32}):
+            found = vit.segment(image, WORDS, regions="slic", **options)
+            expected = vit.segment(image, WORDS, **options).voted(regions)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+
+    def test_what_names_no_segments_is_told(self):
+        for wrong in ("", 3):
+            with pytest.raises(MaskCLIPError, match="regions: expected slic, or a folder"):
+                Options(regions=wrong)

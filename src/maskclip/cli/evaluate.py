@@ -125,6 +125,7 @@ def evaluate(
     prompt_denoising: opt.PromptDenoising = None,
     refine: opt.Refine = "",
     refine_size: opt.RefineSize = None,
+    regions: opt.Regions = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
@@ -149,6 +150,8 @@ def evaluate(
 
     `maskclip eval cocostuff171 --data ~/data --model ViT-B-16 --protocol windows --out runs/b16`
 
+    `maskclip eval emoji --regions slic`
+
     `maskclip eval voc21 --data ~/data --predictions my_labels/`
 
     `maskclip eval folder --images photos --masks masks --classes classes.txt --model ViT-L-14`
@@ -168,6 +171,7 @@ def evaluate(
         prompt_denoising=prompt_denoising,
         refine=refine,
         refine_size=refine_size,
+        regions=regions,
         short_side=short_side,
         window=window,
         stride=stride,
@@ -311,7 +315,9 @@ def _load_predictor(
     if evaluation is not None:
         classes = len(samples.vocabulary)
         with working(f"loading {evaluation.model.name} and encoding {classes} classes"):
-            return load_predictor(evaluation, samples, device=device, why=why)
+            return load_predictor(
+                evaluation, samples, device=device, why=why, count=run.count(samples)
+            )
     assert predictions is not None
     return PredictedFolder.open(predictions, samples, run.count(samples))
 

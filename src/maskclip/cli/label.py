@@ -131,6 +131,7 @@ def label(
     prompt_denoising: opt.PromptDenoising = None,
     refine: opt.Refine = "",
     refine_size: opt.RefineSize = None,
+    regions: opt.Regions = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
@@ -180,6 +181,8 @@ def label(
 
     `maskclip label photos/ -c dog -c grass --format coco,yolo --confidence 0.5 --min-region 100`
 
+    `maskclip label photos/ --classes classes.txt --regions segments/ --out labels`
+
     `find /data -name "*.jpg" | maskclip label - --vocabulary voc21 --background 0.3 --out labels`
 
     `maskclip label photos/ --model student.safetensors --device cuda:0,cuda:1`
@@ -202,6 +205,7 @@ def label(
             prompt_denoising=prompt_denoising,
             refine=refine,
             refine_size=refine_size,
+            regions=regions,
             short_side=short_side,
             window=window,
             stride=stride,

@@ -165,6 +165,16 @@ RefineSize = Annotated[
         rich_help_panel=_REFINE,
     ),
 ]
+Regions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="slic|DIR",
+        help="The pixels of a segment vote: of superpixels (`slic`), or of label maps in a folder, "
+        "made by any tool and named as the photos (PNG, TIFF or .npy; 0 is no segment). Default: "
+        "none.",
+        rich_help_panel=_REFINE,
+    ),
+]
 ShortSide = Annotated[
     int | None,
     typer.Option(
@@ -257,6 +267,7 @@ def read_options(
     prompt_denoising: float | None,
     refine: str,
     refine_size: int | None,
+    regions: str | None,
     short_side: int | None,
     window: int | None,
     stride: int | None,
@@ -274,6 +285,7 @@ def read_options(
         prompt_denoising=prompt_denoising,
         refine=read_choices(refine, REFINEMENTS, to="refine") if refine else (),
         refine_size=refine_size,
+        regions=regions,
         short_side=short_side,
         window=window,
         stride=stride,

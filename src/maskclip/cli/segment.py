@@ -38,6 +38,7 @@ def segment(
     prompt_denoising: opt.PromptDenoising = None,
     refine: opt.Refine = "",
     refine_size: opt.RefineSize = None,
+    regions: opt.Regions = None,
     short_side: opt.ShortSide = None,
     window: opt.Window = None,
     stride: opt.Stride = None,
@@ -58,6 +59,9 @@ def segment(
 
     `maskclip segment photo.jpg -c dog -c grass --key-smoothing 1 --prompt-denoising 0.5`
 
+    `maskclip segment photos/ --vocabulary voc21 --regions slic` (superpixels vote; `--regions DIR`:
+    segments of any tool)
+
     `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
     """
     from maskclip.cli.console import error_line, print_choice, track, warning_line, working
@@ -68,6 +72,7 @@ def segment(
     from maskclip.data.sources import find_sources
     from maskclip.tasks.label import Job
     from maskclip.tasks.label.worker import Worker, segment_files
+    from maskclip.tasks.voting import Voting
 
     job = Job(
         model=ModelConfig(
@@ -80,6 +85,7 @@ def segment(
             prompt_denoising=prompt_denoising,
             refine=refine,
             refine_size=refine_size,
+            regions=regions,
             short_side=short_side,
             window=window,
             stride=stride,
@@ -92,6 +98,9 @@ def segment(
     sources = find_sources(images)
     if not any(source.path.exists() for source in sources):
         raise MaskCLIPError(f"{sources[0].path}: no such file")  # before a model is downloaded
+    voting = Voting.of(job.options)
+    if voting is not None:
+        voting.check([source.relative_path for source in sources])
     check_writable(out)
     count = "" if job.vocabulary is None else f" and encoding {len(job.vocabulary)} classes"
     with working(f"loading {model}{count}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -64,6 +65,8 @@ class Options:
         refine: names of `REFINEMENTS`, done in this order, those by the photo after the others.
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
+        regions: segments whose pixels vote on their class: `"slic"`, superpixels of the photo as
+            the network sees it; or a folder of label maps, found by the photos' names.
         short_side: images are resized so that their short side is this many px, if their long side
             allows it; None is the model's working size, 0 the image's own size.
         long_side: the most px their long side may get; None is four times the short side.
@@ -78,6 +81,7 @@ class Options:
     prompt_denoising: float | None = None
     refine: tuple[str, ...] = ()
     refine_size: int | None = None
+    regions: str | None = None
     short_side: int | None = None
     long_side: int | None = None
     window: int | None = None
@@ -91,6 +95,8 @@ class Options:
         object.__setattr__(self, "refine", _refinements(self.refine))
         if self.refine_size is not None and not self.refine:
             raise MaskCLIPError("refine_size needs a refinement: refine")
+        if self.regions is not None:
+            object.__setattr__(self, "regions", _regions(self.regions))
         for name in ("refine_size", "short_side", "long_side", "window", "stride"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Integral):
@@ -128,6 +134,14 @@ def _refinements(names: object) -> tuple[str, ...]:
                 f"of {', '.join(REFINEMENTS)}"
             )
     return found
+
+
+def _regions(place: object) -> str:
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise MaskCLIPError(
+            f"regions: expected slic, or a folder of label maps, got {brief(place)}"
+        )
+    return os.fsdecode(place)
 
 
 DEFAULT_OPTIONS = Options()
@@ -179,6 +193,7 @@ class RefinementValues(TypedDict, total=False):
     prompt_denoising: float | None
     refine: Sequence[str]
     refine_size: int | None
+    regions: str | None
 
 
 class OptionValues(ViewValues, RefinementValues, total=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from maskclip.core import draw
 from maskclip.core.files import atomic_path
+from maskclip.core.regions import Regions, vote
 from maskclip.core.vocabulary import Vocabulary
 
 
@@ -23,7 +24,7 @@ class Segmentation:
         labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary.
         scores: (H, W) float32, the value with which each pixel's class won. Probabilities in
             [0, 1], except from the published method, whose maps are cosines or, with key smoothing,
-            unnormalised sums.
+            unnormalised sums. After a vote of segments: see `voted`.
         vocabulary: the classes.
         image: the RGB photo, when it should be kept for `overlay`.
 
@@ -75,6 +76,22 @@ class Segmentation:
         names = self.vocabulary.names
         found = draw.class_pixels(self.labels, len(names))
         return {names[label]: pixels / self.labels.size for label, pixels in found}
+
+    def voted(self, regions: Regions) -> Segmentation:
+        """Return the segmentation in which the pixels of each segment have voted on their class.
+
+        The class of most pixels becomes that of the segment, whose score is the sum of the scores
+        of those pixels, divided by the number of all.
+
+        Args:
+            regions: (H, W) whole numbers, of any tool; pixels of 0 and below belong to no segment
+                and stay as they are.
+
+        Raises:
+            MaskCLIPError: regions of another shape or type.
+        """
+        labels, scores = vote(self.labels, self.scores, regions)
+        return replace(self, labels=labels, scores=scores)
 
     def overlay(
         self, image: Image.Image | None = None, *, opacity: float = 0.62, legend: bool = True

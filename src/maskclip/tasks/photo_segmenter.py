@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, Unpack, overload
+from typing import NamedTuple, TypeVar, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ from maskclip.tasks.photos import (
     read_maps,
     score_photo,
 )
+from maskclip.tasks.voting import Voting
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 Several = list[ImageSource] | tuple[ImageSource, ...]
@@ -57,11 +58,13 @@ class EncodedPhoto:
         photo: RGB.
         encoded: what the network sees in it.
         model: which network, by which method: its `fingerprint` and `method`.
+        path: of the photo; None of an image in memory.
     """
 
     photo: Image.Image
     encoded: Encoded
     model: tuple[str, Method]
+    path: str | None = None
 
     @property
     def dense(self) -> Dense:
@@ -204,12 +207,13 @@ class PhotoSegmenter(ABC):
         if image:
             self.check_image()
 
-        def run(photos: list[Image.Image], seen: list[Tensor]) -> list[EncodedPhoto]:
+        def run(photos: list[_Photo], seen: list[Tensor]) -> list[EncodedPhoto]:
             encoded = encode_photos(
                 seen, _sizes(photos), options, self.network, keys=keys, image=image
             )
             model = (self.fingerprint, self.method)
-            return [EncodedPhoto(*pair, model) for pair in zip(photos, encoded, strict=True)]
+            pairs = zip(photos, encoded, strict=True)
+            return [EncodedPhoto(one.image, found, model, one.path) for one, found in pairs]
 
         several = images if isinstance(images, list | tuple) else [images]
         found = self._each(several, options, run)
@@ -248,7 +252,7 @@ class PhotoSegmenter(ABC):
         Args:
             encoded: one or a list, of this model.
             classes, background: as `segment` takes them.
-            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`.
+            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`, `regions`.
 
         Returns:
             A `Segmentation` at the photo's own size, or a list of them for a list.
@@ -260,7 +264,7 @@ class PhotoSegmenter(ABC):
         check_keywords(refinement, RefinementValues, others=["background"])
         options = Options(**refinement)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=options)
-        scoring = self.scoring(vocabulary, options)
+        scoring, voting = self.scoring(vocabulary, options), Voting.of(options)
         several = encoded if isinstance(encoded, list | tuple) else [encoded]
         for one in several:
             if one.model != (self.fingerprint, self.method):
@@ -274,7 +278,13 @@ class PhotoSegmenter(ABC):
                 )
         with torch.inference_mode():
             found = [
-                _segmentation(score_photo(one.encoded, scoring), vocabulary, one.photo)
+                _segmentation(
+                    score_photo(one.encoded, scoring),
+                    vocabulary,
+                    _Photo(one.photo, one.path),
+                    one.encoded.guide,
+                    voting,
+                )
                 for one in several
             ]
         return found if several is encoded else found[0]
@@ -317,8 +327,8 @@ class PhotoSegmenter(ABC):
                 probability, so above 1 / number of classes; published: of the best map value, in
                 (-1, 1)); or words that are. Not for students.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `refine`,
-                `refine_size`, `short_side`, `long_side`, `window`, `stride`. The first two are not
-                for students.
+                `refine_size`, `regions`, `short_side`, `long_side`, `window`, `stride`. The first
+                two are not for students.
 
         Returns:
             A `Segmentation` at the image's own size, or a list of them for a list.
@@ -329,12 +339,14 @@ class PhotoSegmenter(ABC):
         check_keywords(options, OptionValues, others=["classes", "background"])
         checked = Options(**options)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=checked)
-        scoring = self.scoring(vocabulary, checked)
+        scoring, voting = self.scoring(vocabulary, checked), Voting.of(checked)
 
-        def run(photos: list[Image.Image], seen: list[Tensor]) -> list[Segmentation]:
+        def run(photos: list[_Photo], seen: list[Tensor]) -> list[Segmentation]:
             maps = read_maps(seen, _sizes(photos), checked, self.network, scoring)
-            pairs = zip(maps, photos, strict=True)
-            return [_segmentation(found, vocabulary, photo) for found, photo in pairs]
+            return [
+                _segmentation(found, vocabulary, photo, pixels, voting)
+                for found, photo, pixels in zip(maps, photos, seen, strict=True)
+            ]
 
         several = images if isinstance(images, list | tuple) else [images]
         found = self._each(several, checked, run)
@@ -344,13 +356,13 @@ class PhotoSegmenter(ABC):
         self,
         images: Sequence[ImageSource],
         options: Options,
-        run: Callable[[list[Image.Image], list[Tensor]], list[T]],
+        run: Callable[[list[_Photo], list[Tensor]], list[T]],
     ) -> list[T]:
         """Return what a run makes of each image, in batches of those of one size for the network.
 
         A run gets photos, and the same at the network's size.
         """
-        photos = [load_image(image) for image in images]
+        photos = [_Photo(load_image(image), _path(image)) for image in images]
         sizes = [network_size(size, options, self.network) for size in _sizes(photos)]
         results: dict[int, T] = {}
         with torch.inference_mode():
@@ -358,8 +370,9 @@ class PhotoSegmenter(ABC):
                 found = in_halves(lambda part: self._run(photos, sizes, run, part), batch)
                 for index, result in zip(batch, found, strict=True):
                     if result is None:
+                        width, height = photos[index].image.size
                         raise MaskCLIPError(
-                            f"an image of {photos[index].width}x{photos[index].height} px is too "
+                            f"an image of {width}x{height} px is too "
                             "large for the memory of the device: give a smaller short_side, or "
                             "a window"
                         )
@@ -368,12 +381,12 @@ class PhotoSegmenter(ABC):
 
     def _run(
         self,
-        photos: Sequence[Image.Image],
+        photos: Sequence[_Photo],
         sizes: Sequence[Size],
-        run: Callable[[list[Image.Image], list[Tensor]], list[T]],
+        run: Callable[[list[_Photo], list[Tensor]], list[T]],
         batch: Sequence[int],
     ) -> list[T]:
-        seen = [network_input(photos[index], sizes[index], self.network) for index in batch]
+        seen = [network_input(photos[index].image, sizes[index], self.network) for index in batch]
         return run([photos[index] for index in batch], seen)
 
 
@@ -384,9 +397,29 @@ def as_vocabulary(classes: Classes) -> Vocabulary:
     return Vocabulary.parse(classes)
 
 
-def _segmentation(found: PhotoMaps, vocabulary: Vocabulary, photo: Image.Image) -> Segmentation:
-    return Segmentation(*found.labels(vocabulary), vocabulary, photo)
+class _Photo(NamedTuple):
+    """An image, and its path if it is a file."""
+
+    image: Image.Image
+    path: str | None
 
 
-def _sizes(photos: Sequence[Image.Image]) -> list[Size]:
-    return [(photo.height, photo.width) for photo in photos]
+def _path(image: ImageSource) -> str | None:
+    return str(image) if isinstance(image, str | Path) else None
+
+
+def _segmentation(
+    found: PhotoMaps,
+    vocabulary: Vocabulary,
+    photo: _Photo,
+    seen: Tensor,
+    voting: Voting | None,
+) -> Segmentation:
+    labels, scores = found.labels(vocabulary)
+    if voting is not None:
+        labels, scores = voting.vote(labels, scores, photo=photo.path, seen=seen)
+    return Segmentation(labels, scores, vocabulary, photo.image)
+
+
+def _sizes(photos: Sequence[_Photo]) -> list[Size]:
+    return [(photo.image.height, photo.image.width) for photo in photos]

@@ -783,3 +783,61 @@ def test_killed_at_any_moment_it_goes_on_to_the_files_of_an_unbroken_run(
     assert run(photos, out, **fields) == Counts(done=count, failed=0, left=0)
     assert tree(out) == tree(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in recorded} == recorded
+
+
+def put_segments(folder, name, size, *, step):
+    """Write a label map whose segments are stripes."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stripes = np.broadcast_to(1 + np.arange(size[1]) // step, size).astype(np.uint8)
+    Image.fromarray(stripes).save(path)
+
+
+def test_segments_vote_and_a_changed_map_is_a_changed_photo(scenes, tmp_path):
+    maps, out, seen = tmp_path / "maps", tmp_path / "out", []
+    by_maps = {"options": Options(short_side=160, regions=str(maps))}
+    for name, size in (("x.jpg", (64, 64)), ("x.png", (48, 64)), ("sub/y", (64, 64))):
+        put_segments(maps, f"{name}.png", size, step=8)
+    put_segments(maps, "z ü.png", (64, 60), step=8)
+    with pytest.warns(MaskCLIPWarning, match=r"1 of 5 photos have no label map in .*maps, and"):
+        counts = run(scenes, out, **by_maps)
+    assert counts == Counts(done=3, failed=2, left=0)
+    errors = [photo["error"] for photo in report(out)["photos"] if "error" in photo]
+    assert "no label map of its segments" in errors[0]
+    assert "z ü.png: the label map is 60x64 but its image 64x64" in errors[1]
+    stripes = labels(out, "x").reshape(64, 8, 8).transpose(1, 0, 2).reshape(8, -1)
+    assert (stripes == stripes[:, :1]).all()
+
+    put_segments(maps, "sub/deep/y.png", (64, 40), step=8)
+    put_segments(maps, "sub/y.png.png", (64, 64), step=16)
+    (maps / "sub/y.png").unlink()
+    (maps / "x.png.png").unlink()  # of a photo that is done: nothing is known of it
+    put_segments(maps, "z ü.png", (64, 64), step=8)
+    with pytest.warns(MaskCLIPWarning, match="1 of 5"):
+        counts = run(scenes, out, on_progress=names_into(seen), **by_maps)
+    assert counts == Counts(done=5, failed=0, left=0)
+    assert seen == ["sub/deep/y", "sub/y", "z ü"]
+    with pytest.raises(LabelingError, match=r"options\.regions: .* there, 'slic' asked for"):
+        run(scenes, out, options=Options(short_side=160, regions="slic"))
+
+
+def test_segments_vote_before_labels_are_dropped(scenes, tmp_path):
+    options = Options(short_side=160, regions="slic")
+    run(scenes, tmp_path / "all", options=options, formats=("png", "scores"))
+    cleaning = Cleaning(confidence=0.6, min_region=300)
+    run(scenes, tmp_path / "kept", options=options, cleaning=cleaning)
+    voted = labels(tmp_path / "all", "x")
+    with Image.open(next((tmp_path / "all" / "scores").glob("x[._]*"))) as image:
+        scores = (np.asarray(image) / 255).astype(np.float32)
+    kept = clean(voted, scores, cleaning, WORDS)
+    assert (kept == labels(tmp_path / "kept", "x")).mean() > 0.99  # scores are of 8 bits there
+
+
+def test_no_map_of_any_photo_is_told_before_a_model_is_loaded(scenes, tmp_path, monkeypatch):
+    put_segments(tmp_path / "maps", "other.png", (64, 64), step=8)
+    monkeypatch.setattr(worker_module, "load", None)
+    options = Options(regions=str(tmp_path / "maps"))
+    with pytest.raises(MaskCLIPError, match="no label map of its segments"):
+        run(scenes, tmp_path / "out", options=options)
+    with pytest.raises(MaskCLIPError, match="no folder of label maps"):
+        run(scenes, tmp_path / "out", options=Options(regions="nowhere"))

@@ -119,7 +119,7 @@ def find_masks(folder: Path, photos: Sequence[str]) -> tuple[dict[str, Path], li
     folded = {name.casefold(): photo for name, photo in reversed(owners.items())}
     candidates: dict[str, list[str]] = {}
     for path in listed:
-        names = _names(path)
+        names = names_of_mask(_stem(path))
         exact = [owners[name] for name in names if name in owners]
         near = [folded[name.casefold()] for name in names if name.casefold() in folded]
         for owner in [*exact, *near][:1]:
@@ -146,9 +146,8 @@ def _names_of_masks(photos: Sequence[str]) -> dict[str, str]:
     return owners
 
 
-def _names(path: str) -> list[str]:
-    """Return the names of photos that a mask of this path may belong to."""
-    stem = _stem(path)
+def names_of_mask(stem: str) -> list[str]:
+    """Return the names of photos that a mask of this path, without suffix, may belong to."""
     plain = _ENDING.sub("", stem)
     return [stem, plain] if plain != stem and not plain.endswith("/") and plain else [stem]
 

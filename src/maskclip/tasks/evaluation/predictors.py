@@ -29,6 +29,7 @@ from maskclip.tasks.segmenter import (
     names_student,
     refuse_options_of_clip,
 )
+from maskclip.tasks.voting import Voting
 
 _STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
 
@@ -49,16 +50,26 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ModelPredictor:
-    """A model that labels images with the classes of a data set."""
+    """A model that labels images with the classes of a data set.
+
+    `regions` says of which segments pixels vote, beside what the options say: a hash or version.
+    """
 
     segmenter: PhotoSegmenter
     vocabulary: Vocabulary
     options: Options
     protocol: str
+    voting: Voting | None = None
+    regions: str | None = None
 
     def __call__(self, name: str, image: Image.Image, /) -> Ids:
         """Label an image: (id, RGB image W x H) -> class ids (H, W)."""
-        return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+        folder = None if self.voting is None else self.voting.folder
+        if folder is None:
+            return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
+        options = replace(self.options, regions=None)  # the image has no path to find its map by
+        found = self.segmenter.segment(image, self.vocabulary, **asdict(options))
+        return found.voted(folder.read(name, image.size)).labels
 
     def refined(self, options: Options) -> Self:
         """Return the same predictor whose maps are refined by other options.
@@ -88,6 +99,7 @@ class ModelPredictor:
             "weights": self.segmenter.fingerprint,
             "protocol": self.protocol,
             "options": asdict(self.options),
+            **({} if self.regions is None else {"regions": self.regions}),
             "precision": str(self.segmenter.precision).removeprefix("torch."),
             "device": self.segmenter.device.type,
         }
@@ -201,7 +213,12 @@ def settle_method(evaluation: Evaluation, samples: Samples) -> tuple[Evaluation,
 
 
 def load_predictor(
-    evaluation: Evaluation, samples: Samples, *, device: str = "auto", why: str = ""
+    evaluation: Evaluation,
+    samples: Samples,
+    *,
+    device: str = "auto",
+    why: str = "",
+    count: int | None = None,
 ) -> Predictor:
     """Load the model of an evaluation and give it the classes of the data set.
 
@@ -210,6 +227,8 @@ def load_predictor(
         samples: the data set.
         device: as `load` takes it.
         why: of `settle_method`, to be stored.
+        count: how many of the samples must have label maps of segments, if these are asked for;
+            None is all.
 
     Raises:
         MaskCLIPError: the model cannot be loaded, or an option cannot be used.
@@ -218,23 +237,28 @@ def load_predictor(
     config, protocol = evaluation.model, evaluation.protocol
     options = options_under(protocol, evaluation.options, samples)
     vocabulary = samples.vocabulary
+    voting, regions = Voting.of(options), None
+    if voting is not None:
+        voting.require(samples.names[:count])
+        regions = voting.fingerprint(samples.names[:count])
     if evaluation.background is not None:
         if not vocabulary.has_background:
             raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
         vocabulary = vocabulary.with_background(evaluation.background)
     if names_student(config.name):
-        return _load_student(evaluation, samples, options, device=device)
+        student = _load_student(evaluation, samples, options, device=device)
+        return replace(student, voting=voting, regions=regions)
     method = method_under(protocol, get_method(config.method))
     segmenter = load(replace(config, method=method), device=device)
     assert isinstance(segmenter, Segmenter)
     segmenter.why = why or reason
     segmenter.text_rows(vocabulary)  # too long names are refused before any image is read
-    return ZeroShotPredictor(segmenter, vocabulary, options, protocol)
+    return ZeroShotPredictor(segmenter, vocabulary, options, protocol, voting, regions)
 
 
 def _load_student(
     evaluation: Evaluation, samples: Samples, options: Options, *, device: str
-) -> Predictor:
+) -> StudentPredictor:
     config = evaluation.model
     method = CLEAN if config.method == AUTO else get_method(config.method)
     refuse_options_of_clip(

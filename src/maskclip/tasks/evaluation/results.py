@@ -50,7 +50,11 @@ def settings_line(metadata: Mapping[str, Any]) -> str:
     if metadata["protocol"] is None:
         return "predictions read from files"
     options = {
-        name: " ".join(value) if isinstance(value, list | tuple) else f"{value:g}"
+        name: " ".join(value)
+        if isinstance(value, list | tuple)
+        else value
+        if isinstance(value, str)
+        else f"{value:g}"
         for name, value in metadata["options"].items()
         if value is not None and value != () and value != []
     }

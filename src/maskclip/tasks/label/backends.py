@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from maskclip.core.errors import MaskCLIPError, require_extra
+from maskclip.core.regions import SLIC
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.worker import Worker
 
@@ -154,7 +155,10 @@ def _with_absolute_paths(job: Job) -> Job:
     model = job.model
     weights = None if model.weights is None else _absolute(model.weights)
     model = replace(model, name=_absolute(model.name), weights=weights)
-    return replace(job, out=job.out.resolve(), model=model)
+    options = job.options
+    if options.regions not in (None, SLIC):
+        options = replace(options, regions=str(Path(options.regions).resolve()))
+    return replace(job, out=job.out.resolve(), model=model, options=options)
 
 
 def _absolute(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -146,7 +146,12 @@ class Manifest:
             )
 
     def plan(
-        self, sources: Sequence[Source], settings: dict[str, Any], *, missing: Iterable[int] = ()
+        self,
+        sources: Sequence[Source],
+        settings: dict[str, Any],
+        *,
+        missing: Iterable[int] = (),
+        beside: Callable[[Source], Path] | None = None,
     ) -> None:
         """Record what is to be done: photos that are new, changed, failed before or lack files.
 
@@ -158,6 +163,8 @@ class Manifest:
             sources: the photos.
             settings: with which they are labelled.
             missing: numbers of photos some of whose files are missing.
+            beside: names the file beside each photo of which its labels are made too: a photo has
+                changed when that has.
         """
         vocabulary = settings.get("vocabulary")
         self._classes = None if vocabulary is None else len(vocabulary["names"])
@@ -167,18 +174,20 @@ class Manifest:
             self._database.executemany(
                 f"update photos set {_AGAIN} where number = ?", ((number,) for number in missing)
             )
-            self._compare(sources)
-            self._add(sources)
+            stamps = {
+                _key(source): _stamp(source.path, *([beside(source)] if beside else []))
+                for source in sources
+            }
+            self._compare(stamps)
+            self._add(sources, stamps)
             self._database.execute(f"update photos set {_AGAIN} where error is not null")
             self._assign_chunks()
         self._counts = self._counted()
 
-    def _compare(self, sources: Sequence[Source]) -> None:
+    def _compare(self, stamps: Mapping[bytes, str]) -> None:
         """Mark photos that have changed, and forget those that are neither done nor wanted."""
         self._database.execute("create temp table wanted (path blob primary key, stamp text)")
-        self._database.executemany(
-            "insert into wanted values (?, ?)", ((_key(s), _stamp(s.path)) for s in sources)
-        )
+        self._database.executemany("insert into wanted values (?, ?)", stamps.items())
         # Of a photo that is missing now nothing is known: it may come back as it was.
         changed = (
             "from wanted where wanted.path = photos.path and wanted.stamp <> photos.stamp "
@@ -195,7 +204,7 @@ class Manifest:
         )
         self._database.execute("drop table wanted")
 
-    def _add(self, sources: Sequence[Source]) -> None:
+    def _add(self, sources: Sequence[Source], stamps: Mapping[bytes, str]) -> None:
         """Add new photos, under unique names."""
         known = dict(self._database.execute("select path, name from photos"))
         new = [source for source in sources if _key(source) not in known]
@@ -205,7 +214,7 @@ class Manifest:
         self._database.executemany(
             "insert into photos (path, stamp, relative_path, name, chunk) values (?, ?, ?, ?, -1)",
             (
-                (_key(source), _stamp(source.path), path, name)
+                (_key(source), stamps[_key(source)], path, name)
                 for source, path, name in zip(new, paths, names, strict=True)
             ),
         )
@@ -345,13 +354,13 @@ def _key(source: Source) -> bytes:
     return os.fsencode(source.path.absolute())
 
 
-def _stamp(path: Path) -> str:
-    """Return the size and time of a file, which change with its content; "" if it is missing."""
+def _stamp(*paths: Path) -> str:
+    """Return size and time of files, which change with their content; "" if one is missing."""
     try:
-        status = path.stat()
+        found = [path.stat() for path in paths]
     except OSError:
         return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return " ".join(f"{status.st_size} {status.st_mtime_ns}" for status in found)
 
 
 def _plain(text: str) -> str:

@@ -24,6 +24,7 @@ from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.report import write_report
 from maskclip.tasks.label.worker import Worker
+from maskclip.tasks.voting import Voting
 
 MANIFEST = "manifest.sqlite"
 
@@ -56,6 +57,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
         MaskCLIPError: `label_photos` would refuse it, as far as is known without the model.
     """
     _check_apart(sources, job.out)
+    beside = _maps_beside(job, sources)
     manifest = Manifest.copy_of(job.out / MANIFEST)
     job, why = _as_begun(job, manifest)
     settings = _settings(job, weights="", why=why)
@@ -67,7 +69,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
         job.cleaning.thresholds(job.vocabulary)  # refuses unknown classes
         _warn_if_useless(job)
         formats = job.open_formats(job.vocabulary)
-    manifest.plan(sources, settings, missing=_missing(manifest, formats))
+    manifest.plan(sources, settings, missing=_missing(manifest, formats), beside=beside)
     chunk = next(manifest.chunks(), ())
     first = [path for task in chunk for f in formats[:1] for path in f.files(task.name)]
     return Plan(manifest.counts(), tuple(first[:_SHOWN]))
@@ -107,6 +109,7 @@ def label_photos(
             folder, or a file cannot be written.
     """
     _check_apart(sources, job.out)
+    beside = _maps_beside(job, sources)
     check_writable(job.out)
     with Manifest(job.out / MANIFEST) as manifest:
         place = _Place(job.out / MANIFEST)
@@ -120,7 +123,7 @@ def label_photos(
             on_choice(get_method(job.model.method).name, reason)
         _warn_if_useless(job)
         remove_unfinished(job.out)
-        manifest.plan(sources, settings, missing=_missing(manifest, formats))
+        manifest.plan(sources, settings, missing=_missing(manifest, formats), beside=beside)
         if backend is None:
             results = worker.label(manifest.chunks())
         else:
@@ -153,7 +156,23 @@ def _as_begun(job: Job, manifest: Manifest) -> tuple[Job, str]:
     return replace(job, model=replace(job.model, method=method)), why
 
 
+def _maps_beside(job: Job, sources: Sequence[Source]) -> Callable[[Source], Path] | None:
+    """Return what names the label map of a photo's segments, where there are such maps.
+
+    Raises:
+        MaskCLIPError: there is no such folder, or it has no map of any photo.
+    """
+    voting = Voting.of(job.options)
+    if voting is None or voting.folder is None:
+        return None
+    voting.check([source.relative_path for source in sources])
+    folder = voting.folder
+    return lambda s: folder.find(s.relative_path) or folder.expected(s.relative_path)
+
+
 def _warn_if_useless(job: Job) -> None:
+    if job.options.regions is not None:  # whose scores have no floor: who is outvoted counts as 0
+        return
     if job.vocabulary is not None and gives_probabilities(job.model.method):
         useless = job.cleaning.useless(job.vocabulary)
         if useless is not None:

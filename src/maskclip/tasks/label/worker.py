@@ -45,6 +45,7 @@ from maskclip.tasks.photos import (
     read_maps,
 )
 from maskclip.tasks.segmenter import load
+from maskclip.tasks.voting import Voting
 
 # Photos that `segment_files` reads together: on a CPU more gain little, and come later.
 _FLAT_CHUNK, _CPU_CHUNK = 8, 2
@@ -54,6 +55,7 @@ _WAITING = 2  # chunks whose files are being written while the network goes on
 _KEPT_PIXELS = 2_000_000  # of a photo that is kept to be drawn; larger ones are read again
 # What a large photo takes at its peak, per pixel (measured): labelled, and drawn with its colours.
 _LABELED_BYTES, _DRAWN_BYTES = 9, 11
+_VOTING_BYTES = 9  # more, of the segments and of what they make of labels and scores
 
 # Errors that concern one photo's name, and do not stop the others.
 _OF_THE_NAME = {
@@ -100,6 +102,7 @@ class Worker:
     """
 
     def __init__(self, job: Job, device: str = "auto") -> None:
+        self._voting = Voting.of(job.options)
         segmenter = load(job.model, device=device, options=job.options)
         self.fingerprint, self.why = segmenter.fingerprint, segmenter.why
         self.vocabulary = segmenter.prepare(job.vocabulary, options=job.options)
@@ -175,6 +178,8 @@ class Worker:
     def _read(self, task: Task) -> _Input | Outcome:
         most = self.job.max_pixels
         try:
+            if self._voting is not None:
+                self._voting.map_of(task.relative_path)  # refuses a photo that has none
             width, height = image_size(task.path, max_pixels=most)
             if width * height <= LARGE_PIXELS:
                 photo = load_image(task.path, max_pixels=most)
@@ -210,7 +215,10 @@ class Worker:
             MaskCLIPError: it would.
         """
         drawn = self._photo_side == math.inf
-        needed, free = pixels * (_DRAWN_BYTES if drawn else _LABELED_BYTES), free_memory()
+        each = _DRAWN_BYTES if drawn else _LABELED_BYTES
+        if self._voting is not None:
+            each += _VOTING_BYTES
+        needed, free = pixels * each, free_memory()
         if free is not None and needed > free:
             raise MaskCLIPError(
                 f"{task.path}: {pixels:,} pixels take about {needed / 1e9:.1f} GB of memory, and "
@@ -273,6 +281,13 @@ class Worker:
             labels, scores = self._at_full_size(maps)
         except MaskCLIPError as error:
             return Outcome(task, error=f"{task.path}: {error}")
+        if self._voting is not None:
+            try:
+                labels, scores = self._voting.vote(
+                    labels, scores, photo=task.relative_path, seen=photo.pixels
+                )
+            except MaskCLIPError as error:
+                return Outcome(task, error=str(error))
         kept = clean(labels, scores, self.job.cleaning, self.vocabulary)
         stats = tuple(_class_stats(labels, kept, scores))
         (height, width), wanted = labels.shape, scores if self._wants_scores else None
