@@ -55,7 +55,7 @@ _WAITING = 2  # chunks whose files are being written while the network goes on
 _KEPT_PIXELS = 2_000_000  # of a photo that is kept to be drawn; larger ones are read again
 # What a large photo takes at its peak, per pixel (measured): labelled, and drawn with its colours.
 _LABELED_BYTES, _DRAWN_BYTES = 9, 11
-_VOTING_BYTES = 9  # more, of the segments and of what they make of labels and scores
+_VOTING_BYTES = 6  # more, of the segments and of what they make of labels and scores (measured)
 
 # Errors that concern one photo's name, and do not stop the others.
 _OF_THE_NAME = {
