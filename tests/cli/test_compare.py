@@ -111,6 +111,11 @@ def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
     assert "was made with protocol 'segment', not 'published'" in capsys.readouterr().err
 
 
+def test_auto_is_shown_as_what_it_became(tmp_path, capsys):
+    assert compare(tmp_path, "--models", "emoji-vit", "--methods", "auto") == 0
+    assert "emoji-vit  auto (clean)  none" in capsys.readouterr().out
+
+
 def test_what_fails_while_measuring_is_a_reason_and_tried_again(tmp_path, monkeypatch, capsys):
     score, failing = ModelPredictor.score, [True]
 

@@ -38,7 +38,8 @@ def compare(
         str,
         typer.Option(
             metavar="LIST",
-            help="Methods between commas (see `maskclip methods`, or files of your own), or `all`.",
+            help="Methods between commas, as `maskclip segment --method` takes them, or `all` that "
+            "the model can compute.",
             rich_help_panel="Compared",
         ),
     ] = _ALL,
@@ -164,10 +165,10 @@ def _each_evaluation(
     base: Evaluation, models: str | None, methods: str
 ) -> list[tuple[Evaluation, str | None]]:
     """Return the settings of each model and method, and the method's name (None: a student)."""
-    from maskclip.core.methods import METHODS, get_method
+    from maskclip.core.methods import METHODS, method_name
 
     names = list(METHODS) if methods.strip() == _ALL else _words(methods, "--methods")
-    known = {name: get_method(name).name for name in names}  # an unknown one is refused at once
+    known = {name: method_name(name) for name in names}  # an unknown one is refused at once
 
     from maskclip.tasks.segmenter import names_student
 
@@ -242,20 +243,24 @@ def _show(
 
 
 def _title(reading: Reading) -> str:
-    samples, run, evaluation = reading.samples, reading.run, reading.evaluation
+    samples, evaluation = reading.samples, reading.evaluation
+    count = reading.run.count(samples)
+    images = "1 image" if count == 1 else f"{count:,} images"
     return (
-        f"{samples.name} {samples.split}, {run.count(samples):,} images, protocol "
-        f"{evaluation.protocol}, {evaluation.model.precision}"
+        f"{samples.name} {samples.split}, {images}, protocol {evaluation.protocol}, "
+        f"{evaluation.model.precision}"
     )
 
 
 def _published(readings: Sequence[Reading]) -> dict[str, float | None]:
     """Return the published mIoU of each cell; of all images, so none where some are left out."""
+    from maskclip.core.methods import AUTO
     from maskclip.recipes import published_row
 
     found: dict[str, float | None] = {}
     for reading in readings:
         complete = reading.samples.official == reading.run.count(reading.samples)
+        complete = complete and reading.evaluation.model.method != AUTO
         for name, refine in reading.cells.items():
             options = replace(reading.evaluation.options, refine=refine)
             evaluation = replace(reading.evaluation, options=options)

@@ -9,7 +9,7 @@ from typing import Any
 
 from maskclip.cli.console import print_line, print_path, print_table, track, warning_line
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.methods import get_method
+from maskclip.core.methods import method_name
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.recipes import published_row
@@ -113,7 +113,7 @@ def _bars(readings: Sequence[Reading]) -> Callable[[Reading], Progress]:
     def bar(reading: Reading) -> Progress:
         config = reading.evaluation.model
         where = f"{readings.index(reading) + 1} of {len(readings)}"
-        what = f"{where}: {config.name} {get_method(config.method).name}"
+        what = f"{where}: {config.name} {method_name(config.method)}"
         return lambda samples, total: track(samples, what=what, total=total)
 
     return bar

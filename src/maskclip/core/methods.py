@@ -187,6 +187,15 @@ def get_method(method: str | Method) -> Method:
     )
 
 
+def method_name(method: str | Method) -> str:
+    """Return how a method is called in tables: that of a file by the file, `auto` by itself.
+
+    Raises:
+        FileNotFoundError, MaskCLIPError: as `get_method`.
+    """
+    return AUTO if method == AUTO else get_method(method).name
+
+
 def gives_probabilities(method: str | Method) -> bool:
     """Return whether a method enlarges probabilities, as that which `auto` becomes does."""
     return method == AUTO or get_method(method).upsample == "probabilities"

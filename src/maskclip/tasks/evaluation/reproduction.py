@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maskclip.core.files import atomic_path, write_json, write_text
-from maskclip.core.methods import get_method
+from maskclip.core.methods import method_name
 from maskclip.core.text import json_escaped
 from maskclip.tasks.evaluation.cells import REASON, Content
 from maskclip.tasks.evaluation.settings import Evaluation
@@ -65,7 +65,7 @@ class Reproduced:
             name=name,
             dataset=evaluation.dataset,
             model=evaluation.model.name,
-            method=get_method(evaluation.model.method).name,
+            method=method_name(evaluation.model.method),
             protocol=evaluation.protocol,
             published=row.miou,
             source=row.source,

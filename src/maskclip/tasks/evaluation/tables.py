@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskclip.core.files import write_json, write_text
+from maskclip.core.methods import AUTO
 from maskclip.tasks.evaluation.cells import REASON, Content
 from maskclip.tasks.evaluation.quality import quality_chart
 
@@ -77,6 +78,8 @@ def make_lines(
             reason = content.get(REASON)
             lines.append(Line(model=model, method=method, refinement=refinement, reason=reason))
             continue
+        if method == AUTO:
+            method = f"{AUTO} ({content['method']})"
         difference, margin = _difference(content, first)
         lines.append(
             Line(
