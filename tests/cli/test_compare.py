@@ -6,10 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.plus.config import StudentConfig
+from maskclip.plus.files import TrainedStudent, save_student
+from maskclip.plus.student import build_student
 from maskclip.tasks.evaluation import compare as task
 from maskclip.tasks.evaluation.predictors import ModelPredictor
 
@@ -114,6 +120,37 @@ def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
 def test_auto_is_shown_as_what_it_became(tmp_path, capsys):
     assert compare(tmp_path, "--models", "emoji-vit", "--methods", "auto") == 0
     assert "emoji-vit  auto (clean)  none" in capsys.readouterr().out
+
+
+def test_a_student_is_one_line_whatever_the_methods(tmp_path, capsys):
+    vocabulary = Vocabulary.builtin("emoji")
+    rows = F.normalize(torch.randn(len(vocabulary), 8), dim=1)
+    student = build_student(StudentConfig(depth=50, width=8, embed_dim=8), rows).eval()
+    path = tmp_path / "student.safetensors"
+    save_student(TrainedStudent(student, vocabulary, 5), path)
+    scenes = ["emoji", "--size", "64", "--limit", "1"]
+    arguments = ["--models", str(path), "--methods", "clean,naclip", "--refine", "none,surgery"]
+    assert main(["compare", *scenes, *arguments, "--out", str(tmp_path / "out")]) == 0
+    table = json.loads((tmp_path / "out" / "compare.json").read_text())
+    measured, refused = table["cells"]
+    assert measured["method"] is None
+    assert measured["miou"] is not None
+    assert refused["refinement"] == "surgery"
+    assert "trained student" in refused["reason"]
+    assert "student with surgery" in capsys.readouterr().out
+
+
+def test_warnings_are_said_once(tmp_path, capsys):
+    root = tmp_path / "own"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        Image.new("L", (48, 48)).save(root / kind / "one.png")
+    (root / "classes.txt").write_text("dog\nsomething that emojis never were\n")
+    folders = [word for kind in ("images", "masks") for word in (f"--{kind}", str(root / kind))]
+    command = ["compare", "folder", *folders, "--classes", str(root / "classes.txt")]
+    options = ["--models", "emoji-vit", "--methods", "clean,naclip", "--templates", "plain"]
+    assert main([*command, *options, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err.count("never saw: ") == 1
 
 
 def test_what_fails_while_measuring_is_a_reason_and_tried_again(tmp_path, monkeypatch, capsys):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from maskclip.cli.console import print_line, print_path, print_table, track, warning_line
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.methods import method_name
 from maskclip.core.samples import Sample, Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
@@ -97,13 +98,15 @@ def measure_readings(
     The arguments are those of `tasks.evaluation.compare.run_readings`.
     """
     cells = {}
-    for cell in run_readings(
-        readings, out, device=device, group=group, progress=_bars(readings), leave_out=leave_out
-    ):
-        cells[cell.name] = cell.result
-        if group.is_main and REASON not in cell.result:
-            kept = " (kept)" if cell.kept else ""
-            print_line(f"{cell.name}: mIoU {_percent(cell.result['miou'])} %{kept}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", MaskCLIPWarning)  # not again for each method
+        for cell in run_readings(
+            readings, out, device=device, group=group, progress=_bars(readings), leave_out=leave_out
+        ):
+            cells[cell.name] = cell.result
+            if group.is_main and REASON not in cell.result:
+                kept = " (kept)" if cell.kept else ""
+                print_line(f"{cell.name}: mIoU {_percent(cell.result['miou'])} %{kept}")
     return cells
 
 
