@@ -117,12 +117,10 @@ def compare(
     if dataset not in DATASETS:
         raise MaskCLIPError(f"unknown data set {dataset!r}: expected one of {', '.join(DATASETS)}")
     refinements = _read_refinements(refine)
-    base = default_evaluation(dataset)
+    base = default_evaluation(dataset, protocol)
     given = {"templates": templates, "precision": precision}
     config = replace(base.model, **{key: value for key, value in given.items() if value})
-    base = replace(
-        base, model=config, split=split or base.split, protocol=protocol or base.protocol
-    )
+    base = replace(base, model=config, split=split or base.split)
     evaluations = _each_evaluation(base, models, methods)
     samples = open_samples(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes

@@ -104,14 +104,18 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="`published` (whole image, two resizes; default), `windows` (224 px, stride 112) "
-            "or `segment` (as that command; default of emoji and folder).",
+            help="`published` (whole image, two resizes; default), `windows` (as SCLIP and later "
+            "papers: 224 px, stride 112, 80 templates, their words, scales and thresholds) or "
+            "`segment` (as that command; default of emoji and folder).",
             rich_help_panel="Model",
         ),
     ] = None,
     templates: Annotated[
         str | None,
-        typer.Option(help=f"{opt.TEMPLATES}; default: published.", rich_help_panel="Model"),
+        typer.Option(
+            help=f"{opt.TEMPLATES}; default: published; of the protocol windows, open_clip.",
+            rich_help_panel="Model",
+        ),
     ] = None,
     background: Annotated[
         str | None,
@@ -217,7 +221,7 @@ def evaluate(
         evaluation, why = _settle_method(evaluation, samples, says=group.is_main)
         predictor = _load_predictor(evaluation, predictions, samples, run, device, why)
         if group.is_main:
-            _warn_of_differences(row, evaluation, samples, run)
+            _warn_of_differences(row, evaluation, predictor, samples, run)
         if sweep:
             assert out is not None
             scores.run_sweep(evaluation, predictor, samples, run, out=out, group=group)
@@ -277,8 +281,11 @@ def _read_evaluation(
     """Return the settings of the recipe, or the defaults, replaced by the options given."""
     from dataclasses import replace
 
+    from maskclip.tasks.evaluation.settings import default_templates
+
     base = default_evaluation(dataset) if row is None else row.evaluation
-    config = replace(base.model, **_without_none(model))
+    templates = default_templates(given["protocol"] or base.protocol)
+    config = replace(base.model, **{"templates": templates, **_without_none(model)})
     return replace(base, model=config, **_without_none(given))
 
 
@@ -323,13 +330,23 @@ def _load_predictor(
 
 
 def _warn_of_differences(
-    row: Row | None, evaluation: Evaluation | None, samples: Samples, run: Run
+    row: Row | None,
+    evaluation: Evaluation | None,
+    predictor: Predictor,
+    samples: Samples,
+    run: Run,
 ) -> None:
-    """Warn of an incomplete data set, and of settings that are not those of the recipe."""
+    """Warn of an incomplete data set, and of settings that are not a protocol's or a recipe's."""
     from maskclip.cli.console import warning_line
     from maskclip.recipes import published_row
 
     warn_of_count(samples, run.count(samples))
+    settings = predictor.metadata()
+    differs = settings.get("differs_from_protocol")
+    if differs:
+        warning_line(
+            f"the protocol {settings['protocol']} has other settings: {'; '.join(differs)}"
+        )
     if row is not None and evaluation is not None and not published_row(evaluation, run.corruption):
         warning_line(
             f"these are not the settings of {row.name}: its published mIoU is not comparable"

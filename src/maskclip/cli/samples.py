@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 DATASETS = (*SPECS, "emoji", "folder")
 
 
-def default_evaluation(dataset: str) -> Evaluation:
-    """Return how a data set is evaluated where nothing else is asked for."""
+def default_evaluation(dataset: str, protocol: str | None = None) -> Evaluation:
+    """Return how a data set is evaluated where nothing else, or only a protocol, is asked for."""
     from maskclip.core.config import DEFAULT_MODEL, ModelConfig
-    from maskclip.tasks.evaluation.settings import Evaluation
+    from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 
     name = "emoji" if dataset == "emoji" else DEFAULT_MODEL
-    own = dataset in ("emoji", "folder")
+    protocol = protocol or ("segment" if dataset in ("emoji", "folder") else "published")
     return Evaluation(
         dataset=dataset,
-        model=ModelConfig(name=name, precision="float32"),
-        protocol="segment" if own else "published",
+        model=ModelConfig(name=name, templates=default_templates(protocol), precision="float32"),
+        protocol=protocol,
     )
 
 

@@ -19,7 +19,7 @@ from maskclip.tasks.segmenter import Segmenter
 
 def samples_of(name):
     spec = SPECS[name]
-    return EmojiScenes(scale=spec.scale, windows_short=spec.windows_short)
+    return EmojiScenes(name=name, scale=spec.scale, windows_short=spec.windows_short)
 
 
 def seen(size, options):
@@ -30,15 +30,15 @@ def seen(size, options):
 
 def test_segment_changes_nothing():
     options = Options(short_side=300, window=200, key_smoothing=1)
-    assert options_under("segment", options, samples_of("voc20")) == options
-    assert method_under("segment", CLEAN) is CLEAN
+    assert options_under("segment", options, samples_of("voc20"), CLEAN) == options
+    assert method_under("segment", CLEAN, "voc20") is CLEAN
 
 
-@pytest.mark.parametrize("name", ["published", "windows"])
-def test_the_fields_protocols_enlarge_maps_in_two_resizes(name):
-    method = method_under(name, CLEAN)
-    assert (method.upsample, method.resizes) == ("maps", 2)
-    assert method_under(name, PUBLISHED) == PUBLISHED
+@pytest.mark.parametrize(("name", "what"), [("published", "maps"), ("windows", "prompts")])
+def test_the_fields_protocols_enlarge_maps_in_two_resizes(name, what):
+    method = method_under(name, CLEAN, "voc20")
+    assert (method.upsample, method.resizes) == (what, 2)
+    assert method_under("published", PUBLISHED, "voc20") == PUBLISHED
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_fields_protocols_enlarge_maps_in_two_resizes(name):
     ],
 )
 def test_published_test_sizes(dataset, image, expected):
-    options = options_under("published", Options(key_smoothing=0.5), samples_of(dataset))
+    options = options_under("published", Options(key_smoothing=0.5), samples_of(dataset), CLEAN)
     assert options.key_smoothing == 0.5
     size, windows = seen(image, options)
     assert size == expected
@@ -68,7 +68,7 @@ def test_published_test_sizes(dataset, image, expected):
     ],
 )
 def test_windows_of_the_later_literature(dataset, image, expected, count):
-    options = options_under("windows", Options(), samples_of(dataset))
+    options = options_under("windows", Options(), samples_of(dataset), CLEAN)
     size, windows = seen(image, options)
     assert size == expected
     assert len(windows) == count
@@ -80,12 +80,12 @@ def test_windows_of_the_later_literature(dataset, image, expected, count):
 @pytest.mark.parametrize("name", ["published", "windows"])
 def test_sizes_are_the_protocols_own(name, field):
     with pytest.raises(MaskCLIPError, match=f"leave {field} out"):
-        options_under(name, Options(**{field: 100}), samples_of("voc20"))
+        options_under(name, Options(**{field: 100}), samples_of("voc20"), CLEAN)
 
 
 def test_an_unknown_protocol_names_those_that_there_are():
     with pytest.raises(MaskCLIPError, match="unknown protocol 'x': expected one of segment, "):
-        method_under("x", CLEAN)
+        method_under("x", CLEAN, "voc20")
     assert set(PROTOCOLS) == {"segment", "published", "windows"}
 
 
@@ -98,13 +98,13 @@ def test_windows_are_labelled_as_the_later_literature_does(family, refinement, m
     samples = EmojiScenes(vocabulary=words, windows_short=240)
     segmenter = Segmenter(
         make_model(family),
-        method=method_under("windows", PUBLISHED),
+        method=method_under("windows", PUBLISHED, "emoji"),
         device=torch.device("cpu"),
         precision="float32",
         templates="plain",
     )
     photo = picture(240, 300)
-    options = options_under("windows", Options(**refinement), samples)
+    options = options_under("windows", Options(**refinement), samples, PUBLISHED)
     found = ZeroShotPredictor(segmenter, words, options, "windows")("name", Image.fromarray(photo))
 
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]

@@ -20,6 +20,7 @@ from maskclip.clip.towers import UnsupportedMethodError, UnsupportedTowerError
 from maskclip.clip.weights import remembering
 from maskclip.core.device import Cost, costing, is_out_of_memory, machine
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.methods import get_method
 from maskclip.core.metrics import ConfusionMatrix, Counts, Scores, influences
 from maskclip.core.samples import Ids, Sample, Samples
 from maskclip.tasks.evaluation.cells import REASON, Cell, Content, Work, run_cells
@@ -60,13 +61,13 @@ class Reading:
         Raises:
             MaskCLIPError: the model cannot be had, or not be read by the method.
         """
-        base = self.evaluation
+        base, method = self.evaluation, get_method(self.evaluation.model.method)
         predictor = load_predictor(base, self.samples, device=device)
         assert isinstance(predictor, ModelPredictor)
         found: dict[str, ModelPredictor | MaskCLIPError] = {}
         for name, refine in self.cells.items():
             options = replace(base.options, refine=refine or base.options.refine)
-            options = options_under(base.protocol, options, self.samples)
+            options = options_under(base.protocol, options, self.samples, method)
             try:
                 found[name] = predictor.refined(options)
             except MaskCLIPError as error:

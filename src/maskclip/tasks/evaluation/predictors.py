@@ -19,7 +19,14 @@ from maskclip.core.samples import Ids, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations import MaskFolder
 from maskclip.data.masks import SizeError
-from maskclip.tasks.evaluation.settings import Evaluation, method_under, options_under
+from maskclip.tasks.evaluation.settings import (
+    Evaluation,
+    default_templates,
+    method_under,
+    options_under,
+    protocol_notes,
+    vocabulary_under,
+)
 from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
 from maskclip.tasks.segmenter import (
     Segmenter,
@@ -107,9 +114,14 @@ class ModelPredictor:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShotPredictor(ModelPredictor):
-    """A CLIP that is prompted with the classes of a data set."""
+    """A CLIP that is prompted with the classes of a data set.
+
+    Attributes:
+        evaluation: of which it is the predictor; says whose settings the protocol takes.
+    """
 
     segmenter: Segmenter
+    evaluation: Evaluation | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Return those of any model, and the method and the prompts."""
@@ -124,7 +136,13 @@ class ZeroShotPredictor(ModelPredictor):
             "templates": segmenter.templates,
             "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
             "background": self.vocabulary.background_rule,
+            **self._notes(),
         }
+
+    def _notes(self) -> dict[str, Any]:
+        if self.evaluation is None:
+            return {}
+        return protocol_notes(replace(self.evaluation, options=self.options))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +225,8 @@ def settle_method(evaluation: Evaluation, samples: Samples) -> tuple[Evaluation,
     """
     if evaluation.model.method != AUTO or names_student(evaluation.model.name):
         return evaluation, ""
-    options = options_under(evaluation.protocol, evaluation.options, samples)
+    # Which method it will be is not known yet: the sizes are those of most.
+    options = options_under(evaluation.protocol, evaluation.options, samples, CLEAN)
     model, why = settle(evaluation.model, options)
     return replace(evaluation, model=model), why
 
@@ -235,43 +254,44 @@ def load_predictor(
     """
     evaluation, reason = settle_method(evaluation, samples)
     config, protocol = evaluation.model, evaluation.protocol
-    options = options_under(protocol, evaluation.options, samples)
-    vocabulary = samples.vocabulary
-    voting, regions = Voting.of(options), None
+    vocabulary = vocabulary_under(protocol, samples, evaluation.background)
+    voting, regions = Voting.of(evaluation.options), None
     if voting is not None:
         voting.require(samples.names[:count])
         regions = voting.fingerprint(samples.names[:count])
-    if evaluation.background is not None:
-        if not vocabulary.has_background:
-            raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
-        vocabulary = vocabulary.with_background(evaluation.background)
     if names_student(config.name):
-        student = _load_student(evaluation, samples, options, device=device)
+        student = _load_student(evaluation, samples, device=device)
         return replace(student, voting=voting, regions=regions)
-    method = method_under(protocol, get_method(config.method))
+    named = get_method(config.method)
+    options = options_under(protocol, evaluation.options, samples, named)
+    method = method_under(protocol, named, samples.name)
     segmenter = load(replace(config, method=method), device=device)
     assert isinstance(segmenter, Segmenter)
     segmenter.why = why or reason
     segmenter.text_rows(vocabulary)  # too long names are refused before any image is read
-    return ZeroShotPredictor(segmenter, vocabulary, options, protocol, voting, regions)
+    return ZeroShotPredictor(
+        segmenter, vocabulary, options, protocol, voting, regions, evaluation=evaluation
+    )
 
 
-def _load_student(
-    evaluation: Evaluation, samples: Samples, options: Options, *, device: str
-) -> StudentPredictor:
+def _load_student(evaluation: Evaluation, samples: Samples, *, device: str) -> StudentPredictor:
     config = evaluation.model
+    options = options_under(evaluation.protocol, evaluation.options, samples, CLEAN)
     method = CLEAN if config.method == AUTO else get_method(config.method)
     refuse_options_of_clip(
         config.name,
         weights=config.weights is not None,
         method=config.method == AUTO or method != CLEAN,
-        templates=config.templates != "published",
+        templates=config.templates != default_templates(evaluation.protocol),
         background=evaluation.background is not None,
     )
-    published = evaluation.protocol == "published"
+    if evaluation.protocol == "published":
+        method = PUBLISHED
+    if evaluation.protocol != "segment":
+        method = replace(method, upsample="maps", resizes=2)
     segmenter = load_student(
         Path(config.name),
-        method=method_under(evaluation.protocol, PUBLISHED if published else method),
+        method=method,
         device=choose_device(device),
         precision=config.precision,
     )

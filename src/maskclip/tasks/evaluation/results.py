@@ -58,10 +58,12 @@ def settings_line(metadata: Mapping[str, Any]) -> str:
         for name, value in metadata["options"].items()
         if value is not None and value != () and value != []
     }
+    whose = metadata.get("settings_of")
     return " · ".join(
         [
             *(
                 f"{name} {metadata[name]}"
+                + (f" (settings: {whose})" if name == "protocol" and whose else "")
                 for name in ("protocol", "method", "templates", "background")
                 if name in metadata  # a student has only a protocol
             ),

@@ -6,13 +6,23 @@ Scores depend on their protocol (sizes, windows and resizes), so its name is par
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
+from maskclip.core.methods import get_method
 from maskclip.core.samples import Samples
-from maskclip.core.vocabulary import Background
+from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.data.corruptions import Corruption
+from maskclip.tasks.evaluation.windows import (
+    TEMPLATES,
+    differences,
+    window_settings,
+    windows_method,
+    windows_options,
+    windows_words,
+)
 
 PROTOCOLS = ("segment", "published", "windows")
 """How images are resized and cut:
@@ -20,12 +30,11 @@ PROTOCOLS = ("segment", "published", "windows")
 - `segment`: as `maskclip segment` does: the model's working size and the method's own resizes.
 - `published`: the whole image within the data set's test size (published code, S3); maps are
   resized to that size, then to the image, as in the paper.
-- `windows`: windows of 224 px with stride 112; maps are averaged where they overlap, then resized
-  to the image, as in SCLIP and later papers; the photo refines them there, at its own size.
+- `windows`: as SCLIP and later papers do: a short side of 336 px (Cityscapes 560), windows of 224
+  px with stride 112 (or the whole image), the maps of all prompts averaged where they overlap, then
+  resized to the image, which refines them at its own size; 80 templates and class names with their
+  spellings; scales of logits and thresholds by method and data set (`windows_method`).
 """
-
-_WINDOW, _STRIDE = 224, 112
-_WINDOWS_LONG_SIDE = 2048  # matters only for images of extreme aspect ratios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +82,25 @@ class Run:
         return len(samples) if self.limit is None else min(self.limit, len(samples))
 
 
-def method_under(protocol: str, method: Method) -> Method:
-    """Return the method with the upsampling of a protocol: `published` and `windows` resize maps.
+def default_templates(protocol: str) -> str:
+    """Return the name of the prompt templates that a protocol takes if none are given."""
+    return TEMPLATES if protocol == "windows" else "published"
+
+
+def method_under(protocol: str, method: Method, dataset: str) -> Method:
+    """Return the method as it runs under a protocol: `published` and `windows` resize maps.
 
     Raises:
         MaskCLIPError: unknown protocol.
     """
     _check_protocol(protocol)
+    if protocol == "windows":
+        return windows_method(method, dataset)
     return method if protocol == "segment" else replace(method, upsample="maps", resizes=2)
 
 
-def options_under(protocol: str, options: Options, samples: Samples) -> Options:
-    """Return the options with the sizes and windows of a protocol for a data set.
+def options_under(protocol: str, options: Options, samples: Samples, method: Method) -> Options:
+    """Return the options with the sizes and windows of a protocol for a data set and a method.
 
     Raises:
         MaskCLIPError: unknown protocol, or options that the protocol sets itself.
@@ -98,18 +114,42 @@ def options_under(protocol: str, options: Options, samples: Samples) -> Options:
                 f"the protocol {protocol!r} sets sizes and windows itself: leave {name} out, "
                 "or choose the protocol 'segment'"
             )
-    if protocol == "published":
-        long, short = samples.scale
-        return replace(options, short_side=short, long_side=long)
-    by_image = options.refine and options.refine_size is None
-    return replace(
-        options,
-        refine_size=0 if by_image else options.refine_size,
-        short_side=samples.windows_short,
-        long_side=_WINDOWS_LONG_SIDE,
-        window=_WINDOW,
-        stride=_STRIDE,
-    )
+    if protocol == "windows":
+        return windows_options(options, method, samples)
+    long, short = samples.scale
+    return replace(options, short_side=short, long_side=long)
+
+
+def vocabulary_under(
+    protocol: str, samples: Samples, background: Background | None = None
+) -> Vocabulary:
+    """Return the classes of a data set in the words of a protocol, with another background if any.
+
+    Raises:
+        MaskCLIPError: the data set has no background that could be another.
+    """
+    vocabulary = windows_words(samples) if protocol == "windows" else samples.vocabulary
+    if background is None:
+        return vocabulary
+    if not vocabulary.has_background:
+        raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
+    return vocabulary.with_background(background)
+
+
+def protocol_notes(evaluation: Evaluation) -> dict[str, Any]:
+    """Return whose settings a protocol takes, and what was given that is not its own, for JSON."""
+    if evaluation.protocol != "windows":
+        return {}
+    method = get_method(evaluation.model.method)
+    return {
+        "settings_of": window_settings(method, evaluation.dataset).of,
+        "differs_from_protocol": differences(
+            method,
+            evaluation.options,
+            templates=evaluation.model.templates,
+            background=evaluation.background is not None,
+        ),
+    }
 
 
 def _check_protocol(name: str) -> None:
