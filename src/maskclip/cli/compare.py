@@ -86,7 +86,7 @@ def compare(
         typer.Option(help="As in `maskclip eval`; default: that of the data set there."),
     ] = None,
     templates: Annotated[
-        str | None, typer.Option(help=f"{opt.TEMPLATES}; default: published.")
+        str | None, typer.Option(help=f"{opt.TEMPLATES}; default: those of the protocol.")
     ] = None,
     device: opt.Device = "auto",
     precision: Annotated[
