@@ -25,7 +25,7 @@ demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
 	$(BIN)/maskclip emoji scenes --out demo/scenes --count 4 --size 512
 	@echo "== labelling every pixel of them, with the embedded model and its 60 words"
-	$(BIN)/maskclip segment demo/scenes/JPEGImages --vocabulary emoji --model emoji --refine pamr --out demo
+	$(BIN)/maskclip segment demo/scenes/JPEGImages --vocabulary emoji --model emoji --out demo
 	@echo "== look at demo/*_overlay.png; demo/*_labels.png are the labels. Next, try:"
 	@echo "   $(BIN)/maskclip segment demo/scenes/JPEGImages -c dog -c car -c grass -c sky --model emoji"
 	@echo "   $(BIN)/maskclip eval emoji"

@@ -40,7 +40,8 @@ def commands(repeats: int) -> Rows:
             "import torch": "-c 'import torch'",
             "import open_clip": "-c 'import open_clip'",
             "maskclip --help": "-m maskclip --help",
-            "maskclip segment": "-m maskclip segment JPEGImages --vocabulary emoji --model emoji",
+            "maskclip segment": "-m maskclip segment JPEGImages --vocabulary emoji --model emoji "
+            "--refine none",
         }
         times = in_turn({name: partial(run, line) for name, line in lines.items()}, repeats)
     return [["command", "seconds"], *([name, spans(values)] for name, values in times.items())]

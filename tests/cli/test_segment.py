@@ -13,6 +13,7 @@ from PIL import Image
 import maskclip
 from maskclip.cli import main
 from maskclip.cli import segment as segment_verb
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.per_photo import LabelImage
@@ -319,6 +320,43 @@ def test_one_image_gives_the_files_of_a_segmentation(photo, tmp_path):
     write_json(found.to_dict(), f"{stem}.json")
     for path in (tmp_path / "wanted").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("model", ["emoji", "emoji-vit"])
+def test_embedded_models_refine_unless_told_otherwise(model, tmp_path, capsys):
+    scene = draw_scene(3, size=256, objects=["car"], grounds=["grass"])
+    path = tmp_path / "car.png"
+    Image.fromarray(scene.image).save(path)
+    segmenter = maskclip.load(model, templates="plain", precision="float32", device="cpu")
+    options = (
+        "--model",
+        model,
+        "--templates",
+        "plain",
+        "--precision",
+        "float32",
+        "--out",
+        tmp_path,
+    )
+    iou = {}
+    for text, refine in (("", {}), ("none", {"refine": ()}), ("pamr", {"refine": "pamr"})):
+        given = ("--refine", text) if text else ()
+        assert segment(path, "-c", "car", "-c", "grass", *options, *given) == 0
+        labels = np.asarray(Image.open(tmp_path / "car_labels.png"))
+        found = segmenter.segment(path, ["car", "grass"], **refine)
+        assert np.array_equal(found.labels, labels)
+        again = segmenter.score(segmenter.encode(path), ["car", "grass"], **refine)
+        assert np.array_equal(again.labels, labels)
+        car, truth = labels == 0, scene.labels != scene.labels[0, 0]
+        iou[text] = (car & truth).sum() / (car | truth).sum()
+    assert segmenter.refine
+    assert min(iou[""], iou["pamr"]) > iou["none"] + 0.05
+    none = segmenter.segment(path, ["car", "grass"], refine="none")
+    assert np.array_equal(none.labels, segmenter.segment(path, ["car", "grass"], refine=[]).labels)
+    assert segment(path, *WORDS, *options, "--refine", "none,pamr") == 2
+    assert "cannot refine 'none'" in capsys.readouterr().err
+    with pytest.raises(MaskCLIPError, match="unknown refinement 'none'"):
+        segmenter.segment(path, ["car"], refine=["none", "pamr"])
 
 
 def test_values_that_are_not_finite_are_one_images_failure(photo, tmp_path, monkeypatch, capsys):

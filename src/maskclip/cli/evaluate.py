@@ -127,7 +127,7 @@ def evaluate(
     ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
-    refine: opt.Refine = "",
+    refine: opt.RefineMeasured = "",
     refine_size: opt.RefineSize = None,
     regions: opt.Regions = None,
     short_side: opt.ShortSide = None,

@@ -209,6 +209,7 @@ def label(
             short_side=short_side,
             window=window,
             stride=stride,
+            model=model,
         ),
         cleaning=Cleaning(
             confidence=confidence,

@@ -148,12 +148,25 @@ PromptDenoising = Annotated[
         rich_help_panel=_REFINE,
     ),
 ]
+_REFINEMENTS = (
+    "Refine maps: `pamr`, `tlp` by the photo, `surgery` by what the whole image is of, `dominant` "
+    "by their means; several between commas"
+)
 Refine = Annotated[
     str,
     typer.Option(
         metavar="LIST",
-        help="Refine maps: `pamr`, `tlp` by the photo, `surgery` by what the whole image is of, "
-        "`dominant` by their means; several between commas; default: none.",
+        help=f"{_REFINEMENTS}, or `none`. Default: none; for the embedded models, what is best on "
+        "drawn scenes.",
+        rich_help_panel=_REFINE,
+    ),
+]
+RefineMeasured = Annotated[
+    str,
+    typer.Option(
+        "--refine",
+        metavar="LIST",
+        help=f"{_REFINEMENTS}; default: none, for embedded models too.",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -271,25 +284,37 @@ def read_options(
     short_side: int | None,
     window: int | None,
     stride: int | None,
+    model: str = "",
 ) -> Options:
     """Return how images are resized and cut, and maps refined.
+
+    `model` names the one whose own refinement is taken where none is given.
 
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.core.config import REFINEMENTS, Options
-    from maskclip.core.errors import read_choices
+    from maskclip.clip.embedded import own_refinement
+    from maskclip.core.config import Options
 
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
-        refine=read_choices(refine, REFINEMENTS, to="refine") if refine else (),
+        refine=_read_refinements(refine) if refine else own_refinement(model),
         refine_size=refine_size,
         regions=regions,
         short_side=short_side,
         window=window,
         stride=stride,
     )
+
+
+def _read_refinements(text: str) -> tuple[str, ...]:
+    from maskclip.core.config import NO_REFINEMENT, REFINEMENTS
+    from maskclip.core.errors import read_choices
+
+    if text.strip() == NO_REFINEMENT:
+        return ()
+    return read_choices(text, REFINEMENTS, to="refine")
 
 
 def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:

@@ -89,6 +89,7 @@ def segment(
             short_side=short_side,
             window=window,
             stride=stride,
+            model=model,
         ),
         formats=read_choices(save, FLAT_FORMATS, to="save"),
         flat=True,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,9 @@ from maskclip.core.text import brief, parse_json
 EMBEDDED = ("emoji-rn", "emoji-vit")
 ALIASES = {"emoji": "emoji-rn"}
 """`emoji` is the better of the two (docs/models.md)."""
+
+# What measures best on drawn scenes (docs/methods.md).
+_REFINE = {"emoji-rn": ("tlp", "pamr"), "emoji-vit": ("pamr",)}
 
 _TABLE = "token_embedding.weight"
 _WORDS = 49_408  # of CLIP's tokenizer
@@ -53,11 +57,17 @@ _OPTIONAL = {"patch_size", "head_width", "vocab_size", "heads"}
 _EXPANSION = 4  # of a bottleneck's channels, and of an MLP's
 
 
+def own_refinement(name: str) -> tuple[str, ...]:
+    """Return the refinements of a model's maps where none are named: () but for embedded ones."""
+    return _REFINE.get(ALIASES.get(name, name), ())
+
+
 def load_embedded(name: str) -> CLIPModel:
     """Load one of `EMBEDDED`."""
     with resources.as_file(resources.files(__package__) / "pretrained") as folder:
         path = folder / f"{name}.safetensors"
-        return from_checkpoint(read_checkpoint(path), path)
+        clip = from_checkpoint(read_checkpoint(path), path)
+        return replace(clip, refine=own_refinement(name))
 
 
 def describes_itself(checkpoint: Checkpoint) -> bool:

@@ -52,6 +52,9 @@ REFINEMENTS = {
 }
 """What refines maps, beside key smoothing and prompt denoising: by name, in words."""
 
+NO_REFINEMENT = "none"
+"""What switches off the refinements that a model has of its own."""
+
 SHORT_SIDES = (1, 2048)
 """The working sizes that the file of a model may name, in px; people may choose larger ones."""
 
@@ -62,7 +65,8 @@ class Options:
 
     Attributes:
         key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
-        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others.
+        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others; or
+            `"none"`, as () is.
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
         regions: segments whose pixels vote on their class: `"slic"`, superpixels of the photo as
@@ -127,11 +131,13 @@ def _refinements(names: object) -> tuple[str, ...]:
     if not isinstance(several, list | tuple) or not all(isinstance(n, str) for n in several):
         raise MaskCLIPError(f"refine is a list of names, got {brief(names)}")
     found = tuple(dict.fromkeys(name.strip() for name in several if name.strip()))
+    if found == (NO_REFINEMENT,):
+        return ()
     for name in found:
         if name not in REFINEMENTS:
             raise MaskCLIPError(
                 f"unknown refinement {brief(name)}{did_you_mean(name, REFINEMENTS)}: expected some "
-                f"of {', '.join(REFINEMENTS)}"
+                f"of {', '.join(REFINEMENTS)}, or {NO_REFINEMENT}"
             )
     return found
 

@@ -81,6 +81,7 @@ class PhotoSegmenter(ABC):
         device, precision: where and in what the network computes.
         fingerprint: a hash of the weights, 16 hex digits.
         short_side: the working size in px.
+        refine: the refinements of maps where none are named.
         cell: the px between two positions of the grid.
     """
 
@@ -90,6 +91,7 @@ class PhotoSegmenter(ABC):
     precision: torch.dtype
     fingerprint: str
     short_side: int
+    refine: tuple[str, ...] = ()
     cell: int
 
     @property
@@ -252,7 +254,8 @@ class PhotoSegmenter(ABC):
         Args:
             encoded: one or a list, of this model.
             classes, background: as `segment` takes them.
-            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`, `regions`.
+            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`, `regions`, as
+                `segment` takes them.
 
         Returns:
             A `Segmentation` at the photo's own size, or a list of them for a list.
@@ -262,6 +265,7 @@ class PhotoSegmenter(ABC):
                 photos, key smoothing lacks their keys, or surgery their own embeddings.
         """
         check_keywords(refinement, RefinementValues, others=["background"])
+        refinement.setdefault("refine", self.refine)
         options = Options(**refinement)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=options)
         scoring, voting = self.scoring(vocabulary, options), Voting.of(options)
@@ -328,7 +332,8 @@ class PhotoSegmenter(ABC):
                 (-1, 1)); or words that are. Not for students.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `refine`,
                 `refine_size`, `regions`, `short_side`, `long_side`, `window`, `stride`. The first
-                two are not for students.
+                two are not for students. Without `refine` it is the model's own: none, but for
+                embedded ones.
 
         Returns:
             A `Segmentation` at the image's own size, or a list of them for a list.
@@ -337,6 +342,7 @@ class PhotoSegmenter(ABC):
             MaskCLIPError: an image, a name or an option cannot be used.
         """
         check_keywords(options, OptionValues, others=["classes", "background"])
+        options.setdefault("refine", self.refine)
         checked = Options(**options)  # type: ignore[arg-type]  # a list of names will do
         vocabulary = self.prepare(classes, background=background, options=checked)
         scoring, voting = self.scoring(vocabulary, checked), Voting.of(checked)

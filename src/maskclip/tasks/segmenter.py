@@ -158,6 +158,7 @@ class Segmenter(PhotoSegmenter):
         self.clip = clip
         self.why = why
         self.fingerprint, self.short_side = clip.fingerprint, clip.short_side
+        self.refine = clip.refine
         self.method = method
         self.device = device
         self.templates = templates

@@ -153,7 +153,7 @@ def segmented(scenes):
     """The same scenes one by one, by name, without cleaning."""
     segmenter = maskclip.load("emoji", templates="plain", precision="float32", device="cpu")
     return {
-        name: segmenter.segment(scenes / place, WORDS, short_side=160)
+        name: segmenter.segment(scenes / place, WORDS, short_side=160, refine=())
         for name, place in SCENES.items()
     }
 
@@ -599,7 +599,7 @@ def test_another_method_gives_its_labels_and_its_name(method, scenes, out):
     model = replace(MODEL, method=method)
     assert run(scenes, out, model=model).done == 5
     segmenter = maskclip.load(model, device="cpu")
-    found = segmenter.segment(scenes / "sub/y.png", WORDS, short_side=160)
+    found = segmenter.segment(scenes / "sub/y.png", WORDS, short_side=160, refine=())
     same(labels(out, "sub/y"), found.labels)
     assert report(out)["settings"]["method"] == method
     assert f"emoji, method {method}, 5 classes" in (out / "report.html").read_text()
