@@ -82,13 +82,24 @@ def test_the_table_has_every_cell_and_why_one_cannot_be(done):
     assert Image.open(done / "compare.png").width > 600
 
 
-def test_a_cell_scores_what_eval_does(done, tmp_path):
-    arguments = ["--model", "emoji-vit", "--method", "naclip", "--refine", "dominant"]
-    assert main(["eval", *SCENES, *arguments, "--out", str(tmp_path)]) == 0
-    alone = json.loads((tmp_path / "result.json").read_text())
-    cell = json.loads((done / "cells" / "emoji-vit_naclip_dominant.json").read_text())
+def same_as_eval(cell, folder, *arguments):
+    assert main(["eval", *SCENES, "--model", "emoji-vit", *arguments, "--out", str(folder)]) == 0
+    alone = json.loads((folder / "result.json").read_text())
     del alone["published"]
     assert {key: cell[key] for key in alone} == alone
+
+
+def test_a_cell_scores_what_eval_does(done, tmp_path):
+    cell = json.loads((done / "cells" / "emoji-vit_naclip_dominant.json").read_text())
+    same_as_eval(cell, tmp_path, "--method", "naclip", "--refine", "dominant")
+
+
+def test_superpixels_are_a_refinement_like_others(tmp_path):
+    pytest.importorskip("skimage")
+    arguments = ["--models", "emoji-vit", "--methods", "clean", "--refine", "slic,dominant+slic"]
+    assert compare(tmp_path, *arguments) == 0
+    cell = json.loads((tmp_path / "cells" / "emoji-vit_clean_dominant+slic.json").read_text())
+    same_as_eval(cell, tmp_path / "alone", "--refine", "dominant", "--regions", "slic")
 
 
 def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(

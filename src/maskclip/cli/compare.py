@@ -47,7 +47,8 @@ def compare(
         str,
         typer.Option(
             metavar="LIST",
-            help="Refinements between commas, each `none`, a name, or several with +: tlp+pamr.",
+            help="Refinements between commas, each `none`, a name, `slic` (superpixels vote), or "
+            "several with +: tlp+pamr.",
             rich_help_panel="Compared",
         ),
     ] = _NONE,
@@ -147,12 +148,13 @@ def compare(
 def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:
     """Return the refinements of the table's columns, by how they are called."""
     from maskclip.core.config import REFINEMENTS
+    from maskclip.core.regions import SLIC
 
     found = {}
     for one in text.split(","):
         names = one.strip().replace("+", ",")
         if names != _NONE:
-            chosen = read_choices(names, REFINEMENTS, to="refine")
+            chosen = read_choices(names, (*REFINEMENTS, SLIC), to="refine")
             found["+".join(chosen)] = chosen
         else:
             found[_NONE] = ()
@@ -254,13 +256,14 @@ def _published(readings: Sequence[Reading]) -> dict[str, float | None]:
     """Return the published mIoU of each cell; of all images, so none where some are left out."""
     from maskclip.core.methods import AUTO
     from maskclip.recipes import published_row
+    from maskclip.tasks.evaluation.compare import refined
 
     found: dict[str, float | None] = {}
     for reading in readings:
         complete = reading.samples.official == reading.run.count(reading.samples)
         complete = complete and reading.evaluation.model.method != AUTO
         for name, refine in reading.cells.items():
-            options = replace(reading.evaluation.options, refine=refine)
+            options = refined(reading.evaluation.options, refine)
             evaluation = replace(reading.evaluation, options=options)
             row = published_row(evaluation, None) if complete else None
             found[name] = None if row is None else row.miou

@@ -18,10 +18,12 @@ import torch
 
 from maskclip.clip.towers import UnsupportedMethodError, UnsupportedTowerError
 from maskclip.clip.weights import remembering
+from maskclip.core.config import Options
 from maskclip.core.device import Cost, costing, is_out_of_memory, machine
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import get_method
 from maskclip.core.metrics import ConfusionMatrix, Counts, Scores, influences
+from maskclip.core.regions import SLIC
 from maskclip.core.samples import Ids, Sample, Samples
 from maskclip.tasks.evaluation.cells import REASON, Cell, Content, Work, run_cells
 from maskclip.tasks.evaluation.evaluate import (
@@ -47,7 +49,7 @@ class Reading:
         evaluation: the settings of all cells, but for the refinement.
         samples: the data set.
         run: which images of it.
-        cells: name of the cell -> names of its refinements.
+        cells: name of the cell -> what refines it, of `refined`.
     """
 
     evaluation: Evaluation
@@ -66,13 +68,24 @@ class Reading:
         assert isinstance(predictor, ModelPredictor)
         found: dict[str, ModelPredictor | MaskCLIPError] = {}
         for name, refine in self.cells.items():
-            options = replace(base.options, refine=refine or base.options.refine)
+            options = refined(base.options, refine)
             options = options_under(base.protocol, options, self.samples, method)
             try:
                 found[name] = predictor.refined(options)
             except MaskCLIPError as error:
                 found[name] = error
         return found
+
+
+def refined(options: Options, names: tuple[str, ...]) -> Options:
+    """Return options with these refinements in place of others; `slic` lets superpixels vote."""
+    by_names = tuple(name for name in names if name != SLIC)
+    return replace(
+        options,
+        refine=by_names,
+        refine_size=options.refine_size if by_names else None,
+        regions=SLIC if SLIC in names else None,
+    )
 
 
 def run_readings(

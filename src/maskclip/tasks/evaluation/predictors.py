@@ -79,13 +79,16 @@ class ModelPredictor:
         return found.voted(folder.read(name, image.size)).labels
 
     def refined(self, options: Options) -> Self:
-        """Return the same predictor whose maps are refined by other options.
+        """Return the same predictor by other refinements, and with superpixels or without.
 
         Raises:
-            MaskCLIPError: the model has not what a refinement needs.
+            MaskCLIPError: the model has not what a refinement needs, or what makes superpixels is
+                not installed.
         """
         self.segmenter.prepare(self.vocabulary, options=options)
-        return replace(self, options=options)
+        voting = Voting.of(options)
+        regions = None if voting is None else voting.fingerprint(())
+        return replace(self, options=options, voting=voting, regions=regions)
 
     def encode(self, image: Image.Image, /, *, then: Iterable[ModelPredictor]) -> EncodedPhoto:
         """Run the network on an image, as these predictors, which share it, need it to `score`."""
