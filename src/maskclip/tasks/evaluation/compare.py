@@ -21,7 +21,8 @@ from maskclip.clip.weights import remembering
 from maskclip.core.config import Options
 from maskclip.core.device import Cost, costing, is_out_of_memory, machine
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.methods import get_method
+from maskclip.core.method import CLEAN
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.metrics import ConfusionMatrix, Counts, Scores, influences
 from maskclip.core.regions import SLIC
 from maskclip.core.samples import Ids, Sample, Samples
@@ -34,7 +35,7 @@ from maskclip.tasks.evaluation.evaluate import (
     find_doubts,
     read_samples,
 )
-from maskclip.tasks.evaluation.predictors import ModelPredictor, load_predictor
+from maskclip.tasks.evaluation.predictors import ModelPredictor, load_predictor, settle_method
 from maskclip.tasks.evaluation.settings import Evaluation, Run, options_under
 
 UNREADABLE = (UnsupportedMethodError, UnsupportedTowerError)
@@ -63,8 +64,10 @@ class Reading:
         Raises:
             MaskCLIPError: the model cannot be had, or not be read by the method.
         """
-        base, method = self.evaluation, get_method(self.evaluation.model.method)
-        predictor = load_predictor(base, self.samples, device=device)
+        base, why = settle_method(self.evaluation, self.samples)
+        named = base.model.method  # that of a student is its own, whatever is named
+        method = CLEAN if named == AUTO else get_method(named)
+        predictor = load_predictor(base, self.samples, device=device, why=why)
         assert isinstance(predictor, ModelPredictor)
         found: dict[str, ModelPredictor | MaskCLIPError] = {}
         for name, refine in self.cells.items():

@@ -42,6 +42,7 @@ class Line:
         published: mIoU of the same settings on all images, in percent.
         seconds: an image, the median.
         memory_mib: at the peak.
+        differs: what is not the protocol's, or not that of a method's published figures.
         reason: why there are no figures.
     """
 
@@ -55,6 +56,7 @@ class Line:
     published: float | None = None
     seconds: float | None = None
     memory_mib: float | None = None
+    differs: str | None = None
     reason: str | None = None
 
 
@@ -93,6 +95,7 @@ def make_lines(
                 published=published.get(name),
                 seconds=content["seconds"],
                 memory_mib=content["memory_mib"],
+                differs="; ".join(content.get("differs_from_protocol", ())) or None,
             )
         )
     return lines
