@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from maskclip.cli import main
+from maskclip.cli import console, main
+from maskclip.core.methods import COSTS, METHODS, SOURCES, for_any_tower, needed_blocks
 from maskclip.core.vocabulary import Vocabulary, builtin_names
+from tests.conftest import ROOT
 
 VERBS = [
     (),
@@ -18,6 +21,7 @@ VERBS = [
     ("convert",),
     ("models",),
     ("recipes",),
+    ("methods",),
     ("vocabularies",),
     ("doctor",),
     ("data",),
@@ -94,3 +98,51 @@ def test_scenes_are_a_data_set_in_the_layout_of_voc(tmp_path, capsys):
         mask = Image.open(tmp_path / "SegmentationClass" / f"{name}.png")
         assert mask.mode == "P"
         assert np.asarray(mask).max() < len(classes)
+
+
+def test_methods_are_listed_with_what_is_known_of_each_as_in_the_docs(capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    header, *rows = printed[: 1 + len(METHODS)]
+    assert header.split() == ["method", "published", "time", "needs", "from"]
+    for row, (name, method) in zip(rows, METHODS.items(), strict=True):
+        assert row.startswith(f"{name} ")
+        source = SOURCES[name]
+        parts = [f"{COSTS[name]:.2f}", source.paper, source.note]
+        parts += [] if source.mean is None else [f"{source.mean:.1f}"]
+        parts += ["any CLIP" if for_any_tower(method) else "a ViT"]
+        parts += [f"{needed_blocks(method)} blocks"] * (needed_blocks(method) > 1)
+        parts += ["31 patches"] * (name == "scclip")
+        assert all(part in row for part in parts)
+    docs = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    begin, end = "<!-- maskclip methods -->", "<!-- end of maskclip methods -->"
+    listed = docs[docs.index(begin) + len(begin) : docs.index(end)]
+    same = [line.removeprefix("    ") for line in listed.strip("\n").splitlines()]
+    assert same == printed, "put what `maskclip methods` prints into docs/methods.md"
+    for name in METHODS:
+        assert f"\n| `{name}` | " in docs, f"no row of fields for {name} in docs/methods.md"
+
+
+def test_methods_are_listed_for_programs(capsys):
+    assert main(["methods", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [method["name"] for method in listed] == list(METHODS)
+    by_name = {method["name"]: method for method in listed}
+    assert by_name["scclip"]["needs"] == {"vit": True, "blocks": 10, "patches": 31}
+    assert by_name["clean"]["needs"] == {"vit": False, "blocks": 1, "patches": 1}
+    assert by_name["naclip"]["published"] == 39.4
+    assert by_name["naclip"]["fields"]["window"] == 5
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list_of_methods_fits_a_terminal(width, capsys, monkeypatch):
+    def screen(*, errors=False):
+        return Console(file=sys.stdout, width=width, force_terminal=True, color_system=None)
+
+    monkeypatch.setattr(console, "console", screen)
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for name in METHODS:  # names and figures are not broken
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert f"{COSTS[name]:.2f}" in line

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -125,12 +127,16 @@ def recipes() -> None:
     print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
 
 
-def methods() -> None:
+def methods(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with all fields of each method.")
+    ] = False,
+) -> None:
     """List the methods: how the last blocks of CLIP are read (mIoU in %).
 
     Published is of ViT-B/16: the mean over VOC21, Context60, COCO-Object, VOC20, Context59,
     COCO-Stuff, Cityscapes and ADE20K, in windows of 224 px. Time is that of encoding an image of
-    512 x 683 px with it, beside `clean`.
+    512 x 683 px with it, beside `clean`. Blocks are those of a ViT; ViT-B has 12.
 
     **Examples**
 
@@ -141,31 +147,61 @@ def methods() -> None:
     `maskclip segment photo.jpg -c dog -c grass --method mine.toml`
     """
     from maskclip.cli.console import print_line, print_table
-    from maskclip.core.methods import COSTS, METHODS, SOURCES
+    from maskclip.core.methods import AUTO, COSTS, METHODS, SOURCES
 
+    if as_json:
+        content = [_described(name, method) for name, method in METHODS.items()]
+        typer.echo(json.dumps(content, indent=2))
+        return
     rows = [
         (
             name,
-            SOURCES[name].paper,
             _one_decimal(SOURCES[name].mean),
             f"{COSTS[name]:.2f}",
             _needs(method),
-            SOURCES[name].note,
+            "; ".join(filter(None, (SOURCES[name].paper, SOURCES[name].note))),
         )
         for name, method in METHODS.items()
     ]
-    columns = ("method", "from", "published", "time", "needs", "")
+    columns = ("method", "published", "time", "needs", "from")
     print_table(*columns, rows=rows, right=("published", "time"))
+    print_line(f"{AUTO} is the one that published figures speak for, by the model and its view.")
     print_line("Not run here on real weights; docs/methods.md says what each one does.")
 
 
-def _needs(method: Method) -> str:
-    from maskclip.core.methods import for_any_tower, needed_blocks
+def _described(name: str, method: Method) -> dict[str, Any]:
+    """Return what is known of a method, ready for JSON."""
+    from maskclip.core.methods import (
+        COSTS,
+        SOURCES,
+        for_any_tower,
+        needed_blocks,
+        needed_patches,
+    )
 
-    if for_any_tower(method):
-        return "any CLIP"
-    blocks = needed_blocks(method)
-    return "a ViT" if blocks == 1 else f"a ViT of {blocks} blocks or more"
+    source = SOURCES[name]
+    return {
+        "name": name,
+        "from": source.paper,
+        "published": source.mean,
+        "note": source.note,
+        "time": COSTS[name],
+        "needs": {
+            "vit": not for_any_tower(method),
+            "blocks": needed_blocks(method),
+            "patches": needed_patches(method),
+        },
+        "fields": asdict(method),
+    }
+
+
+def _needs(method: Method) -> str:
+    from maskclip.core.methods import for_any_tower, needed_blocks, needed_patches
+
+    blocks, patches = needed_blocks(method), needed_patches(method)
+    parts = ["any CLIP" if for_any_tower(method) else "a ViT"]
+    parts += [f"{blocks} blocks"] * (blocks > 1) + [f"{patches} patches"] * (patches > 1)
+    return ", ".join(parts)
 
 
 def _one_decimal(score: float | None) -> str:

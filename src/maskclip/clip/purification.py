@@ -23,10 +23,7 @@ from maskclip.clip.attention import (
     split,
     weighted_sum,
 )
-from maskclip.core.method import Method
-
-NEIGHBORS = 30
-"""Of the local outlier factor."""
+from maskclip.core.method import NEIGHBORS, Method
 
 
 def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int]) -> Reading:

@@ -25,10 +25,10 @@ from maskclip.clip.attention import (
     run_block,
 )
 from maskclip.clip.positions import position_table
-from maskclip.clip.purification import NEIGHBORS, read_purified
+from maskclip.clip.purification import read_purified
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
-from maskclip.core.methods import for_any_tower, needed_blocks
+from maskclip.core.methods import for_any_tower, needed_blocks, needed_patches
 from maskclip.core.resize import pad_bottom_right
 
 SUPPORTED = (
@@ -310,14 +310,12 @@ class ViTTower:
 
     def check_size(self, height: int, width: int) -> None:
         """See `Tower`."""
-        how = self.method.purification
-        if how is None or how.outliers != "density":
-            return
         patches = math.prod(_whole_cells(side, self.cell) // self.cell for side in (height, width))
-        if patches <= NEIGHBORS:
+        needed = needed_patches(self.method)
+        if patches < needed:
             raise _unsupported(
                 self.method,
-                f"needs more than {NEIGHBORS} patches, and {width}x{height} px have {patches}: "
+                f"needs more than {needed - 1} patches, and {width}x{height} px have {patches}: "
                 "choose a larger short side, or another method",
             )
 

@@ -57,6 +57,10 @@ class Alignment:
     centered_keys: float = 0.08
 
 
+NEIGHBORS = 30
+"""Of the local outlier factor, by which a purification may tell outliers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Purification:
     """How outlier patches are repaired, and patches averaged over those like them (SC-CLIP, SFP).

@@ -13,6 +13,7 @@ from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import (
     BASELINE,
     CLEAN,
+    NEIGHBORS,
     PUBLISHED,
     Alignment,
     Method,
@@ -126,9 +127,9 @@ SOURCES = {
     "surgery": Source("CLIP Surgery, Li et al., 2023", note="Context60 29.3, COCO-Stuff 21.9"),
     "naclip": Source("NACLIP, Hajimiri et al., WACV 2025", 39.4, "42.5 with PAMR"),
     "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", 41.4, "with its second pass"),
-    "pearl": Source("PEARL, CVPR 2026", 43.2, "with tlp; 40.6 without"),
+    "pearl": Source("PEARL, CVPR 2026", 43.2, "with tlp (40.6 without)"),
     "scclip": Source("SC-CLIP, Bai et al., 2024", 43.9),
-    "sfp": Source("SFP, Jin et al., ICCV 2025", 44.0),
+    "sfp": Source("SFP, Jin et al., ICCV 2025", 44.0, "39.6 in PEARL's paper"),
 }
 """Where the methods are from, by name."""
 
@@ -163,6 +164,12 @@ def needed_blocks(method: Method) -> int:
     if method.purification is not None:
         counts.append(max(method.purification.similarity, method.purification.stages[0]) + 2)
     return max(counts)
+
+
+def needed_patches(method: Method) -> int:
+    """Return how many patches an image must have at least for a method to read it."""
+    how = method.purification
+    return NEIGHBORS + 1 if how is not None and how.outliers == "density" else 1
 
 
 def get_method(method: str | Method) -> Method:
