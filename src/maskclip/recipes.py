@@ -3,22 +3,28 @@
 A recipe is named `<dataset>-<model>`, followed by its corruption if it has one, and runs as
 `maskclip eval --recipe NAME --data ROOT`. Scores are mIoU in percent, from the result tables of the
 authors' repository; those with the source "paper" are only in the paper.
+
+Those of later methods are named `<dataset>-<method>-vitb16`, with the refinement after the method
+where one is part of it (`voc21-naclip-pamr-vitb16`), and run under the protocol `windows`. Their
+figures, and who printed them, are in `tasks.evaluation.figures`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from maskclip.core.config import Augmentation, ModelConfig, Options
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import CLEAN
-from maskclip.core.methods import AUTO, get_method
+from maskclip.core.methods import AUTO, get_method, method_name
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import UNSEEN
 from maskclip.plus.config import Optimization, Supervision, Training
-from maskclip.tasks.evaluation.settings import Evaluation
+from maskclip.tasks.evaluation.figures import COLUMNS, Column
+from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 
 TEACHERS = {"rn50": "RN50:openai", "rn50x16": "RN50x16:openai", "vitb16": "ViT-B-16:openai"}
 
@@ -45,8 +51,11 @@ class Row:
     @property
     def name(self) -> str:
         """What users type."""
-        model = self.evaluation.model.name
-        parts = [self.evaluation.dataset, next(key for key in TEACHERS if TEACHERS[key] == model)]
+        model = self.evaluation.model
+        parts = [self.evaluation.dataset]
+        if self.evaluation.protocol == "windows":
+            parts += [method_name(model.method), *self.evaluation.options.refine]
+        parts.append(next(key for key in TEACHERS if TEACHERS[key] == model.name))
         if self.corruption is not None:
             parts += [self.corruption.name.replace("_", "-"), str(self.corruption.severity)]
         return "-".join(parts)
@@ -70,7 +79,25 @@ _PLAIN = (
     replace(_row("voc20", "rn50", 30.9), corruption=Corruption("speckle_noise", 1)),
 )
 
-RECIPES = {row.name: row for row in _PLAIN}
+
+def _later(column: Column) -> Iterator[Row]:
+    """Yield the rows of a later method, which its papers run in windows."""
+    protocol = "windows"
+    model = ModelConfig(
+        name=TEACHERS["vitb16"],
+        method=column.method,
+        templates=default_templates(protocol),
+        precision="float32",
+    )
+    options = Options(refine=column.refine)
+    for dataset, miou in column.figures.items():
+        evaluation = Evaluation(dataset=dataset, model=model, protocol=protocol, options=options)
+        yield Row(evaluation, miou, f"{column.source} ({column.by})")
+
+
+_LATER = tuple(row for column in COLUMNS for row in _later(column))
+
+RECIPES = {row.name: row for row in (*_PLAIN, *_LATER)}
 """The published results that run by name."""
 
 
@@ -101,7 +128,7 @@ def _baseline(evaluation: Evaluation) -> Evaluation:
 
 
 ROWS = (
-    *_PLAIN,
+    *RECIPES.values(),
     Row(_refined(RECIPES["context59-rn50"].evaluation), 21.8, "paper"),
     Row(_refined(RECIPES["context59-vitb16"].evaluation), 25.5, "paper"),
     Row(_refined(RECIPES["cocostuff171-rn50"].evaluation), 12.8, "paper"),
@@ -120,7 +147,7 @@ def get_recipe(name: str) -> Row:
     """
     if name not in RECIPES:
         raise MaskCLIPError(
-            f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)} (`maskclip recipes`)"
+            f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}: `maskclip recipes` lists them"
         )
     return RECIPES[name]
 

@@ -246,7 +246,7 @@ def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):
 
 def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert main(["recipes"]) == 0
-    measured, trained = (
+    measured, later, trained = (
         table.splitlines() for table in capsys.readouterr().out.rstrip().split("\n\n")
     )
     assert measured[0].split()[0] == "recipe"
@@ -254,6 +254,10 @@ def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert len(rows) == 10
     assert rows["context59-vitb16"] == ["context59", "ViT-B-16:openai", "21.7", "25.5", "9.0"]
     assert rows["voc20-rn50-speckle-noise-1"][-1] == "30.9"
+    columns = {line.split()[0]: line.split()[1:10] for line in later[1:]}
+    assert " ".join(columns["*-naclip-vitb16"]) == "58.9 32.2 33.2 79.7 35.2 23.3 35.5 17.4 39.4"
+    assert columns["*-clean-vitb16"][-1] == "30.3"  # 30.25
+    assert "context60 (C60)" in later[-1]
     assert len(trained) == 1 + 11 + 3  # published, and of the embedded world
     assert trained[11].split()[-4:] == ["80,000", "39.7", "54.7", "45.0"]
 

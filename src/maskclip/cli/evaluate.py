@@ -18,6 +18,7 @@ from maskclip.cli.samples import (
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
+    from maskclip.core.config import Options
     from maskclip.core.samples import Samples
     from maskclip.core.vocabulary import Background
     from maskclip.recipes import Row
@@ -207,7 +208,9 @@ def evaluate(
             },
             split=split,
             protocol=protocol,
-            options=options,
+            options=options
+            if row is None
+            else _with_options(row.evaluation.options, options, refine=refine),
             background=_read_background(background),
         )
 
@@ -287,6 +290,22 @@ def _read_evaluation(
     templates = default_templates(given["protocol"] or base.protocol)
     config = replace(base.model, **{"templates": templates, **_without_none(model)})
     return replace(base, model=config, **_without_none(given))
+
+
+def _with_options(base: Options, options: Options, *, refine: str) -> Options:
+    """Return the options of a recipe, replaced by those that were given."""
+    from dataclasses import fields, replace
+
+    from maskclip.core.config import DEFAULT_OPTIONS
+
+    given = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if getattr(options, field.name) != getattr(DEFAULT_OPTIONS, field.name)
+    }
+    if refine:  # `none` too
+        given["refine"] = options.refine
+    return replace(base, **given)
 
 
 def _without_none(given: dict[str, Any]) -> dict[str, Any]:

@@ -293,13 +293,17 @@ def read_options(
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.clip.embedded import own_refinement
     from maskclip.core.config import Options
 
+    own: tuple[str, ...] = ()
+    if model:
+        from maskclip.clip.embedded import own_refinement  # torch comes with it
+
+        own = own_refinement(model)
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
-        refine=_read_refinements(refine) if refine else own_refinement(model),
+        refine=_read_refinements(refine) if refine else own,
         refine_size=refine_size,
         regions=regions,
         short_side=short_side,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,7 @@ class Vocabulary:
         Raises:
             VocabularyError: there is no such set; names the nearest ones and all of them.
         """
-        source = f"the built-in vocabulary {name}"
-        return cls._of_file(parse_toml_classes(builtin_text(name), source), source)
+        return _builtin(name)
 
     @classmethod
     def from_dict(cls, values: object) -> Vocabulary:
@@ -275,6 +275,12 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@cache  # colours of many classes take a while to choose
+def _builtin(name: str) -> Vocabulary:
+    source = f"the built-in vocabulary {name}"
+    return Vocabulary._of_file(parse_toml_classes(builtin_text(name), source), source)
 
 
 def _is_description(values: Mapping[str, Any]) -> bool:
