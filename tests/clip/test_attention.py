@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from maskclip.clip import attention, purification
 from maskclip.clip.attention import KERNELS, read_blocks, run_block
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.towers import UnsupportedMethodError
 from maskclip.core.method import CLEAN, Middle
-from maskclip.core.methods import METHODS, NACLIP, SCCLIP, SFP
+from maskclip.core.methods import METHODS, NACLIP, SCCLIP, SFP, needed_blocks, needed_patches
 
 HEADS, CHANNELS, GRID = 2, 32, (5, 4)
 TOKENS = 1 + GRID[0] * GRID[1]
@@ -208,6 +209,37 @@ def test_images_of_any_shape_do_not_depend_on_their_batch(deep, name):
         assert together.shape[2:] == (-(-height // 8), -(-width // 8))
         alone = torch.cat([network.encode(one[None]).features for one in batch])
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", METHODS)
+def test_the_smallest_images_are_read_or_refused(deep, name):
+    network = encoder(deep, METHODS[name])
+    for height, width in ((1, 1), (3, 100), (40, 48), (41, 48)):
+        patches = -(-height // 8) * -(-width // 8)
+        if patches >= needed_patches(METHODS[name]):
+            features = network.encode(photos(2, height, width)).features
+            assert features.shape == (2, 16, -(-height // 8), -(-width // 8))
+            assert features.isfinite().all()
+        else:
+            with pytest.raises(UnsupportedMethodError, match=f"px have {patches}: ") as refused:
+                network.encode(photos(2, height, width))
+            assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("layers", [1, 4, 5, 6, 9, 10, 12])
+def test_a_vit_has_the_blocks_that_a_method_needs_or_is_refused(make_clip, layers):
+    visual = make_clip("vit", **{**DEEP, "layers": layers}).visual
+    for name, method in METHODS.items():
+        needed = needed_blocks(method)
+        if layers >= needed:
+            encoder(visual, method)
+            continue
+        with pytest.raises(UnsupportedMethodError) as refused:
+            encoder(visual, method)
+        assert str(refused.value) == (
+            f"the method {name!r} needs {needed} blocks, and this ViT has {layers}"
+        )
 
 
 @torch.inference_mode()
