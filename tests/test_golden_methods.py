@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.feedback import alike
 from maskclip.core import refinement
 from maskclip.core.config import Options
-from maskclip.core.dense import Dense, Scoring, label, refine, score
-from maskclip.core.method import Alignment
+from maskclip.core.dense import Dense, Scoring, label, read_again, refine, score, similarity
+from maskclip.core.feedback import patch_classes
+from maskclip.core.method import Alignment, Feedback, Middle
 from maskclip.core.methods import (
     CLEARCLIP,
     GEM,
@@ -85,11 +87,39 @@ def method_of(file, case):
         )
         fields = parts("vanilla" in case, alignment=alignment)
         return replace(PEARL, **AS_RELEASED, **fields)
-    if file == "resclip" and case.endswith("rcs_only"):
-        return replace(RESCLIP, **AS_RELEASED)
+    if file == "resclip":
+        return resclip(case)
     if file == "scclip":
         return replace(SCCLIP, **AS_RELEASED)
     return None
+
+
+RESCLIPS = {"voc20": (0.1, (2.0, 0.6), (2.1, 0.6)), "ade20k": (0.25, (2.0, 0.3), (2.1, 0.7))}
+
+
+def resclip(case):
+    """Return the method of a case of ResCLIP, `<strategy>_<arch>_<config>` and options."""
+    strategy, arch, config = re.match(r"([a-z]+)_(wo?)_resi_([a-z0-9]+)", case).groups()
+    threshold, (tau, share), (sharpness, weight) = RESCLIPS[config]
+    feedback = Feedback(
+        logits=sharpness * (1 - weight),
+        weight=sharpness * weight,
+        threshold=threshold,
+        unsure="first",
+        whole_lines=False,
+        connected="keep_entity" not in case,
+    )
+    kernels = KERNELS[
+        {"resclip": "kk", "clearclip": "ClearCLIP", "sclip": "SCLIP"}.get(strategy, strategy)
+    ]
+    fields = parts(
+        arch == "w",
+        kernels=tuple((name, tau * (1 - share)) for name, _ in kernels),
+        middle=Middle(blocks=(5, 6, 7, 8), weight=tau * share),
+        window=5.0 if strategy in ("resclip", "naclip") else None,
+        feedback=None if "rcs_only" in case else feedback,
+    )
+    return replace(RESCLIP, **AS_RELEASED, **fields)
 
 
 def cases(pattern, last):
@@ -129,6 +159,12 @@ def encoder_of(weights, method):
     return DenseCLIP(tower_of(weights), method=method, mean=mean, std=std).eval()
 
 
+def scoring_of(method, **fields):
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    classes = tuple(range(len(rows)))
+    return Scoring(rows=rows, classes=classes, method=method, **{"temperature": 40.0, **fields})
+
+
 def distance(ours, theirs):
     theirs = theirs.reshape(ours.shape) if theirs.ndim == ours.ndim else theirs
     assert ours.shape == theirs.shape
@@ -150,7 +186,10 @@ def test_features(path, group):
     if method is None:
         pytest.skip(f"{case} is not computed here")
     arrays = read(path, group)
-    features = encoder_of(weights, method).encode(pixels(image)).features
+    dense = encoder_of(weights, method).encode(pixels(image))
+    if method.feedback is not None:
+        dense = read_again(dense, scoring_of(method))
+    features = dense.features
     ours = {"feat": features, "feat_norm": F.normalize(features, dim=1)}
     rows = read_rows(GOLDEN["full"], "vit_tiny")
     ours["logits"] = torch.einsum("bchw,kc->bkhw", ours["feat_norm"], rows)
@@ -164,6 +203,22 @@ def test_features(path, group):
     }
     assert far
     assert max(far.values()) < tolerance, far
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("path", "group"), discovered("resclip.npz", "sfr"))
+def test_classes_that_are_given_back(path, group):
+    weights, image, case = group.split("/")
+    arrays, method = read(path, group), resclip(case)
+    dense = encoder_of(weights, method).encode(pixels(image))
+    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    maps = similarity(dense.features, rows)
+    classes = patch_classes(maps, dense.again.images, dense.covered, method.feedback)
+    assert (classes[0].numpy() == arrays["patch_classes"]).all()
+    bias = alike(classes[0], replace(method.feedback, weight=1.0), dense.features)
+    found = bias(slice(0, len(arrays["sfr"])))
+    # both are rounded to half precision
+    np.testing.assert_allclose(found, arrays["sfr"] / arrays["sfr"].max(), rtol=0, atol=5e-4)
 
 
 def normalized(image, count=1):

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.families import traits_of, traits_of_config
 from maskclip.clip.open_clip_models import _raw_config, architectures
 from maskclip.clip.towers import (
     UnsupportedMethodError,
     UnsupportedTowerError,
     adapter_for,
     build_tower,
-    traits_of,
-    traits_of_config,
 )
 from maskclip.clip.weights import load_clip
 from maskclip.core.method import BASELINE, CLEAN, PUBLISHED

@@ -7,22 +7,25 @@ import torch.nn.functional as F
 
 from maskclip.core import resize
 from maskclip.core.dense import (
-    DROPPED,
     Dense,
     Scoring,
     add_threshold_background,
-    denoise_prompts,
     label,
     pool_synonyms,
-    probabilities,
     refine,
     score,
     similarity,
-    smooth_keys,
 )
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
-from maskclip.core.refinement import add_mean, remove_redundant
+from maskclip.core.refinement import (
+    DROPPED,
+    add_mean,
+    denoise_prompts,
+    probabilities,
+    remove_redundant,
+    smooth_keys,
+)
 from maskclip.core.resize import Geometry
 
 T = 100

@@ -9,9 +9,11 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.prompts import PromptError
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import Options
-from maskclip.core.dense import probabilities, similarity
+from maskclip.core.dense import read_again, similarity
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, PUBLISHED
+from maskclip.core.methods import METHODS
+from maskclip.core.refinement import probabilities
 from maskclip.core.regions import enlarge, superpixels
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
@@ -443,6 +445,29 @@ class TestEncodedPhotos:
         expected = segmenter.segment(images, WORDS, **view, **refinement)
         for ours, theirs in zip(found, expected, strict=True):
             same(ours, theirs)
+
+    @pytest.mark.parametrize("view", [{}, WINDOWS, {"short_side": 0}], ids=str)
+    def test_a_method_that_reads_twice_does_so_for_any_words(
+        self, make_segmenter, picture, view, monkeypatch
+    ):
+        deep = {"layers": 10, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+        segmenter = make_segmenter(method=METHODS["resclip"], vision=deep)
+        images = [picture(40, 60, seed=0), picture(31, 47, seed=1), picture(40, 60, seed=2)]
+        encoded = segmenter.encode(images, **view)
+        expected = [segmenter.segment(images, words, **view) for words in (WORDS, WORDS[:2])]
+        alone = [segmenter.segment(image, WORDS, **view) for image in images]
+        monkeypatch.setattr(segmenter.encoder, "encode", None)
+        for words, wanted in zip((WORDS, WORDS[:2]), expected, strict=True):
+            for ours, theirs in zip(segmenter.score(encoded, words), wanted, strict=True):
+                same(ours, theirs)
+        for ours, theirs in zip(alone, expected[0], strict=True):
+            same(ours, theirs)
+        first = [one.dense.features for one in encoded]
+        scoring = segmenter.scoring(Vocabulary.parse(WORDS), Options())
+        with torch.inference_mode():
+            second = [read_again(one.dense, scoring).features for one in encoded]
+        far = [float((a - b).norm() / a.norm()) for a, b in zip(first, second, strict=True)]
+        assert min(far) > 1e-3
 
     def test_features_are_those_of_every_window(self, vit, picture):
         view = {"short_side": 0, **self.WINDOWS}

@@ -19,8 +19,9 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import encode_names
 from maskclip.clip.weights import load_clip
-from maskclip.core.dense import probabilities, similarity
+from maskclip.core.dense import similarity
 from maskclip.core.method import CLEAN
+from maskclip.core.refinement import probabilities
 from maskclip.emoji.captions import PLAIN, class_names
 from maskclip.emoji.scenes import Scene, draw_scene
 from maskclip.emoji.sprites import object_names

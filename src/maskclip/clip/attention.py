@@ -8,7 +8,8 @@ B images, N tokens, C channels, A heads, c = C / A channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -51,11 +52,13 @@ class Reading(NamedTuple):
         tokens: (B, hw, C), as a method reads the last blocks.
         keys: (B, hw, C) of the last block where asked for, before the heads are split.
         entering: (B, 1 + hw, C), CLIP's own stream before its last block.
+        parts: what `read_again` needs, (B, 1 + hw, C) each; empty without a feedback.
     """
 
     tokens: Tensor
     keys: Tensor | None
     entering: Tensor
+    parts: Parts = MappingProxyType({})
 
 
 def mixes_positions(kernels: Weighted) -> bool:
@@ -99,19 +102,53 @@ def read_blocks(
         x = x[:, 1:]
     stream = x if method.residual else torch.zeros_like(x)
     found: Tensor | None = None
+    again: dict[str, Tensor] = {}
     for block in blocks[first:]:
         normed = block.ln_1(x)
         wanted = _named(method.kernels) | ({"key"} if keys else set())
         parts = project(block.attn, normed, wanted)
-        mixed = _mixed(parts, normed, method, heads=block.attn.num_heads, grid=grid)
+        how = _attention(normed, method, grid=grid)
+        mixed = _mixed(parts, method, heads=block.attn.num_heads, attention=how)
+        if method.feedback is not None:
+            again = parts | {"stream": stream} if method.residual else dict(parts)
         if block is blocks[-1] and middle:
-            mixed = mixed + _middle(middle, parts["value"], method, heads=block.attn.num_heads)
+            added = _middle(middle, parts["value"], method, heads=block.attn.num_heads)
+            mixed = mixed + added
+            again = again and again | {"added": added}
         stream = _finish(block, stream, mixed, mlp=method.mlp)
         found = parts["key"] if keys else None
         if block is not blocks[-1]:
             x = entering = run_block(block, x)
     count = grid[0] * grid[1]
-    return Reading(stream[:, -count:], None if found is None else found[:, -count:], entering)
+    key = None if found is None else found[:, -count:]
+    return Reading(stream[:, -count:], key, entering, again)
+
+
+def read_again(
+    block: Any, parts: Parts, method: Method, *, grid: tuple[int, int], alike: Bias
+) -> Tensor:
+    """Read the last block of a ViT once more, where patches alike are known: (B, hw, C).
+
+    Args:
+        block: the last one.
+        parts: of `read_blocks`.
+        method: with a `feedback`.
+        grid: (h, w).
+        alike: what is added to the logits.
+    """
+    assert method.feedback is not None
+    value, heads = parts["value"], block.attn.num_heads
+    scale = method.feedback.logits * (value.shape[2] // heads) ** -0.5
+    biases = [*_window(value, method, grid=grid), alike]
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, biases, scale=scale)
+
+    mixed = _mixed(parts, method, heads=heads, attention=attention)
+    if "added" in parts:
+        mixed = mixed + parts["added"]
+    stream = parts.get("stream", torch.zeros_like(mixed))
+    return _finish(block, stream, mixed, mlp=method.mlp)[:, 1:]
 
 
 def class_token(block: Any, x: Tensor) -> Tensor:
@@ -222,15 +259,26 @@ def gaussian_window(grid: tuple[int, int], std: float, like: Tensor) -> Bias:
     return rows
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Bias | None = None) -> Tensor:
-    """Return softmax(q k^T / sqrt(c) + bias) v, (B, A, N, c)."""
-    if bias is None:
-        return F.scaled_dot_product_attention(query, key, value)
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    biases: Sequence[Bias] = (),
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Return softmax(scale x q k^T + biases) v, (B, A, N, c); the scale is 1 / sqrt(c) if None."""
+    if not biases:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
     count = query.shape[2]
-    found = [
-        F.scaled_dot_product_attention(query[:, :, band], key, value, attn_mask=bias(band))
-        for band in bands(count, count)
-    ]
+    found = []
+    for band in bands(count, count):
+        mask = torch.stack([bias(band) for bias in biases]).sum(dim=0)
+        found.append(
+            F.scaled_dot_product_attention(
+                query[:, :, band], key, value, attn_mask=mask, scale=scale
+            )
+        )
     return torch.cat(found, dim=2)
 
 
@@ -287,19 +335,27 @@ def _turn(m: Tensor, solver: str) -> Tensor:
     return turn
 
 
-def _mixed(
-    parts: Parts, normed: Tensor, method: Method, *, heads: int, grid: tuple[int, int]
-) -> Tensor:
-    """Return what a method's kernels make of a block's values, (B, N, C)."""
-    bias = None if method.window is None else gaussian_window(grid, method.window, normed)
+def _attention(normed: Tensor, method: Method, *, grid: tuple[int, int]) -> Attention:
+    """Return what a method mixes values by; `normed` (B, N, C) enters the attention."""
+    biases = _window(normed, method, grid=grid)
 
     def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if method.unit_iterations is None:
-            return attend(query, key, value, bias)
+            return attend(query, key, value, biases)
         temperature = _unit_temperature(normed, value.shape[3], method)
         return attend_to_like(
             query, value, iterations=method.unit_iterations, temperature=temperature
         )
+
+    return attention
+
+
+def _window(like: Tensor, method: Method, *, grid: tuple[int, int]) -> list[Bias]:
+    return [] if method.window is None else [gaussian_window(grid, method.window, like)]
+
+
+def _mixed(parts: Parts, method: Method, *, heads: int, attention: Attention) -> Tensor:
+    """Return what a method's kernels make of a block's values, (B, N, C)."""
 
     def aligned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend_aligned(query, key, value, method.alignment)

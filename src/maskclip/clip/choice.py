@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from maskclip.clip.families import traits_of
 from maskclip.clip.model import CLIPModel
-from maskclip.clip.towers import can_read, traits_of
+from maskclip.clip.towers import can_read
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.method import CLEAN, Method

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskclip.clip.model import DEFAULT_TEMPERATURE, CLIPModel, shared_copy
 from maskclip.clip.towers import build_tower
-from maskclip.core.dense import Dense
+from maskclip.core.dense import Again, Dense
 from maskclip.core.method import CLEAN, Method
 
 
@@ -100,7 +100,10 @@ class DenseCLIP(nn.Module):
         self.tower.check_size(height, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`."""
+        """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`.
+
+        Those of a method with a feedback are of its first pass.
+        """
         return self.encode(images).features
 
     def encode(self, images: Tensor, *, keys: bool = False, image: bool = False) -> Dense:
@@ -117,13 +120,14 @@ class DenseCLIP(nn.Module):
         """
         if keys:
             self.check_keys()
-        features, key_map, own = self.tower.dense(self._normalize(images), keys=keys, image=image)
+        seen = self.tower.dense(self._normalize(images), keys=keys, image=image)
         height, width = images.shape[-2:]
         if self.method.stretch:
             covered = (height, width)
         else:
-            covered = (features.shape[2] * self.cell, features.shape[3] * self.cell)
-        return Dense(features, key_map, covered, own)
+            covered = (seen.features.shape[2] * self.cell, seen.features.shape[3] * self.cell)
+        again = None if seen.read is None else Again(images, seen.parts or {}, seen.read)
+        return Dense(seen.features, seen.keys, covered, seen.image, again)
 
     def pool(self, images: Tensor) -> Tensor:
         """Return CLIP's ordinary image embeddings (B, D), of images of any size."""

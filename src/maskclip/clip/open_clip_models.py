@@ -26,6 +26,7 @@ from maskclip.clip.checkpoint import (
     one_line,
     read_checkpoint,
 )
+from maskclip.clip.families import SUPPORTED, traits_of_config
 from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.model import (
     OPENAI_MEAN,
@@ -37,12 +38,7 @@ from maskclip.clip.model import (
     fingerprint,
     temperature_of,
 )
-from maskclip.clip.towers import (
-    SUPPORTED,
-    UnsupportedTowerError,
-    adapter_for,
-    traits_of_config,
-)
+from maskclip.clip.towers import UnsupportedTowerError, adapter_for
 from maskclip.core.errors import MaskCLIPWarning
 
 RANDOM = "random"

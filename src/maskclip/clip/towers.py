@@ -21,20 +21,19 @@ from maskclip.clip.attention import (
     class_token,
     mix,
     mixes_positions,
+    read_again,
     read_blocks,
     run_block,
 )
+from maskclip.clip.families import SUPPORTED, Traits, traits_of
+from maskclip.clip.feedback import alike
 from maskclip.clip.positions import position_table
 from maskclip.clip.purification import read_purified
+from maskclip.core.dense import Read
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
 from maskclip.core.methods import for_any_tower, needed_blocks, needed_patches
 from maskclip.core.resize import pad_bottom_right
-
-SUPPORTED = (
-    "ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64) and VisionTransformer with class-token "
-    "pooling (ViT-B/32, B/16, L/14, L/14@336, H/14, g/14, bigG/14 and their variants)"
-)
 
 
 class UnsupportedTowerError(MaskCLIPError):
@@ -52,11 +51,16 @@ class Seen(NamedTuple):
         features: (B, D, h, w), raw.
         keys: (B, C, h, w), raw; None unless asked for.
         image: (B, D), the images' own embeddings, raw; None unless asked for.
+        parts: what `read` needs to read the last block again, (B, ...) each; None where it is read
+            once.
+        read: parts and the classes of patches (B, h, w) -> features (B, D, h, w).
     """
 
     features: Tensor
     keys: Tensor | None
     image: Tensor | None
+    parts: Mapping[str, Tensor] | None = None
+    read: Read | None = None
 
 
 class Tower(Protocol):
@@ -92,52 +96,6 @@ class Tower(Protocol):
     def pooled(self, images: Tensor) -> Tensor:
         """Return the images' own embeddings (B, D), as CLIP's own forward does."""
         ...
-
-
-class Traits(NamedTuple):
-    """What decides whether a tower can be read densely.
-
-    Attributes:
-        family: `resnet`, `vit`, or what else the tower is.
-        pooling: how its embedding is made: `attention` over a map, `tok` of the class token, ...
-        plain: whether nothing stands between values and output projection but the softmax.
-    """
-
-    family: str
-    pooling: str
-    plain: bool = True
-
-
-def traits_of_config(config: Mapping[str, Any]) -> Traits:
-    """Return the traits of the image tower of open_clip's model configuration."""
-    vision = config["vision_cfg"]
-    if "multimodal_cfg" in config or vision.get("timm_model_name"):
-        return Traits("other", "other")
-    if isinstance(vision["layers"], list | tuple):
-        return Traits("resnet", "attention")
-    pooling = "attentional" if vision.get("attentional_pool") else vision.get("pool_type", "tok")
-    plain = not any(vision.get(f"scale_{part}") for part in ("heads", "attn_inner", "attn"))
-    return Traits("vit", pooling, plain)
-
-
-def traits_of(visual: Any) -> Traits:
-    """Return the traits of an image tower, by its modules."""
-    if getattr(visual, "attnpool", None) is not None and hasattr(visual, "layer4"):
-        return Traits("resnet", "attention")
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    if blocks is None or not hasattr(visual, "class_embedding") or visual.proj is None:
-        return Traits("other", "other")
-    last = blocks[-1]
-    between = (
-        getattr(last.attn, "head_scale", None),
-        getattr(last.attn, "ln_inner", None),
-        getattr(last, "ln_attn", None),
-    )
-    plain = hasattr(last.attn, "in_proj_weight") and all(
-        module is None or isinstance(module, nn.Identity) for module in between
-    )
-    pooling = visual.pool_type if visual.attn_pool is None else "attentional"
-    return Traits("vit", pooling, plain)
 
 
 def adapter_for(traits: Traits) -> type[Tower] | None:
@@ -185,6 +143,14 @@ def _check_kernels(method: Method) -> None:
             )
     if (method.purification is None) == ("similar" in dict(method.kernels)):
         raise _unsupported(method, "needs both a purification and the kernel 'similar', or neither")
+    if method.feedback is not None:
+        comparing = {name for name, _ in method.kernels} <= {"qk", "qq", "kk", "vv"}
+        if not comparing or method.blocks > 1 or method.unit_iterations is not None:
+            raise _unsupported(
+                method,
+                "gives its maps back to the last block, whose kernels are then some of qk, qq, kk "
+                "and vv, without unit vectors",
+            )
 
 
 def _unsupported(method: Method, why: str) -> UnsupportedMethodError:
@@ -301,7 +267,8 @@ class ViTTower:
         ):
             return
         whole = tuple(method.kernels) == ORDINARY and method.residual and method.mlp
-        if keys or not whole or method.blocks > 1 or method.middle or method.window is not None:
+        beside = method.middle or method.feedback or method.window is not None
+        if keys or not whole or method.blocks > 1 or beside:
             raise _unsupported(
                 method,
                 "mixes positions, which a tower with normalised queries or keys does only in its "
@@ -326,16 +293,28 @@ class ViTTower:
         x, grid = self._tokens(images)
         blocks = self.visual.transformer.resblocks
         if method.purification is not None:
-            tokens, key, entering = read_purified(blocks, x, method, grid=grid)
+            tokens, key, entering, parts = read_purified(blocks, x, method, grid=grid)
         else:
-            tokens, key, entering = read_blocks(blocks, x, method, grid=grid, keys=keys)
+            tokens, key, entering, parts = read_blocks(blocks, x, method, grid=grid, keys=keys)
         if key is not None and method.project_keys:
             key = blocks[-1].attn.out_proj(key)
         return Seen(
             _to_map(self._project(tokens), grid),
             None if key is None else _to_map(key, grid),
             self._project(class_token(blocks[-1], entering)) if image else None,
+            *((parts, self._read_again) if parts else ()),
         )
+
+    def _read_again(self, parts: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+        """Return features (B, D, h, w) where the classes (B, h, w) of patches are known."""
+        how, block = self.method.feedback, self.visual.transformer.resblocks[-1]
+        assert how is not None
+        grid, found = (classes.shape[1], classes.shape[2]), []
+        for index, own in enumerate(classes):  # each image has rows of its own
+            of_one = {name: part[index : index + 1] for name, part in parts.items()}
+            near = alike(own, how, of_one["value"])
+            found.append(read_again(block, of_one, self.method, grid=grid, alike=near))
+        return _to_map(self._project(torch.cat(found)), grid)
 
     def pooled(self, images: Tensor) -> Tensor:
         """See `Tower`."""

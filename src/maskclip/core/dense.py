@@ -5,7 +5,7 @@ Pure functions on tensors. B images, P prompts, K classes, D channels, h x w pos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,12 +13,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.core import resize
+from maskclip.core.feedback import patch_classes
 from maskclip.core.method import Method
-from maskclip.core.refinement import add_mean, pamr, propagate, remove_redundant
+from maskclip.core.refinement import (
+    add_mean,
+    denoise_prompts,
+    pamr,
+    probabilities,
+    propagate,
+    remove_redundant,
+    smooth_keys,
+)
 from maskclip.core.resize import Geometry, enlarge, fit_within
 
-DROPPED = -100.0
-"""The cosine given to a class that prompt denoising drops."""
+Read = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""(parts, classes of the patches (B, h, w) int64) -> features (B, D, h, w)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """What reads the last block of a network once more, when first maps are known (`Feedback`).
+
+    Attributes:
+        images: (B, 3, H, W) RGB, as the network was given them.
+        parts: what it reads, (B, ...) each.
+        read: does it.
+    """
+
+    images: Tensor
+    parts: Mapping[str, Tensor]
+    read: Read
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,37 +55,42 @@ class Dense:
         covered: the (height, width) in input pixels that the grid spans; larger than the input
             where padding was added, so that every cell keeps its true place.
         image: (B, D), the images' own embeddings, raw; None unless asked for.
+        again: what reads the images again for the words they are compared with: `features` are
+            those of a first pass then. None where a method has no feedback.
     """
 
     features: Tensor
     keys: Tensor | None
     covered: tuple[int, int]
     image: Tensor | None = None
+    again: Again | None = None
 
-    @classmethod
-    def join(cls, several: Sequence[Dense]) -> Dense:
+    @staticmethod
+    def join(several: Sequence[Dense]) -> Dense:
         """Return several batches of images of one size as one."""
-        first = several[0]
-        return replace(
-            first,
-            features=torch.cat([dense.features for dense in several]),
-            keys=_joined([dense.keys for dense in several]),
-            image=_joined([dense.image for dense in several]),
-        )
+        return _each(torch.cat, several)
 
     def part(self, images: slice) -> Dense:
         """Return some images of the batch, in memory of their own: the rest may be let go."""
-        return replace(
-            self,
-            features=_own(self.features[images]),
-            keys=None if self.keys is None else _own(self.keys[images]),
-            image=None if self.image is None else _own(self.image[images]),
-        )
+        return _each(lambda whole: _own(whole[0][images]), [self])
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
+def _each(change: Callable[[list[Tensor]], Tensor], several: Sequence[Dense]) -> Dense:
+    """Return what becomes of the same tensor of several batches, for every tensor they have."""
+    first = several[0]
+
+    def changed(tensor: Callable[[Dense], Tensor | None]) -> Tensor | None:
+        found = [one for one in map(tensor, several) if one is not None]
+        return change(found) if found else None
+
+    again = first.again
+    if again is not None:
+        found = [dense.again for dense in several if dense.again is not None]
+        parts = {name: change([one.parts[name] for one in found]) for name in again.parts}
+        again = replace(again, images=change([one.images for one in found]), parts=parts)
+    features = change([dense.features for dense in several])
+    keys, image = changed(lambda dense: dense.keys), changed(lambda dense: dense.image)
+    return Dense(features, keys, first.covered, image, again)
 
 
 def _own(part: Tensor) -> Tensor:
@@ -124,7 +153,8 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
     """Turn dense features into what will be enlarged: one map a class.
 
     Compare with every row, give each class its best prompt, then refine by the whole image or by
-    means, denoise prompts, smooth keys, and add the background of a threshold.
+    means, denoise prompts, smooth keys, and add the background of a threshold. With a feedback, the
+    last block is read again by the first of these maps.
 
     Returns:
         (B, K, h, w) float32, K + 1 maps with a background. Where the method enlarges
@@ -136,7 +166,7 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
     Raises:
         ValueError: key smoothing without keys, or surgery without the images' own embeddings.
     """
-    maps = _compared(dense.features, scoring)
+    maps = _compared(read_again(dense, scoring).features, scoring)
     for name in scoring.refine:
         if name == "surgery":
             if dense.image is None:
@@ -160,6 +190,19 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
             maps, dense.keys, scoring.key_smoothing, temperature=temperature, method=method
         )
     return maps if scoring.by_photo else _finished(maps, scoring)
+
+
+def read_again(dense: Dense, scoring: Scoring) -> Dense:
+    """Return what a network sees when it knows its first maps of the classes.
+
+    `score` does that itself; where nothing is read again, it is the argument.
+    """
+    again, how = dense.again, scoring.method.feedback
+    if again is None or how is None:
+        return dense
+    maps = _compared(dense.features, scoring)
+    classes = patch_classes(maps, again.images, dense.covered, how)
+    return replace(dense, features=again.read(again.parts, classes), again=None)
 
 
 def _compared(features: Tensor, scoring: Scoring) -> Tensor:
@@ -312,75 +355,6 @@ def pool_synonyms(maps: Tensor, prompt_class: tuple[int, ...]) -> Tensor:
     if len(counts) == len(prompt_class):
         return maps
     return torch.stack([part.amax(dim=1) for part in torch.split(maps, counts, dim=1)], dim=1)
-
-
-def probabilities(maps: Tensor, temperature: float) -> Tensor:
-    """Return softmax(temperature x similarity) over the classes; (B, K, h, w)."""
-    return (temperature * maps).softmax(dim=1)
-
-
-def denoise_prompts(
-    maps: Tensor, threshold: float, *, temperature: float, keep_best: bool
-) -> Tensor:
-    """Drop the classes that are nowhere in an image (paper, section 3.2; published code, H2).
-
-    A class whose largest probability over the positions lies under `threshold` gets the cosine
-    -100 everywhere in that image.
-
-    Args:
-        maps: (B, K, h, w) cosines.
-        threshold: in [0, 1].
-        temperature: of the probabilities.
-        keep_best: keep the best class of an image where every class would be dropped.
-
-    Returns:
-        (B, K, h, w) cosines; the argument is not changed.
-    """
-    best = probabilities(maps, temperature).amax(dim=(2, 3))  # B x K
-    dropped = best < threshold
-    if keep_best:
-        winner = F.one_hot(best.argmax(dim=1), best.shape[1]).bool()
-        dropped = dropped & ~(dropped.all(dim=1, keepdim=True) & winner)
-    return maps.masked_fill(dropped[:, :, None, None], DROPPED)
-
-
-def smooth_keys(
-    maps: Tensor, keys: Tensor, threshold: float, *, temperature: float, method: Method
-) -> Tensor:
-    """Let unsure positions borrow from positions with similar keys (paper, section 3.2; published
-    code, H3).
-
-    With P the probabilities (hw x K) and N the normalised keys (hw x C), positions whose best
-    probability lies under `threshold` become N (N^T P): the hw x hw affinity is never built.
-    A method with `smoothed_probabilities` divides by the row sum N (N^T 1); negative affinities
-    may push a value under zero, which is cut, and a position whose affinities do not sum to
-    something positive stays as it was.
-
-    Args:
-        maps: (B, K, h, w) cosines.
-        keys: (B, C, h, w).
-        threshold: in [0, 1]; 1 smooths nearly every position.
-        temperature: of the probabilities.
-        method: `normalize_keys` and `smoothed_probabilities` are read.
-
-    Returns:
-        (B, K, h, w): probabilities, or unscaled sums of them for the published method.
-    """
-    probs = probabilities(maps, temperature)
-    flat = probs.flatten(2).transpose(1, 2)  # B x hw x K
-    over = 2 if method.normalize_keys == "channels" else 1
-    unit = F.normalize(keys.float().flatten(2).transpose(1, 2), dim=over)  # B x hw x C
-    smoothed = unit @ (unit.transpose(1, 2) @ flat)
-    unsure = flat.amax(dim=2, keepdim=True) < threshold
-    if method.smoothed_probabilities:
-        weight = unit @ unit.sum(dim=1).unsqueeze(2)  # B x hw x 1
-        # Unit keys give a position its own weight of 1: less in total means others outvoted it.
-        reliable = weight > 1e-3
-        smoothed = (smoothed / weight.where(reliable, weight.new_ones(()))).clamp_min(0)
-        smoothed = smoothed / smoothed.sum(dim=2, keepdim=True).clamp_min(1e-12)
-        unsure = unsure & reliable
-    result = torch.where(unsure, smoothed, flat)
-    return result.transpose(1, 2).reshape(probs.shape)
 
 
 def add_threshold_background(maps: Tensor, threshold: float) -> Tensor:

@@ -44,6 +44,44 @@ class Middle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """How the last block is read once more when first maps are known (ResCLIP).
+
+    The photo refines these (PAMR), each patch gets the class of most of its pixels, and patches of
+    one class attend to each other: their likeness, in [0, 1], is added to the logits.
+
+    Attributes:
+        logits: what the kernels' own logits are multiplied by.
+        weight: of the likeness beside them.
+        temperature: of the first maps' probabilities.
+        threshold: pixels whose best probability lies below it are of no sure class.
+        unsure: what these are: a class `"apart"`, or the `"first"` one, as in the published code.
+        connected: whether patches count less if the line between them leaves their class, by
+            exp(-distance / the grid's longer side).
+        whole_lines: whether such a line is looked at as a whole; or only from its start, as far as
+            its length is a share of the grid's longer side, as in the published code.
+        blur: standard deviation of the Gaussian that blurs the likeness, in patches along the rows
+            of the grid, one after the other.
+    """
+
+    logits: float
+    weight: float
+    temperature: float = 40.0
+    threshold: float = 0.1
+    unsure: Literal["apart", "first"] = "apart"
+    connected: bool = True
+    whole_lines: bool = True
+    blur: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check("feedback.logits", self.logits, 0, math.inf)
+        _check("feedback.weight", self.weight, -math.inf, math.inf)
+        _check("feedback.temperature", self.temperature, 0, math.inf)
+        _check("feedback.threshold", self.threshold, -1, 1)
+        _check("feedback.blur", self.blur, 0, 1e3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Alignment:
     """How the `aligned` kernel turns keys towards queries before it compares them (PEARL).
 
@@ -142,6 +180,8 @@ class Method:
         unit_temperature: of these comparisons; None is the mean norm of what enters the attention,
             divided by the square root of a head's width.
         middle: attention of middle blocks that is added to the last one's.
+        feedback: how first maps of the classes are given back to the last attention; None reads
+            it once.
         alignment: of the kernel `aligned`.
         purification: how outliers are repaired; the whole last block is read by it.
         project_keys: whether the keys of the last ViT block pass its output projection.
@@ -187,6 +227,7 @@ class Method:
     unit_iterations: int | None = None
     unit_temperature: float | None = None
     middle: Middle | None = None
+    feedback: Feedback | None = None
     alignment: Alignment = Alignment()
     purification: Purification | None = None
     project_keys: bool

@@ -16,6 +16,7 @@ from maskclip.core.method import (
     NEIGHBORS,
     PUBLISHED,
     Alignment,
+    Feedback,
     Method,
     Middle,
     Purification,
@@ -52,13 +53,16 @@ SURGERY = replace(
 NACLIP = replace(CLEAN, name="naclip", kernels=(("kk", 1.0),), window=5.0)
 """Like keys that are near (NACLIP, Hajimiri et al., WACV 2025)."""
 
-RESCLIP = replace(
+RESCLIP_RCS = replace(
     NACLIP,
     name="resclip-rcs",
     kernels=(("kk", 0.8),),
     middle=Middle(blocks=(5, 6, 7, 8), weight=1.2),
 )
 """NACLIP and middle blocks: the first pass of ResCLIP (Yang et al., CVPR 2025)."""
+
+RESCLIP = replace(RESCLIP_RCS, name="resclip", feedback=Feedback(logits=0.84, weight=1.26))
+"""Both passes: in the second, patches of one class attend to each other."""
 
 PEARL = replace(CLEAN, name="pearl", kernels=(("aligned", 1.0),))
 """Queries, and keys turned towards them (PEARL)."""
@@ -90,6 +94,7 @@ METHODS = {
         GEM,
         SURGERY,
         NACLIP,
+        RESCLIP_RCS,
         RESCLIP,
         PEARL,
         SCCLIP,
@@ -126,7 +131,8 @@ SOURCES = {
     "gem": Source("GEM, Bousselham et al., CVPR 2024", 38.3),
     "surgery": Source("CLIP Surgery, Li et al., 2023", note="Context60 29.3, COCO-Stuff 21.9"),
     "naclip": Source("NACLIP, Hajimiri et al., WACV 2025", 39.4, "42.5 with PAMR"),
-    "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", 41.4, "with its second pass"),
+    "resclip-rcs": Source("ResCLIP, Yang et al., CVPR 2025", note="its first pass alone"),
+    "resclip": Source("ResCLIP, Yang et al., CVPR 2025", 41.4),
     "pearl": Source("PEARL, CVPR 2026", 43.2, "with tlp (40.6 without)"),
     "scclip": Source("SC-CLIP, Bai et al., 2024", 43.9),
     "sfp": Source("SFP, Jin et al., ICCV 2025", 44.0, "39.6 in PEARL's paper"),
@@ -143,6 +149,7 @@ COSTS = {
     "surgery": 1.19,
     "naclip": 1.05,
     "resclip-rcs": 1.16,
+    "resclip": 1.39,
     "pearl": 1.08,
     "scclip": 1.15,
     "sfp": 1.15,
@@ -153,7 +160,8 @@ COSTS = {
 def for_any_tower(method: Method) -> bool:
     """Return whether a ResNet too can be read by a method: its pool has no blocks."""
     pooled = {name for name, _ in method.kernels} <= {"identity", "qk"}
-    return pooled and method.blocks == 1 and method.middle is None and method.window is None
+    plain = method.middle is None and method.feedback is None and method.window is None
+    return pooled and method.blocks == 1 and plain
 
 
 def needed_blocks(method: Method) -> int:
@@ -232,6 +240,7 @@ def read_method(path: str) -> Method:
 
 _EMPTY = {
     "middle": Middle(blocks=(0,), weight=1.0),
+    "feedback": Feedback(logits=1.0, weight=1.0),
     "alignment": Alignment(),
     "purification": Purification(outliers="density"),
 }

@@ -1,4 +1,4 @@
-"""Refinements of class maps: by the photo itself, by the words, or by the maps alone.
+"""Refinements of class maps: by the photo, by the words, by keys, or by the maps alone.
 
 Pure functions on tensors. B images, K classes, H x W pixels of an image, h x w grid positions.
 """
@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip.core.method import Method
+
+DROPPED = -100.0
+"""The cosine given to a class that prompt denoising drops."""
 _LUMINANCE = (0.299, 0.587, 0.114)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
@@ -198,3 +202,72 @@ def add_mean(maps: Tensor, share: float = 0.5) -> Tensor:
     What is all over a photo, a little, is more often there than what is in one spot alone.
     """
     return maps + share * maps.mean(dim=(2, 3), keepdim=True)
+
+
+def probabilities(maps: Tensor, temperature: float) -> Tensor:
+    """Return softmax(temperature x similarity) over the classes; (B, K, h, w)."""
+    return (temperature * maps).softmax(dim=1)
+
+
+def denoise_prompts(
+    maps: Tensor, threshold: float, *, temperature: float, keep_best: bool
+) -> Tensor:
+    """Drop the classes that are nowhere in an image (paper, section 3.2; published code, H2).
+
+    A class whose largest probability over the positions lies under `threshold` gets the cosine
+    -100 everywhere in that image.
+
+    Args:
+        maps: (B, K, h, w) cosines.
+        threshold: in [0, 1].
+        temperature: of the probabilities.
+        keep_best: keep the best class of an image where every class would be dropped.
+
+    Returns:
+        (B, K, h, w) cosines; the argument is not changed.
+    """
+    best = probabilities(maps, temperature).amax(dim=(2, 3))  # B x K
+    dropped = best < threshold
+    if keep_best:
+        winner = F.one_hot(best.argmax(dim=1), best.shape[1]).bool()
+        dropped = dropped & ~(dropped.all(dim=1, keepdim=True) & winner)
+    return maps.masked_fill(dropped[:, :, None, None], DROPPED)
+
+
+def smooth_keys(
+    maps: Tensor, keys: Tensor, threshold: float, *, temperature: float, method: Method
+) -> Tensor:
+    """Let unsure positions borrow from positions with similar keys (paper, section 3.2; published
+    code, H3).
+
+    With P the probabilities (hw x K) and N the normalised keys (hw x C), positions whose best
+    probability lies under `threshold` become N (N^T P): the hw x hw affinity is never built.
+    A method with `smoothed_probabilities` divides by the row sum N (N^T 1); negative affinities
+    may push a value under zero, which is cut, and a position whose affinities do not sum to
+    something positive stays as it was.
+
+    Args:
+        maps: (B, K, h, w) cosines.
+        keys: (B, C, h, w).
+        threshold: in [0, 1]; 1 smooths nearly every position.
+        temperature: of the probabilities.
+        method: `normalize_keys` and `smoothed_probabilities` are read.
+
+    Returns:
+        (B, K, h, w): probabilities, or unscaled sums of them for the published method.
+    """
+    probs = probabilities(maps, temperature)
+    flat = probs.flatten(2).transpose(1, 2)  # B x hw x K
+    over = 2 if method.normalize_keys == "channels" else 1
+    unit = F.normalize(keys.float().flatten(2).transpose(1, 2), dim=over)  # B x hw x C
+    smoothed = unit @ (unit.transpose(1, 2) @ flat)
+    unsure = flat.amax(dim=2, keepdim=True) < threshold
+    if method.smoothed_probabilities:
+        weight = unit @ unit.sum(dim=1).unsqueeze(2)  # B x hw x 1
+        # Unit keys give a position its own weight of 1: less in total means others outvoted it.
+        reliable = weight > 1e-3
+        smoothed = (smoothed / weight.where(reliable, weight.new_ones(()))).clamp_min(0)
+        smoothed = smoothed / smoothed.sum(dim=2, keepdim=True).clamp_min(1e-12)
+        unsure = unsure & reliable
+    result = torch.where(unsure, smoothed, flat)
+    return result.transpose(1, 2).reshape(probs.shape)

@@ -1,0 +1,59 @@
+"""Families of image towers: what tells them apart, and which are read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+SUPPORTED = (
+    "ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64) and VisionTransformer with class-token "
+    "pooling (ViT-B/32, B/16, L/14, L/14@336, H/14, g/14, bigG/14 and their variants)"
+)
+
+
+class Traits(NamedTuple):
+    """What decides whether a tower can be read densely.
+
+    Attributes:
+        family: `resnet`, `vit`, or what else the tower is.
+        pooling: how its embedding is made: `attention` over a map, `tok` of the class token, ...
+        plain: whether nothing stands between values and output projection but the softmax.
+    """
+
+    family: str
+    pooling: str
+    plain: bool = True
+
+
+def traits_of_config(config: Mapping[str, Any]) -> Traits:
+    """Return the traits of the image tower of open_clip's model configuration."""
+    vision = config["vision_cfg"]
+    if "multimodal_cfg" in config or vision.get("timm_model_name"):
+        return Traits("other", "other")
+    if isinstance(vision["layers"], list | tuple):
+        return Traits("resnet", "attention")
+    pooling = "attentional" if vision.get("attentional_pool") else vision.get("pool_type", "tok")
+    plain = not any(vision.get(f"scale_{part}") for part in ("heads", "attn_inner", "attn"))
+    return Traits("vit", pooling, plain)
+
+
+def traits_of(visual: Any) -> Traits:
+    """Return the traits of an image tower, by its modules."""
+    if getattr(visual, "attnpool", None) is not None and hasattr(visual, "layer4"):
+        return Traits("resnet", "attention")
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if blocks is None or not hasattr(visual, "class_embedding") or visual.proj is None:
+        return Traits("other", "other")
+    last = blocks[-1]
+    between = (
+        getattr(last.attn, "head_scale", None),
+        getattr(last.attn, "ln_inner", None),
+        getattr(last, "ln_attn", None),
+    )
+    plain = hasattr(last.attn, "in_proj_weight") and all(
+        module is None or isinstance(module, nn.Identity) for module in between
+    )
+    pooling = visual.pool_type if visual.attn_pool is None else "attentional"
+    return Traits("vit", pooling, plain)
