@@ -272,14 +272,15 @@ def _compete(
     labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
     for rows, values in resize.bands(maps, geometry):
-        values.mul_(scoring.temperature)
         # The softmax keeps the order of prompts: only the winner's probability is needed.
-        total = values.logsumexp(dim=0)
         pooled = pool_synonyms(values[None], scoring.classes)[0]
-        if without is not None:
-            pooled = pooled.masked_fill(without[:, None, None], -torch.inf)
         best, winner = pooled.max(dim=0)
-        labels[rows], scores[rows] = winner.to(dtype), (best - total).exp_()
+        top = best
+        if without is not None:
+            best, winner = pooled.masked_fill(without[:, None, None], -torch.inf).max(dim=0)
+        total = values.sub_(top).mul_(scoring.temperature).exp_().sum(dim=0)
+        labels[rows] = winner.to(dtype)
+        scores[rows] = (scoring.temperature * (best - top)).exp_() / total
     return labels, scores
 
 

@@ -128,13 +128,14 @@ def test_what_is_given_and_differs_is_noted():
     found = notes(
         templates="plain",
         background=["snow"],
-        options=Options(refine=("tlp", "pamr"), refine_size=300, key_smoothing=1.0),
+        options=Options(refine=("tlp", "pamr"), refine_size=300, regions="slic", key_smoothing=1.0),
     )["differs_from_protocol"]
     assert found == (
         "templates plain (its own are open_clip)",
         "another background",
         "key smoothing",
         "refinement by tlp",
+        "segments that vote",
         "refinement at another size than the photo's own",
     )
 

@@ -149,6 +149,7 @@ def differences(
         (options.key_smoothing is not None, "key smoothing"),
         (options.prompt_denoising is not None, "prompt denoising"),
         *((name not in usual, f"refinement by {name}") for name in options.refine),
+        (options.regions is not None, "segments that vote"),
         (options.refine_size not in (None, 0), "refinement at another size than the photo's own"),
     ]
     return tuple(text for differs, text in found if differs)
