@@ -76,6 +76,22 @@ def test_positions_are_resized_as_in_the_code_of_each():
         assert (found.position_resize, found.position_filter) == expected, name
 
 
+def test_resclip_has_values_of_its_own_on_every_data_set():
+    voc, ade = under("resclip", "voc21"), under("resclip", "ade150")
+    assert (voc.kernels[0][1], voc.middle.weight) == pytest.approx((1.4, 0.6))
+    assert (voc.feedback.logits, voc.feedback.weight) == pytest.approx((0.66, 1.54))
+    assert (voc.feedback.threshold, ade.feedback.threshold) == (0.5, 0.25)
+    usual = METHODS["resclip"]
+    for dataset in (*SPECS, "mine"):
+        found = under("resclip", dataset)
+        assert (found.feedback.unsure, found.feedback.whole_lines) == ("first", False)
+        plain = dataset in ("voc20", "mine")
+        assert (found.kernels == usual.kernels) == plain
+        assert (found.feedback.logits == pytest.approx(usual.feedback.logits)) == (
+            plain or dataset == "cityscapes19"
+        )
+
+
 def test_clip_itself_is_run_without_the_accidents_of_maskclips_code():
     method = under("baseline", "voc20")
     assert (method.activation, method.mean, method.layer_norm_eps) == ("model", None, None)

@@ -69,6 +69,20 @@ _BY_METHOD = {
 }
 """Settings by method, then by data set; `""` is every other data set."""
 
+# As its first pass's threshold, the share of middle blocks in twice the attention, and the factor
+# and share of the patches of one class in the logits.
+_RESCLIP = {
+    "voc21": (0.5, 0.3, 2.2, 0.7),
+    "context60": (0.3, 0.3, 1.8, 0.7),
+    "cocoobject81": (0.11, 0.4, 1.8, 0.7),
+    "voc20": (0.1, 0.6, 2.1, 0.6),
+    "context59": (0.25, 0.4, 1.8, 0.7),
+    "cocostuff171": (0.11, 0.4, 1.8, 0.7),
+    "cityscapes19": (0.1, 0.2, 2.1, 0.6),
+    "ade150": (0.25, 0.3, 2.1, 0.7),
+}
+"""What ResCLIP takes on a data set, beside what it shares with NACLIP."""
+
 _PUBLISHED_WITH = {"naclip": {"pamr"}, "pearl": {"tlp"}, "surgery": {"surgery"}}
 """Refinements with which the figures of a method were published."""
 
@@ -95,6 +109,8 @@ def windows_method(method: Method, dataset: str) -> Method:
     known = _is_known(method)
     if known and method.name == "baseline":
         method = _CLIP
+    if known and method.name == "resclip":
+        method = _resclip(method, dataset)
     if known and (method.name in _BY_METHOD or method.name == "baseline"):
         method = replace(method, position_resize="count", position_filter="offset")
     own = not known and method.upsample == "prompts"
@@ -106,6 +122,24 @@ def windows_method(method: Method, dataset: str) -> Method:
         temperature=method.temperature if keeps_scale else settings.scale,
         probability_threshold=method.probability_threshold if own else settings.probability,
         area_threshold=method.area_threshold if own else settings.area,
+    )
+
+
+def _resclip(method: Method, dataset: str) -> Method:
+    """Return ResCLIP as its code runs it, with its values of a data set, or the usual ones."""
+    assert method.feedback is not None
+    assert method.middle is not None
+    feedback = replace(method.feedback, unsure="first", whole_lines=False)
+    if dataset not in _RESCLIP:
+        return replace(method, feedback=feedback)
+    threshold, middle, factor, share = _RESCLIP[dataset]
+    return replace(
+        method,
+        kernels=(("kk", 2 * (1 - middle)),),
+        middle=replace(method.middle, weight=2 * middle),
+        feedback=replace(
+            feedback, threshold=threshold, logits=factor * (1 - share), weight=factor * share
+        ),
     )
 
 
