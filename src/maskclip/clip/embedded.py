@@ -22,16 +22,13 @@ from torch import Tensor, nn
 from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, one_line, read_checkpoint
 from maskclip.clip.fitting import build_fitting
 from maskclip.clip.model import CLIPModel, OpenCLIP, temperature_of
-from maskclip.core.config import SHORT_SIDES
+from maskclip.core.config import SHORT_SIDES, own_refinement
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief, parse_json
 
 EMBEDDED = ("emoji-rn", "emoji-vit")
 ALIASES = {"emoji": "emoji-rn"}
 """`emoji` is the better of the two (docs/models.md)."""
-
-# What measures best on drawn scenes (docs/methods.md).
-_REFINE = {"emoji-rn": ("tlp", "pamr"), "emoji-vit": ("pamr",)}
 
 _TABLE = "token_embedding.weight"
 _WORDS = 49_408  # of CLIP's tokenizer
@@ -55,11 +52,6 @@ _TEXT = {
 _OPTIONAL = {"patch_size", "head_width", "vocab_size", "heads"}
 
 _EXPANSION = 4  # of a bottleneck's channels, and of an MLP's
-
-
-def own_refinement(name: str) -> tuple[str, ...]:
-    """Return the refinements of a model's maps where none are named: () but for embedded ones."""
-    return _REFINE.get(ALIASES.get(name, name), ())
 
 
 def load_embedded(name: str) -> CLIPModel:

@@ -15,6 +15,9 @@ from maskclip.core.text import brief
 
 DEFAULT_MODEL = "ViT-B-16:openai"
 
+PREVIEWS = ("photo",)
+"""The previews without CLIP, by name: classifiers of photographs (`maskclip.imagenet`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -54,6 +57,19 @@ REFINEMENTS = {
 
 NO_REFINEMENT = "none"
 """What switches off the refinements that a model has of its own."""
+
+# What measures best on drawn scenes, and on photographs (docs/methods.md, docs/models.md).
+_OWN_REFINEMENTS = {
+    **dict.fromkeys(("emoji", "emoji-rn"), ("tlp", "pamr")),
+    "emoji-vit": ("pamr",),
+    "photo": ("dominant", "pamr"),
+}
+
+
+def own_refinement(model: str) -> tuple[str, ...]:
+    """Return the refinements of a model's maps where none are named: () for nearly all."""
+    return _OWN_REFINEMENTS.get(model, ())
+
 
 SHORT_SIDES = (1, 2048)
 """The working sizes that the file of a model may name, in px; people may choose larger ones."""

@@ -20,7 +20,7 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import class_rows
 from maskclip.clip.weights import load_clip
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import PREVIEWS, ModelConfig
 from maskclip.core.dense import Dense, Scoring, score, similarity
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
@@ -70,6 +70,8 @@ def load_teacher(
     Raises:
         MaskCLIPError: the model cannot be had, or a class has no words.
     """
+    if config.name in PREVIEWS:
+        raise SupervisionError(f"{config.name} is a preview without CLIP: a CLIP has to teach")
     clip = load_clip(config.name, weights=config.weights)
     prompts = vocabulary.prompts[1 if supervision.background else 0 :]
     if not all(prompts):

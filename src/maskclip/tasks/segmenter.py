@@ -1,4 +1,4 @@
-"""Models by name, as segmenters: CLIPs, which take words, and students, which have their own."""
+"""Models by name, as segmenters: CLIPs and the preview, which take words, and students."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from maskclip.clip.weights import load_clip
 from maskclip.core.config import (
     DEFAULT_MODEL,
     DEFAULT_OPTIONS,
+    PREVIEWS,
     ModelConfig,
     ModelSettings,
     Options,
@@ -33,9 +34,11 @@ from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, get_method
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.imagenet.classifier import load_classifier
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
 from maskclip.tasks.photos import LONG_SIDE_RATIO
+from maskclip.tasks.preview import PreviewSegmenter
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _NAMED = 6  # classes that a message lists
@@ -47,13 +50,13 @@ def load(
     device: str = "auto",
     options: Options = DEFAULT_OPTIONS,
     **settings: Unpack[ModelSettings],
-) -> Segmenter | StudentSegmenter:
-    """Load a CLIP, or a trained student, as a segmenter.
+) -> Segmenter | StudentSegmenter | PreviewSegmenter:
+    """Load a CLIP, a trained student, or the preview without CLIP, as a segmenter.
 
     Args:
         model: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), a weights file, the file of a student or the run folder of its
-            training; or a `ModelConfig`.
+            model (`emoji`), the preview without CLIP (`photo`), a weights file, the file of a
+            student or the run folder of its training; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
@@ -69,16 +72,12 @@ def load(
     check_keywords(settings, ModelSettings, others=["model", "device", "options"])
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
     config = replace(base, **settings)
-    if names_student(config.name):
-        refuse_options_of_clip(
-            config.name,
-            weights=config.weights is not None,
-            method=config.method == AUTO or get_method(config.method) != CLEAN,
-            templates=config.templates != "published",
-        )
-        return load_student(
-            Path(config.name), device=choose_device(device), precision=config.precision
-        )
+    if not names_clip(config.name):
+        refuse_settings_of_clip(config)
+        where, precision = choose_device(device), config.precision
+        if config.name in PREVIEWS:
+            return load_preview(config.name, device=where, precision=precision)
+        return load_student(Path(config.name), device=where, precision=precision)
     clip = load_clip(config.name, weights=config.weights)
     choice = choose(clip, config.method, options)
     return Segmenter(
@@ -88,6 +87,19 @@ def load(
         precision=config.precision,
         templates=config.templates,
         why=choice.why,
+    )
+
+
+def load_preview(
+    name: str, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
+) -> PreviewSegmenter:
+    """Load one of `PREVIEWS` as a segmenter.
+
+    Raises:
+        MaskCLIPError: its weights are not installed, or there is no such precision.
+    """
+    return PreviewSegmenter(
+        load_classifier(name), method=method, device=device, precision=precision
     )
 
 
@@ -116,6 +128,15 @@ def load_student(
     )
 
 
+def names_clip(name: str) -> bool:
+    """Return whether the name of a model is a CLIP's, neither the preview's nor a student's.
+
+    Raises:
+        MaskCLIPError: as `names_student`.
+    """
+    return name not in PREVIEWS and not names_student(name)
+
+
 def names_student(name: str) -> bool:
     """Return whether the name of a model is the file of a student, or a run folder with one.
 
@@ -126,7 +147,7 @@ def names_student(name: str) -> bool:
         raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
     if Path(name).suffix in _FILES and not Path(name).exists():
         raise MaskCLIPError(f"{name}: no such model file")
-    if name in {*EMBEDDED, *ALIASES}:
+    if name in {*EMBEDDED, *ALIASES, *PREVIEWS}:
         return False
     if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):
         raise MaskCLIPError(
@@ -368,10 +389,10 @@ class StudentSegmenter(PhotoSegmenter):
 
 
 def refuse_options_of_clip(name: str, **given: bool) -> None:
-    """Refuse what a student has no use for.
+    """Refuse what a model that is no CLIP has no use for.
 
     Args:
-        name: the student, for the message.
+        name: the model, for the message.
         given: option -> whether it was given.
 
     Raises:
@@ -379,10 +400,32 @@ def refuse_options_of_clip(name: str, **given: bool) -> None:
     """
     for option, present in given.items():
         if present:
+            kind = "a preview without CLIP" if name in PREVIEWS else "a trained student"
             raise MaskCLIPError(
-                f"{option.replace('_', ' ')} belongs to CLIP, and {name} is a trained student: "
-                "leave it out"
+                f"{option.replace('_', ' ')} belongs to CLIP, and {name} is {kind}: leave it out"
             )
+
+
+def refuse_settings_of_clip(
+    config: ModelConfig, *, templates: str = "published", **given: bool
+) -> None:
+    """Refuse settings of a model that is no CLIP which only a CLIP has.
+
+    Args:
+        config: the model.
+        templates: those that nobody has chosen.
+        given: further options, as `refuse_options_of_clip` takes them.
+
+    Raises:
+        MaskCLIPError: names the first that is set.
+    """
+    refuse_options_of_clip(
+        config.name,
+        weights=config.weights is not None,
+        method=config.method == AUTO or get_method(config.method) != CLEAN,
+        templates=config.templates != templates,
+        **given,
+    )
 
 
 def _useless(vocabulary: Vocabulary, method: Method) -> str | None:

@@ -37,13 +37,7 @@ def under(name, dataset):
         (["sclip"], "voc21", 65, 0.1, 0.1),
         (["sclip"], "context60", 50, 0.1, 0),
         (["sclip"], "cocoobject81", 50, 0.1, 0),
-        (
-            ["naclip", "pearl", "resclip", "resclip-rcs", "clean", "gem", "surgery"],
-            "voc21",
-            40,
-            0.1,
-            0,
-        ),
+        (["naclip", "pearl", "resclip-rcs", "clean", "gem", "surgery"], "voc21", 40, 0.1, 0),
         (["naclip", "pearl", "resclip-rcs", "clean", "baseline"], "context60", 40, 0.1, 0),
         (["naclip", "pearl", "resclip-rcs", "published"], "cocoobject81", 40, 0.1, 0),
         (["scclip", "sfp"], "voc21", 50, 0.15, 0.1),
@@ -103,22 +97,6 @@ def test_clip_itself_is_run_without_the_accidents_of_maskclips_code():
     assert (method.activation, method.mean, method.layer_norm_eps) == ("model", None, None)
     assert (method.kernels, method.residual, method.mlp) == (BASELINE.kernels, True, True)
     assert under("published", "voc20").mean == PUBLISHED.mean
-
-
-def test_resclip_has_the_weights_and_the_oddities_of_its_code():
-    preset = METHODS["resclip"]
-    for dataset in SPECS:
-        method, first = under("resclip", dataset), under("resclip-rcs", dataset)
-        assert (method.kernels, method.middle) == (first.kernels, first.middle)
-        assert first.feedback is None
-        assert (method.feedback.unsure, method.feedback.whole_lines) == ("first", False)
-        feedback = (method.feedback.logits, method.feedback.weight, method.feedback.threshold)
-        if dataset == "ade150":  # 2 (1 - 0.3) and 2 x 0.3; 2.1 (1 - 0.7) and 2.1 x 0.7
-            assert (method.kernels, method.middle.weight) == ((("kk", 1.4),), 0.6)
-            assert feedback == pytest.approx((0.63, 1.47, 0.25))
-        else:  # those of VOC20
-            assert (method.kernels, method.middle) == (preset.kernels, preset.middle)
-            assert feedback == pytest.approx((0.84, 1.26, 0.1))
 
 
 def test_a_method_of_ones_own_takes_the_common_settings_but_keeps_its_own_values():

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, get_type_hints
 from PIL import Image
 
 from maskclip.clip.choice import settle
-from maskclip.core.config import Options, RefinementValues, ViewValues
+from maskclip.core.config import PREVIEWS, Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
@@ -28,13 +28,15 @@ from maskclip.tasks.evaluation.settings import (
     vocabulary_under,
 )
 from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
+from maskclip.tasks.preview import PreviewSegmenter
 from maskclip.tasks.segmenter import (
     Segmenter,
     StudentSegmenter,
     load,
+    load_preview,
     load_student,
-    names_student,
-    refuse_options_of_clip,
+    names_clip,
+    refuse_settings_of_clip,
 )
 from maskclip.tasks.voting import Voting
 
@@ -167,6 +169,23 @@ class StudentPredictor(ModelPredictor):
 
 
 @dataclass(frozen=True, eq=False)
+class PreviewPredictor(ModelPredictor):
+    """The preview without CLIP, which is given the classes of a data set as words."""
+
+    segmenter: PreviewSegmenter
+
+    def metadata(self) -> dict[str, Any]:
+        """Return those of any model, and the words."""
+        return {
+            **super().metadata(),
+            "model": self.segmenter.name,
+            "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
+            "background": self.vocabulary.background_rule,
+            "arithmetic": {name: getattr(self.segmenter.method, name) for name in _STUDENT_FIELDS},
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class PredictedFolder:
     """Label images named by image id, as `MaskFolder` finds them; of `PredictedFolder.open`."""
 
@@ -226,7 +245,7 @@ def settle_method(evaluation: Evaluation, samples: Samples) -> tuple[Evaluation,
     Raises:
         MaskCLIPError: the model cannot be loaded, or an option cannot be used.
     """
-    if evaluation.model.method != AUTO or names_student(evaluation.model.name):
+    if evaluation.model.method != AUTO or not names_clip(evaluation.model.name):
         return evaluation, ""
     # Which method it will be is not known yet: the sizes are those of most.
     options = options_under(evaluation.protocol, evaluation.options, samples, CLEAN)
@@ -262,9 +281,9 @@ def load_predictor(
     if voting is not None:
         voting.require(samples.names[:count])
         regions = voting.fingerprint(samples.names[:count])
-    if names_student(config.name):
-        student = _load_student(evaluation, samples, device=device)
-        return replace(student, voting=voting, regions=regions)
+    if not names_clip(config.name):
+        other = _load_without_clip(evaluation, samples, device=device)
+        return replace(other, voting=voting, regions=regions)
     named = get_method(config.method)
     options = options_under(protocol, evaluation.options, samples, named)
     method = method_under(protocol, named, samples.name)
@@ -277,29 +296,30 @@ def load_predictor(
     )
 
 
-def _load_student(evaluation: Evaluation, samples: Samples, *, device: str) -> StudentPredictor:
-    config = evaluation.model
-    options = options_under(evaluation.protocol, evaluation.options, samples, CLEAN)
-    method = CLEAN if config.method == AUTO else get_method(config.method)
-    refuse_options_of_clip(
-        config.name,
-        weights=config.weights is not None,
-        method=config.method == AUTO or method != CLEAN,
-        templates=config.templates != default_templates(evaluation.protocol),
-        background=evaluation.background is not None,
+def _load_without_clip(
+    evaluation: Evaluation, samples: Samples, *, device: str
+) -> StudentPredictor | PreviewPredictor:
+    """Load a student, or the preview, which takes the data set's classes as words."""
+    config, protocol = evaluation.model, evaluation.protocol
+    preview = config.name in PREVIEWS
+    options = options_under(protocol, evaluation.options, samples, CLEAN)
+    refuse_settings_of_clip(
+        config,
+        templates=default_templates(protocol),
+        **({} if preview else {"background": evaluation.background is not None}),
     )
-    if evaluation.protocol == "published":
-        method = PUBLISHED
-    if evaluation.protocol != "segment":
+    method = PUBLISHED if protocol == "published" and not preview else CLEAN
+    if protocol != "segment":
         method = replace(method, upsample="maps", resizes=2)
-    segmenter = load_student(
-        Path(config.name),
-        method=method,
-        device=choose_device(device),
-        precision=config.precision,
-    )
+    place, precision = choose_device(device), config.precision
+    if preview:
+        words = vocabulary_under("segment", samples, evaluation.background)
+        segmenter = load_preview(config.name, method=method, device=place, precision=precision)
+        words = segmenter.prepare(words, options=options)
+        return PreviewPredictor(segmenter, words, options, protocol)
+    student = load_student(Path(config.name), method=method, device=place, precision=precision)
     try:
-        vocabulary = segmenter.prepare(samples.vocabulary, options=options)
+        own = student.prepare(samples.vocabulary, options=options)
     except MaskCLIPError as error:
         raise MaskCLIPError(f"{samples.name}: {error}") from None
-    return StudentPredictor(segmenter, vocabulary, options, evaluation.protocol)
+    return StudentPredictor(student, own, options, protocol)

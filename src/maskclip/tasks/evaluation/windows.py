@@ -90,22 +90,6 @@ _PUBLISHED_WITH = {"naclip": {"pamr"}, "pearl": {"tlp"}, "surgery": {"surgery"}}
 _CLIP = replace(CLEAN, name="baseline", kernels=(("qk", 1.0),), residual=True, mlp=True)
 
 
-def _as_released(method: Method, dataset: str) -> Method:
-    """Return ResCLIP, or its first pass, with the oddities and the weights of its released code.
-
-    The code has weights for VOC20 and, others, for ADE20K; those of VOC20 serve everywhere else.
-    """
-    feedback = method.feedback
-    if feedback is not None:
-        feedback = replace(feedback, unsure="first", whole_lines=False)
-    if dataset != "ade150" or method.middle is None:
-        return replace(method, feedback=feedback)
-    if feedback is not None:
-        feedback = replace(feedback, logits=0.63, weight=1.47, threshold=0.25)
-    middle = replace(method.middle, weight=0.6)
-    return replace(method, kernels=(("kk", 1.4),), middle=middle, feedback=feedback)
-
-
 def window_settings(method: Method, dataset: str) -> WindowSettings:
     """Return what a method takes on a data set; a method of one's own takes the common ones."""
     known = _BY_METHOD.get(method.name, _COMMON) if _is_known(method) else _COMMON
@@ -129,8 +113,6 @@ def windows_method(method: Method, dataset: str) -> Method:
         method = _resclip(method, dataset)
     if known and (method.name in _BY_METHOD or method.name == "baseline"):
         method = replace(method, position_resize="count", position_filter="offset")
-    if known and method.name in ("resclip", "resclip-rcs"):
-        method = _as_released(method, dataset)
     own = not known and method.upsample == "prompts"
     keeps_scale = not known and method.temperature is not None
     return replace(

@@ -41,7 +41,7 @@ class Job:
         vocabulary: the classes; None for a student that carries its own.
         out: the folder of the results.
         options: how images are cut and maps refined, the refinement that an embedded model has of
-            its own (`clip.embedded.own_refinement`) included.
+            its own (`core.config.own_refinement`) included.
         cleaning: which labels are dropped.
         formats: names of `data.formats.FORMATS`, or of `FLAT_FORMATS`.
         format_options: what users choose of single formats; other choices need no new labels.
