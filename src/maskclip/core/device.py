@@ -119,10 +119,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what computes, in words that name nobody, ready for JSON."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "processes": torch.distributed.get_world_size() if shared else 1,
         "gpu": "Apple GPU" if device.type == "mps" else gpu,
         "python": platform.python_version(),
     }

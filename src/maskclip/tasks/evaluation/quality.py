@@ -34,7 +34,8 @@ _LEGEND_COLUMNS = 6
 def quality_chart(curves: Curves, path: Target, *, title: str) -> None:
     """Draw mIoU against time: a panel a model, a line a method, a mark a refinement.
 
-    Methods are named at the right, where their lines lead; the best point has a ring.
+    A line leads from the fastest to the slowest refinement, and on to the method's name at the
+    right; the best point has a ring.
 
     Args:
         curves: what was measured; times are above 0.
@@ -63,8 +64,9 @@ def quality_chart(curves: Curves, path: Target, *, title: str) -> None:
         axes.set_ylim(low - room, high + room)
         set_grid(axes, "both")
         ends = {}
-        for (name, method), curve in curves.items():
+        for (name, method), unsorted in curves.items():
             if name == model:
+                curve = sorted(unsorted, key=lambda point: point[1])
                 turn, index_of = divmod(methods.index(method), len(COLORS))
                 color = COLORS[index_of]
                 dashes = DASHES[turn % len(DASHES)]  # when colours repeat
