@@ -10,6 +10,8 @@ from PIL import Image
 
 from maskclip import recipes
 from maskclip.cli import main
+from maskclip.core.config import Options
+from maskclip.tasks.evaluation.predictors import ModelPredictor
 from maskclip.tasks.evaluation.reproduction import Reproduced
 
 ROW = recipes.EMBEDDED["emoji-rn"]
@@ -88,6 +90,24 @@ def test_a_figure_of_all_images_is_compared(rows):
     assert Reproduced.of("emoji-rn", ROW, content).difference == pytest.approx(-0.5)
     assert Reproduced.of("emoji-rn", ROW, {**content, "images": 9}).difference is None
     assert Reproduced.of("emoji-rn", ROW, {"reason": "no data"}).difference is None
+
+
+def test_rows_of_one_method_are_encoded_once(monkeypatch, tmp_path):
+    plain = row("emoji", name="emoji-vit")
+    options = Options(refine=("dominant",))
+    refined = replace(plain, evaluation=replace(plain.evaluation, options=options))
+    monkeypatch.setattr(recipes, "REPRODUCIBLE", {"plain": plain, "refined": refined})
+    encode, calls = ModelPredictor.encode, []
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(ModelPredictor, "encode", counted)
+    assert reproduce(tmp_path) == 0
+    assert len(calls) == 1
+    table = json.loads((tmp_path / "reproduce.json").read_text())["rows"]
+    assert table[0]["miou"] != table[1]["miou"]
 
 
 def test_without_data_the_embedded_rows_run(rows, tmp_path, capsys):

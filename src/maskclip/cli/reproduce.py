@@ -15,9 +15,11 @@ from maskclip.cli.samples import open_samples
 from maskclip.core.errors import MaskCLIPError, did_you_mean, require_extra
 
 if TYPE_CHECKING:
+    from maskclip.core.samples import Samples
     from maskclip.recipes import Row
     from maskclip.tasks.evaluation.compare import Reading
     from maskclip.tasks.evaluation.reproduction import Reproduced
+    from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 
 def reproduce(
@@ -96,7 +98,7 @@ def reproduce(
     readings, reasons = _open(chosen, data, limit)
     with process_group() as group:
         cells = scores.measure_readings(
-            list(readings.values()),
+            readings,
             out / "rows",
             device=device,
             group=group,
@@ -157,33 +159,48 @@ def _with_weights(rows: dict[str, Row], given: list[str]) -> dict[str, Row]:
 
 def _open(
     rows: Mapping[str, Row], data: Path | None, limit: int | None
-) -> tuple[dict[str, Reading], dict[str, str]]:
-    """Return what can be measured, by the data that there is, and why the rest cannot."""
+) -> tuple[list[Reading], dict[str, str]]:
+    """Return what can be measured, by the data that there is, and why the rest cannot.
+
+    Rows that differ in their refinement alone are one reading: photos are encoded once for both.
+    """
     from maskclip.tasks.evaluation.compare import Reading
     from maskclip.tasks.evaluation.settings import Run
 
-    readings, reasons = {}, {}
+    readings: dict[tuple[Evaluation, Run], Reading] = {}
+    reasons = {}
     for name, row in rows.items():
-        evaluation = row.evaluation
+        options = replace(row.evaluation.options, refine=(), refine_size=None)
+        evaluation = replace(row.evaluation, options=options)
         run = Run(corruption=row.corruption, limit=limit)
-        drawn = evaluation.dataset == "emoji"
+        cells = {name: row.evaluation.options.refine}
+        earlier = readings.get((evaluation, run))
+        if earlier is not None:
+            readings[evaluation, run] = replace(earlier, cells={**earlier.cells, **cells})
+            continue
         try:
-            samples = open_samples(
-                evaluation.dataset,
-                data=None if drawn else data,
-                split=evaluation.split,
-                size=None,
-                images=None,
-                masks=None,
-                classes=None,
-            )
+            samples = _samples_of(evaluation, data)
             samples.check(run.count(samples))
         except MaskCLIPError as error:
             reasons[name] = str(error)
             continue
-        cells = {name: evaluation.options.refine}
-        readings[name] = Reading(evaluation=evaluation, samples=samples, run=run, cells=cells)
-    return readings, reasons
+        readings[evaluation, run] = Reading(
+            evaluation=evaluation, samples=samples, run=run, cells=cells
+        )
+    return list(readings.values()), reasons
+
+
+def _samples_of(evaluation: Evaluation, data: Path | None) -> Samples:
+    drawn = evaluation.dataset == "emoji"
+    return open_samples(
+        evaluation.dataset,
+        data=None if drawn else data,
+        split=evaluation.split,
+        size=None,
+        images=None,
+        masks=None,
+        classes=None,
+    )
 
 
 def _show(found: list[Reproduced], *, out: Path, report: Path | None, data: Path | None) -> None:
