@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -141,6 +142,11 @@ def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[st
         screen.print(grid)
     for line in captured.get().splitlines():
         screen.file.write(f"{line.rstrip()}\n")  # cells are padded, which a pipe has no use for
+
+
+def print_json(content: object) -> None:
+    """Print JSON on standard output, for programs; it is ASCII, so nothing in it is obeyed."""
+    console().file.write(f"{json.dumps(content, indent=2)}\n")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -176,12 +175,12 @@ def methods(
 
     `maskclip segment photo.jpg -c dog -c grass --method mine.toml`
     """
-    from maskclip.cli.console import print_line, print_table
+    from maskclip.cli.console import print_json, print_line, print_table
     from maskclip.core.methods import AUTO, COSTS, METHODS, SOURCES
 
     if as_json:
         content = [_described(name, method) for name, method in METHODS.items()]
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     rows = [
         (
