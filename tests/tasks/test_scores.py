@@ -33,6 +33,7 @@ def deep(make_model):
     return make
 
 
+@torch.inference_mode()
 def scored(segmenter, image, words=WORDS, *, window=None, **options):
     """Return the maps of all classes, (n, K, h, w), and the labels and scores."""
     options = Options(**options)
