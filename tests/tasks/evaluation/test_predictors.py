@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from maskclip.clip import choice
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.photos import open_folder
@@ -104,3 +104,18 @@ def test_auto_goes_by_the_protocol_and_is_stored(make_model, monkeypatch):
     assert load_predictor(evaluation, samples, device="cpu").metadata() == found
     assert "auto" not in load_predictor(named, samples, device="cpu").metadata()
     assert published_row(evaluation, None) is None
+
+
+def test_what_a_method_cannot_do_is_refused_before_any_image(make_model, monkeypatch):
+    clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
+    monkeypatch.setattr(segmenter, "load_clip", lambda *_, **__: clip)
+    model = ModelConfig(name="tiny", method="scclip", templates="plain")
+    for options, message in (
+        ({"key_smoothing": 1.0}, "'scclip' has no keys"),
+        ({"window": 40}, "'scclip' needs more than 30 patches, and 40x32 px have 20"),
+    ):
+        evaluation = Evaluation(
+            dataset="emoji", model=model, protocol="segment", options=Options(**options)
+        )
+        with pytest.raises(MaskCLIPError, match=message):
+            load_predictor(evaluation, EmojiScenes(), device="cpu")

@@ -290,7 +290,7 @@ def load_predictor(
     segmenter = load(replace(config, method=method), device=device)
     assert isinstance(segmenter, Segmenter)
     segmenter.why = why or reason
-    segmenter.text_rows(vocabulary)  # too long names are refused before any image is read
+    segmenter.prepare(vocabulary, options=options)  # refuses before any image is read
     return ZeroShotPredictor(
         segmenter, vocabulary, options, protocol, voting, regions, evaluation=evaluation
     )
