@@ -99,6 +99,12 @@ def test_clip_itself_is_run_without_the_accidents_of_maskclips_code():
     assert under("published", "voc20").mean == PUBLISHED.mean
 
 
+def test_the_first_pass_of_resclip_is_the_same_alone():
+    for dataset in SPECS:
+        whole, first = under("resclip", dataset), under("resclip-rcs", dataset)
+        assert (first.kernels, first.middle, first.feedback) == (whole.kernels, whole.middle, None)
+
+
 def test_a_method_of_ones_own_takes_the_common_settings_but_keeps_its_own_values():
     mine = replace(METHODS["sclip"], name="mine")
     method = method_under("windows", mine, "voc21")

@@ -111,6 +111,12 @@ COLUMNS = (
         figures=_all(64.07, 34.99, 36.19, 83.03, 38.35, 25.69, 38.27, 19.05),
     ),
     Column(
+        method="resclip",
+        source="ResCLIP's table",
+        by="authors",
+        figures=_all(61.1, 33.5, 35.0, 86.0, 36.8, 24.7, 35.9, 18.0),
+    ),
+    Column(
         method="pearl",
         refine=("tlp",),
         source="PEARL's table",

@@ -109,7 +109,7 @@ def windows_method(method: Method, dataset: str) -> Method:
     known = _is_known(method)
     if known and method.name == "baseline":
         method = _CLIP
-    if known and method.name == "resclip":
+    if known and method.name in ("resclip", "resclip-rcs"):
         method = _resclip(method, dataset)
     if known and (method.name in _BY_METHOD or method.name == "baseline"):
         method = replace(method, position_resize="count", position_filter="offset")
@@ -126,20 +126,26 @@ def windows_method(method: Method, dataset: str) -> Method:
 
 
 def _resclip(method: Method, dataset: str) -> Method:
-    """Return ResCLIP as its code runs it, with its values of a data set, or the usual ones."""
-    assert method.feedback is not None
+    """Return ResCLIP, or its first pass, as its code runs it: with its values of a data set.
+
+    Data sets that are none of its own get the usual ones.
+    """
     assert method.middle is not None
-    feedback = replace(method.feedback, unsure="first", whole_lines=False)
+    feedback = method.feedback
+    if feedback is not None:
+        feedback = replace(feedback, unsure="first", whole_lines=False)
     if dataset not in _RESCLIP:
         return replace(method, feedback=feedback)
     threshold, middle, factor, share = _RESCLIP[dataset]
+    if feedback is not None:
+        feedback = replace(
+            feedback, threshold=threshold, logits=factor * (1 - share), weight=factor * share
+        )
     return replace(
         method,
         kernels=(("kk", 2 * (1 - middle)),),
         middle=replace(method.middle, weight=2 * middle),
-        feedback=replace(
-            feedback, threshold=threshold, logits=factor * (1 - share), weight=factor * share
-        ),
+        feedback=feedback,
     )
 
 
