@@ -102,6 +102,7 @@ def evaluate(
             rich_help_panel="Model",
         ),
     ] = None,
+    proxy: opt.Proxy = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -181,7 +182,7 @@ def evaluate(
         window=window,
         stride=stride,
     )
-    of_models = [weights, method, protocol, templates, background, precision, corruption]
+    of_models = [weights, method, proxy, protocol, templates, background, precision, corruption]
     _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
@@ -205,6 +206,7 @@ def evaluate(
                 "method": method,
                 "templates": templates,
                 "precision": precision,
+                "proxy": proxy,
             },
             split=split,
             protocol=protocol,

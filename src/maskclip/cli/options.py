@@ -127,6 +127,15 @@ MethodName = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Proxy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:FILE]",
+        help="A ViT of timm, such as vit_small_patch14_dinov2, whose patches' likeness becomes "
+        "CLIP's last attention; with FILE, its weights. Default: none.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Templates = Annotated[
     str,
     typer.Option(help=f"{TEMPLATES}.", rich_help_panel=_MODEL),

@@ -33,6 +33,7 @@ def segment(
     model: opt.ModelName = "ViT-B-16:openai",
     weights: opt.Weights = None,
     method: opt.MethodName = "clean",
+    proxy: opt.Proxy = None,
     templates: opt.Templates = "published",
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
@@ -76,7 +77,12 @@ def segment(
 
     job = Job(
         model=ModelConfig(
-            name=model, weights=weights, method=method, templates=templates, precision=precision
+            name=model,
+            weights=weights,
+            method=method,
+            templates=templates,
+            precision=precision,
+            proxy=proxy,
         ),
         vocabulary=opt.read_words(names, classes, vocabulary, background, model=model),
         out=out,

@@ -101,6 +101,7 @@ def train(
             help=f"{opt.METHODS} (default: the recipe's, or clean).",
         ),
     ] = None,
+    proxy: opt.Proxy = None,
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
     ] = False,
@@ -290,7 +291,11 @@ def train(
         training,
         student=student,
         teacher=_override(
-            training.teacher, name=model, weights=weights, method=_read_method(method)
+            training.teacher,
+            name=model,
+            weights=weights,
+            method=_read_method(method),
+            proxy=proxy,
         ),
         pretrained=False if scratch else None,
         initial=None if initial is None else str(student_file(initial)),

@@ -8,7 +8,7 @@ B images, N tokens, C channels, A heads, c = C / A channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip.clip.likeness import attend_similar, bands
 from maskclip.core.method import Alignment, Method, Weighted
 
 PARTS = ("query", "key", "value")
@@ -29,14 +30,15 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "vv": ("value", "value"),
     "aligned": ("query", "key"),
     "similar": (),
+    "proxy": (),
 }
 """What a kernel compares, head by head: softmax(a b^T / sqrt(c)) of two parts, or none."""
 
 ORDINARY: Weighted = (("qk", 1.0),)
 """CLIP's own attention."""
 
-BAND = 1 << 24
-"""Numbers that a band of rows of N x N numbers has at most: 64 MiB of float32."""
+PROXY_SHARPNESS, PROXY_LEVEL = 3.0, 1.2
+"""Of the likeness of a proxy's patches (ProxyCLIP, Lan et al., ECCV 2024)."""
 
 Parts = Mapping[str, Tensor]
 Bias = Callable[[slice], Tensor]
@@ -62,8 +64,8 @@ class Reading(NamedTuple):
 
 
 def mixes_positions(kernels: Weighted) -> bool:
-    """Return whether a position gets anything of the others."""
-    return any(name != "identity" for name, _ in kernels)
+    """Return whether a position gets anything of the others by CLIP's own attention."""
+    return any(name not in ("identity", "proxy") for name, _ in kernels)
 
 
 def run_block(block: Any, x: Tensor) -> Tensor:
@@ -76,7 +78,13 @@ def run_block(block: Any, x: Tensor) -> Tensor:
 
 
 def read_blocks(
-    blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int], keys: bool = False
+    blocks: Any,
+    x: Tensor,
+    method: Method,
+    *,
+    grid: tuple[int, int],
+    keys: bool = False,
+    proxy: Tensor | None = None,
 ) -> Reading:
     """Run all blocks of a ViT, of which a method reads the last ones its own way.
 
@@ -89,6 +97,7 @@ def read_blocks(
         method: of it, `kernels` and what is said of them.
         grid: (h, w).
         keys: also return the keys of the last block.
+        proxy: (B, hw, D) unit vectors of another network, for the kernel `proxy`.
     """
     first = len(blocks) - method.blocks
     middle: list[Parts] = []
@@ -108,7 +117,7 @@ def read_blocks(
         wanted = _named(method.kernels) | ({"key"} if keys else set())
         parts = project(block.attn, normed, wanted)
         how = _attention(normed, method, grid=grid)
-        mixed = _mixed(parts, method, heads=block.attn.num_heads, attention=how)
+        mixed = _mixed(parts, method, heads=block.attn.num_heads, attention=how, proxy=proxy)
         if method.feedback is not None:
             again = parts | {"stream": stream} if method.residual else dict(parts)
         if block is blocks[-1] and middle:
@@ -211,13 +220,6 @@ def split(x: Tensor, heads: int) -> Tensor:
 def merge(x: Tensor) -> Tensor:
     """Turn (B, A, N, c) into (B, N, C)."""
     return x.transpose(1, 2).flatten(2)
-
-
-def bands(rows: int, columns: int) -> Iterator[slice]:
-    """Cut `rows` into bands of at most `BAND` numbers."""
-    size = max(BAND // columns, 1)
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
 
 
 def weighted_sum(terms: Iterable[tuple[Tensor, float]]) -> Tensor:
@@ -354,17 +356,34 @@ def _window(like: Tensor, method: Method, *, grid: tuple[int, int]) -> list[Bias
     return [] if method.window is None else [gaussian_window(grid, method.window, like)]
 
 
-def _mixed(parts: Parts, method: Method, *, heads: int, attention: Attention) -> Tensor:
+def _mixed(
+    parts: Parts,
+    method: Method,
+    *,
+    heads: int,
+    attention: Attention,
+    proxy: Tensor | None = None,
+) -> Tensor:
     """Return what a method's kernels make of a block's values, (B, N, C)."""
 
     def aligned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend_aligned(query, key, value, method.alignment)
 
     def by(name: str) -> Tensor:
+        if name == "proxy":
+            return _attend_by_proxy(proxy, parts["value"])
         how = aligned if name == "aligned" else attention
         return mix(parts, ((name, 1.0),), heads=heads, attention=how)
 
     return weighted_sum((by(name), weight) for name, weight in method.kernels)
+
+
+def _attend_by_proxy(proxy: Tensor | None, value: Tensor) -> Tensor:
+    """Mix values (B, N, C) by the likeness of a proxy's patches; a class token keeps its own."""
+    assert proxy is not None
+    first = value.shape[1] - proxy.shape[1]
+    mixed = attend_similar(proxy, value[:, first:], PROXY_SHARPNESS, level=PROXY_LEVEL)
+    return torch.cat([value[:, :first], mixed], dim=1)
 
 
 def _unit_temperature(normed: Tensor, width: int, method: Method) -> Tensor:

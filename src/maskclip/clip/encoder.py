@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskclip.clip.model import DEFAULT_TEMPERATURE, CLIPModel, shared_copy
+from maskclip.clip.proxy import Proxy
 from maskclip.clip.towers import build_tower
 from maskclip.core.dense import Again, Dense
 from maskclip.core.method import CLEAN, Method
+from maskclip.core.methods import with_proxy
 
 
 class DenseCLIP(nn.Module):
@@ -27,6 +29,7 @@ class DenseCLIP(nn.Module):
         mean, std: the model's own RGB statistics for pixels in [0, 1], used where the method
             does not bring its own.
         temperature: the model's own, used where the method does not bring its own.
+        proxy: the network whose patches' likeness the kernel `proxy` takes.
 
     Attributes:
         cell: pixels between two grid positions: the patch of a ViT, 32 for ResNets.
@@ -49,8 +52,11 @@ class DenseCLIP(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         temperature: float = DEFAULT_TEMPERATURE,
+        proxy: Proxy | None = None,
     ) -> None:
         super().__init__()
+        with_proxy(method, None if proxy is None else proxy.name)  # refuses one without the other
+        self.proxy = None if proxy is None else shared_copy(proxy)
         self.visual = shared_copy(visual)
         self.method = method
         self.tower = build_tower(self.visual, method)
@@ -62,7 +68,9 @@ class DenseCLIP(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     @classmethod
-    def of(cls, clip: CLIPModel, *, method: Method = CLEAN) -> DenseCLIP:
+    def of(
+        cls, clip: CLIPModel, *, method: Method = CLEAN, proxy: Proxy | None = None
+    ) -> DenseCLIP:
         """Return the image tower of a loaded CLIP, in eval mode."""
         encoder = cls(
             clip.visual,
@@ -70,6 +78,7 @@ class DenseCLIP(nn.Module):
             mean=clip.mean,
             std=clip.std,
             temperature=clip.temperature,
+            proxy=proxy,
         )
         return encoder.eval()
 
@@ -81,6 +90,8 @@ class DenseCLIP(nn.Module):
         """
         fold_batch_norms(self.visual)
         self.visual.to(memory_format=self.tower.layout).to(dtype)
+        if self.proxy is not None:
+            self.proxy.network.to(dtype)
         self.eval()
 
     def check_keys(self) -> None:
@@ -120,7 +131,9 @@ class DenseCLIP(nn.Module):
         """
         if keys:
             self.check_keys()
-        seen = self.tower.dense(self._normalize(images), keys=keys, image=image)
+        normalized = self._normalize(images)
+        vectors = None if self.proxy is None else self.proxy(unit_pixels(images), self.cell)
+        seen = self.tower.dense(normalized, keys=keys, image=image, proxy=vectors)
         height, width = images.shape[-2:]
         if self.method.stretch:
             covered = (height, width)
@@ -154,13 +167,22 @@ def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Raises:
         ValueError: the batch has another shape or dtype.
     """
+    return (unit_pixels(images) - mean) / std
+
+
+def unit_pixels(images: Tensor) -> Tensor:
+    """Return a batch of images (B, 3, H, W), uint8 or floating point in [0, 1], as float32.
+
+    Raises:
+        ValueError: the batch has another shape or dtype.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
-        images = images.float() / 255
-    elif not images.is_floating_point():
+        return images.float() / 255
+    if not images.is_floating_point():
         raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
-    return (images.float() - mean) / std
+    return images.float()
 
 
 def fold_batch_norms(module: nn.Module) -> None:

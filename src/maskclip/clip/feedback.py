@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip.clip.attention import Bias, bands
+from maskclip.clip.attention import Bias
+from maskclip.clip.likeness import bands
 from maskclip.core.method import Feedback
 
 PAIRS = 1 << 20

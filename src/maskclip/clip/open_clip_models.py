@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import socket
 import warnings
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import open_clip
 import torch
@@ -28,6 +26,7 @@ from maskclip.clip.checkpoint import (
 )
 from maskclip.clip.families import SUPPORTED, traits_of_config
 from maskclip.clip.fitting import build_fitting, config_of
+from maskclip.clip.hub import check_reachable
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -43,7 +42,6 @@ from maskclip.core.errors import MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
-_PATIENCE = 10.0  # seconds for the hub to answer
 
 
 def load_pretrained(
@@ -358,22 +356,6 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
         f"downloaded; they would be cached in {where}. Give a local file with `weights=FILE` "
         f"(for {architecture}:{tag}), or try an embedded model: `model=emoji`"
     )
-
-
-def check_reachable() -> None:
-    """Fail soon where the hub cannot be reached; its client would retry for a minute.
-
-    Raises:
-        OSError: its name is unknown here, or nothing answers for some seconds.
-    """
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-    if HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    if not {"https", "all"} & getproxies().keys():
-        hub = urlparse(ENDPOINT)
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
 
 
 def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from maskclip.clip.attention import (
     Reading,
-    bands,
     mix,
     project,
     run_block,
     split,
     weighted_sum,
 )
+from maskclip.clip.likeness import attend_similar, average_alike, bands, unit
 from maskclip.core.method import NEIGHBORS, Method
 
 
@@ -77,11 +77,6 @@ def _attend_patches(
 
     mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
     return cast(Tensor, block.attn.out_proj(mixed)) + how.class_token * class_token
-
-
-def unit(x: Tensor) -> Tensor:
-    """Return float32 vectors of unit length."""
-    return F.normalize(x.float(), dim=2)
 
 
 def outlier_factor(patches: Tensor) -> Tensor:
@@ -151,54 +146,3 @@ def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
     # an outlier itself counts for nothing in either sum
     replaced = ((sound == 0) & (count > 0.5)).expand_as(maps)
     return torch.where(replaced, around / count.clamp_min(1), maps).flatten(2).mT
-
-
-def average_alike(x: Tensor, vectors: Tensor, threshold: float) -> Tensor:
-    """Average each position over those whose unit vectors are alike, weighted by their cosine.
-
-    Args:
-        x: (B, n, C).
-        vectors: (B, n, D) float32, of unit length.
-        threshold: cosines under it count for nothing.
-    """
-    count, found = x.shape[1], []
-    for band in bands(count, count):
-        weight = _cosines(vectors, band, threshold)
-        weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-6)
-        found.append(weight.to(x.dtype) @ x)
-    return torch.cat(found, dim=1)
-
-
-def attend_similar(
-    vectors: Tensor, value: Tensor, sharpness: float, *, least: float | None = None
-) -> Tensor:
-    """Mix values by softmax(sharpness x (cosine - mean cosine)) over cosines above the mean.
-
-    Args:
-        vectors: (B, n, D) float32, of unit length.
-        value: (B, n, C).
-        sharpness: of the softmax.
-        least: cosines under it count as 0, in the mean too; None cuts none.
-    """
-    count, found = value.shape[1], []
-    mean = _mean_cosine(vectors, least)[:, None, None]
-    for band in bands(count, count):
-        logits = sharpness * (_cosines(vectors, band, least) - mean)
-        logits = logits.masked_fill(logits < 0, -torch.inf)
-        found.append(logits.softmax(dim=2).to(value.dtype) @ value)
-    return torch.cat(found, dim=1)
-
-
-def _cosines(vectors: Tensor, band: slice, least: float | None) -> Tensor:
-    """Return those of a band of positions with all, (B, rows, n)."""
-    cosines = vectors[:, band] @ vectors.mT
-    return cosines if least is None else cosines.where(cosines >= least, 0)
-
-
-def _mean_cosine(vectors: Tensor, least: float | None) -> Tensor:
-    """Return the mean of all n x n cosines of each image, (B,)."""
-    if least is None:
-        return vectors.mean(dim=1).square().sum(dim=1)
-    count = vectors.shape[1]
-    sums = [_cosines(vectors, band, least).sum(dim=(1, 2)) for band in bands(count, count)]
-    return torch.stack(sums).sum(dim=0) / count**2

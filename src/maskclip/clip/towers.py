@@ -89,8 +89,13 @@ class Tower(Protocol):
             UnsupportedMethodError: in one line, what and why.
         """
 
-    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
-        """Read images densely; also their keys and own embeddings, when asked for."""
+    def dense(
+        self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
+    ) -> Seen:
+        """Read images densely; also their keys and own embeddings, when asked for.
+
+        `proxy` has the unit vectors (B, h w, D) of another network, for the kernel `proxy`.
+        """
         ...
 
     def pooled(self, images: Tensor) -> Tensor:
@@ -141,6 +146,13 @@ def _check_kernels(method: Method) -> None:
             raise _unsupported(
                 method, f"has an unknown kernel {name!r}: expected one of {', '.join(KERNELS)}"
             )
+    alone = {"similar", "proxy"} & dict(middle).keys()
+    if alone:
+        raise _unsupported(method, f"has the kernel {min(alone)!r} in middle blocks: leave it out")
+    apart = method.purification or method.feedback
+    if apart is not None and "proxy" in dict(method.kernels):
+        what = type(apart).__name__.lower()
+        raise _unsupported(method, f"has a {what}, which a proxy cannot mix: leave one out")
     if (method.purification is None) == ("similar" in dict(method.kernels)):
         raise _unsupported(method, "needs both a purification and the kernel 'similar', or neither")
     if method.feedback is not None:
@@ -199,7 +211,9 @@ class ResNetTower:
     def check_size(self, height: int, width: int) -> None:
         """See `Tower`; any size will do."""
 
-    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
+    def dense(
+        self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
+    ) -> Seen:
         """See `Tower`; positions have no embedding (published code, R3), but in `image`."""
         x = self._stages(images)
         pool = self.visual.attnpool
@@ -286,7 +300,9 @@ class ViTTower:
                 "choose a larger short side, or another method",
             )
 
-    def dense(self, images: Tensor, *, keys: bool, image: bool) -> Seen:
+    def dense(
+        self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
+    ) -> Seen:
         """See `Tower`; the last block computes what its kernels need, and what is asked for."""
         method = self.method
         self.check_size(images.shape[2], images.shape[3])
@@ -295,7 +311,9 @@ class ViTTower:
         if method.purification is not None:
             tokens, key, entering, parts = read_purified(blocks, x, method, grid=grid)
         else:
-            tokens, key, entering, parts = read_blocks(blocks, x, method, grid=grid, keys=keys)
+            tokens, key, entering, parts = read_blocks(
+                blocks, x, method, grid=grid, keys=keys, proxy=proxy
+            )
         if key is not None and method.project_keys:
             key = blocks[-1].attn.out_proj(key)
         return Seen(

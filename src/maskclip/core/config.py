@@ -10,7 +10,7 @@ from typing import Any, TypedDict, get_type_hints
 
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
-from maskclip.core.methods import AUTO, get_method
+from maskclip.core.methods import AUTO, get_method, with_proxy
 from maskclip.core.text import brief
 
 DEFAULT_MODEL = "ViT-B-16:openai"
@@ -31,9 +31,11 @@ class ModelConfig:
             choose by the model and how it sees images; a file; or a `Method` of your own.
         templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
         precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
+        proxy: a ViT of timm, whose patches' likeness becomes the attention of CLIP's last block:
+            its name, with timm's weights, or `NAME:FILE` with those of a file (ProxyCLIP).
 
     Raises:
-        MaskCLIPError: no method has that name.
+        MaskCLIPError: no method has that name, or it does not go with a proxy.
     """
 
     name: str = DEFAULT_MODEL
@@ -41,10 +43,13 @@ class ModelConfig:
     method: str | Method = "clean"
     templates: str = "published"
     precision: str = "auto"
+    proxy: str | None = None
 
     def __post_init__(self) -> None:
         if self.method != AUTO:
-            get_method(self.method)
+            with_proxy(get_method(self.method), self.proxy)
+        elif self.proxy is not None:
+            raise MaskCLIPError("a proxy gives CLIP its attention: leave `method=auto` out")
 
 
 REFINEMENTS = {
@@ -197,6 +202,7 @@ class ModelSettings(TypedDict, total=False):
     method: str | Method
     templates: str
     precision: str
+    proxy: str | None
 
 
 class ViewValues(TypedDict, total=False):

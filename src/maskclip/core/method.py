@@ -169,7 +169,8 @@ class Method:
         kernels: what the last attention mixes its values by, as (name, weight): `identity` leaves
             each position its own, as MaskCLIP reads CLIP; `qk` mixes all, as CLIP itself does;
             `qq`, `kk`, `vv` by likeness of queries, keys or values; `aligned` by `alignment`;
-            `similar` by likeness of an earlier block's output (`purification`).
+            `similar` by likeness of an earlier block's output (`purification`); `proxy` by that
+            of the patches of another network (`ModelConfig.proxy`).
         window: standard deviation in patches of a Gaussian that is added to the logits of every
             kernel, so that a patch looks near itself; None is none.
         blocks: of how many blocks, the last ones, the attentions are summed.

@@ -164,6 +164,28 @@ def for_any_tower(method: Method) -> bool:
     return pooled and method.blocks == 1 and plain
 
 
+def with_proxy(method: Method, proxy: str | None) -> Method:
+    """Return a method as it reads CLIP beside a proxy, whose likeness becomes the attention.
+
+    Raises:
+        MaskCLIPError: the method has an attention of its own, or asks for a proxy where none is.
+    """
+    own = "proxy" in dict(method.kernels)
+    if own == (proxy is not None):
+        return method
+    if own:
+        raise MaskCLIPError(
+            f"the method {method.name!r} mixes by a proxy: name a ViT of timm with `proxy=NAME`, "
+            "such as vit_small_patch14_dinov2"
+        )
+    if method.kernels != CLEAN.kernels or method.residual or method.mlp or method.middle:
+        raise MaskCLIPError(
+            f"a proxy takes the place of the attention or the rest of the block that the method "
+            f"{method.name!r} has: take `method=clean`, or a file of your own with the kernel proxy"
+        )
+    return replace(method, name="proxy", kernels=(("proxy", 1.0),))
+
+
 def needed_blocks(method: Method) -> int:
     """Return how many blocks a ViT must have at least for a method to read it."""
     counts = [method.blocks]

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip.clip.hub import hub_file
 from maskclip.core.errors import did_you_mean
 from maskclip.plus.config import StudentConfig, StudentError
 
@@ -153,10 +154,6 @@ def _check_names(decoder: str, backbone: str) -> None:
 
 def _imagenet_file(name: str) -> str:
     """Return the path of timm's default weights for a model; download them when not cached."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    from maskclip.clip.open_clip_models import check_reachable  # open_clip comes along
-
     pretraining = timm.get_pretrained_cfg(name)
     if pretraining is None or not pretraining.hf_hub_id:
         raise StudentError(
@@ -165,13 +162,9 @@ def _imagenet_file(name: str) -> str:
         )
     repository = pretraining.hf_hub_id
     file = pretraining.hf_hub_filename or "model.safetensors"
-    cached = try_to_load_from_cache(repository, file)
-    if isinstance(cached, str):
-        return cached
     try:
-        check_reachable()
-        return hf_hub_download(repository, file)
-    except Exception as error:  # besides OSError, those of the HTTP library that the client uses
+        return str(hub_file(repository, file))
+    except OSError as error:
         raise StudentError(
             f"the pretrained weights of {name} ({repository}/{file}) are not on this machine and "
             "cannot be downloaded; go online once, or start from random weights with "

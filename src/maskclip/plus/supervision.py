@@ -19,12 +19,13 @@ from torch import Tensor
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import class_rows
+from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import PREVIEWS, ModelConfig
 from maskclip.core.dense import Dense, Scoring, score, similarity
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
-from maskclip.core.methods import get_method
+from maskclip.core.methods import get_method, with_proxy
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
 from maskclip.plus.config import Supervision, SupervisionError
@@ -81,7 +82,9 @@ def load_teacher(
         rows = torch.cat([torch.zeros_like(rows[:1]), rows])
     if not supervision.needs_teacher:
         return Teacher(rows)
-    encoder = build_teacher(clip, method=get_method(config.method)).to(device)
+    proxy = None if config.proxy is None else load_proxy(config.proxy)
+    method = with_proxy(get_method(config.method), config.proxy)
+    encoder = build_teacher(clip, method=method, proxy=proxy).to(device)
     if supervision.key_smoothing is not None:
         encoder.check_keys()
     size = sum(weight.numel() for weight in encoder.parameters())
@@ -89,9 +92,11 @@ def load_teacher(
     return Teacher(rows, encoder)
 
 
-def build_teacher(clip: CLIPModel, *, method: Method = PUBLISHED) -> DenseCLIP:
+def build_teacher(
+    clip: CLIPModel, *, method: Method = PUBLISHED, proxy: Proxy | None = None
+) -> DenseCLIP:
     """Return a CLIP's image tower, frozen, in eval mode, to be kept out of the student."""
-    return DenseCLIP.of(clip, method=method).requires_grad_(False)
+    return DenseCLIP.of(clip, method=method, proxy=proxy).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -14,8 +14,10 @@ from torch import Tensor
 from maskclip.clip.choice import choose
 from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.clip.model import CLIPModel
+from maskclip.clip.model import CLIPModel, shared_copy
 from maskclip.clip.prompts import MEMORY_BYTES, RecentlyUsed, template_set, text_rows
+from maskclip.clip.proxy import Proxy, load_proxy
+from maskclip.clip.towers import build_tower
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import (
     DEFAULT_MODEL,
@@ -31,7 +33,7 @@ from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
-from maskclip.core.methods import AUTO, get_method
+from maskclip.core.methods import AUTO, get_method, with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.imagenet.classifier import load_classifier
@@ -59,7 +61,8 @@ def load(
             student or the run folder of its training; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
-        settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`.
+        settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,
+            `proxy`.
 
     Raises:
         MaskCLIPError: the model or the device cannot be used; the message says what to do.
@@ -80,13 +83,17 @@ def load(
         return load_student(Path(config.name), device=where, precision=precision)
     clip = load_clip(config.name, weights=config.weights)
     choice = choose(clip, config.method, options)
+    method = with_proxy(choice.method, config.proxy)
+    if config.proxy is not None:
+        build_tower(shared_copy(clip.visual), method)  # refuses a ResNet before a proxy is loaded
     return Segmenter(
         clip,
-        method=choice.method,
+        method=method,
         device=choose_device(device),
         precision=config.precision,
         templates=config.templates,
         why=choice.why,
+        proxy=None if config.proxy is None else load_proxy(config.proxy),
     )
 
 
@@ -175,10 +182,13 @@ class Segmenter(PhotoSegmenter):
         precision: str,
         templates: str,
         why: str = "",
+        proxy: Proxy | None = None,
     ) -> None:
         self.clip = clip
         self.why = why
-        self.fingerprint, self.short_side = clip.fingerprint, clip.short_side
+        self.proxy = None if proxy is None else proxy.name
+        own = "" if proxy is None else f"+{proxy.fingerprint}"
+        self.fingerprint, self.short_side = f"{clip.fingerprint}{own}", clip.short_side
         self.refine = clip.refine
         self.method = method
         self.device = device
@@ -186,7 +196,7 @@ class Segmenter(PhotoSegmenter):
         template_set(templates)  # an unknown name is refused now, not at the first image
         size = sum(weight.numel() for weight in clip.visual.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
-        self.encoder = DenseCLIP.of(clip, method=method).to(device)
+        self.encoder = DenseCLIP.of(clip, method=method, proxy=proxy).to(device)
         self.encoder.prepare(self.precision)
         self.cell = self.encoder.cell
         self._rows: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
@@ -424,6 +434,7 @@ def refuse_settings_of_clip(
         weights=config.weights is not None,
         method=config.method == AUTO or get_method(config.method) != CLEAN,
         templates=config.templates != templates,
+        proxy=config.proxy is not None,
         **given,
     )
 

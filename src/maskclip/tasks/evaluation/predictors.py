@@ -134,6 +134,7 @@ class ZeroShotPredictor(ModelPredictor):
         return {
             **super().metadata(),
             "model": segmenter.clip.name,
+            **({} if segmenter.proxy is None else {"proxy": segmenter.proxy}),
             "method": segmenter.method.name,
             **({"auto": segmenter.why} if segmenter.why else {}),
             "arithmetic": asdict(segmenter.method),

@@ -154,7 +154,11 @@ def _with_absolute_paths(job: Job) -> Job:
     """Return a job whose files are found from any working folder."""
     model = job.model
     weights = None if model.weights is None else _absolute(model.weights)
-    model = replace(model, name=_absolute(model.name), weights=weights)
+    proxy = model.proxy
+    if proxy is not None and ":" in proxy:
+        network, _, file = proxy.partition(":")
+        proxy = f"{network}:{_absolute(file)}"
+    model = replace(model, name=_absolute(model.name), weights=weights, proxy=proxy)
     options = job.options
     if options.regions not in (None, SLIC):
         options = replace(options, regions=str(Path(options.regions).resolve()))

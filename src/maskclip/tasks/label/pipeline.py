@@ -215,6 +215,7 @@ def _settings(job: Job, *, weights: str, why: str) -> dict[str, Any]:
         **({"auto": why} if why else {}),
         "templates": model.templates,
         "precision": model.precision,
+        "proxy": model.proxy,
         "vocabulary": None if job.vocabulary is None else job.vocabulary.to_dict(),
         "options": asdict(job.options),
         "cleaning": asdict(job.cleaning),

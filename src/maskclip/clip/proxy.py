@@ -1,0 +1,179 @@
+"""A second image network whose patches say which patches of CLIP belong together (ProxyCLIP).
+
+Any ViT of timm, such as DINOv2. CLIP's last attention is replaced by the likeness of the proxy's
+patches: Lan et al., ECCV 2024. B images, h x w grid positions, D channels of the proxy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskclip.clip.checkpoint import WeightsError, one_line, read_weights
+from maskclip.clip.likeness import unit
+from maskclip.clip.model import fingerprint
+from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.resize import pad_bottom_right
+from maskclip.core.text import brief
+
+RANDOM = "random"
+_SEED = 0
+_MOST_NAMES = 3  # weights that a message names
+
+
+class ProxyError(MaskCLIPError):
+    """A proxy that cannot be used; the message says which and why, in one line."""
+
+
+class Proxy(nn.Module):
+    """A ViT of timm that gives a unit vector a position of CLIP's grid.
+
+    Args:
+        network: with prefix tokens and square patches, for images of any size.
+        name: what users call it.
+        mean, std: RGB statistics of its training, for pixels in [0, 1].
+
+    Attributes:
+        name: the same.
+        fingerprint: a hash of its weights, 16 hex digits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        seen: Any = network.eval().requires_grad_(False)
+        self.network = seen
+        self.prefix, self.patch = int(seen.num_prefix_tokens), int(seen.patch_embed.patch_size[0])
+        self.name = name
+        self.fingerprint = fingerprint(network)
+        for what, values in (("mean", mean), ("std", std)):
+            self.register_buffer(what, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor, cell: int) -> Tensor:
+        """Return unit vectors (B, h w, D) float32, those of the last block after its norm.
+
+        Args:
+            pixels: (B, 3, H, W) RGB in [0, 1], floating point.
+            cell: px of a position of CLIP's grid, which is what the proxy's becomes.
+        """
+        grid = [-(-side // cell) for side in pixels.shape[2:]]
+        images = (pixels - self.mean) / self.std
+        images = pad_bottom_right(images, (grid[0] * cell, grid[1] * cell))
+        size = (grid[0] * self.patch, grid[1] * self.patch)
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        network: Any = self.network
+        tokens = network.forward_features(images.to(next(network.parameters()).dtype))
+        return unit(tokens[:, self.prefix :])
+
+
+def load_proxy(name: str) -> Proxy:
+    """Load a proxy: timm's name with timm's weights, `NAME:FILE` or `NAME:random`.
+
+    Raises:
+        MaskCLIPError: timm has no such ViT, or the weights are not to be had or do not fit.
+    """
+    model, _, weights = name.partition(":")
+    _check_name(model)
+    import timm  # not quick to import, and rarely needed
+
+    options: dict[str, Any] = {}
+    if not weights:
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_timm_file(model))}}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            network = timm.create_model(model, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError:  # of a family that has no such option
+        network = nn.Identity()
+    except Exception as error:  # timm raises whatever its models do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ProxyError(f"`proxy`: {model} cannot be built: {reason}") from error
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (0, 1))
+    if not hasattr(network, "num_prefix_tokens") or patch[0] != patch[1]:
+        raise ProxyError(
+            f"`proxy`: {model} is no ViT of square patches for images of any size: take one, such "
+            "as vit_small_patch14_dinov2"
+        )
+    if weights and weights != RANDOM:
+        _fill(network, Path(weights))
+    known: Any = network
+    pixels = known.pretrained_cfg
+    return Proxy(network, name=name, mean=pixels["mean"], std=pixels["std"])
+
+
+def _check_name(model: str) -> None:
+    """Refuse a network, or its weights, that timm does not know."""
+    import timm
+
+    if not timm.is_model(model):
+        near = did_you_mean(model, timm.list_models())
+        raise ProxyError(
+            f"`proxy`: timm has no {brief(model)}{near}: expected a ViT, such as "
+            "vit_small_patch14_dinov2"
+        )
+    try:
+        timm.get_pretrained_cfg(model)
+    except RuntimeError:
+        base = model.partition(".")[0]
+        near = did_you_mean(model, timm.list_pretrained(f"{base}*"))
+        raise ProxyError(f"`proxy`: timm has no weights {brief(model)}{near}") from None
+
+
+def _timm_file(model: str) -> Path:
+    """Return timm's weights of a network; download them when not cached."""
+    import timm
+
+    from maskclip.clip.hub import hub_file
+
+    known = timm.get_pretrained_cfg(model)
+    if known is None or not known.hf_hub_id:
+        raise ProxyError(
+            f"`proxy`: timm has no weights of {model}: give a local file, {model}:FILE"
+        )
+    file = known.hf_hub_filename or "model.safetensors"
+    try:
+        return hub_file(known.hf_hub_id, file)
+    except OSError as error:
+        raise ProxyError(
+            f"`proxy`: the weights of {model} ({known.hf_hub_id}/{file}) are not on this machine "
+            f"and cannot be downloaded: go online once, or give a local file, {model}:FILE"
+        ) from error
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of a file, in timm's layout or one that timm translates."""
+    if not path.is_file():
+        raise ProxyError(f"`proxy`: no such file of weights: {path}")
+    state: Mapping[str, Tensor] = read_weights(path)[0]
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    with one_line(path):
+        if translate is not None:
+            state = translate(dict(state), network)
+        own = network.state_dict()
+        missing = [key for key in own if key not in state]
+        if missing:
+            some = ", ".join(missing[:_MOST_NAMES]) + (" ..." if len(missing) > _MOST_NAMES else "")
+            raise WeightsError(f"{path}: not weights of this proxy: it lacks {some}")
+        for key, value in own.items():
+            if state[key].shape != value.shape:
+                raise WeightsError(
+                    f"{path}: not weights of this proxy: {key} is {tuple(state[key].shape)}, "
+                    f"expected {tuple(value.shape)}"
+                )
+        network.load_state_dict({key: state[key] for key in own})
