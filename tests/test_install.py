@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 EXTRAS = [
     *("torchmetrics", "matplotlib", "scipy"),
-    *("lightning", "pytorch_lightning", "tensorboard", "ray"),
+    *("lightning", "pytorch_lightning", "tensorboard", "ray", "skimage"),
 ]
 RUN = f"""
 import contextlib, io, json, sys
@@ -86,6 +86,8 @@ def test_verbs_that_need_an_extra_say_so_in_one_line(photos, tmp_path):
         ("train", "emoji-annofree-rn", "--out", "run"): "train",
         ("train", "--images", photos, "--vocabulary", "emoji", "--out", "run"): "train",
         ("label", photos, *WORDS, "--ray", "--out", "labels"): "ray",
+        ("label", photos, *WORDS, "--regions", "slic", "--out", "labels"): "regions",
+        ("segment", photos, *WORDS, "--regions", "slic", "--out", "labels"): "regions",
     }
     found = run_without_extras(list(needs), tmp_path)
     for (command, extra), (code, said) in zip(needs.items(), found, strict=True):

@@ -298,3 +298,15 @@ def test_superpixels_vote_on_drawn_scenes(tmp_path):
     assert main([*quick, "--regions", "slic"]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["regions"].startswith("scikit-image ")
+
+
+def test_results_name_the_proxy(tmp_path, capsys):
+    proxy = "vit_tiny_patch16_224:random"
+    quick = ["eval", "emoji", "--model", "emoji-vit", *QUICK, "--out", str(tmp_path)]
+    assert main([*quick, "--proxy", proxy]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["proxy"], result["method"]) == (proxy, "proxy")
+    assert "+" in result["weights"]
+    assert f"method proxy · proxy {proxy}" in capsys.readouterr().out
+    assert main([*quick, "--proxy", "vit_tiny_patch16_225:random"]) == 2
+    assert "error: --proxy: timm has no 'vit_tiny_patch16_225'" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip.clip import attention, purification
+from maskclip.clip import likeness, purification
 from maskclip.clip.attention import KERNELS, read_blocks, run_block
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.towers import UnsupportedMethodError
@@ -168,14 +168,14 @@ def test_patches_that_the_class_attends_to_more_than_they_do_are_outliers(blocks
 
 @pytest.mark.parametrize("least", [None, 0.3])
 def test_values_are_mixed_by_cosines_above_their_mean(least):
-    vectors = purification.unit(torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0)))
+    vectors = likeness.unit(torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0)))
     value = torch.randn(2, 12, 6, generator=torch.Generator().manual_seed(1))
     cosines = vectors @ vectors.mT
     if least is not None:
         cosines = cosines.where(cosines >= least, 0)
     above = 3 * (cosines - cosines.mean(dim=(1, 2), keepdim=True))
     expected = above.masked_fill(above < 0, -torch.inf).softmax(dim=2) @ value
-    found = purification.attend_similar(vectors, value, 3.0, least=least)
+    found = likeness.attend_similar(vectors, value, 3.0, least=least)
     torch.testing.assert_close(found, expected)
 
 
@@ -257,7 +257,7 @@ def test_a_vit_has_the_blocks_that_a_method_needs_or_is_refused(make_clip, layer
 def test_bands_of_rows_change_nothing(deep, name, monkeypatch):
     network, batch = encoder(deep, METHODS[name]), photos(2, 48, 56)
     whole = features(network, batch)
-    monkeypatch.setattr(attention, "BAND", 100)
+    monkeypatch.setattr(likeness, "BAND", 100)
     torch.testing.assert_close(features(network, batch), whole, rtol=1e-3, atol=1e-5)
 
 
@@ -274,7 +274,7 @@ def test_bfloat16_is_near_float32(deep, name):
 @pytest.mark.parametrize("name", VIT_METHODS)
 def test_no_map_of_all_pairs_is_held(deep, name, monkeypatch):
     side = 8 * 24
-    monkeypatch.setattr(attention, "BAND", 24 * 24 * 8)
+    monkeypatch.setattr(likeness, "BAND", 24 * 24 * 8)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

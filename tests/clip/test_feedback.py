@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip.clip import attention, feedback
+from maskclip.clip import attention, feedback, likeness
 from maskclip.clip.attention import read_again, read_blocks
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.feedback import alike
@@ -77,10 +77,10 @@ def test_a_class_in_two_places_counts_less_by_their_distance():
 def test_bands_of_rows_change_nothing(monkeypatch):
     classes = blobs(7, 10, 3)
     whole = alike(classes, PLAIN, torch.zeros(1))(slice(0, 71))
-    monkeypatch.setattr(attention, "BAND", 1000)
+    monkeypatch.setattr(likeness, "BAND", 1000)
     monkeypatch.setattr(feedback, "PAIRS", 300)
     bias = alike(classes, PLAIN, torch.zeros(1))
-    parts = [bias(band) for band in attention.bands(71, 71)]
+    parts = [bias(band) for band in likeness.bands(71, 71)]
     assert len(parts) > 3
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-3)
 

@@ -695,3 +695,29 @@ class TestRegions:
         for wrong in ("", 3):
             with pytest.raises(MaskCLIPError, match="regions: expected slic, or a folder"):
                 Options(regions=wrong)
+
+
+class TestProxy:
+    PROXY = "vit_tiny_patch16_224:random"
+
+    def test_it_changes_features_and_is_part_of_the_fingerprint(self, picture, tmp_path):
+        plain = maskclip.load("emoji-vit", device="cpu", templates="plain")
+        by_proxy = maskclip.load("emoji-vit", device="cpu", templates="plain", proxy=self.PROXY)
+        assert by_proxy.fingerprint.startswith(f"{plain.fingerprint}+")
+        image = picture(60, 90)
+        encoded = by_proxy.encode(image, short_side=64)
+        kept = plain.encode(image, short_side=64)
+        assert encoded.dense.features.shape == kept.dense.features.shape
+        assert not torch.allclose(encoded.dense.features, kept.dense.features)
+        for segmenter, other in ((plain, encoded), (by_proxy, kept)):
+            with pytest.raises(MaskCLIPError, match="another model, or method"):
+                segmenter.score(other, WORDS)
+        found = by_proxy.segment([image, image], WORDS, short_side=64)
+        same(found[1], by_proxy.score(encoded, WORDS))
+
+    def test_networks_without_a_last_block_and_students_refuse(self, tmp_path):
+        with pytest.raises(MaskCLIPError, match="this model is a ResNet"):
+            maskclip.load("emoji", proxy="nobody_asks_for_this")
+        (tmp_path / "student.safetensors").write_bytes(b"")
+        with pytest.raises(MaskCLIPError):
+            maskclip.load(str(tmp_path / "student.safetensors"), proxy=self.PROXY)

