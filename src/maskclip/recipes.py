@@ -172,10 +172,12 @@ def _comparable(evaluation: Evaluation) -> Evaluation:
     model = evaluation.model
     return replace(
         evaluation,
-        model=ModelConfig(
+        model=replace(
+            model,
             name=model.name if ":" in model.name else f"{model.name}:openai",
             method=get_method(model.method),
-            templates=model.templates,
+            weights=None,
+            precision="auto",
         ),
     )
 
