@@ -60,6 +60,8 @@ def segment(
 
     `maskclip segment photo.jpg -c dog -c grass --key-smoothing 1 --prompt-denoising 0.5`
 
+    `maskclip segment photo.jpg -c dog -c grass --proxy vit_small_patch14_dinov2:dinov2.pth`
+
     `maskclip segment photos/ --vocabulary voc21 --regions slic` (superpixels vote; `--regions DIR`:
     segments of any tool)
 
