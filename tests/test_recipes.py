@@ -28,6 +28,7 @@ from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 RN50 = ModelConfig(name="RN50", method="published")
 VITB16 = ModelConfig(name="ViT-B-16", method="published")
+PROXIED = ModelConfig(method="clean", templates="open_clip", proxy="vit_tiny_patch16_224:random")
 TEXT_DIMS = {"RN50": 1024, "RN50x16": 768, "ViT-B-16": 512}
 
 
@@ -120,6 +121,7 @@ def test_the_rows_of_later_methods():
         ({"background": 0.2}, None),
         ({"protocol": "published"}, None),
         ({"dataset": "ade150"}, 17.4),
+        ({"dataset": "ade150", "model": PROXIED}, None),
         ({"model": ModelConfig(method="pearl", templates="open_clip")}, None),
     ],
 )

@@ -147,6 +147,9 @@ def test_what_is_given_and_differs_is_noted():
     assert notes("clean")["settings_of"] == "common"
     assert notes(protocol="published") == {}
     assert not notes(options=Options(refine=("pamr",)))["differs_from_protocol"]
+    model = ModelConfig(templates="open_clip", proxy="vit_small_patch14_dinov2:random")
+    found = protocol_notes(Evaluation(dataset="voc21", model=model, protocol="windows"))
+    assert found["differs_from_protocol"] == ("the proxy vit_small_patch14_dinov2:random",)
     found = notes(
         templates="plain",
         background=["snow"],

@@ -145,9 +145,8 @@ def protocol_notes(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "settings_of": window_settings(method, evaluation.dataset).of,
         "differs_from_protocol": differences(
-            method,
+            evaluation.model,
             evaluation.options,
-            templates=evaluation.model.templates,
             background=evaluation.background is not None,
         ),
     }

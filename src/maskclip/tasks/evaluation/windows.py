@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maskclip.core.config import Options
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.method import CLEAN, Method
-from maskclip.core.methods import METHODS
+from maskclip.core.methods import METHODS, get_method
 from maskclip.core.samples import Samples
 from maskclip.core.vocabulary import Vocabulary, builtin_names
 
@@ -171,20 +171,19 @@ def windows_words(samples: Samples) -> Vocabulary:
     return replace(samples.vocabulary, prompts=Vocabulary.builtin(name).prompts)
 
 
-def differences(
-    method: Method, options: Options, *, templates: str, background: bool
-) -> tuple[str, ...]:
+def differences(model: ModelConfig, options: Options, *, background: bool) -> tuple[str, ...]:
     """Return what was given that the protocol, or the published figures of a method, do not take.
 
     Args:
-        method: as it was named.
+        model: its templates, proxy and method, by its name.
         options: as they were given.
-        templates: the name of the prompt templates.
         background: whether another background was given.
     """
+    templates, method = model.templates, get_method(model.method)
     usual = _PUBLISHED_WITH.get(method.name, set())
     found = [
         (templates != TEMPLATES, f"templates {templates} (its own are {TEMPLATES})"),
+        (model.proxy is not None, f"the proxy {model.proxy}"),
         (background, "another background"),
         (options.key_smoothing is not None, "key smoothing"),
         (options.prompt_denoising is not None, "prompt denoising"),
