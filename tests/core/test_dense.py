@@ -291,7 +291,7 @@ class TestRefinementByThePhoto:
     WHOLE = Geometry([(range(32), range(48))], (32, 48), (32, 48), (64, 96), resizes=1)
 
     @staticmethod
-    def refined(size=None, threshold=None, names=("pamr",)):
+    def refined(size=None, threshold=None, names=("pamr",), **pamr):
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(1, 4, 4, 6, generator=generator)
         rows = F.normalize(torch.randn(3, 4, generator=generator), dim=1)
@@ -303,6 +303,7 @@ class TestRefinementByThePhoto:
             threshold=threshold,
             refine=names,
             refine_size=size,
+            **pamr,
         )
         guide = torch.randint(0, 256, (3, 32, 48), generator=generator, dtype=torch.uint8)
         maps = score(Dense(features, None, (32, 48)), scoring)
@@ -316,6 +317,13 @@ class TestRefinementByThePhoto:
         assert maps.shape == (1, 2, *expected)
         assert (geometry.seen, geometry.output) == (expected, (64, 96))
         torch.testing.assert_close(maps.sum(dim=1), torch.ones(1, *expected))
+
+    def test_iterations_and_dilations_of_pamr_are_options(self):
+        usual, _ = self.refined()
+        same, _ = self.refined(pamr_iterations=10, pamr_dilations=(8, 16))
+        assert torch.equal(usual, same)
+        for other in ({"pamr_iterations": 2}, {"pamr_dilations": (1, 2)}):
+            assert not torch.allclose(self.refined(**other)[0], usual, atol=1e-4)
 
     def test_a_background_comes_after_it(self):
         maps, _ = self.refined(threshold=0.6, names=("tlp", "pamr"))

@@ -279,6 +279,12 @@ class TestOptions:
             ({"refine": 3}, "refine is a list of names, got 3"),
             ({"refine": "pamr", "refine_size": -1}, "refine_size"),
             ({"refine_size": 64}, "refine_size needs a refinement"),
+            ({"pamr_iterations": 5}, "pamr_iterations needs the refinement pamr"),
+            ({"refine": "tlp", "pamr_dilations": (1,)}, "pamr_dilations needs the refinement"),
+            ({"refine": "pamr", "pamr_iterations": 0}, "pamr_iterations is a whole number from 1"),
+            ({"refine": "pamr", "pamr_dilations": "8,x"}, "1 to 8 numbers of pixels .* got '8,x'"),
+            ({"refine": "pamr", "pamr_dilations": ()}, "1 to 8 numbers of pixels"),
+            ({"refine": "pamr", "pamr_dilations": (8, 0)}, "1 to 8 numbers of pixels"),
         ],
         ids=str,
     )

@@ -188,6 +188,20 @@ RefineSize = Annotated[
         rich_help_panel=_REFINE,
     ),
 ]
+PamrIterations = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Of `pamr`. Default: 10, as published.", rich_help_panel=_REFINE
+    ),
+]
+PamrDilations = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PX,...",
+        help="How far off `pamr` looks for similar pixels. Default: 8,16, as published.",
+        rich_help_panel=_REFINE,
+    ),
+]
 Regions = Annotated[
     str | None,
     typer.Option(
@@ -290,6 +304,8 @@ def read_options(
     prompt_denoising: float | None,
     refine: str,
     refine_size: int | None,
+    pamr_iterations: int | None,
+    pamr_dilations: str | None,
     regions: str | None,
     short_side: int | None,
     window: int | None,
@@ -310,6 +326,8 @@ def read_options(
         prompt_denoising=prompt_denoising,
         refine=_read_refinements(refine) if refine else own_refinement(model),
         refine_size=refine_size,
+        pamr_iterations=pamr_iterations,
+        pamr_dilations=pamr_dilations,  # type: ignore[arg-type]  # text with commas will do
         regions=regions,
         short_side=short_side,
         window=window,

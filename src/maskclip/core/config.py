@@ -90,6 +90,9 @@ class Options:
             `"none"`, as () is.
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
+        pamr_iterations: of `pamr`; None is 10, as published.
+        pamr_dilations: distances in px at which `pamr` looks for similar pixels, some numbers or
+            text with commas; None is 8 and 16, as published.
         regions: segments whose pixels vote on their class: `"slic"`, superpixels of the photo as
             the network sees it; or a folder of label maps, found by the photos' names.
         short_side: images are resized so that their short side is this many px, if their long side
@@ -106,6 +109,8 @@ class Options:
     prompt_denoising: float | None = None
     refine: tuple[str, ...] = ()
     refine_size: int | None = None
+    pamr_iterations: int | None = None
+    pamr_dilations: tuple[int, ...] | None = None
     regions: str | None = None
     short_side: int | None = None
     long_side: int | None = None
@@ -120,6 +125,7 @@ class Options:
         object.__setattr__(self, "refine", _refinements(self.refine))
         if self.refine_size is not None and not self.refine:
             raise MaskCLIPError("refine_size needs a refinement: refine")
+        self._check_pamr()
         if self.regions is not None:
             object.__setattr__(self, "regions", _regions(self.regions))
         for name in ("refine_size", "short_side", "long_side", "window", "stride"):
@@ -144,6 +150,46 @@ class Options:
                 raise MaskCLIPError(
                     f"stride is from 1 to the window, {self.window} px, got {self.stride}"
                 )
+
+    def _check_pamr(self) -> None:
+        iterations, dilations = self.pamr_iterations, self.pamr_dilations
+        for name, value in (("pamr_iterations", iterations), ("pamr_dilations", dilations)):
+            if value is not None and "pamr" not in self.refine:
+                raise MaskCLIPError(f"{name} needs the refinement pamr: refine")
+        if iterations is not None and not (
+            isinstance(iterations, Integral) and 1 <= iterations <= _MOST_ITERATIONS
+        ):
+            raise MaskCLIPError(
+                f"pamr_iterations is a whole number from 1 to {_MOST_ITERATIONS}, got "
+                f"{brief(iterations)}"
+            )
+        if dilations is not None:
+            object.__setattr__(self, "pamr_dilations", _dilations(dilations))
+
+
+_MOST_ITERATIONS = 1000
+_MOST_DILATIONS = 8  # each holds 8 numbers a pixel
+_LARGEST_DILATION = 1000
+
+
+def _dilations(values: object) -> tuple[int, ...]:
+    """Return distances in px: of numbers, or of text with commas between them."""
+    parts = values.split(",") if isinstance(values, str) else values
+    if isinstance(parts, list | tuple) and 1 <= len(parts) <= _MOST_DILATIONS:
+        numbers = [_whole(part) for part in parts]
+        if all(1 <= number <= _LARGEST_DILATION for number in numbers):
+            return tuple(numbers)
+    raise MaskCLIPError(
+        f"pamr_dilations are 1 to {_MOST_DILATIONS} numbers of pixels from 1 to "
+        f"{_LARGEST_DILATION}, as 8,16, got {brief(values)}"
+    )
+
+
+def _whole(value: object) -> int:
+    """Return a whole number, or one in ASCII digits, as it is; 0 for anything else."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        return int(value.strip()) if len(value) < 10 else 0
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
 
 
 def _refinements(names: object) -> tuple[str, ...]:
@@ -221,6 +267,8 @@ class RefinementValues(TypedDict, total=False):
     prompt_denoising: float | None
     refine: Sequence[str]
     refine_size: int | None
+    pamr_iterations: int | None
+    pamr_dilations: Sequence[int] | None
     regions: str | None
 
 

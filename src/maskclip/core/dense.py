@@ -16,6 +16,8 @@ from maskclip.core import resize
 from maskclip.core.feedback import patch_classes
 from maskclip.core.method import Method
 from maskclip.core.refinement import (
+    PAMR_DILATIONS,
+    PAMR_ITERATIONS,
     add_mean,
     denoise_prompts,
     pamr,
@@ -114,6 +116,7 @@ class Scoring:
             the photo after the others.
         refine_size: the short side in px at which the photo refines the maps; None is the size that
             the network saw, 0 that of the labels.
+        pamr_iterations, pamr_dilations: of `pamr`; None are the published ones.
     """
 
     rows: Tensor
@@ -126,6 +129,8 @@ class Scoring:
     threshold: float | None = None
     refine: tuple[str, ...] = ()
     refine_size: int | None = None
+    pamr_iterations: int | None = None
+    pamr_dilations: tuple[int, ...] | None = None
 
     @property
     def by_photo(self) -> tuple[str, ...]:
@@ -304,7 +309,15 @@ def refine(
     maps = enlarge(maps, replace(geometry, output=size))[None]
     photo = F.interpolate(guide[None].float() / 255, size=size, mode="bilinear")
     for name in scoring.by_photo:
-        maps = pamr(maps, photo) if name == "pamr" else propagate(maps, photo, _class_rows(scoring))
+        if name == "pamr":
+            maps = pamr(
+                maps,
+                photo,
+                iterations=scoring.pamr_iterations or PAMR_ITERATIONS,
+                dilations=scoring.pamr_dilations or PAMR_DILATIONS,
+            )
+        else:
+            maps = propagate(maps, photo, _class_rows(scoring))
     whole = [(range(size[0]), range(size[1]))]
     return _finished(maps, scoring), Geometry(whole, size, size, geometry.output, resizes=1)
 

@@ -22,8 +22,17 @@ _BAND = 1 << 18
 """Numbers of a band of rows, of all classes: what fits into a processor's cache."""
 
 
+PAMR_ITERATIONS = 10
+PAMR_DILATIONS = (8, 16)
+"""As NACLIP and its followers take them."""
+
+
 def pamr(
-    maps: Tensor, images: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (8, 16)
+    maps: Tensor,
+    images: Tensor,
+    *,
+    iterations: int = PAMR_ITERATIONS,
+    dilations: Sequence[int] = PAMR_DILATIONS,
 ) -> Tensor:
     """Let pixels take on what similar pixels near them have (PAMR, Araslanov and Roth, CVPR 2020).
 

@@ -254,8 +254,8 @@ class PhotoSegmenter(ABC):
         Args:
             encoded: one or a list, of this model.
             classes, background: as `segment` takes them.
-            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`, `regions`, as
-                `segment` takes them.
+            refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`,
+                `pamr_iterations`, `pamr_dilations`, `regions`, as `segment` takes them.
 
         Returns:
             A `Segmentation` at the photo's own size, or a list of them for a list.
@@ -331,9 +331,9 @@ class PhotoSegmenter(ABC):
                 probability, so above 1 / number of classes; published: of the best map value, in
                 (-1, 1)); or words that are. Not for students.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `refine`,
-                `refine_size`, `regions`, `short_side`, `long_side`, `window`, `stride`. The first
-                two are not for students. Without `refine` it is the model's own: none, but for
-                embedded ones.
+                `refine_size`, `pamr_iterations`, `pamr_dilations`, `regions`, `short_side`,
+                `long_side`, `window`, `stride`. The first two are not for students. Without
+                `refine` it is the model's own: none, but for embedded ones.
 
         Returns:
             A `Segmentation` at the image's own size, or a list of them for a list.

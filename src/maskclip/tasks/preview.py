@@ -81,6 +81,8 @@ class PreviewSegmenter(PhotoSegmenter):
             threshold=vocabulary.threshold,
             refine=options.refine,
             refine_size=options.refine_size,
+            pamr_iterations=options.pamr_iterations,
+            pamr_dilations=options.pamr_dilations,
         )
 
     def _pooled(self, ids: list[int]) -> Tensor:

@@ -242,6 +242,8 @@ class Segmenter(PhotoSegmenter):
             threshold=vocabulary.threshold,
             refine=options.refine,
             refine_size=options.refine_size,
+            pamr_iterations=options.pamr_iterations,
+            pamr_dilations=options.pamr_dilations,
         )
 
     def check_view(self, options: Options) -> None:
@@ -380,6 +382,8 @@ class StudentSegmenter(PhotoSegmenter):
             normalize=False,
             refine=options.refine,
             refine_size=options.refine_size,
+            pamr_iterations=options.pamr_iterations,
+            pamr_dilations=options.pamr_dilations,
         )
 
     def check_keys(self) -> None:

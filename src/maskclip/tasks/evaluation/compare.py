@@ -87,6 +87,8 @@ def refined(options: Options, names: tuple[str, ...]) -> Options:
         options,
         refine=by_names,
         refine_size=options.refine_size if by_names else None,
+        pamr_iterations=options.pamr_iterations if "pamr" in by_names else None,
+        pamr_dilations=options.pamr_dilations if "pamr" in by_names else None,
         regions=SLIC if SLIC in names else None,
     )
 

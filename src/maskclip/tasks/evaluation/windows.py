@@ -189,6 +189,8 @@ def differences(model: ModelConfig, options: Options, *, background: bool) -> tu
         (options.prompt_denoising is not None, "prompt denoising"),
         *((name not in usual, f"refinement by {name}") for name in options.refine),
         (options.regions is not None, "segments that vote"),
+        (options.pamr_iterations not in (None, 10), "other iterations of pamr"),
+        (options.pamr_dilations not in (None, (8, 16)), "other dilations of pamr"),
         (options.refine_size not in (None, 0), "refinement at another size than the photo's own"),
     ]
     return tuple(text for differs, text in found if differs)
