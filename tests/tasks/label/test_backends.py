@@ -18,7 +18,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.sources import find_sources
 from maskclip.emoji.scenes import draw_scene
 from maskclip.tasks.label import Job, LabelingError, manifest
-from maskclip.tasks.label.backends import label_in_pool, label_on_ray
+from maskclip.tasks.label.backends import _with_absolute_paths, label_in_pool, label_on_ray
 from maskclip.tasks.label.manifest import Counts
 from maskclip.tasks.label.pipeline import MANIFEST, label_photos
 
@@ -146,3 +146,17 @@ class TestRay:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(MaskCLIPError, match=r'ray, not installed yet: pip install ".*\[ray\]"'):
             label_photos(job(tmp_path / "out"), sources, device="cpu", backend=label_on_ray)
+
+
+def test_machines_of_a_cluster_get_paths_that_hold_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "proxy.pth").write_bytes(b"")
+    model = ModelConfig(name="emoji-vit", proxy="vit_tiny_patch16_224:proxy.pth")
+    here = Job(model=model, vocabulary=WORDS, out=tmp_path, options=Options(regions="maps"))
+    found = _with_absolute_paths(here)
+    assert found.options.regions == str((tmp_path / "maps").resolve())
+    assert found.model.proxy == f"vit_tiny_patch16_224:{(tmp_path / 'proxy.pth').resolve()}"
+    plain = replace(here, model=replace(model, proxy="a:random"), options=Options(regions="slic"))
+    assert _with_absolute_paths(plain).options.regions == "slic"
+    assert _with_absolute_paths(plain).model.proxy == "a:random"
