@@ -15,15 +15,22 @@ from measuring import apart, in_turn, machine, peak_mib, ratios, show, spans
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
+from maskclip.clip.proxy import load_proxy
 from maskclip.clip.weights import load_clip
 from maskclip.core import refinement
 from maskclip.core.dense import Dense, Scoring, read_again
-from maskclip.core.methods import METHODS
+from maskclip.core.method import CLEAN
+from maskclip.core.methods import METHODS, with_proxy
+
+PROXY = "proxy"
+"""What `clean` becomes beside a proxy."""
 
 
 def encoder(clip: CLIPModel, name: str, how: Namespace) -> DenseCLIP:
     """Return what a method encodes with, as `segment` prepares it."""
-    built = DenseCLIP.of(clip, method=METHODS[name]).to(how.device)
+    proxy = load_proxy(f"{how.proxy}:random") if name == PROXY else None
+    method = CLEAN if proxy is None else with_proxy(CLEAN, how.proxy)
+    built = DenseCLIP.of(clip, method=METHODS.get(name, method), proxy=proxy).to(how.device)
     built.prepare(getattr(torch, how.precision))
     return built
 
@@ -95,7 +102,9 @@ def refinements(how: Namespace) -> list[list[str]]:
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = ArgumentParser(description="Measure the methods beside clean.")
     parser.add_argument("--model", default="ViT-B-16")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    known = [*METHODS, PROXY]
+    parser.add_argument("--methods", nargs="+", choices=known, default=known)
+    parser.add_argument("--proxy", default="vit_small_patch14_dinov2")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 683), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", default="float32")
