@@ -36,10 +36,13 @@ def alike(classes: Tensor, how: Feedback, like: Tensor) -> Bias:
     count = classes.numel()
     kernel = _gaussian(how.blur, count, classes.device)
 
-    def rows(band: range) -> Tensor:
-        found = torch.cat([grid.alike(part) for part in _cut(band, max(PAIRS // count, 1))])
-        found = F.conv1d(found[:, None], kernel[None, None], padding=len(kernel) // 2)[:, 0]
+    def some(part: range) -> Tensor:
+        found = grid.alike(part)[:, None]
+        found = F.conv1d(found, kernel[None, None], padding=len(kernel) // 2)[:, 0]
         return found / (found.sum(dim=1, keepdim=True) + 1e-8)
+
+    def rows(band: range) -> Tensor:
+        return torch.cat([some(part) for part in _cut(band, max(PAIRS // count, 1))])
 
     whole = [range(band.start, band.stop) for band in bands(count, count)]
     if len(whole) == 1:
@@ -52,7 +55,7 @@ def alike(classes: Tensor, how: Feedback, like: Tensor) -> Bias:
         patches = range(max(band.start - 1, 0), band.stop - 1)
         found = kept[patches.start : patches.stop] if len(whole) == 1 else rows(patches)
         # The published code rounds to half precision, whatever it computes in.
-        found = how.weight * (found / largest).half().float()
+        found = (found / largest).half().float().mul_(how.weight)
         return F.pad(found, (1, 0, 1 if band.start == 0 else 0, 0)).to(like.dtype)
 
     return bias
