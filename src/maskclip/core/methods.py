@@ -149,10 +149,10 @@ COSTS = {
     "surgery": 1.19,
     "naclip": 1.05,
     "resclip-rcs": 1.16,
-    "resclip": 1.39,
+    "resclip": 1.37,
     "pearl": 1.08,
-    "scclip": 1.15,
-    "sfp": 1.15,
+    "scclip": 1.20,
+    "sfp": 1.28,
 }
 """Time of encoding beside `clean`: ViT-B/16, 512 x 683 px, one thread (benchmarks/methods.py)."""
 
