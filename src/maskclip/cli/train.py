@@ -85,13 +85,16 @@ def train(
     student: Annotated[
         str | None,
         typer.Option(
-            help="`deeplabv2-r101` (default), or a decoder and a backbone, such as "
-            "`unet:mobilenetv4_conv_small`."
+            help="`deeplabv2-r101` (default); a decoder and a backbone, such as "
+            "`unet:mobilenetv4_conv_small`; or `teacher`: it starts as the teacher itself."
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The CLIP that labels (default: the recipe's, or ViT-B-16:openai)."),
+        typer.Option(
+            help="The CLIP that labels, or the preview `photo` (default: the recipe's, or "
+            "ViT-B-16:openai)."
+        ),
     ] = None,
     weights: opt.Weights = None,
     method: Annotated[

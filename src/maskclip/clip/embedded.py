@@ -108,7 +108,21 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         context_length=config["text_cfg"]["context_length"],
         short_side=short_side,
         known_tokens=frozenset(ids[rows.any(dim=1)].tolist()),
+        tower={"family": "embedded", **towers},
     )
+
+
+def check_tower(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of an image tower that is not plain numbers in their ranges.
+
+    Args:
+        config: `embed_dim` and `vision_cfg`, as open_clip's.
+
+    Raises:
+        KeyError, TypeError, MaskCLIPError: a number is missing, out of its range, or unknown.
+    """
+    _check("embed_dim", config["embed_dim"], _CONFIG["embed_dim"])
+    _check_all(config["vision_cfg"], _VISION)
 
 
 def _read_config(text: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class DenseCLIP(nn.Module):
 
     Attributes:
         cell: pixels between two grid positions: the patch of a ViT, 32 for ResNets.
+        normalize: that features are compared by cosine.
         class_token: whether the tower has one.
         temperature: by which similarities with its features become probabilities.
 
@@ -43,6 +44,7 @@ class DenseCLIP(nn.Module):
 
     mean: Tensor
     std: Tensor
+    normalize = True
 
     def __init__(
         self,
@@ -134,17 +136,27 @@ class DenseCLIP(nn.Module):
         normalized = self._normalize(images)
         vectors = None if self.proxy is None else self.proxy(unit_pixels(images), self.cell)
         seen = self.tower.dense(normalized, keys=keys, image=image, proxy=vectors)
-        height, width = images.shape[-2:]
-        if self.method.stretch:
-            covered = (height, width)
-        else:
-            covered = (seen.features.shape[2] * self.cell, seen.features.shape[3] * self.cell)
+        covered = self._covered(images, seen.features)
         again = None if seen.read is None else Again(images, seen.parts or {}, seen.read)
         return Dense(seen.features, seen.keys, covered, seen.image, again)
+
+    def staged(self, images: Tensor) -> tuple[list[Tensor], Dense]:
+        """Encode a batch, and return the maps (B, c, h, w) of finer grids too, the finest first.
+
+        Their grids span what `covered` says, as that of the features does. ViTs have none.
+        """
+        finer, features = self.tower.staged(self._normalize(images))
+        return finer, Dense(features, None, self._covered(images, features))
 
     def pool(self, images: Tensor) -> Tensor:
         """Return CLIP's ordinary image embeddings (B, D), of images of any size."""
         return self.tower.pooled(self._normalize(images))
+
+    def _covered(self, images: Tensor, features: Tensor) -> tuple[int, int]:
+        """Return the (height, width) in px that the grid of features spans."""
+        if self.method.stretch:
+            return images.shape[2], images.shape[3]
+        return features.shape[2] * self.cell, features.shape[3] * self.cell
 
     def _normalize(self, images: Tensor) -> Tensor:
         weight = next(self.visual.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -52,6 +52,8 @@ class CLIPModel:
         short_side: the working size: images are resized so that their short side is this many px.
         refine: names of `core.config.REFINEMENTS`, done by `segment` where none are named.
         known_tokens: the token ids it was trained on; None for models of the open world.
+        tower: how its image tower is built, in plain values, as `clip.weights.build_tower` takes
+            them; None where they would not say all of it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class CLIPModel:
     short_side: int = DEFAULT_SHORT_SIDE
     refine: tuple[str, ...] = ()
     known_tokens: frozenset[int] | None = None
+    tower: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> nn.Module:

@@ -24,6 +24,7 @@ from maskclip.clip.checkpoint import (
     one_line,
     read_checkpoint,
 )
+from maskclip.clip.embedded import check_tower
 from maskclip.clip.families import SUPPORTED, traits_of_config
 from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.hub import check_reachable
@@ -38,7 +39,7 @@ from maskclip.clip.model import (
     temperature_of,
 )
 from maskclip.clip.towers import UnsupportedTowerError, adapter_for
-from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
@@ -78,6 +79,7 @@ def load_pretrained(
     return _loaded(
         f"{architecture}:{tag if weights is None else path.name}",
         OpenCLIP(model, _tokenizer(architecture)),
+        config=config,
         source=path,
         mean=pretrained.get("mean", OPENAI_MEAN),
         std=pretrained.get("std", OPENAI_STD),
@@ -98,6 +100,7 @@ def _loaded(
     name: str,
     built: OpenCLIP,
     *,
+    config: Mapping[str, Any],
     source: Path,
     mean: Statistics = OPENAI_MEAN,
     std: Statistics = OPENAI_STD,
@@ -114,7 +117,29 @@ def _loaded(
         temperature=temperature_of(model.logit_scale.detach(), source=str(source)),
         bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
         context_length=model.context_length,
+        tower=_described(config),
     )
+
+
+def _described(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what `build_visual` builds a tower of, None where there is more to it."""
+    quick = bool(config.get("quick_gelu"))
+    vision = {key: value for key, value in config["vision_cfg"].items() if value is not None}
+    parts = {"embed_dim": config["embed_dim"], "vision_cfg": vision}
+    try:
+        check_tower(parts)
+    except (KeyError, TypeError, WeightsError, MaskCLIPError):
+        return None
+    return {"family": "open_clip", **parts, "quick_gelu": quick}
+
+
+def build_visual(embed_dim: int, vision_cfg: dict[str, Any], *, quick_gelu: bool) -> nn.Module:
+    """Build open_clip's image tower of a configuration, of random weights."""
+    text = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
+    config = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text}
+    model: Any = _build({**config, "quick_gelu": quick_gelu})
+    visual: nn.Module = model.visual
+    return visual
 
 
 def _raw_config(architecture: str) -> dict[str, Any]:
@@ -234,7 +259,8 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     quick = _guess_quick_gelu(known, checkpoint, path, architecture)
     build = partial(_build, {**known, "quick_gelu": quick})
     model = build_fitting(build, checkpoint.state, source=str(path))
-    return _loaded(path.stem, OpenCLIP(model, tokenizer), source=path)
+    config = {**known, "quick_gelu": quick}
+    return _loaded(path.stem, OpenCLIP(model, tokenizer), config=config, source=path)
 
 
 def _guess_quick_gelu(

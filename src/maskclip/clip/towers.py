@@ -98,6 +98,10 @@ class Tower(Protocol):
         """
         ...
 
+    def staged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the maps (B, c, h, w) of finer grids, the finest first, and the features."""
+        ...
+
     def pooled(self, images: Tensor) -> Tensor:
         """Return the images' own embeddings (B, D), as CLIP's own forward does."""
         ...
@@ -215,7 +219,14 @@ class ResNetTower:
         self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
     ) -> Seen:
         """See `Tower`; positions have no embedding (published code, R3), but in `image`."""
-        x = self._stages(images)
+        return self._read(self._stages(images)[-1], keys=keys, image=image)
+
+    def staged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `Tower`; the maps of all stages but the last."""
+        *finer, last = self._stages(images, kept=True)
+        return finer, self._read(last, keys=False, image=False).features
+
+    def _read(self, x: Tensor, *, keys: bool, image: bool) -> Seen:
         pool = self.visual.attnpool
         own = self._pool(x) if image else None
         if mixes_positions(self.method.kernels):
@@ -225,18 +236,20 @@ class ResNetTower:
 
     def pooled(self, images: Tensor) -> Tensor:
         """See `Tower`; the position table is resized to the grid."""
-        return self._pool(self._stages(images))
+        return self._pool(self._stages(images)[-1])
 
-    def _stages(self, images: Tensor) -> Tensor:
-        """Return the last stage's map (B, C, h, w)."""
+    def _stages(self, images: Tensor, *, kept: bool = False) -> list[Tensor]:
+        """Return the last stage's map (B, C, h, w), after those of the others if they are kept."""
         height, width = images.shape[-2:]
         fit = _whole_cells if self.method.pad_to_cells else _one_cell
         x = pad_bottom_right(images, (fit(height, self.cell), fit(width, self.cell)))
         visual = self.visual
-        stages = (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4)
-        for stage in stages:
+        x = visual.stem(x)
+        maps: list[Tensor] = []
+        for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             x = stage(x)
-        return x
+            maps = [*maps, x] if kept else [x]
+        return maps
 
     def _pool(self, x: Tensor) -> Tensor:
         """Return what the attention pool makes of the mean of a map (B, C, h, w): (B, D)."""
@@ -333,6 +346,10 @@ class ViTTower:
             near = alike(own, how, of_one["value"])
             found.append(read_again(block, of_one, self.method, grid=grid, alike=near))
         return _to_map(self._project(torch.cat(found)), grid)
+
+    def staged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `Tower`; a ViT has one grid."""
+        return [], self.dense(images, keys=False, image=False).features
 
     def pooled(self, images: Tensor) -> Tensor:
         """See `Tower`."""

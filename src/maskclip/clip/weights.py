@@ -8,21 +8,28 @@ takes longer than labelling a few small images.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
 from maskclip.clip.embedded import (
     ALIASES,
     EMBEDDED,
+    check_tower,
     describes_itself,
     from_checkpoint,
+    light_tower,
     load_embedded,
 )
 from maskclip.clip.model import CLIPModel
 from maskclip.core.config import DEFAULT_MODEL
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import brief
 
 _Key = tuple[str, str | None]
 _LOADED: ContextVar[dict[_Key, CLIPModel | WeightsError] | None] = ContextVar(
@@ -92,3 +99,27 @@ def _load(name: str, weights: str | None) -> CLIPModel:
     from maskclip.clip.open_clip_models import load_pretrained
 
     return load_pretrained(name, weights=weights, other_names=(*EMBEDDED, *ALIASES))
+
+
+def build_tower(config: Mapping[str, Any]) -> nn.Module:
+    """Build an image tower of random weights, of values that need not be trusted.
+
+    Args:
+        config: of `CLIPModel.tower`.
+
+    Raises:
+        WeightsError: they do not describe a tower.
+    """
+    try:
+        check_tower(config)
+        family, embed_dim, vision = config["family"], config["embed_dim"], config["vision_cfg"]
+        if family == "embedded":
+            return light_tower(embed_dim, dict(vision))
+        if family == "open_clip":
+            from maskclip.clip.open_clip_models import build_visual
+
+            return build_visual(embed_dim, dict(vision), quick_gelu=config["quick_gelu"] is True)
+    except (KeyError, TypeError, ValueError, AttributeError, MaskCLIPError) as error:
+        reason = error if isinstance(error, MaskCLIPError) else brief(error)
+        raise WeightsError(f"not the description of an image tower ({reason})") from error
+    raise WeightsError(f"not an image tower that is known: {brief(family)}")

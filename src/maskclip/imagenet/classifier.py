@@ -7,7 +7,8 @@ package of their own (the extra `photo`). B images, D channels, h x w grid posit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,10 @@ from maskclip.clip.fitting import build_fitting
 from maskclip.clip.model import shared_copy
 from maskclip.core.dense import Dense
 from maskclip.core.errors import require_extra
+from maskclip.core.method import CLEAN, Method
 from maskclip.core.resize import pad_bottom_right
+from maskclip.core.text import brief
+from maskclip.imagenet.words import ids_of
 
 SHORT_SIDE = 320
 """The working size in px: measured on photographs (docs/models.md)."""
@@ -49,6 +53,7 @@ class ImageClassifier:
         network: timm's, in eval mode, float32, on the CPU.
         mean, std: of R, G and B, for pixels in [0, 1], as it expects them.
         fingerprint: a hash of the weights' file; 16 hex digits.
+        tower: how its network is built, as `build_classifier` takes it.
     """
 
     name: str
@@ -56,6 +61,32 @@ class ImageClassifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    tower: Mapping[str, Any] | None = None
+
+    def word_rows(self, prompts: Sequence[Sequence[str]]) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the rows (P, D + 1) of the ImageNet classes that words stand for.
+
+        Of a class's n rows the best counts, and the best of n logits is the higher the larger n is:
+        half of ln n is taken off, which measured best on photographs.
+
+        Args:
+            prompts: the words of each class.
+
+        Returns:
+            The rows, and the class of each.
+
+        Raises:
+            UnknownWordError: ImageNet has nothing for some of the words.
+        """
+        known = iter(ids_of(word for words in prompts for word in words))
+        table, rows, classes = self.rows(), [], []
+        for index, words in enumerate(prompts):
+            ids = sorted({one for _ in words for one in next(known)})
+            own = table[ids]
+            own[:, -1] -= 0.5 * math.log(len(ids))
+            rows.append(own)
+            classes += [index] * len(ids)
+        return torch.cat(rows), tuple(classes)
 
     def rows(self) -> Tensor:
         """Return one row a class of ImageNet, (1000, D + 1): its weights, and last its bias."""
@@ -99,6 +130,31 @@ def read_classifier(path: Path, architecture: str, *, name: str) -> ImageClassif
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        tower={"family": "timm", "name": architecture},
+    )
+
+
+def build_classifier(tower: Mapping[str, Any]) -> ImageClassifier:
+    """Build a classifier of random weights, of values that need not be trusted.
+
+    Raises:
+        WeightsError: they do not name one of the previews' networks.
+    """
+    import timm
+
+    known = [source.architecture for source in _SOURCES.values()]
+    name = tower.get("name")
+    if name not in known:
+        raise WeightsError(f"expected the network {' or '.join(known)}, got {brief(name)}")
+    network = timm.create_model(name).eval()
+    config: Any = network.pretrained_cfg
+    return ImageClassifier(
+        name="photo",
+        network=network,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        fingerprint="",
+        tower=tower,
     )
 
 
@@ -122,11 +178,16 @@ class DenseClassifier(nn.Module):
 
     Attributes:
         cell: pixels between two grid positions.
+        method: how images are shrunk and maps enlarged.
+        temperature, normalize: that inner products are logits as they are.
     """
 
     mean: Tensor
     std: Tensor
     cell = 32
+    method: Method = CLEAN
+    temperature = 1.0
+    normalize = False
 
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
@@ -151,16 +212,33 @@ class DenseClassifier(nn.Module):
         Raises:
             ValueError: the batch has another shape or dtype.
         """
+        seen = self.network.forward_features(self._padded(images))
+        features = _with_constant(seen)
+        own = features.mean(dim=(2, 3)) if image else None
+        return Dense(features, seen if keys else None, self._covered(seen), own)
+
+    def staged(self, images: Tensor) -> tuple[list[Tensor], Dense]:
+        """Encode a batch, and return the maps (B, c, h, w) of grids of 4, 8 and 16 px too."""
+        seen, maps = self.network.forward_intermediates(self._padded(images))
+        finer = [x for x in maps if seen.shape[2] < x.shape[2] <= 8 * seen.shape[2]]
+        return finer, Dense(_with_constant(seen), None, self._covered(seen))
+
+    def check_keys(self) -> None:
+        """Refuse nothing: key smoothing compares the features themselves."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse nothing: any size will do."""
+
+    def _padded(self, images: Tensor) -> Tensor:
         normalized = normalize_pixels(images, self.mean, self.std)
-        size = [-(-side // self.cell) * self.cell for side in images.shape[-2:]]
-        padded = pad_bottom_right(normalized, (size[0], size[1]))
+        height, width = (-(-side // self.cell) * self.cell for side in images.shape[-2:])
         weight = next(self.network.parameters())
-        x = padded.to(weight.dtype, memory_format=torch.channels_last)
-        seen = self.network.forward_features(x)
-        features = F.pad(seen, (0, 0, 0, 0, 0, 1), value=1.0)
-        return Dense(
-            features,
-            seen if keys else None,
-            (size[0], size[1]),
-            features.mean(dim=(2, 3)) if image else None,
-        )
+        padded = pad_bottom_right(normalized, (height, width))
+        return padded.to(weight.dtype, memory_format=torch.channels_last)
+
+    def _covered(self, seen: Tensor) -> tuple[int, int]:
+        return seen.shape[2] * self.cell, seen.shape[3] * self.cell
+
+
+def _with_constant(features: Tensor) -> Tensor:
+    return F.pad(features, (0, 0, 0, 0, 0, 1), value=1.0)

@@ -6,13 +6,18 @@ Quick to import, without torch, so that mistakes are reported at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from maskclip.core.config import SHORT_SIDES, Augmentation, ModelConfig
 from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.methods import METHODS
+from maskclip.core.text import brief
 
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
+TEACHER = "teacher"
+"""The student that starts from its teacher: its tower and rows, and a decoder that adds to them."""
 DEPTHS = (50, 101)
 PUBLISHED_NAMES = tuple(f"{decoder}-r{depth}" for decoder in PUBLISHED_DECODERS for depth in DEPTHS)
 OPTIMIZERS = ("sgd", "adamw")
@@ -55,6 +60,11 @@ class StudentConfig:
         embed_dim: channels D of text rows and features: 1024 for RN50, 768 RN50x16, 512 ViT-B/16.
         background: whether a learnable background is class 0, before those of the text rows.
         dropout: the share of feature channels dropped in training before classification.
+        tower: with the decoder "teacher", how the image tower that it starts from is built:
+            `CLIPModel.tower` or `ImageClassifier.tower`.
+        method: with it, how that tower is read: the name of a built-in method.
+        counts: how many rows each class has, of which the best counts; () is one.
+        trained_rows: whether the rows are trained too; those of a text tower are not.
     """
 
     decoder: str = "deeplabv2"
@@ -65,8 +75,23 @@ class StudentConfig:
     embed_dim: int = 1024
     background: bool = False
     dropout: float = 0.0
+    tower: Mapping[str, Any] | None = None
+    method: str = "clean"
+    counts: tuple[int, ...] = ()
+    trained_rows: bool = False
 
     def __post_init__(self) -> None:
+        if (self.decoder == TEACHER) != (self.tower is not None):
+            raise StudentError(
+                f"decoder, tower: the decoder {TEACHER!r} goes with the tower that it starts from, "
+                f"got {self.decoder!r} {'with' if self.tower else 'without'} one"
+            )
+        if self.method not in METHODS:
+            raise StudentError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if any(type(count) is not int or count < 1 for count in self.counts):
+            raise StudentError(f"counts: expected whole numbers from 1, got {brief(self.counts)}")
+        if self.tower is not None:
+            return
         if self.backbone is None and self.decoder not in PUBLISHED_DECODERS:
             raise StudentError(
                 f"decoder: expected {_either(PUBLISHED_DECODERS)}, got {self.decoder!r}; any other "

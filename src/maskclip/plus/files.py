@@ -68,7 +68,7 @@ class StudentMetadata:
         """Return plain JSON values."""
         return {
             "version": VERSION,
-            "config": asdict(self.config),
+            "config": {**asdict(self.config), "counts": list(self.config.counts)},
             "vocabulary": None if self.vocabulary is None else self.vocabulary.to_dict(),
             "short_side": self.short_side,
             "step": self.step,
@@ -112,7 +112,10 @@ def _read_config(values: object, *, source: str) -> StudentConfig:
     known = {field.name: field.default for field in fields(StudentConfig)}
     if not isinstance(values, dict):
         raise StudentError(f"{source}: no architecture of a student in its description")
-    for name, value in values.items():
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    for name, value in given.items():
         if name not in known:
             raise StudentError(
                 f"{source}: unknown field {brief(name)} of the architecture; a newer maskclip "
@@ -122,12 +125,14 @@ def _read_config(values: object, *, source: str) -> StudentConfig:
         if isinstance(value, str) and len(value) > _LONGEST_NAME:
             raise StudentError(f"{source}: {name}: expected a name, got {brief(value)}")
         numbers = isinstance(default, float) and type(value) is int
+        if name == "tower" and not isinstance(value, dict | None):
+            raise StudentError(f"{source}: {name}: expected a table, got {brief(value)}")
         if default is not None and type(value) is not type(default) and not numbers:
             raise StudentError(
                 f"{source}: {name}: expected a value such as {default!r}, got {brief(value)}"
             )
     try:
-        return StudentConfig(**values)
+        return StudentConfig(**given)
     except (MaskCLIPError, TypeError) as error:
         raise StudentError(f"{source}: {error}") from error
 
@@ -158,7 +163,7 @@ class TrainedStudent:
 
     def __len__(self) -> int:
         """Return the number of classes, a background included."""
-        return len(self.student.rows) + self.student.config.background
+        return len(self.student)
 
     @property
     def metadata(self) -> StudentMetadata:

@@ -21,6 +21,7 @@ from maskclip.core.metrics import ConfusionMatrix
 from maskclip.core.resize import Geometry, cut, label
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
+from maskclip.imagenet.classifier import DenseClassifier
 from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
 from maskclip.plus.dataset import Batch
 from maskclip.plus.files import METADATA_KEY, StudentMetadata
@@ -80,7 +81,7 @@ class MaskCLIPPlus(L.LightningModule):
         super().__init__()
         if teacher.encoder is None and supervision.needs_teacher:
             raise TrainingError("clip-guided steps and distillation need a teacher")
-        classes = len(teacher.rows)
+        classes = len(teacher)
         if supervision.unlabeled and max(supervision.unlabeled) >= classes:
             raise TrainingError(
                 f"unlabeled: there is no class {max(supervision.unlabeled)}; the {classes} classes "
@@ -177,9 +178,10 @@ class MaskCLIPPlus(L.LightningModule):
             return labels
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if phase == "clip-guided":
-                maps = teacher_maps(self._encoder, images, self.teacher.rows, config).float()
+                maps = self._teacher_maps(images)
             else:
-                maps = self_maps(features.float(), self.student.classifier(), config)
+                rows, classes = self.student.classifier(), self.student.classes
+                maps = self_maps(features.float(), rows, config, classes=classes)
             return assign_labels(
                 labels,
                 maps,
@@ -208,13 +210,19 @@ class MaskCLIPPlus(L.LightningModule):
             hidden = torch.tensor(config.unlabeled, device=self.device)
             labels = labels.masked_fill(torch.isin(labels, hidden), UNLABELED)
         with torch.autocast(images.device.type, enabled=False):
-            maps = teacher_maps(self._encoder, images, self.teacher.rows, config).float()
+            maps = self._teacher_maps(images)
         return assign_labels(
             labels, maps, config.unlabeled, confidence=config.confidence, ignore=self.ignore
         ).cpu()
 
+    def _teacher_maps(self, images: Tensor) -> Tensor:
+        teacher = self.teacher
+        return teacher_maps(
+            self._encoder, images, teacher.rows, self.supervision, classes=teacher.classes
+        ).float()
+
     @property
-    def _encoder(self) -> DenseCLIP:
+    def _encoder(self) -> DenseCLIP | DenseClassifier:
         assert self.teacher.encoder is not None  # the constructor refuses such supervision
         return self.teacher.encoder
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from maskclip.clip.hub import hub_file
 from maskclip.core.errors import did_you_mean
 from maskclip.plus.config import StudentConfig, StudentError
+from maskclip.plus.from_teacher import STRIDE, build_modules
 
 DECODERS = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 """The decoders that go over a backbone of timm."""
@@ -66,6 +67,8 @@ def build_network(config: StudentConfig, *, pretrained: bool = False) -> Network
         StudentError: there is no such decoder or backbone, they do not go together, or there are
             no pretrained weights to be had.
     """
+    if config.tower is not None:
+        return Network(*build_modules(config), STRIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     if config.backbone is None:
         return _build_published(config, pretrained=pretrained)
     return _build_modern(config, config.backbone, pretrained=pretrained)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskclip.clip.encoder import normalize_pixels
 from maskclip.clip.fitting import build_fitting
-from maskclip.core.dense import similarity
+from maskclip.core.dense import pool_synonyms, similarity
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.networks import Network, build_network
 
@@ -28,8 +28,11 @@ class Student(nn.Module):
 
     Args:
         config: the architecture.
-        rows: (C, D) text rows, unit length; a buffer, never trained.
+        rows: (P, D) text rows; a buffer, never trained, unless the architecture says so.
         network: of that architecture.
+
+    Attributes:
+        classes: the class of each row of `classifier`, of which the best counts.
 
     Raises:
         StudentError: the rows do not fit the architecture.
@@ -41,6 +44,8 @@ class Student(nn.Module):
 
     def __init__(self, config: StudentConfig, rows: Tensor, network: Network) -> None:
         super().__init__()
+        if sum(config.counts or (len(rows),)) != len(rows):
+            raise StudentError(f"counts: they are of {sum(config.counts)} rows, got {len(rows)}")
         if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != config.embed_dim:
             raise StudentError(
                 f"text rows: expected (classes, {config.embed_dim}), got {tuple(rows.shape)}; take "
@@ -51,7 +56,12 @@ class Student(nn.Module):
         self.decoder = network.decoder
         self.stride = network.stride
         self.dropout = nn.Dropout2d(config.dropout)
-        self.register_buffer("rows", rows.detach().float().clone())
+        if config.trained_rows:
+            self.rows = nn.Parameter(rows.detach().float().clone())
+        else:
+            self.register_buffer("rows", rows.detach().float().clone())
+        counts = (*((1,) if config.background else ()), *(config.counts or (1,) * len(rows)))
+        self.classes = tuple(i for i, count in enumerate(counts) for _ in range(count))
         # Drawn as published; weight decay applies to it (published code, P3).
         row = torch.randn(1, config.embed_dim) if config.background else None
         self.background = None if row is None else nn.Parameter(row)
@@ -76,7 +86,7 @@ class Student(nn.Module):
         return features[..., :height, :width]
 
     def classifier(self) -> Tensor:
-        """Return one unit row per class, (K, D); the background, where there is one, first."""
+        """Return the rows (P, D) of all classes; the background's, where there is one, first."""
         if self.background is None:
             return self.rows
         return torch.cat([F.normalize(self.background, dim=1), self.rows])
@@ -90,7 +100,12 @@ class Student(nn.Module):
             (B, K, h, w) float32.
         """
         with torch.autocast(features.device.type, enabled=False):
-            return similarity(self.dropout(features), self.classifier(), normalize=False)
+            maps = similarity(self.dropout(features), self.classifier(), normalize=False)
+            return pool_synonyms(maps, self.classes) if self.config.counts else maps
+
+    def __len__(self) -> int:
+        """Return the number of classes, a background included."""
+        return self.classes[-1] + 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images (B, 3, H, W) on the grid: (B, K, h, w) float32."""

@@ -4,13 +4,15 @@ Every function is pure: a training that resumes at a step does what it would hav
 B images, K classes, U of them unlabelled, D embedding channels, H x W pixels, h x w positions.
 Labels are class ids, `ignore` (that of the vocabulary) where nothing is learnt, UNLABELED where a
 label is to be assigned.
-Rows have one row per class id: those of `Student.classifier()`, a learnable background included.
+Rows are those of `Student.classifier()`, a learnable background included: one a class id, unless
+`classes` says of which class each is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,28 +24,64 @@ from maskclip.clip.prompts import class_rows
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import PREVIEWS, ModelConfig
-from maskclip.core.dense import Dense, Scoring, score, similarity
+from maskclip.core.dense import Dense, Scoring, pool_synonyms, score, similarity
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.methods import get_method, with_proxy
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
+from maskclip.imagenet.classifier import DenseClassifier, ImageClassifier, load_classifier
 from maskclip.plus.config import Supervision, SupervisionError
+
+
+class Encoder(Protocol):
+    """What `DenseCLIP` and `DenseClassifier` have, which see images densely."""
+
+    method: Method
+    temperature: float
+    normalize: bool
+    training: bool
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> Dense:
+        """Encode a batch of images (B, 3, H, W)."""
+        ...
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image, of so many px, in which the method cannot work."""
 
 
 @dataclass
 class Teacher:
-    """The CLIP that a student learns from: the text rows of its classes, and its image encoder.
+    """What a student learns from: the rows of its classes, and the image encoder.
 
     Attributes:
-        rows: (K, D) unit text rows, one per class id; that of a learnable background is not used.
-        encoder: of `build_teacher`; None where no step needs it.
+        rows: (P, D) text rows; that of a learnable background is not used.
+        classes: the class of each row: ascending, every class at least once.
+        encoder: frozen; None where no step needs it.
+        source: what it was made of, for a student that starts from it.
         why: why `auto` became its method; "" where it was named.
     """
 
     rows: Tensor
-    encoder: DenseCLIP | None = None
+    classes: tuple[int, ...]
+    encoder: DenseCLIP | DenseClassifier | None = None
+    source: CLIPModel | ImageClassifier | None = None
     why: str = ""
+
+    def __len__(self) -> int:
+        """Return the number of classes."""
+        return self.classes[-1] + 1
+
+    def class_rows(self) -> Tensor:
+        """Return one row a class, (K, D): the mean of its own, of unit length where it has several.
+
+        A classifier of any network, which does not take the best of a class's rows.
+        """
+        if len(self) == len(self.rows):
+            return self.rows
+        total = self.rows.new_zeros(len(self), self.rows.shape[1])
+        index = torch.tensor(self.classes, device=self.rows.device)
+        return F.normalize(total.index_add_(0, index, F.normalize(self.rows, dim=1)), dim=1)
 
     def to(self, device: torch.device) -> None:
         """Move both."""
@@ -71,43 +109,65 @@ def load_teacher(
     Raises:
         MaskCLIPError: the model cannot be had, or a class has no words.
     """
-    if config.name in PREVIEWS:
-        raise SupervisionError(f"{config.name} is a preview without CLIP: a CLIP has to teach")
-    clip = load_clip(config.name, weights=config.weights)
     prompts = vocabulary.prompts[1 if supervision.background else 0 :]
     if not all(prompts):
         raise SupervisionError("a background by threshold cannot be learnt: give it words")
-    rows = class_rows(clip, prompts, templates=config.templates, device=device)
+    source: CLIPModel | ImageClassifier
+    if config.name in PREVIEWS:
+        source = load_classifier(config.name)
+        rows, classes = source.word_rows(prompts)
+    else:
+        source = load_clip(config.name, weights=config.weights)
+        rows = class_rows(source, prompts, templates=config.templates, device=device)
+        classes = tuple(range(len(rows)))
     if supervision.background:
         rows = torch.cat([torch.zeros_like(rows[:1]), rows])
-    if not supervision.needs_teacher:
-        return Teacher(rows)
-    proxy = None if config.proxy is None else load_proxy(config.proxy)
-    method = with_proxy(get_method(config.method), config.proxy)
-    encoder = build_teacher(clip, method=method, proxy=proxy).to(device)
-    if supervision.key_smoothing is not None:
-        encoder.check_keys()
-    size = sum(weight.numel() for weight in encoder.parameters())
-    encoder.prepare(choose_precision(config.precision, device, parameters=size))
-    return Teacher(rows, encoder)
+        classes = (0, *(index + 1 for index in classes))
+    teacher = Teacher(rows, classes, source=source)
+    if supervision.needs_teacher:
+        proxy = None if config.proxy is None else load_proxy(config.proxy)
+        method = with_proxy(get_method(config.method), config.proxy)
+        encoder = build_teacher(source, method=method, proxy=proxy).to(device)
+        if supervision.key_smoothing is not None:
+            encoder.check_keys()
+        size = sum(weight.numel() for weight in encoder.parameters())
+        encoder.prepare(choose_precision(config.precision, device, parameters=size))
+        teacher.encoder = encoder
+    return teacher
 
 
 def build_teacher(
-    clip: CLIPModel, *, method: Method = PUBLISHED, proxy: Proxy | None = None
-) -> DenseCLIP:
-    """Return a CLIP's image tower, frozen, in eval mode, to be kept out of the student."""
-    return DenseCLIP.of(clip, method=method, proxy=proxy).requires_grad_(False)
+    source: CLIPModel | ImageClassifier,
+    *,
+    method: Method = PUBLISHED,
+    proxy: Proxy | None = None,
+) -> DenseCLIP | DenseClassifier:
+    """Return an image tower, frozen, in eval mode, to be kept out of the student.
+
+    A classifier has a reading of its own, whatever the method.
+    """
+    if isinstance(source, ImageClassifier):
+        return DenseClassifier(source).requires_grad_(False)
+    return DenseCLIP.of(source, method=method, proxy=proxy).requires_grad_(False)
 
 
 @torch.no_grad()
-def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Supervision) -> Tensor:
+def teacher_maps(
+    encoder: Encoder,
+    images: Tensor,
+    rows: Tensor,
+    config: Supervision,
+    *,
+    classes: Sequence[int] | None = None,
+) -> Tensor:
     """Return CLIP's refined maps of the unlabelled classes alone (published code, P7, H2, H3).
 
     Args:
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
-        rows: (K, D), unit length.
+        rows: (P, D).
         config: its `unlabeled`, `teacher_scale`, `prompt_denoising` and `key_smoothing`.
+        classes: the class of each row; None is one row a class.
 
     Returns:
         (B, U, h, w) in the order of `unlabeled`, spanning the images.
@@ -116,11 +176,13 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
         ValueError: the encoder is in training mode.
     """
     images = _enlarged(images, config.teacher_scale)
+    kept, pooled = _rows_of(config.unlabeled, range(len(rows)) if classes is None else classes)
     scoring = Scoring(
-        rows=rows[list(config.unlabeled)],
-        classes=tuple(range(len(config.unlabeled))),
+        rows=rows[kept],
+        classes=pooled,
         method=encoder.method,
         temperature=encoder.temperature,
+        normalize=encoder.normalize,
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
     )
@@ -128,8 +190,19 @@ def teacher_maps(encoder: DenseCLIP, images: Tensor, rows: Tensor, config: Super
     return _spanning(score(dense, scoring), dense.covered, images)
 
 
+def _rows_of(wanted: Sequence[int], classes: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
+    """Return which rows are of the wanted classes, class by class, and of which of them each is."""
+    found = [
+        (row, index)
+        for index, one in enumerate(wanted)
+        for row, owner in enumerate(classes)
+        if owner == one
+    ]
+    return [row for row, _ in found], tuple(index for _, index in found)
+
+
 @torch.no_grad()
-def teacher_features(encoder: DenseCLIP, images: Tensor, config: Supervision) -> Tensor:
+def teacher_features(encoder: Encoder, images: Tensor, config: Supervision) -> Tensor:
     """Return CLIP's raw features (B, D, h, w), spanning the images (B, 3, H, W).
 
     Only `teacher_scale` of `config` matters.
@@ -142,7 +215,7 @@ def teacher_features(encoder: DenseCLIP, images: Tensor, config: Supervision) ->
     return _spanning(dense.features, dense.covered, images)
 
 
-def _encode(encoder: DenseCLIP, images: Tensor, *, keys: bool = False) -> Dense:
+def _encode(encoder: Encoder, images: Tensor, *, keys: bool = False) -> Dense:
     if encoder.training:
         raise ValueError("the teacher is in training mode: call its eval() first")
     return encoder.encode(images, keys=keys)
@@ -164,18 +237,22 @@ def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def self_maps(features: Tensor, rows: Tensor, config: Supervision) -> Tensor:
+def self_maps(
+    features: Tensor, rows: Tensor, config: Supervision, *, classes: Sequence[int] | None = None
+) -> Tensor:
     """Return a student's maps of the unlabelled classes, without gradients (published code, P9).
 
     Args:
         features: (B, D, h, w) of the forward pass that the student then learns from.
-        rows: (K, D).
+        rows: (P, D).
         config: its `unlabeled`.
+        classes: the class of each row; None is one row a class.
 
     Returns:
         (B, U, h, w) inner products in the order of `unlabeled`.
     """
-    return similarity(features, rows[list(config.unlabeled)], normalize=False)
+    kept, pooled = _rows_of(config.unlabeled, range(len(rows)) if classes is None else classes)
+    return pool_synonyms(similarity(features, rows[kept], normalize=False), pooled)
 
 
 @torch.no_grad()

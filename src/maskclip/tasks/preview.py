@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,6 @@ class PreviewSegmenter(PhotoSegmenter):
         self.precision = choose_precision(precision, device, parameters=size)
         self.encoder.prepare(self.precision)
         self.cell = self.encoder.cell
-        self._rows = classifier.rows().to(device)
 
     def prepare(
         self,
@@ -64,15 +61,11 @@ class PreviewSegmenter(PhotoSegmenter):
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
         """Return the rows of all ImageNet classes that a vocabulary's words stand for."""
-        rows, classes = [], []
         first = 0 if vocabulary.threshold is None else 1
-        for index, words in enumerate(vocabulary.prompts[first:]):
-            ids = sorted({one for found in ids_of(words) for one in found})
-            rows.append(self._pooled(ids))
-            classes += [index] * len(ids)
+        rows, classes = self.classifier.word_rows(vocabulary.prompts[first:])
         return Scoring(
-            rows=torch.cat(rows),
-            classes=tuple(classes),
+            rows=rows.to(self.device),
+            classes=classes,
             method=self.method,
             temperature=1.0,
             normalize=False,
@@ -84,16 +77,6 @@ class PreviewSegmenter(PhotoSegmenter):
             pamr_iterations=options.pamr_iterations,
             pamr_dilations=options.pamr_dilations,
         )
-
-    def _pooled(self, ids: list[int]) -> Tensor:
-        """Return the rows (n, D + 1) of a word, whose best logit counts.
-
-        The best of n logits is the higher the larger n is: half of ln n is taken off, which
-        measured best on photographs.
-        """
-        rows = self._rows[ids].clone()
-        rows[:, -1] -= 0.5 * math.log(len(ids))
-        return rows
 
     def check_keys(self) -> None:
         """Refuse nothing: key smoothing compares the features themselves."""

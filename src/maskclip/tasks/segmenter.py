@@ -376,7 +376,7 @@ class StudentSegmenter(PhotoSegmenter):
         rows = self.student.classifier().detach()
         return Scoring(
             rows=rows,
-            classes=tuple(range(len(rows))),
+            classes=self.student.classes,
             method=self.method,
             temperature=1.0,
             normalize=False,

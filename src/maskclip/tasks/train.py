@@ -15,16 +15,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
 
 from maskclip.core.device import choose_device, is_out_of_memory
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, write_text
+from maskclip.core.methods import get_method
 from maskclip.core.samples import Samples
 from maskclip.core.text import printable
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import (
     LIGHTNING_PRECISIONS,
+    TEACHER,
     Machine,
     Training,
     TrainingError,
@@ -32,9 +33,10 @@ from maskclip.plus.config import (
 )
 from maskclip.plus.dataset import check_readable, training_loader, validation_loader
 from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
+from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
 from maskclip.plus.student import Student, build_student
-from maskclip.plus.supervision import load_teacher
+from maskclip.plus.supervision import Teacher, load_teacher
 from maskclip.plus.trial import try_step
 from maskclip.tasks.callbacks import (
     BEST,
@@ -287,23 +289,34 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         crop, factor = training.augmentation.crop, supervision.teacher_scale
         teacher.encoder.check_size(*(round(factor * side) for side in crop))
     torch.manual_seed(training.optimization.seed)
-    student = start_student(training, teacher.rows[1 if supervision.background else 0 :])
+    student = start_student(training, teacher)
     metadata = StudentMetadata(
         config=student.config, vocabulary=vocabulary, short_side=training.short_side
     )
     return MaskCLIPPlus(student, teacher, supervision, training.optimization, metadata=metadata)
 
 
-def start_student(training: Training, rows: Tensor) -> Student:
-    """Build the student for the text rows (C, D) of its classes, with its first weights.
+def start_student(training: Training, teacher: Teacher) -> Student:
+    """Build the student for the rows of its teacher's classes, with its first weights.
 
     Raises:
         MaskCLIPError: there is no such student, or its first weights cannot be had or do not fit.
     """
     background = training.supervision.background
-    config = parse_student(training.student, embed_dim=rows.shape[1], background=background)
-    pretrained = training.pretrained and training.initial is None
-    student = build_student(config, rows, pretrained=pretrained)
+    if training.student == TEACHER:
+        assert teacher.source is not None
+        method, first = get_method(training.teacher.method), int(background)
+        rows, classes = teacher.rows[first:], [index - first for index in teacher.classes[first:]]
+        config = config_from(
+            teacher.source, method, classes, embed_dim=rows.shape[1], background=background
+        )
+        student = build_student(config, rows)
+        start_from(student.backbone, teacher.source, method)
+    else:
+        rows = teacher.class_rows()[1 if background else 0 :]
+        config = parse_student(training.student, embed_dim=rows.shape[1], background=background)
+        pretrained = training.pretrained and training.initial is None
+        student = build_student(config, rows, pretrained=pretrained)
     if training.initial is not None:
         take_weights(student, Path(training.initial))
     return student

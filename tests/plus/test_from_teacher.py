@@ -1,0 +1,139 @@
+"""Students that start from their teacher: at first they label as it does."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from maskclip.clip.checkpoint import WeightsError
+from maskclip.clip.weights import build_tower, load_clip
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.method import CLEAN
+from maskclip.core.methods import CLEARCLIP
+from maskclip.imagenet.classifier import ImageClassifier
+from maskclip.plus.config import StudentConfig, StudentError, Supervision
+from maskclip.plus.files import TrainedStudent, read_student, save_student
+from maskclip.plus.from_teacher import config_from, start_from
+from maskclip.plus.student import build_student
+from maskclip.plus.supervision import Teacher, build_teacher, teacher_maps
+
+WORDS = (("dog", "wolf"), ("car",), ("toaster",))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    name, half = "tf_efficientnet_lite0", (0.5, 0.5, 0.5)
+    return ImageClassifier(
+        name="photo",
+        network=timm.create_model(name).eval(),
+        mean=half,
+        std=half,
+        fingerprint="",
+        tower={"family": "timm", "name": name},
+    )
+
+
+def rows_of(source):
+    if isinstance(source, ImageClassifier):
+        return source.word_rows(WORDS)
+    channels = source.tower["embed_dim"]
+    rows = torch.randn(len(WORDS), channels, generator=torch.Generator().manual_seed(0))
+    return F.normalize(rows, dim=1), (0, 1, 2)
+
+
+def student_of(source, *, method=CLEAN, background=False):
+    rows, classes = rows_of(source)
+    config = config_from(source, method, classes, embed_dim=rows.shape[1], background=background)
+    student = build_student(config, rows)
+    start_from(student.backbone, source, method)
+    return student.eval()
+
+
+@pytest.fixture(params=["photo", "emoji-rn", "emoji-vit"])
+def source(request, classifier):
+    return classifier if request.param == "photo" else load_clip(request.param)
+
+
+@torch.inference_mode()
+def test_at_first_it_labels_as_its_teacher(source):
+    student, images = student_of(source), torch.rand(1, 3, 96, 128)
+    rows, classes = rows_of(source)
+    logits = student(images)
+    assert logits.shape == (1, 3, 24, 32)
+    encoder = build_teacher(source, method=CLEAN)
+    config = Supervision(unlabeled=(0, 1, 2))
+    taught = teacher_maps(encoder, images, rows, config, classes=classes)
+    found = F.interpolate(logits, size=taught.shape[2:], mode="bilinear")
+    agree = found.argmax(dim=1) == taught.argmax(dim=1)
+    assert agree.float().mean() > 0.9  # it enlarges logits, its teacher probabilities
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("background", [False, True])
+def test_its_file_says_all_about_it(source, background, tmp_path):
+    student = student_of(source, background=background)
+    assert len(student) == 3 + background
+    save_student(TrainedStudent(student), tmp_path / "s.safetensors")
+    again = read_student(tmp_path / "s.safetensors").student
+    images = torch.rand(2, 3, 50, 70)
+    assert torch.equal(again(images), student(images))
+    assert again(images).shape == (2, 3 + background, 13, 18)
+
+
+def test_all_of_it_learns_but_the_rows_of_a_text_tower(source):
+    student = student_of(source).train()
+    student(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    assert student.decoder.last.weight.grad.abs().sum() > 0
+    assert any(p.grad is not None for p in student.backbone.parameters())
+    assert ("rows" in dict(student.named_parameters())) == isinstance(source, ImageClassifier)
+
+
+def test_it_shares_no_weights_with_its_teacher(source):
+    student = student_of(source)
+    module = source.network if isinstance(source, ImageClassifier) else source.visual
+    places = {weight.data_ptr() for weight in module.parameters()}
+    assert not places & {weight.data_ptr() for weight in student.parameters()}
+
+
+def test_other_networks_get_one_row_a_class(classifier):
+    rows, classes = classifier.word_rows(WORDS)
+    assert len(rows) > 3
+    found = Teacher(rows, classes).class_rows()
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(found[2], F.normalize(rows[-1], dim=0))
+
+
+def test_towers_and_methods_that_no_file_describes_are_refused(make_clip):
+    other = SimpleNamespace(name="strange", tower=None)
+    with pytest.raises(StudentError, match=r"strange has a tower.*yet"):
+        config_from(other, CLEAN, [0], embed_dim=8, background=False)
+    clip, mine = load_clip("emoji-vit"), replace(CLEARCLIP, name="mine", window=3.0)
+    with pytest.raises(StudentError, match=r"built-in method, not by 'mine'"):
+        config_from(clip, mine, [0], embed_dim=8, background=False)
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        {},
+        {"family": "timm", "name": "vit_giant_patch14_224"},
+        {"family": "embedded", "embed_dim": 10**9, "vision_cfg": {}},
+        {"family": "open_clip", "embed_dim": 8, "vision_cfg": {"timm_model_name": "resnet18"}},
+        {
+            "family": "other",
+            "embed_dim": 8,
+            "vision_cfg": {"layers": 1, "width": 64, "image_size": 32},
+        },
+    ],
+    ids=str,
+)
+def test_a_file_cannot_ask_for_another_tower(tower):
+    with pytest.raises(MaskCLIPError):
+        build_student(StudentConfig(decoder="teacher", tower=tower, embed_dim=8), torch.zeros(1, 8))
+    if tower.get("family") != "timm":
+        with pytest.raises(WeightsError, match="image tower"):
+            build_tower(tower)
