@@ -21,7 +21,7 @@ from maskclip.core.method import CLEAN
 from maskclip.plus.config import parse_student
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.student import build_student
-from maskclip.tasks.segmenter import StudentSegmenter
+from maskclip.tasks.without_clip import StudentSegmenter
 
 HEAD = "photos|network|images a second|time / teacher's|MiB"
 

@@ -10,7 +10,7 @@ import maskclip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.imagenet.classifier import ImageClassifier
 from maskclip.imagenet.words import ids
-from maskclip.tasks import segmenter as models
+from maskclip.tasks import without_clip as models
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from maskclip.plus.student import StudentConfig, build_student
 from maskclip.tasks import photo_segmenter
 from maskclip.tasks import segmenter as task
 from maskclip.tasks.photos import network_input
-from maskclip.tasks.segmenter import Segmenter, StudentSegmenter
+from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.without_clip import StudentSegmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
 FAMILIES = ["vit", "resnet"]

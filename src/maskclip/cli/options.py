@@ -421,7 +421,7 @@ def read_words(
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
-    from maskclip.tasks.segmenter import names_student, refuse_options_of_clip
+    from maskclip.tasks.without_clip import names_student, refuse_options_of_clip
 
     rule, student = read_background(background), names_student(model)
     if student and rule is not None:

@@ -28,7 +28,7 @@ from maskclip.core.samples import Ids, Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.module import MaskCLIPPlus
-from maskclip.tasks.segmenter import StudentSegmenter
+from maskclip.tasks.without_clip import StudentSegmenter
 
 _GAP = 8  # px between panels
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from maskclip.clip.choice import choose
-from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel, shared_copy
 from maskclip.clip.prompts import MEMORY_BYTES, RecentlyUsed, template_set, text_rows
@@ -31,19 +30,20 @@ from maskclip.core.config import (
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
-from maskclip.core.files import file_fingerprint
-from maskclip.core.method import CLEAN, Method
-from maskclip.core.methods import AUTO, get_method, with_proxy
+from maskclip.core.method import Method
+from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.imagenet.classifier import load_classifier
-from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
 from maskclip.tasks.photos import LONG_SIDE_RATIO
-from maskclip.tasks.preview import PreviewSegmenter
-
-_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
-_NAMED = 6  # classes that a message lists
+from maskclip.tasks.without_clip import (
+    PreviewSegmenter,
+    StudentSegmenter,
+    load_preview,
+    load_student,
+    names_clip,
+    refuse_settings_of_clip,
+)
 
 
 def load(
@@ -95,79 +95,6 @@ def load(
         why=choice.why,
         proxy=None if config.proxy is None else load_proxy(config.proxy),
     )
-
-
-def load_preview(
-    name: str, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
-) -> PreviewSegmenter:
-    """Load one of `PREVIEWS` as a segmenter.
-
-    Raises:
-        MaskCLIPError: its weights are not installed, or there is no such precision.
-    """
-    return PreviewSegmenter(
-        load_classifier(name), method=method, device=device, precision=precision
-    )
-
-
-def load_student(
-    path: Path, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
-) -> StudentSegmenter:
-    """Read a student's file, or the run folder of a training, as a segmenter.
-
-    Raises:
-        MaskCLIPError: the file cannot be used, or there is no such precision.
-    """
-    run, path = path, student_file(path)
-    if run != path and path.suffix == ".ckpt":
-        warnings.warn(
-            f"{run} is a training that has not finished: its {path.name} is taken",
-            MaskCLIPWarning,
-            stacklevel=3,
-        )
-    return StudentSegmenter(
-        read_student(path),
-        name=str(path),
-        fingerprint=file_fingerprint(path),
-        method=method,
-        device=device,
-        precision=precision,
-    )
-
-
-def names_clip(name: str) -> bool:
-    """Return whether the name of a model is a CLIP's, neither the preview's nor a student's.
-
-    Raises:
-        MaskCLIPError: as `names_student`.
-    """
-    return name not in PREVIEWS and not names_student(name)
-
-
-def names_student(name: str) -> bool:
-    """Return whether the name of a model is the file of a student, or a run folder with one.
-
-    Raises:
-        MaskCLIPError: it names a file that there is not, or a folder that is no run folder.
-    """
-    if "://" in name:
-        raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
-    if Path(name).suffix in _FILES and not Path(name).exists():
-        raise MaskCLIPError(f"{name}: no such model file")
-    if name in {*EMBEDDED, *ALIASES, *PREVIEWS}:
-        return False
-    if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):
-        raise MaskCLIPError(
-            f"{name} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
-            "it, as `maskclip train` leaves them"
-        )
-    return is_student_file(Path(name))
-
-
-def _is_clip(name: str) -> bool:
-    from maskclip.clip.open_clip_models import architectures
-
-    return name.partition(":")[0] in architectures()
 
 
 class Segmenter(PhotoSegmenter):
@@ -299,150 +226,6 @@ class Segmenter(PhotoSegmenter):
         return self.encoder.encode(crops, keys=keys, image=image)
 
 
-class StudentSegmenter(PhotoSegmenter):
-    """A student that labels pixels. Made by `load` from a student's file.
-
-    Args:
-        trained: the student; it is moved to the device.
-        name: what messages and results call it.
-        fingerprint: a hash of its file.
-        method: how images are shrunk and logits enlarged; the rest of it is CLIP's.
-        device, precision: as `load` takes them, the device chosen.
-    """
-
-    def __init__(
-        self,
-        trained: TrainedStudent,
-        *,
-        name: str,
-        fingerprint: str,
-        method: Method,
-        device: torch.device,
-        precision: str,
-    ) -> None:
-        self.trained = trained
-        self.name = name
-        self.fingerprint, self.short_side = fingerprint, trained.short_side
-        self.method = method
-        self.device = device
-        self.student = trained.student.to(device).eval()
-        self.cell = self.student.stride
-        size = sum(weight.numel() for weight in self.student.parameters())
-        self.precision = choose_precision(precision, device, parameters=size)
-
-    def prepare(
-        self,
-        classes: Classes | None = None,
-        *,
-        background: Background | None = None,
-        options: Options = DEFAULT_OPTIONS,
-    ) -> Vocabulary:
-        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
-
-        Raises:
-            MaskCLIPError: the classes are not the student's, or an option is one of CLIP's.
-        """
-        refuse_options_of_clip(
-            self.name,
-            background=background is not None,
-            key_smoothing=options.key_smoothing is not None,
-            prompt_denoising=options.prompt_denoising is not None,
-            surgery="surgery" in options.refine,
-        )
-        self.check_view(options)
-        own, count = self.trained.vocabulary, len(self.trained)
-        if classes is None:
-            if own is None:
-                raise MaskCLIPError(
-                    f"{self.name} carries no class names: give its {count} classes in the order of "
-                    "its training, or put them into the file with `maskclip convert`"
-                )
-            return own
-        given = as_vocabulary(classes)
-        if own is None and len(given) != count:
-            raise MaskCLIPError(
-                f"{self.name} tells {count} classes apart, not {len(given)}: give those that it "
-                "was trained on, in their order"
-            )
-        if own is not None and given.names != own.names:
-            raise MaskCLIPError(
-                f"{self.name} knows its own {count} classes alone, in this order: "
-                f"{_listed(own.names)}; for other classes take a CLIP"
-            )
-        return given
-
-    def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
-        """Return the student's own rows, whose inner products are logits without temperature."""
-        rows = self.student.classifier().detach()
-        return Scoring(
-            rows=rows,
-            classes=self.student.classes,
-            method=self.method,
-            temperature=1.0,
-            normalize=False,
-            refine=options.refine,
-            refine_size=options.refine_size,
-            pamr_iterations=options.pamr_iterations,
-            pamr_dilations=options.pamr_dilations,
-        )
-
-    def check_keys(self) -> None:
-        """Refuse what needs keys: students have none."""
-        refuse_options_of_clip(self.name, keys=True)
-
-    def check_image(self) -> None:
-        """Refuse what needs embeddings of whole images: students have none."""
-        refuse_options_of_clip(self.name, image=True)
-
-    def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
-        """Return features on the grid, which is stretched over the crops."""
-        reduced = self.precision != torch.float32
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=reduced):
-            features = self.student.features(crops)
-        return Dense(features.float(), None, (crops.shape[2], crops.shape[3]))
-
-
-def refuse_options_of_clip(name: str, **given: bool) -> None:
-    """Refuse what a model that is no CLIP has no use for.
-
-    Args:
-        name: the model, for the message.
-        given: option -> whether it was given.
-
-    Raises:
-        MaskCLIPError: names the first that was.
-    """
-    for option, present in given.items():
-        if present:
-            kind = "a preview without CLIP" if name in PREVIEWS else "a trained student"
-            raise MaskCLIPError(
-                f"{option.replace('_', ' ')} belongs to CLIP, and {name} is {kind}: leave it out"
-            )
-
-
-def refuse_settings_of_clip(
-    config: ModelConfig, *, templates: str = "published", **given: bool
-) -> None:
-    """Refuse settings of a model that is no CLIP which only a CLIP has.
-
-    Args:
-        config: the model.
-        templates: those that nobody has chosen.
-        given: further options, as `refuse_options_of_clip` takes them.
-
-    Raises:
-        MaskCLIPError: names the first that is set.
-    """
-    refuse_options_of_clip(
-        config.name,
-        weights=config.weights is not None,
-        method=config.method == AUTO or get_method(config.method) != CLEAN,
-        templates=config.templates != templates,
-        proxy=config.proxy is not None,
-        **given,
-    )
-
-
 def _useless(vocabulary: Vocabulary, method: Method) -> str | None:
     """Return what to tell of classes or a background that cannot do anything, or None."""
     if len(vocabulary) == 1:
@@ -462,8 +245,3 @@ def _useless(vocabulary: Vocabulary, method: Method) -> str | None:
         f"a background threshold of {threshold:g} does nothing: the best of {count} probabilities "
         f"is never below {1 / count:.3g}; take one above it, or words"
     )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

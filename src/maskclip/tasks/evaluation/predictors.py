@@ -28,17 +28,16 @@ from maskclip.tasks.evaluation.settings import (
     vocabulary_under,
 )
 from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
-from maskclip.tasks.preview import PreviewSegmenter
-from maskclip.tasks.segmenter import (
-    Segmenter,
+from maskclip.tasks.segmenter import Segmenter, load
+from maskclip.tasks.voting import Voting
+from maskclip.tasks.without_clip import (
+    PreviewSegmenter,
     StudentSegmenter,
-    load,
     load_preview,
     load_student,
     names_clip,
     refuse_settings_of_clip,
 )
-from maskclip.tasks.voting import Voting
 
 _STUDENT_FIELDS = ("antialias", "upsample", "resizes")  # of a method; the others are CLIP's
 
