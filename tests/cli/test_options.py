@@ -12,6 +12,7 @@ import typer
 import maskclip
 from maskclip.cli import app, console, main, train_inputs
 from maskclip.cli import options as options_module
+from maskclip.cli.words import read_background
 from maskclip.core.errors import MaskCLIPError
 
 SOURCE = Path(maskclip.__file__).parent
@@ -93,8 +94,12 @@ def verbs_of(module):
 def test_messages_of_a_verb_name_its_own_options(module):
     path = SOURCE / "cli" / f"{module}.py"
     verbs = verbs_of(module)
-    if module == "options":  # what one of its functions says, every verb that calls it says
-        for function in ("open_data", "read_vocabulary", "read_words", "read_background"):
+    shared = {
+        "options": ["open_data"],
+        "words": ["read_vocabulary", "read_words", "read_background"],
+    }
+    if module in shared:  # what one of its functions says, every verb that calls it says
+        for function in shared[module]:
             callers = [v for v in COMMANDS.values() if _calls(v, function)]
             assert callers
             for line, text in strings(path, within=function):
@@ -121,7 +126,7 @@ def _calls(verb, function):
     if verb.name == "train":
         module = train_inputs
     alone = len(verbs_of(module.__name__.rpartition(".")[2])) < 2
-    return f"opt.{function}(" in inspect.getsource(module if alone else verb.callback)
+    return f"{function}(" in inspect.getsource(module if alone else verb.callback)
 
 
 def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp_path):
@@ -131,8 +136,8 @@ def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp
             "`maskclip models`, `pretrained=False`"
         )
 
-    monkeypatch.setattr("maskclip.cli.options.read_words", fail)
-    monkeypatch.setattr("maskclip.cli.train_inputs.opt.read_vocabulary", fail)
+    monkeypatch.setattr("maskclip.cli.segment.read_words", fail)
+    monkeypatch.setattr("maskclip.cli.train_inputs.read_vocabulary", fail)
     assert main(["segment", "a.jpg"]) == 2
     assert main(["train", "--out", str(tmp_path), "--images", "photos"]) == 2
     segment, train = capsys.readouterr().err.splitlines()
@@ -251,13 +256,13 @@ def test_what_is_meant_otherwise_gets_the_right_hint(arguments, line, tmp_path, 
 @pytest.mark.parametrize("text", ["50%", "0,5", ".5.", "1/2", "<0.5", "½", "5,0%"])
 def test_a_threshold_in_another_notation_is_no_word(text):
     with pytest.raises(MaskCLIPError, match="write a threshold with a point"):
-        options_module.read_background(text)
+        read_background(text)
 
 
 def test_words_and_a_threshold_do_not_go_together():
     with pytest.raises(MaskCLIPError, match="give words, or a threshold such"):
-        options_module.read_background("sky,50%")
-    assert options_module.read_background("7 dwarfs, U2") == ["7 dwarfs", "U2"]
+        read_background("sky,50%")
+    assert read_background("7 dwarfs, U2") == ["7 dwarfs", "U2"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +282,7 @@ def test_what_an_option_takes_is_said_alike_by_every_verb(option, wording):
 
 
 def test_a_trailing_comma_is_no_background_word():
-    assert options_module.read_background("sky, wall,") == ["sky", "wall"]
+    assert read_background("sky, wall,") == ["sky", "wall"]
 
 
 def test_settings_that_differ_are_named_as_options(capsys):

@@ -374,7 +374,9 @@ def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(
         training,
         "teacher_maps",
-        lambda _, images, *__: torch.eye(CLASSES)[7].view(1, -1, 1, 1).repeat(len(images), 1, 1, 1),
+        lambda _, images, *__, **___: (
+            torch.eye(CLASSES)[7].view(1, -1, 1, 1).repeat(len(images), 1, 1, 1)
+        ),
     )
     seen = []
 

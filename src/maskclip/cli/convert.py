@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from maskclip.cli import options as opt
+from maskclip.cli.words import read_vocabulary
 from maskclip.core.errors import MaskCLIPError
 
 _SHOWN = 6  # names of classes that are printed
@@ -52,7 +53,7 @@ def convert(
         raise MaskCLIPError(f"{out} is there already: choose another name, or add --force")
     words = None
     if names or classes is not None or vocabulary is not None:
-        words = opt.read_vocabulary(names or [], classes, vocabulary)
+        words = read_vocabulary(names or [], classes, vocabulary)
 
     from dataclasses import replace
 

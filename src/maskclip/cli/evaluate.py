@@ -15,6 +15,7 @@ from maskclip.cli.samples import (
     show_notes,
     warn_of_count,
 )
+from maskclip.cli.words import read_background
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def _read_background(text: str | None) -> Background | None:
             "--background none cannot be evaluated: a data set with background scores it, and "
             "needs a rule: words or a threshold"
         )
-    return opt.read_background(text)
+    return read_background(text)
 
 
 def _read_evaluation(

@@ -24,6 +24,7 @@ from maskclip.cli.console import (
     warning_line,
     working,
 )
+from maskclip.cli.words import check_photos, read_words
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def label(
             precision=precision,
             proxy=proxy,
         ),
-        vocabulary=opt.read_words(names, classes, vocabulary, background, model=model),
+        vocabulary=read_words(names, classes, vocabulary, background, model=model),
         out=out,
         options=opt.read_options(
             key_smoothing=key_smoothing,
@@ -240,7 +241,7 @@ def label(
     if workers is not None and not ray:
         raise MaskCLIPError("--workers belongs to --ray; on this machine, --device has the workers")
     devices = _devices(device)
-    opt.check_photos(photos or [], names)
+    check_photos(photos or [], names)
     with working("looking for photos"):
         sources = _find(photos or [], listed, out)
     if dry_run:

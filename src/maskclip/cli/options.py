@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +14,8 @@ _MOST_NAMES = 3  # masks, in a message
 
 if TYPE_CHECKING:
     from maskclip.core.config import Options
-    from maskclip.core.vocabulary import Background, Vocabulary
     from maskclip.data.datasets import Labeled
 
-_CLASS_FILES = (".txt", ".toml", ".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt")
 _DATA, _WORDS, _MODEL = "Data", "Classes", "Model"
 CLASS_FORMATS = "text, one per line, TOML, JSON, data.yaml, CSV, labelmap.txt or .pbtxt"
 METHODS = (
@@ -342,114 +338,3 @@ def _read_refinements(text: str) -> tuple[str, ...]:
     if text.strip() == NO_REFINEMENT:
         return ()
     return read_choices(text, REFINEMENTS, to="refine")
-
-
-def read_vocabulary(names: Sequence[str], file: Path | None, builtin: str | None) -> Vocabulary:
-    """Return the vocabulary of `-c`, `--classes` or `--vocabulary`, of which one must be given.
-
-    Raises:
-        MaskCLIPError: none or several are given, or the classes cannot be used.
-    """
-    from maskclip.cli.console import warning_line
-    from maskclip.core.vocabulary import Vocabulary, builtin_names
-
-    given = [bool(names), file is not None, builtin is not None]
-    if sum(given) != 1:
-        what = "no classes" if not any(given) else "several sources of classes"
-        raise MaskCLIPError(
-            f"{what}: give -c NAME (repeat it for more), --classes FILE, or --vocabulary NAME "
-            "(see `maskclip vocabularies`)"
-        )
-    if file is not None:
-        if not file.exists() and str(file) in builtin_names():
-            raise MaskCLIPError(f"{file}: no such file; the built-in set is --vocabulary {file}")
-        return Vocabulary.from_file(file)
-    if builtin is not None:
-        if Path(builtin).is_file() and builtin not in builtin_names():
-            raise MaskCLIPError(f"{builtin} is a file: give it as --classes {builtin}")
-        return Vocabulary.builtin(builtin)
-    for name in names:
-        if Path(name).suffix in _CLASS_FILES and Path(name).is_file():
-            raise MaskCLIPError(f"{name} is a file: give it as --classes {name}")
-        if "," in name and "=" not in name:
-            warning_line(f"{name!r} is one class; for several, repeat -c: -c dog -c cat")
-    return Vocabulary.parse(names)
-
-
-def check_photos(arguments: Sequence[str], names: Sequence[str] | None) -> None:
-    """Refuse addresses, and words that follow a class, where photos are expected.
-
-    Raises:
-        MaskCLIPError: says how it is written.
-    """
-    for argument in arguments:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", argument):
-            raise MaskCLIPError(
-                f"{argument} is an address: download it first, and give the file's path"
-            )
-    if names:
-        check_words(arguments, names)
-
-
-def check_words(arguments: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse words that follow a class, as in `-c dog cat`, and are no path.
-
-    Raises:
-        MaskCLIPError: says how several classes are written.
-    """
-    for argument in arguments:
-        plain = argument != "-" and not re.search(r"[./\\*?[]", argument)
-        if plain and not Path(argument).exists():
-            raise MaskCLIPError(
-                f"{argument}: no such file or folder; for several classes, repeat -c: "
-                f"-c {shlex.quote(names[-1])} -c {shlex.quote(argument)}"
-            )
-
-
-def read_words(
-    names: Sequence[str] | None,
-    file: Path | None,
-    builtin: str | None,
-    background: str | None,
-    *,
-    model: str,
-) -> Vocabulary | None:
-    """Return the classes that a model looks for, its background included.
-
-    None is a student's own classes: it needs none to be given, and takes no background.
-
-    Raises:
-        MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
-    """
-    from maskclip.tasks.without_clip import names_student, refuse_options_of_clip
-
-    rule, student = read_background(background), names_student(model)
-    if student and rule is not None:
-        refuse_options_of_clip(model, background=True)
-    if student and not names and file is None and builtin is None:
-        return None
-    return read_vocabulary(names or [], file, builtin).with_background(rule)
-
-
-def read_background(text: str | None) -> Background | None:
-    """Read `--background`: `none`, a threshold, or words between commas."""
-    if text is None or text.strip().lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        words = [word.strip() for word in text.split(",")]
-    words = [word for word in words if word] or words
-    numbers = [_is_number(word) for word in words]
-    if all(numbers):
-        raise MaskCLIPError(f"--background {text}: write a threshold with a point, such as 0.5")
-    if any(numbers):
-        raise MaskCLIPError(
-            f"--background {text}: give words, or a threshold such as 0.5, not both"
-        )
-    return words
-
-
-def _is_number(word: str) -> bool:
-    """Return whether a word is plainly a number, in whatever notation: `5`, `50%`, `1/2`."""
-    return any(map(str.isnumeric, word)) and not any(map(str.isalpha, word))

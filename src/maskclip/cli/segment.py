@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
+from maskclip.cli.words import check_photos, read_words
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def segment(
             precision=precision,
             proxy=proxy,
         ),
-        vocabulary=opt.read_words(names, classes, vocabulary, background, model=model),
+        vocabulary=read_words(names, classes, vocabulary, background, model=model),
         out=out,
         options=opt.read_options(
             key_smoothing=key_smoothing,
@@ -107,7 +108,7 @@ def segment(
         flat=True,
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    opt.check_photos(images, names)
+    check_photos(images, names)
     sources = find_sources(images)
     if not any(source.path.exists() for source in sources):
         raise MaskCLIPError(f"{sources[0].path}: no such file")  # before a model is downloaded

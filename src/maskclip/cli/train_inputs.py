@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskclip.cli import options as opt
+from maskclip.cli.words import check_words, read_vocabulary
 from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def open_inputs(
     `validate` is the share of photos with labels to validate on, and `seed` chooses them.
     """
     if recipe is not None and images is not None and words[0]:
-        opt.check_words([recipe], words[0])  # as in -c dog cat
+        check_words([recipe], words[0])  # as in -c dog cat
     if (recipe is None) == (images is None):
         what = "nothing to train on" if recipe is None else "a recipe has its own images"
         raise MaskCLIPError(f"{what}: give a RECIPE (`maskclip recipes`), or --images DIR")
@@ -40,7 +41,7 @@ def open_inputs(
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
         if labels is None and validate is not None:
             raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
-        vocabulary = opt.read_vocabulary(*words)
+        vocabulary = read_vocabulary(*words)
         if labels is None:
             return _own_photos(images, vocabulary)
         return _labeled_photos(images, vocabulary, labels, validate=validate, seed=seed)

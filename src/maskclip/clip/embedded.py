@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import Checkpoint, StateDict, WeightsError, one_line, read_checkpoint
+from maskclip.clip.families import VISION, check_all, check_number
 from maskclip.clip.fitting import build_fitting
 from maskclip.clip.model import CLIPModel, OpenCLIP, temperature_of
 from maskclip.core.config import SHORT_SIDES, own_refinement
@@ -35,13 +36,6 @@ _WORDS = 49_408  # of CLIP's tokenizer
 # The numbers of a configuration: what each may be. A text tower of at least one block makes its
 # file larger than the table of its words can be out of proportion.
 _CONFIG = {"embed_dim": (1, 8192), "vision_cfg": (0, 0), "text_cfg": (0, 0)}
-_VISION = {
-    "layers": (1, 64),
-    "width": (2, 8192),
-    "image_size": (1, 4096),
-    "patch_size": (1, 1024),
-    "head_width": (1, 1024),
-}
 _TEXT = {
     "context_length": (1, 1024),
     "vocab_size": (_WORDS, _WORDS),
@@ -49,7 +43,6 @@ _TEXT = {
     "heads": (1, 256),
     "layers": (1, 64),
 }
-_OPTIONAL = {"patch_size", "head_width", "vocab_size", "heads"}
 
 _EXPANSION = 4  # of a bottleneck's channels, and of an MLP's
 
@@ -78,7 +71,7 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     try:
         config = _read_config(metadata["config"])
         short_side = int(metadata["short_side"])
-        _check("short_side", short_side, SHORT_SIDES)
+        check_number("short_side", short_side, SHORT_SIDES)
         ids, rows = _take_token_rows(state, config["text_cfg"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = error if isinstance(error, MaskCLIPError) else brief(error)
@@ -112,19 +105,6 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     )
 
 
-def check_tower(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration of an image tower that is not plain numbers in their ranges.
-
-    Args:
-        config: `embed_dim` and `vision_cfg`, as open_clip's.
-
-    Raises:
-        KeyError, TypeError, MaskCLIPError: a number is missing, out of its range, or unknown.
-    """
-    _check("embed_dim", config["embed_dim"], _CONFIG["embed_dim"])
-    _check_all(config["vision_cfg"], _VISION)
-
-
 def _read_config(text: str) -> dict[str, Any]:
     """Return a configuration whose numbers are all in their ranges.
 
@@ -133,28 +113,14 @@ def _read_config(text: str) -> dict[str, Any]:
     """
     config: dict[str, Any] = parse_json(text, "config", "the configuration of a CLIP")
     vision, words = config["vision_cfg"], config["text_cfg"]
-    _check_all({**config, "vision_cfg": 0, "text_cfg": 0}, _CONFIG)
-    _check_all(vision, _VISION)
-    _check_all(words, _TEXT)
+    check_all({**config, "vision_cfg": 0, "text_cfg": 0}, _CONFIG)
+    check_all(vision, VISION)
+    check_all(words, _TEXT)
     stages = vision["layers"]
     if "patch_size" not in vision and not (isinstance(stages, list) and len(stages) == 4):
         raise MaskCLIPError(f"layers: expected those of four stages, got {brief(stages)}")
     words.setdefault("vocab_size", _WORDS)
     return config
-
-
-def _check_all(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
-    for name in values.keys() | (ranges.keys() - _OPTIONAL):
-        found = values[name]
-        for number in found if name == "layers" and isinstance(found, list) else [found]:
-            _check(name, number, ranges[name])
-
-
-def _check(name: str, number: object, bounds: tuple[int, int]) -> None:
-    if type(number) is not int or not bounds[0] <= number <= bounds[1]:
-        raise MaskCLIPError(
-            f"{name}: expected a number from {bounds[0]} to {bounds[1]:,}, got {brief(number)}"
-        )
 
 
 def _take_token_rows(state: StateDict, text: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import brief
+
 SUPPORTED = (
     "ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64) and VisionTransformer with class-token "
     "pooling (ViT-B/32, B/16, L/14, L/14@336, H/14, g/14, bigG/14 and their variants)"
@@ -57,3 +60,54 @@ def traits_of(visual: Any) -> Traits:
     )
     pooling = visual.pool_type if visual.attn_pool is None else "attentional"
     return Traits("vit", pooling, plain)
+
+
+VISION = {
+    "layers": (1, 64),
+    "width": (2, 8192),
+    "image_size": (1, 4096),
+    "patch_size": (1, 1024),
+    "head_width": (1, 1024),
+}
+"""The numbers of a plain image tower's configuration, as open_clip names them: what each may be."""
+
+_EMBED_DIM = (1, 8192)
+# Of the numbers of any configuration.
+_OPTIONAL = {"patch_size", "head_width", "vocab_size", "heads"}
+
+
+def check_tower(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of an image tower that is not plain numbers in their ranges.
+
+    Args:
+        config: `embed_dim` and `vision_cfg`, as open_clip's.
+
+    Raises:
+        KeyError, TypeError, MaskCLIPError: a number is missing, out of its range, or unknown.
+    """
+    check_number("embed_dim", config["embed_dim"], _EMBED_DIM)
+    check_all(config["vision_cfg"], VISION)
+
+
+def check_all(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse numbers out of their ranges, and those that are missing or unknown.
+
+    Raises:
+        KeyError, MaskCLIPError: names the first.
+    """
+    for name in values.keys() | (ranges.keys() - _OPTIONAL):
+        found = values[name]
+        for number in found if name == "layers" and isinstance(found, list) else [found]:
+            check_number(name, number, ranges[name])
+
+
+def check_number(name: str, number: object, bounds: tuple[int, int]) -> None:
+    """Refuse what is no whole number in a range.
+
+    Raises:
+        MaskCLIPError: names it.
+    """
+    if type(number) is not int or not bounds[0] <= number <= bounds[1]:
+        raise MaskCLIPError(
+            f"{name}: expected a number from {bounds[0]} to {bounds[1]:,}, got {brief(number)}"
+        )

@@ -24,8 +24,7 @@ from maskclip.clip.checkpoint import (
     one_line,
     read_checkpoint,
 )
-from maskclip.clip.embedded import check_tower
-from maskclip.clip.families import SUPPORTED, traits_of_config
+from maskclip.clip.families import SUPPORTED, check_tower, traits_of_config
 from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.hub import check_reachable
 from maskclip.clip.model import (

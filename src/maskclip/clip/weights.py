@@ -20,12 +20,12 @@ from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
 from maskclip.clip.embedded import (
     ALIASES,
     EMBEDDED,
-    check_tower,
     describes_itself,
     from_checkpoint,
     light_tower,
     load_embedded,
 )
+from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
 from maskclip.core.config import DEFAULT_MODEL
 from maskclip.core.errors import MaskCLIPError
