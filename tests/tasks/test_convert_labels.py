@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from maskclip.cli.data import convert
 from maskclip.core.errors import MaskCLIPError
+from maskclip.data.conversions import CONVERSIONS
 from maskclip.tasks import convert_labels as task
 from maskclip.tasks.convert_labels import convert_files, plan_conversion, write_split_lists
 
@@ -130,6 +132,11 @@ class TestFinding:
         with pytest.raises(MaskCLIPError, match=r"stuffthingmaps/\*\.mat or "):
             plan_conversion("context", coco, source=coco / COCO_SOURCE)
 
+    @pytest.mark.parametrize("name", list(CONVERSIONS))
+    def test_a_source_that_is_not_there_is_said_to_be_missing(self, tmp_path, name):
+        with pytest.raises(MaskCLIPError, match=r"no such file or folder: .*gone\.json$"):
+            plan_conversion(name, tmp_path, source=tmp_path / "gone.json")
+
     def test_an_unknown_name_is_an_error_with_the_known_ones(self, tmp_path):
         with pytest.raises(MaskCLIPError, match="'coco': expected voc-aug, context, cocostuff"):
             plan_conversion("coco", tmp_path)
@@ -216,14 +223,31 @@ class TestObjects:
             plan_conversion("cocostuff", tmp_path, source=file)
         with pytest.raises(MaskCLIPError, match=r"png or .*annotations/instances_\*2017\.json"):
             plan_conversion("cocoobject", tmp_path)
-        named = file.rename(tmp_path / "mine.json")
-        with pytest.raises(MaskCLIPError, match="expected COCO's instances, as instances_val2017"):
-            plan_conversion("cocoobject", tmp_path, source=named)
+        other = tmp_path / "lists_val2017.json"
+        other.write_text('{"images": []}')
+        with pytest.raises(MaskCLIPError, match="expected COCO's instances: images, annotations"):
+            plan_conversion("cocoobject", tmp_path, source=other)
         bad = {"id": 7, "image_id": 3, "category_id": 3, "segmentation": [[1, 2, 3]]}
         file = self.write_instances(tmp_path / "instances_val2017.json", annotations=[bad])
         results = run(tmp_path, "cocoobject", source=file)
         assert [result.error is None for result in results] == [True, True, False]
         assert "annotation 7: a polygon of 3 numbers" in results[2].error
+
+    def test_photos_that_are_here_tell_the_split_of_a_file_of_any_name(self, tmp_path):
+        file = self.write_instances(tmp_path / "mine.json")
+        images = tmp_path / Path(COCO_MASKS).parent / "images"
+        (images / "train2017").mkdir(parents=True)
+        with pytest.raises(MaskCLIPError, match=r"none of .* lies in .*, such as instances_val2"):
+            plan_conversion("cocoobject", tmp_path, source=file)
+        (images / "val2017").mkdir()
+        (images / "val2017" / f"{2:012}.jpg").touch()
+        plan = plan_conversion("cocoobject", tmp_path, source=file)
+        assert plan.files == tuple(f"val2017/{number:012}.jpg" for number in (1, 2, 3))
+        (images / "train2017" / f"{3:012}.jpg").touch()
+        with pytest.raises(MaskCLIPError, match=r"photos of both train2017 and val2017"):
+            plan_conversion("cocoobject", tmp_path, source=file)
+        named = file.rename(tmp_path / "mine_train2017.json")
+        assert plan_conversion("cocoobject", tmp_path, source=named).files[0].startswith("train")
 
     def test_names_in_a_file_lead_nowhere_else(self, tmp_path):
         away = {"id": 1, "file_name": "../../../away.jpg", "width": 8, "height": 6}

@@ -48,7 +48,7 @@ def convert(
     source: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
+            metavar="PATH",
             help="Where the label files are, or a JSON of COCO's instances; default: the usual "
             "folder.",
         ),

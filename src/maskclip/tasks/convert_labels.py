@@ -9,7 +9,6 @@ in SegmentationClassAug. No mask is copied from one folder to the other.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -41,6 +40,7 @@ from maskclip.data.conversions import (
 _AHEAD = 8  # files in flight per worker: none is idle, and memory stays bounded
 _MOST_WORKERS = 61  # the limit of Windows
 _TRAINAUG_SIZE = 10_582
+_SPLITS = ("train2017", "val2017")  # COCO's folders of photos, and in the names of its files
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,13 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
 
     Raises:
         MaskCLIPError: unknown name; no label files; masks would overwrite the label files; scipy is
-            needed to read them and not installed; the instances cannot be used.
+            needed to read them and not installed; the instances cannot be used; no such source.
     """
     if name not in CONVERSIONS:
         raise MaskCLIPError(f"unknown conversion {name!r}: expected {', '.join(CONVERSIONS)}")
     conversion = CONVERSIONS[name]
+    if source is not None and not source.exists():
+        raise MaskCLIPError(f"no such file or folder: {source}")
     if source is not None and source.is_file():
         return _plan_of_instances(conversion, root, [source])
     folders = [root / usual for usual in conversion.sources] if source is None else [source]
@@ -144,7 +146,7 @@ def plan_conversion(name: str, root: Path, *, source: Path | None = None) -> Pla
 
 
 def _plan_of_instances(conversion: Conversion, root: Path, files: Sequence[Path]) -> Plan:
-    """Read COCO's instances, whose files are named like `instances_val2017.json`.
+    """Read COCO's instances.
 
     Raises:
         MaskCLIPError: the data set is not made of them, or they cannot be used.
@@ -156,19 +158,49 @@ def _plan_of_instances(conversion: Conversion, root: Path, files: Sequence[Path]
     contents, photos = {}, []
     for file in files:
         content = read_json(file, "COCO's instances", limit=MAX_BYTES)
-        folder = re.search(r"(train|val)2017", file.name)
-        if not is_coco(content) or folder is None:
+        if not is_coco(content):
             raise MaskCLIPError(
-                f"{file}: expected COCO's instances, as instances_val2017.json has them"
+                f"{file}: expected COCO's instances: images, annotations and categories, as "
+                "instances_val2017.json has them"
             )
         contents[file] = content
+        names = []
         for image in sequence(content["images"], "a list of images", file):
             name = text(mapping(image, "an image", file).get("file_name"), "its file_name", file)
-            photos.append(f"{folder[0]}/{PurePosixPath(name).name}")
+            names.append(PurePosixPath(name).name)
+        folder = _split_of(file, names, root / Path(conversion.targets).parent / "images")
+        photos += [f"{folder}/{name}" for name in names]
     objects = CocoObjects(files[0], contents, photos, Vocabulary.builtin(conversion.vocabulary))
     if not objects.photos:
         raise MaskCLIPError(f"{files[0]}: no photo is listed by its plain name")
     return Plan(conversion, root, files[0], tuple(sorted(objects.photos)), objects)
+
+
+def _split_of(file: Path, names: Sequence[str], images: Path) -> str:
+    """Return the split of instances: what their file's name says, or else where the photos lie.
+
+    Raises:
+        MaskCLIPError: neither tells.
+    """
+    named, listed = {split for split in _SPLITS if split in file.name}, set(names)
+    here = named or {
+        path.parent.name
+        for split in _SPLITS
+        for path in (images / split).glob("*")  # nothing where there is no folder
+        if path.name in listed
+    }
+    if len(here) != 1:
+        first, second = _SPLITS
+        if named:
+            why = f"its name has both {first} and {second}"
+        elif here:
+            why = f"it lists photos of both {first} and {second} in {images}"
+        else:
+            why = f"none of its photos lies in {first} or {second} of {images}"
+        raise MaskCLIPError(
+            f"{file}: {why}: its name must hold one of the two, such as instances_val2017.json"
+        )
+    return here.pop()
 
 
 def _label_files(folder: Path, conversion: Conversion) -> tuple[str, ...]:
