@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from skimage import data_dir  # type: ignore[attr-defined]
 from PIL import Image
+from skimage import data_dir  # type: ignore[attr-defined]
 
 import maskclip
 
