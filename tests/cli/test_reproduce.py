@@ -3,16 +3,18 @@
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import maskclip
 from maskclip import recipes
 from maskclip.cli import main
 from maskclip.core.config import Options
 from maskclip.tasks.evaluation.predictors import ModelPredictor
-from maskclip.tasks.evaluation.reproduction import Reproduced
+from maskclip.tasks.evaluation.reproduction import Reproduced, pack
 
 ROW = recipes.EMBEDDED["emoji-rn"]
 QUICK = replace(ROW.evaluation.model, templates="plain")
@@ -125,6 +127,49 @@ def test_rows_are_chosen_by_patterns_and_weights_may_be_files(rows, root, tmp_pa
     printed = capsys.readouterr().out
     assert "measured 0 of 2 rows" in printed
     assert f"left out: voc20-rn50: {tmp_path / 'RN50.pt'}" in printed
+
+
+@pytest.mark.parametrize("form", ["typed", "dotted", "absolute", "linked"])
+def test_a_report_names_no_folder_of_weights_that_do_not_fit(
+    rows, root, tmp_path, monkeypatch, form
+):
+    (tmp_path / "alice" / "deep").mkdir(parents=True)
+    (tmp_path / "alice" / "deep" / "RN50.pt").write_bytes(b"no weights")
+    (tmp_path / "bob").symlink_to(tmp_path / "alice" / "deep", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    file = {
+        "typed": "alice/deep/RN50.pt",
+        "dotted": ".//alice/./deep/RN50.pt",
+        "absolute": tmp_path / "alice" / "deep" / "RN50.pt",
+        "linked": tmp_path / "bob" / "RN50.pt",
+    }[form]
+    given = ["--data", "data", "--rows", "*-rn50", "--weights", f"RN50:openai={file}"]
+    assert reproduce("out", *given, "--report", "mine.zip") == 0
+    with zipfile.ZipFile("mine.zip") as archive:
+        whole = b"".join(map(archive.read, archive.namelist())).decode()
+    assert "WEIGHTS/RN50.pt" in whole
+    assert not [name for name in ("alice", "bob", "deep", str(tmp_path)) if name in whole]
+
+
+def test_folders_have_other_names_in_a_report_and_words_stay(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "sets").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home, target_is_directory=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "link"))
+    monkeypatch.chdir(home)
+    program = Path(maskclip.__file__).parents[2]
+    reason = (
+        f"no data in {home}/sets/a, {tmp_path}/link/b, sets/c or {home.parent}/home/sets/w.pt; "
+        f"sets of {program}/x are words, and/sets/ too: 1/2"
+    )
+    row = Reproduced.of("emoji-rn", ROW, {"reason": reason})
+    pack([row], tmp_path / "mine.zip", data=Path("sets"), weights=[Path("/w.pt"), Path("w.pt")])
+    with zipfile.ZipFile(tmp_path / "mine.zip") as archive:
+        (found,) = json.loads(archive.read("reproduce.json"))["rows"]
+    assert found["reason"] == (
+        "no data in DATA/a, ~/b, DATA/c or DATA/w.pt; "
+        "sets of PYTHON/x are words, and/sets/ too: 1/2"
+    )
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,14 @@ def reproduce(
         from maskclip.tasks.evaluation.reproduction import Reproduced
 
         found = [Reproduced.of(name, row, cells[name]) for name, row in chosen.items()]
-        _show(found, out=out, report=report, data=data)
+        _show(found, out=out)
+        if report is not None:
+            from maskclip.cli.console import print_path
+            from maskclip.tasks.evaluation.reproduction import pack
+
+            files = [Path(text.partition("=")[2]) for text in weights or []]
+            pack(found, report, data=data, weights=files)
+            print_path(report)
 
 
 def _choose(patterns: list[str] | None, known: Mapping[str, Row]) -> dict[str, Row]:
@@ -203,8 +210,8 @@ def _samples_of(evaluation: Evaluation, data: Path | None) -> Samples:
     )
 
 
-def _show(found: list[Reproduced], *, out: Path, report: Path | None, data: Path | None) -> None:
-    """Print the table and what was left out; write the files, and the report."""
+def _show(found: list[Reproduced], *, out: Path) -> None:
+    """Print the table and what was left out; write the files."""
     from maskclip.cli.console import note_line, print_line, print_path, print_table
     from maskclip.tasks.evaluation import reproduction
 
@@ -216,6 +223,3 @@ def _show(found: list[Reproduced], *, out: Path, report: Path | None, data: Path
     print_line(f"measured {len(lines)} of {len(found)} rows", style="bold")
     for path in reproduction.write_table(found, out):
         print_path(path)
-    if report is not None:
-        reproduction.pack(found, report, data=data)
-        print_path(report)

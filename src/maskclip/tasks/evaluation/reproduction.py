@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from maskclip.core.text import json_escaped
 from maskclip.tasks.evaluation.cells import REASON, Content
 from maskclip.tasks.evaluation.settings import Evaluation
 from maskclip.tasks.evaluation.tables import markdown
+
+_PROGRAM = Path(__file__).parents[4]  # a checkout, or a folder of Python's packages
 
 NUMBERS = ("published", "measured", "difference", "images", "s an image")
 """The columns of `as_text` that are numbers."""
@@ -145,7 +148,9 @@ def write_table(rows: Sequence[Reproduced], out: Path) -> list[Path]:
     return [text, table]
 
 
-def pack(rows: Sequence[Reproduced], path: Path, *, data: Path | None) -> None:
+def pack(
+    rows: Sequence[Reproduced], path: Path, *, data: Path | None, weights: Sequence[Path] = ()
+) -> None:
     """Pack the table and every result into one archive, without paths of this machine.
 
     A result holds its settings, the libraries' versions and the machine; no photos.
@@ -154,16 +159,13 @@ def pack(rows: Sequence[Reproduced], path: Path, *, data: Path | None) -> None:
         rows: of the table.
         path: of the archive.
         data: the folder of the data sets, which is called DATA; that of downloaded weights is
-            called HUB, and the home folder ~.
+            called HUB, the home folder ~, and the folder of the program PYTHON.
+        weights: files that were given, whose folders are called WEIGHTS.
 
     Raises:
         OSError: the file cannot be written.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    places = {HF_HUB_CACHE: "HUB", str(Path.home()): "~"}
-    if data is not None:
-        places = {str(data.resolve()): "DATA", str(data.absolute()): "DATA", **places}
+    places = _places(data, weights)
     named = [Reproduced(**{**vars(row), "content": _without(row.content, places)}) for row in rows]
     files = {"reproduce.md": _as_markdown(named), "reproduce.json": _in_lines(_as_json(named))}
     for row in named:
@@ -177,7 +179,41 @@ def pack(rows: Sequence[Reproduced], path: Path, *, data: Path | None) -> None:
             archive.writestr(name, content)
 
 
-def _without(value: Any, places: Mapping[str, str]) -> Any:
+def _places(data: Path | None, weights: Sequence[Path]) -> dict[re.Pattern[str], str]:
+    """Return what finds each folder that may be private in a text, and what it is called.
+
+    As it was typed, absolute and without links; the longest first, for one may hold another.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    given = [folder for file in weights for folder in (file.parent, file.resolve().parent)]
+    folders = [(folder, "WEIGHTS") for folder in given]
+    folders += [] if data is None else [(data, "DATA")]
+    folders += [(Path(HF_HUB_CACHE), "HUB"), (Path.home(), "~")]
+    folders += [(_PROGRAM, "PYTHON"), (Path.cwd(), ".")]
+    called: dict[Path, str] = {}
+    for folder, name in folders:
+        for form in (folder, folder.absolute(), folder.resolve()):
+            # A root, or a single letter, is found in much that is no path.
+            if form != Path(form.anchor) and len(str(form)) > 1 and form.name != "..":
+                called.setdefault(form, name)
+    longest = sorted(called, key=lambda place: -len(str(place)))
+    return {_finding(place): called[place] for place in longest}
+
+
+def _finding(place: Path) -> re.Pattern[str]:
+    """Return what finds a folder in a text, however its parts are separated.
+
+    A relative one only before another part: alone it may be a word.
+    """
+    between = r"(?:[\\/]+(?:\.[\\/]+)*)"
+    path = between.join(map(re.escape, re.split(r"[\\/]", str(place))))
+    if place.is_absolute():
+        return re.compile(rf"(?<![\w.~-]){path}")
+    return re.compile(rf"(?<![\w.~/\\-])(?:\.[\\/]+)*{path}(?=[\\/])")
+
+
+def _without(value: Any, places: Mapping[re.Pattern[str], str]) -> Any:
     """Return a tree of plain values in which folders have other names."""
     if isinstance(value, dict):
         return {key: _without(one, places) for key, one in value.items()}
@@ -185,7 +221,7 @@ def _without(value: Any, places: Mapping[str, str]) -> Any:
         return [_without(one, places) for one in value]
     if isinstance(value, str):
         for place, name in places.items():
-            value = value.replace(place, name)
+            value = place.sub(name, value)
     return value
 
 
