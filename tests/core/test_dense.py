@@ -431,6 +431,13 @@ class TestCompetingPrompts:
         as_maps = replace(scoring, method=replace(scoring.method, upsample="maps"))
         assert torch.equal(score(dense, scoring), score(dense, as_maps))
 
+    @pytest.mark.parametrize("average", [True, False])
+    def test_smoothed_they_are_probabilities_where_a_method_averages(self, average):
+        dense = Dense(torch.randn(1, 4, 6, 7), torch.randn(1, 5, 6, 7), (12, 14))
+        scoring = replace(self.scoring(smoothed_probabilities=average), key_smoothing=1.0)
+        total = score(dense, scoring).sum(dim=1)
+        assert torch.allclose(total, torch.ones(())) is average
+
     @pytest.mark.parametrize("name", ["probability_threshold", "area_threshold"])
     def test_thresholds_are_shares(self, name):
         with pytest.raises(MaskCLIPError, match=f"{name}: expected a number from 0"):

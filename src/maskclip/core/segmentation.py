@@ -23,8 +23,10 @@ class Segmentation:
     Attributes:
         labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary.
         scores: (H, W) float32, the value with which each pixel's class won. Probabilities in
-            [0, 1], except from the published method, whose maps are cosines or, with key smoothing,
-            unnormalised sums. After a vote of segments: see `voted`.
+            [0, 1], except from the published method, and others made of it: the cosines of methods
+            whose `upsample` is `"maps"` (or `"prompts"`, with prompt denoising), and the sums of
+            probabilities that key smoothing leaves where a method's `smoothed_probabilities` is
+            off, which have no bound. After a vote of segments: see `voted`.
         vocabulary: the classes.
         image: the RGB photo, when it should be kept for `overlay`.
 
