@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -125,7 +126,30 @@ def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
     assert "best: " in printed
     assert figures(tmp_path) == figures(done)
     assert compare(tmp_path, *GRID, "--protocol", "published") == 2
-    assert "was made with protocol 'segment', not 'published'" in capsys.readouterr().err
+    assert "protocol: 'segment' there, 'published' asked for" in capsys.readouterr().err
+
+
+def test_of_a_changed_method_only_the_fields_that_differ_are_named(tmp_path, capsys):
+    method = tmp_path / "mine.toml"
+    method.write_text('base = "clean"\n')
+    arguments = ["--models", "emoji-vit", "--methods", str(method), "--refine", "none"]
+    assert compare(tmp_path / "out", *arguments) == 0
+    method.write_text('base = "clean"\ntemperature = 30.0\n')
+    capsys.readouterr()
+    assert compare(tmp_path / "out", *arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "arithmetic.temperature: None there, 30.0 asked for; temperature: 30.3" in line
+    assert "kernels" not in line
+
+
+def test_a_damaged_cell_is_refused_in_one_line(done, tmp_path, capsys):
+    shutil.copytree(done / "cells", tmp_path / "cells")
+    cell = tmp_path / "cells" / f"{MEASURED[0]}.json"
+    content = json.loads(cell.read_text())
+    cell.write_text(json.dumps({key: content[key] for key in content if key != "seconds"}))
+    assert compare(tmp_path) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "is damaged: expected a number or null as seconds, got nothing: delete it" in line
 
 
 def test_auto_is_shown_as_what_it_became(tmp_path, capsys):

@@ -212,7 +212,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith("(kept)") for line in lines) == 41
     assert main([*command, "--seed", "1"]) == 2
-    assert "was made with seed 0, not 1" in capsys.readouterr().err
+    assert "made with other settings (seed: 0 there, 1 asked for)" in capsys.readouterr().err
 
 
 def test_mistakes_and_lists_do_not_wait_for_torch():

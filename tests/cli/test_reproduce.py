@@ -86,6 +86,11 @@ def test_what_is_there_is_measured_and_the_rest_is_told(rows, root, tmp_path, ca
     assert reproduce(out, "--data", root) == 0  # nothing is measured again
     assert capsys.readouterr().out.count("(kept)") == 2
 
+    cell = out / "rows" / "emoji-vit.json"
+    cell.write_text(cell.read_text().replace('"machine"', '"other"'))
+    assert reproduce(out, "--data", root) == 2
+    assert "emoji-vit.json is damaged: expected an object as machine" in capsys.readouterr().err
+
 
 def test_a_figure_of_all_images_is_compared(rows):
     content = {"miou": 66.5, "images": 300, "official_images": 300}

@@ -199,7 +199,7 @@ def _percent(value: float | None) -> str:
 
 def _published(result: Mapping[str, Any]) -> str:
     """Return what is printed after a measured mIoU: the published one, or nothing."""
-    published = result["published"]
+    published = result.get("published")
     if published is None:
         return ""
     images, official = result["images"], result["official_images"]

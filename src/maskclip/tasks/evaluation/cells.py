@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, differences, list_differences
 from maskclip.core.files import write_json
-from maskclip.core.text import read_json
+from maskclip.core.text import brief, read_json
 from maskclip.tasks.evaluation.evaluate import ProcessGroup
 
 Content = dict[str, Any]
 
 REASON = "reason"
 """The key of a cell that cannot be measured: why; such a cell has no file."""
+
+_SCORE, _NUMBERS, _OBJECT = "a number or null", "a list of numbers, one an image", "an object"
+_TEXTS, _PUBLISHED = "a list of strings", "an object with `miou`, or null"
+
+SCORED: Mapping[str, str] = {
+    "miou": _SCORE,
+    "pixel_accuracy": _SCORE,
+    "frequency_weighted_iou": _SCORE,
+    "iou": _OBJECT,
+    "accuracy": _OBJECT,
+}
+"""What every result of an evaluation holds beside its settings: key -> the kind of its value."""
+
+COMPARED: Mapping[str, str] = {
+    **SCORED,
+    "seconds": _SCORE,
+    "memory_mib": _SCORE,
+    "influences": _NUMBERS,
+    "machine": _OBJECT,
+}
+"""The same of results that are compared with each other."""
+
+_PERHAPS = {"doubts": _TEXTS, "differs_from_protocol": _TEXTS, "published": _PUBLISHED}
 
 
 class Cell(NamedTuple):
@@ -38,10 +62,12 @@ class Work:
         wanted: what the result of each cell must hold, by the cell's name, which is that of its
             file without `.json`.
         measure: the names of missing cells -> these, each with its content.
+        kinds: what it must hold besides, `SCORED` or `COMPARED`.
     """
 
     wanted: Mapping[str, Content]
     measure: Callable[[Sequence[str]], Iterable[tuple[str, Content]]]
+    kinds: Mapping[str, str]
 
 
 def run_cells(
@@ -57,12 +83,12 @@ def run_cells(
             end; otherwise all of them measure every work together.
 
     Raises:
-        MaskCLIPError: a file there is of another measurement, before anything is measured.
+        MaskCLIPError: a file there is damaged or of another measurement; nothing is measured.
     """
     # Only the main process looks: another could meet a file that was written since the start.
     kept = group.broadcast(
         {
-            name: earlier_result(out / f"{name}.json", wanted)
+            name: earlier_result(out / f"{name}.json", wanted, work.kinds)
             for work in works
             for name, wanted in work.wanted.items()
         }
@@ -90,15 +116,20 @@ def run_cells(
                 yield from cells
 
 
-def earlier_result(path: Path, wanted: Content) -> Content | None:
+def earlier_result(
+    path: Path, wanted: Content, kinds: Mapping[str, str] = SCORED
+) -> Content | None:
     """Return the result that an earlier run wrote into a file, None if there is none.
+
+    A damaged one is refused, not measured again: it is not this program's to throw away.
 
     Args:
         path: the file.
         wanted: what the result must hold, of `describe`.
+        kinds: what it must hold besides, `SCORED` or `COMPARED`.
 
     Raises:
-        MaskCLIPError: it is of another evaluation; the message says what differs.
+        MaskCLIPError: it is of another evaluation, and the message says what differs; or damaged.
     """
     try:
         result = read_json(path, "a result of an evaluation")
@@ -109,10 +140,34 @@ def earlier_result(path: Path, wanted: Content) -> Content | None:
     if not isinstance(result, dict):
         raise MaskCLIPError(f"{path}: not a result of an evaluation: move it away")
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
-    for key, value in wanted.items():
-        if result.get(key) != value:
+    changes = differences({key: result.get(key) for key in wanted}, wanted)
+    if changes:
+        raise MaskCLIPError(
+            f"{path} was made with other settings ({list_differences(changes)}): choose another "
+            "folder, or delete the results there"
+        )
+    there = {key: kind for key, kind in _PERHAPS.items() if key in result}
+    for key, kind in {**kinds, **there}.items():
+        if key not in result or not _is(kind, result[key], wanted.get("images")):
+            found = brief(result[key]) if key in result else "nothing"
             raise MaskCLIPError(
-                f"{path} was made with {key} {result.get(key)!r}, not {value!r}: choose another "
-                "folder, or delete the results there"
+                f"{path} is damaged: expected {kind} as {key}, got {found}: delete it, and it is "
+                "measured again"
             )
-    return result
+    return {**result, **wanted}  # a setting that is null may be missing in the file
+
+
+def _is(kind: str, value: Any, images: object) -> bool:
+    if kind == _OBJECT:
+        return isinstance(value, dict)
+    if kind == _NUMBERS:
+        return isinstance(value, list) and len(value) == images and all(map(_is_number, value))
+    if kind == _TEXTS:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if kind == _PUBLISHED and isinstance(value, dict):
+        return _is_number(value.get("miou"))
+    return value is None or (kind == _SCORE and _is_number(value))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

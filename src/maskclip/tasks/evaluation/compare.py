@@ -26,7 +26,7 @@ from maskclip.core.methods import AUTO, get_method
 from maskclip.core.metrics import ConfusionMatrix, Counts, Scores, influences
 from maskclip.core.regions import SLIC
 from maskclip.core.samples import Ids, Sample, Samples
-from maskclip.tasks.evaluation.cells import REASON, Cell, Content, Work, run_cells
+from maskclip.tasks.evaluation.cells import COMPARED, REASON, Cell, Content, Work, run_cells
 from maskclip.tasks.evaluation.evaluate import (
     EvaluationResult,
     ProcessGroup,
@@ -133,7 +133,7 @@ def run_readings(
                 else:
                     wanted[name] = describe(one, reading.samples, reading.run)
             yield from _impossible(refused)
-            works.append(Work(wanted, _measuring(reading, device, progress(reading))))
+            works.append(Work(wanted, _measuring(reading, device, progress(reading)), COMPARED))
             del predictors, one  # only one model is held at a time
         yield from run_cells(works, out, group=group, apart=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 from maskclip.core.files import write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, all_corruptions
-from maskclip.tasks.evaluation.cells import Cell, Work, run_cells
+from maskclip.tasks.evaluation.cells import SCORED, Cell, Work, run_cells
 from maskclip.tasks.evaluation.charts import confusion_chart, iou_chart, severity_chart
 from maskclip.tasks.evaluation.evaluate import (
     EvaluationResult,
@@ -148,7 +148,7 @@ def run_sweep(
             result = evaluate(predictor, samples, one, group=group, progress=progress)
             yield name, to_content(result, one)
 
-        return Work({name: describe(predictor, samples, one)}, measure)
+        return Work({name: describe(predictor, samples, one)}, measure, SCORED)
 
     runs = [replace(run, corruption=corruption) for corruption in (None, *all_corruptions())]
     return run_cells([work(one) for one in runs], out, group=group)
