@@ -242,6 +242,18 @@ def test_help_says_every_default(verb, capsys, monkeypatch):
             "expected a background threshold: a probability between 0 and 1 (with the method "
             "published a similarity between -1 and 1), got 1.5",
         ),
+        (
+            ["eval", "emoji", "--refine-size", "64"],
+            "--refine-size needs --refine pamr or --refine tlp",
+        ),
+        (
+            ["eval", "emoji", "--refine", "tlp+dominant", "--pamr-iterations", "5"],
+            "--pamr-iterations needs --refine pamr",
+        ),
+        (
+            ["segment", "{photo}", "-c", "dog", "--refine", "tlp+crf"],
+            "unknown refinement 'crf': expected some of surgery, dominant, tlp, pamr, or none",
+        ),
     ],
 )
 def test_what_is_meant_otherwise_gets_the_right_hint(arguments, line, tmp_path, capsys):

@@ -326,5 +326,8 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", silent)
-    with pytest.raises(WeightsError, match="are not on this machine and cannot be downloaded"):
+    with pytest.raises(
+        WeightsError,
+        match=r"are not on this machine and cannot be downloaded.*`model=photo` for photo",
+    ):
         locate("RN50", "openai")

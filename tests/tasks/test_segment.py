@@ -277,11 +277,13 @@ class TestOptions:
             ({"window": 8, "stride": 9}, "8 px, got 9"),
             ({"window": 8, "stride": 0}, "stride"),
             ({"refine": "pmar"}, r"unknown refinement 'pmar' \(did you mean pamr\?\)"),
+            ({"refine": "tlp+crf"}, "'crf': expected some of .*, tlp, pamr, or none$"),
+            ({"refine": "+"}, r"no refinement in '\+': expected some of "),
             ({"refine": 3}, "refine is a list of names, got 3"),
             ({"refine": "pamr", "refine_size": -1}, "refine_size"),
-            ({"refine_size": 64}, "refine_size needs a refinement"),
-            ({"pamr_iterations": 5}, "pamr_iterations needs the refinement pamr"),
-            ({"refine": "tlp", "pamr_dilations": (1,)}, "pamr_dilations needs the refinement"),
+            ({"refine_size": 64}, "`refine_size` needs `refine=pamr` or `refine=tlp`"),
+            ({"pamr_iterations": 5}, "`pamr_iterations` needs `refine=pamr`"),
+            ({"refine": "tlp", "pamr_dilations": (1,)}, "`pamr_dilations` needs `refine=pamr`"),
             ({"refine": "pamr", "pamr_iterations": 0}, "pamr_iterations is a whole number from 1"),
             ({"refine": "pamr", "pamr_dilations": "8,x"}, "1 to 8 numbers of pixels .* got '8,x'"),
             ({"refine": "pamr", "pamr_dilations": ()}, "1 to 8 numbers of pixels"),
@@ -294,6 +296,10 @@ class TestOptions:
             Options(**options)
         with pytest.raises(MaskCLIPError, match=message):
             vit.segment(picture(8, 8), WORDS, **options)
+
+    @pytest.mark.parametrize("text", ["tlp+pamr", "tlp,pamr", " tlp + pamr "])
+    def test_refinements_are_a_list_or_text(self, text):
+        assert Options(refine=text).refine == ("tlp", "pamr")
 
     def test_unknown_options_are_an_error(self, vit, picture):
         with pytest.raises(MaskCLIPError, match=r"'smoothing' \(did you mean key_smoothing\?\)"):

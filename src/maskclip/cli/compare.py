@@ -18,7 +18,7 @@ from maskclip.cli.samples import (
     show_notes,
     warn_of_count,
 )
-from maskclip.core.errors import MaskCLIPError, read_choices, require_extra
+from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
@@ -147,17 +147,15 @@ def compare(
 
 def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:
     """Return the refinements of the table's columns, by how they are called."""
-    from maskclip.core.config import REFINEMENTS
+    from maskclip.core.config import REFINEMENTS, read_refinements
     from maskclip.core.regions import SLIC
 
     found = {}
     for one in text.split(","):
-        names = one.strip().replace("+", ",")
-        if names != _NONE:
-            chosen = read_choices(names, (*REFINEMENTS, SLIC), to="refine")
-            found["+".join(chosen)] = chosen
-        else:
-            found[_NONE] = ()
+        if not one.strip():
+            raise MaskCLIPError(f"--refine {text}: a name is missing beside a comma")
+        chosen = read_refinements(one, (*REFINEMENTS, SLIC))
+        found["+".join(chosen) or _NONE] = chosen
     return found
 
 

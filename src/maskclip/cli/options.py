@@ -156,7 +156,7 @@ PromptDenoising = Annotated[
 ]
 _REFINEMENTS = (
     "Refine maps: `pamr`, `tlp` by the photo, `surgery` by what the whole image is of, `dominant` "
-    "by their means; several between commas"
+    "by their means; several with + or commas: tlp+pamr"
 )
 Refine = Annotated[
     str,
@@ -315,12 +315,12 @@ def read_options(
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.core.config import Options, own_refinement
+    from maskclip.core.config import Options, own_refinement, read_refinements
 
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
-        refine=_read_refinements(refine) if refine else own_refinement(model),
+        refine=read_refinements(refine) if refine else own_refinement(model),
         refine_size=refine_size,
         pamr_iterations=pamr_iterations,
         pamr_dilations=pamr_dilations,  # type: ignore[arg-type]  # text with commas will do
@@ -329,12 +329,3 @@ def read_options(
         window=window,
         stride=stride,
     )
-
-
-def _read_refinements(text: str) -> tuple[str, ...]:
-    from maskclip.core.config import NO_REFINEMENT, REFINEMENTS
-    from maskclip.core.errors import read_choices
-
-    if text.strip() == NO_REFINEMENT:
-        return ()
-    return read_choices(text, REFINEMENTS, to="refine")

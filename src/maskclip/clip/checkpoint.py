@@ -35,6 +35,17 @@ class WeightsError(MaskCLIPError):
     """Weights cannot be found, read, or fitted to their architecture."""
 
 
+class MissingWeightsError(WeightsError):
+    """Weights are not on this machine and cannot be downloaded.
+
+    `reason` is the message without what could be taken in their place.
+    """
+
+    def __init__(self, reason: str, instead: str = "") -> None:
+        super().__init__(f"{reason}, or {instead}" if instead else reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a weights file holds.

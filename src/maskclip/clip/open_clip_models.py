@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import (
     Checkpoint,
+    MissingWeightsError,
     StateDict,
     WeightsError,
     one_line,
@@ -353,7 +354,7 @@ def locate(architecture: str, tag: str) -> Path:
     """Return the weights' path; download them first, with open_clip's own progress bar.
 
     Raises:
-        WeightsError: they are not on this machine and cannot be downloaded.
+        MissingWeightsError: they are not on this machine and cannot be downloaded.
     """
     cached = cached_path(architecture, tag)
     if cached is not None:
@@ -363,7 +364,13 @@ def locate(architecture: str, tag: str) -> Path:
         check_reachable()
         return Path(open_clip.download_pretrained(pretrained))
     except (OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(_cannot_download(architecture, tag, pretrained)) from error
+        reason = _cannot_download(architecture, tag, pretrained)
+        raise MissingWeightsError(reason, _EMBEDDED) from error
+
+
+_EMBEDDED = (
+    "try what needs no download: `model=photo` for photographs, `model=emoji` for drawn scenes"
+)
 
 
 def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) -> str:
@@ -379,7 +386,7 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
         f"downloaded; they would be cached in {where}. Give a local file with `weights=FILE` "
-        f"(for {architecture}:{tag}), or try an embedded model: `model=emoji`"
+        f"(for {architecture}:{tag})"
     )
 
 

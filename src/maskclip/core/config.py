@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
@@ -86,8 +86,8 @@ class Options:
 
     Attributes:
         key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
-        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others; or
-            `"none"`, as () is.
+        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others, as
+            a list or as text: `"tlp+pamr"`; or `"none"`, as () is.
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
         pamr_iterations: of `pamr`; None is 10, as published.
@@ -122,9 +122,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
                 raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {brief(value)}")
-        object.__setattr__(self, "refine", _refinements(self.refine))
+        object.__setattr__(self, "refine", read_refinements(self.refine))
         if self.refine_size is not None and not self.refine:
-            raise MaskCLIPError("refine_size needs a refinement: refine")
+            raise MaskCLIPError("`refine_size` needs `refine=pamr` or `refine=tlp`")
         self._check_pamr()
         if self.regions is not None:
             object.__setattr__(self, "regions", _regions(self.regions))
@@ -155,7 +155,7 @@ class Options:
         iterations, dilations = self.pamr_iterations, self.pamr_dilations
         for name, value in (("pamr_iterations", iterations), ("pamr_dilations", dilations)):
             if value is not None and "pamr" not in self.refine:
-                raise MaskCLIPError(f"{name} needs the refinement pamr: refine")
+                raise MaskCLIPError(f"`{name}` needs `refine=pamr`")
         if iterations is not None and not (
             isinstance(iterations, Integral) and 1 <= iterations <= _MOST_ITERATIONS
         ):
@@ -192,19 +192,25 @@ def _whole(value: object) -> int:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
 
 
-def _refinements(names: object) -> tuple[str, ...]:
-    """Return the names of refinements: of one, of several between commas, or of a list."""
-    several = names.split(",") if isinstance(names, str) else names
+def read_refinements(names: object, known: Collection[str] = tuple(REFINEMENTS)) -> tuple[str, ...]:
+    """Return the names of refinements: of text such as `tlp+pamr` or `tlp,pamr`, or of a list.
+
+    Raises:
+        MaskCLIPError: a name is not of those that are known.
+    """
+    several = names.replace("+", ",").split(",") if isinstance(names, str) else names
     if not isinstance(several, list | tuple) or not all(isinstance(n, str) for n in several):
         raise MaskCLIPError(f"refine is a list of names, got {brief(names)}")
     found = tuple(dict.fromkeys(name.strip() for name in several if name.strip()))
     if found == (NO_REFINEMENT,):
         return ()
+    expected = f"expected some of {', '.join(known)}, or {NO_REFINEMENT}"
+    if names and not found:
+        raise MaskCLIPError(f"no refinement in {brief(names)}: {expected}")
     for name in found:
-        if name not in REFINEMENTS:
+        if name not in known:
             raise MaskCLIPError(
-                f"unknown refinement {brief(name)}{did_you_mean(name, REFINEMENTS)}: expected some "
-                f"of {', '.join(REFINEMENTS)}, or {NO_REFINEMENT}"
+                f"unknown refinement {brief(name)}{did_you_mean(name, known)}: {expected}"
             )
     return found
 

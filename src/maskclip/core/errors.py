@@ -66,9 +66,19 @@ def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
 
 
 def _cut(value: Any) -> str:
-    """Return a value as Python writes it; of long lists, the beginning."""
-    text = repr(value)
+    """Return a value as Python writes it, a list as people type it; of long ones, the beginning."""
+    text = _typed(value) if isinstance(value, list) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _typed(values: list[Any]) -> str:
+    """Return `a,b` of a list of words or numbers, `none` of an empty one."""
+    words = [value if isinstance(value, str) else repr(value) for value in values]
+    if not all(isinstance(value, str | int | float) for value in values) or any(
+        not word or "," in word for word in words
+    ):
+        return repr(values)
+    return ",".join(words) or "none"
 
 
 def list_differences(changes: list[str], *, most: int = 5) -> str:
