@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import printable
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations import open_annotations
 from maskclip.data.datasets import DatasetError
@@ -613,6 +614,10 @@ class TestCocoPanoptic:
             self.read(tmp_path, numbers + 5)
         with pytest.raises(MaskCLIPError, match="lies outside its folder"):
             self.read(tmp_path, numbers, file_name="../../a.png")
+        for name in ("a\0.png", f"{'x' * 300}.png", "\ud800.png"):
+            with pytest.raises(MaskCLIPError, match=r"the PNG .* cannot be read: it (has|is)") as e:
+                self.read(tmp_path, numbers, file_name=name)
+            assert printable(str(e.value)) == str(e.value)
         with pytest.raises(MaskCLIPError, match="6x40 but its image 6x4"):
             self.read(tmp_path, np.zeros((40, 6), int))
 

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from maskclip.cli.data import convert
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import printable
 from maskclip.data.conversions import CONVERSIONS
 from maskclip.tasks import convert_labels as task
 from maskclip.tasks.convert_labels import convert_files, plan_conversion, write_split_lists
@@ -249,6 +251,53 @@ class TestObjects:
         named = file.rename(tmp_path / "mine_train2017.json")
         assert plan_conversion("cocoobject", tmp_path, source=named).files[0].startswith("train")
 
+    def test_of_many_instances_a_few_are_held_at_once(self, tmp_path):
+        image = {"id": 1, "file_name": "1.jpg", "width": 1000, "height": 1000}
+        square = {"image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]}
+        file = self.write_instances(
+            tmp_path / "instances_val2017.json",
+            images=[image],
+            annotations=[{**square, "id": n, "category_id": (18, 3)[n % 2]} for n in range(40)],
+        )
+        plan = plan_conversion("cocoobject", tmp_path, source=file)
+        tracemalloc.start()
+        try:
+            (result,) = convert_files(plan)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert np.asarray(Image.open(result.target))[5, 5] == 3  # of one size, the last
+        assert peak < 12 * 1000 * 1000  # the ids take four bytes a pixel, an instance one
+
+    @pytest.mark.parametrize(
+        ("stem", "why"),
+        [
+            ("a\0b", "it has a zero byte"),
+            ("x" * 300, "it is longer than 255 bytes"),
+            ("x" * 245, "it is longer than 255 bytes"),  # with the ending of masks
+            ("\ud800", "it has half of a character"),
+        ],
+    )
+    def test_a_name_that_no_file_can_have_is_one_line_and_the_others_go_on(
+        self, tmp_path, stem, why
+    ):
+        images = [
+            {"id": number, "file_name": f"{name}.jpg", "width": 8, "height": 6}
+            for number, name in enumerate(("one", stem, "two"), start=1)
+        ]
+        file = self.write_instances(
+            tmp_path / "instances_val2017.json", images=images, annotations=[]
+        )
+        results = run(tmp_path, "cocoobject", source=file)
+        (error,) = [result.error for result in results if result.error is not None]
+        assert why in error
+        assert str(file) in error
+        assert printable(error) == error
+        assert sorted(path.name[:3] for path in (tmp_path / COCO_MASKS).rglob("*.png")) == [
+            "one",
+            "two",
+        ]
+
     def test_names_in_a_file_lead_nowhere_else(self, tmp_path):
         away = {"id": 1, "file_name": "../../../away.jpg", "width": 8, "height": 6}
         file = self.write_instances(
@@ -305,6 +354,14 @@ class TestWorkers:
         assert len(masks(coco)) == 2
         save_labels(folder / "000000000000.png")
         assert sum(result.error is None for result in run(coco)) == 3
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_name_too_long_for_its_mask_is_one_line(self, coco, workers):
+        save_labels(coco / COCO_SOURCE / "val2017" / f"{'x' * 245}.png")
+        results = run(coco, workers=workers)
+        (error,) = [result.error for result in results if result.error is not None]
+        assert "it is longer than 255 bytes" in error
+        assert len(masks(coco)) == 5
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_a_folder_that_cannot_be_written_ends_the_job(self, coco, workers):

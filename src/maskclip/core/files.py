@@ -11,13 +11,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import json_escaped
 
 _UNFINISHED = ".writing-"
+_LONGEST_NAME = 255  # bytes, of all file systems in use
 
 
 @contextmanager
@@ -114,6 +115,23 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, most: int) -
         raise ValueError(f"{entry.filename} is compressed by a method that is not read")
     with archive.open(entry) as file:
         return file.read(most)
+
+
+def name_problem(path: PurePath) -> str | None:
+    """Return why no file can have this path, in a few words; None if one can.
+
+    Of what strangers wrote, before it is looked for or made: systems answer with errors that have
+    nothing to do with the disk.
+    """
+    try:
+        parts = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        return "it has half of a character"
+    if any(b"\0" in part for part in parts):
+        return "it has a zero byte"
+    if any(len(part) > _LONGEST_NAME for part in parts):
+        return f"it is longer than {_LONGEST_NAME} bytes"
+    return None
 
 
 def check_writable(folder: Path) -> None:

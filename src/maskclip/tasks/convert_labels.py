@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError, require_extra
-from maskclip.core.files import atomic_path
+from maskclip.core.files import atomic_path, name_problem
 from maskclip.core.prefetch import prefetch
-from maskclip.core.text import read_json, read_text
+from maskclip.core.text import brief, read_json, read_text
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations.base import MAX_BYTES, mapping, sequence, text
 from maskclip.data.annotations.coco import CocoObjects, is_coco
@@ -245,9 +245,14 @@ def convert_files(
     """
     todo = []
     for file in plan.files:
-        if not overwrite and plan.target(file).exists():
-            source = plan.folder if plan.instances is not None else plan.folder / file
-            yield ConversionResult(source, plan.target(file), skipped=True)
+        source = plan.folder if plan.instances is not None else plan.folder / file
+        target = plan.target(file)
+        problem = name_problem(target)
+        if problem is not None:
+            error = f"{source}: no mask can be called {brief(target.name)}: {problem}"
+            yield ConversionResult(source, target, error=error)
+        elif not overwrite and target.exists():
+            yield ConversionResult(source, target, skipped=True)
         else:
             todo.append(file)
     workers = min(workers, len(todo), _MOST_WORKERS)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from maskclip.core.files import name_problem
+from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations.base import (
     AnnotationError,
@@ -159,22 +161,21 @@ class CocoInstances(_Coco):
         """Paint the instances."""
         self.check_size(photo, self.photos[photo].size, size)
         ids = self.empty(self.photos[photo].size)
-        for mask, label in self._instances(photo):
-            ids[mask] = label
+        for annotation in self.photos[photo].annotations:
+            self._paint(ids, photo, annotation)
         return ids
 
-    def _instances(self, photo: str) -> Iterable[tuple[Mask, int]]:
-        """Yield the pixels and the class of each instance of a photo, in the order of its file."""
-        found = self.photos[photo]
-        for annotation in found.annotations:
-            try:
-                mask = _mask(annotation["segmentation"], found.size)
-            except ShapeError as error:
-                number = annotation.get("id")
-                raise AnnotationError(
-                    f"{self.where(photo)}: annotation {number}: {error}"
-                ) from None
-            yield mask, self._ids[found.file][_category(annotation, found.file)]
+    def _paint(self, ids: Ids, photo: str, annotation: Content) -> None:
+        file = self.photos[photo].file
+        ids[self._mask(photo, annotation)] = self._ids[file][_category(annotation, file)]
+
+    def _mask(self, photo: str, annotation: Content) -> Mask:
+        """Return the pixels of an instance of a photo."""
+        try:
+            return _mask(annotation["segmentation"], self.photos[photo].size)
+        except ShapeError as error:
+            number = annotation.get("id")
+            raise AnnotationError(f"{self.where(photo)}: annotation {number}: {error}") from None
 
 
 class CocoObjects(CocoInstances):
@@ -188,8 +189,11 @@ class CocoObjects(CocoInstances):
         self.check_size(photo, self.photos[photo].size, size)
         ids = self.empty(self.photos[photo].size)
         ids[...] = 0
-        for mask, label in sorted(self._instances(photo), key=lambda pair: -pair[0].sum()):
-            ids[mask] = label
+        # Made twice, for to keep them would take a byte a pixel for each.
+        annotations = self.photos[photo].annotations
+        areas = [np.count_nonzero(self._mask(photo, each)) for each in annotations]
+        for index in sorted(range(len(areas)), key=lambda index: -areas[index]):
+            self._paint(ids, photo, annotations[index])
         return ids
 
 
@@ -236,8 +240,11 @@ class CocoPanoptic(_Coco):
             raise AnnotationError(f"{self.where(photo)}: two panoptic segmentations of one photo")
         name = text(found.annotations[0].get("file_name"), f"the PNG of {photo}", found.file)
         plain = PurePosixPath(name)
-        if plain.is_absolute() or ".." in plain.parts or "\0" in name:
-            raise AnnotationError(f"{found.file}: the PNG {name!r} lies outside its folder")
+        problem = name_problem(plain)
+        if plain.is_absolute() or ".." in plain.parts:
+            problem = "it lies outside its folder"
+        if problem is not None:
+            raise AnnotationError(f"{found.file}: the PNG {brief(name)} cannot be read: {problem}")
         return found.file.with_suffix("") / name
 
 
