@@ -1,5 +1,6 @@
 """A proxy's patches give CLIP its attention: against the plain N x N sum, and what is refused."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.proxy import Proxy, ProxyError, load_proxy
 from maskclip.clip.towers import UnsupportedMethodError
 from maskclip.core.config import ModelConfig
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import CLEAN, Middle
 from maskclip.core.methods import METHODS, read_method, with_proxy
 
@@ -115,6 +116,37 @@ def test_reduced_precision_flat_images_and_single_pixels_are_finite(make_clip, p
     assert F.cosine_similarity(reduced.float(), full, dim=1).min() > 0.98
 
 
+def test_tokens_that_are_not_those_of_the_grid_are_refused(proxy):
+    pixels = images(1, 3, 16, 24)
+    with torch.no_grad():
+        assert proxy(pixels, 8).shape == (1, 6, 24)
+    other = Proxy(proxy.network, name="tiny", mean=MEAN, std=STD)
+    for prefix, count in ((1, 8), (7, 2)):  # read as patches, or as class tokens
+        other.prefix = prefix
+        with pytest.raises(ProxyError, match=rf"tiny gives {count} tokens for 6 patches of 7 px"):
+            other(pixels, 8)
+        with pytest.raises(ProxyError, match=rf"tiny gives {count} tokens for 6 patches of 7 px"):
+            other.check()
+
+
+@torch.no_grad()
+def test_a_proxy_that_changes_nothing_is_told_once(proxy):
+    other = Proxy(proxy.network, name="tiny", mean=MEAN, std=STD)
+    flat, varied = torch.full((1, 3, 32, 32), 0.5), images(1, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other(flat[..., :8, :8], 8)  # a single position has no other to be like
+        other.network.pos_embed.zero_()
+        vectors = other(varied, 8)
+    assert not likeness.keep_to_themselves(vectors, 1.2).any()
+    with pytest.warns(MaskCLIPWarning, match=r"to tiny all patches .* the proxy changes nothing"):
+        vectors = other(torch.cat([varied, flat]), 8)
+    assert likeness.keep_to_themselves(vectors, 1.2).tolist() == [False, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other(flat, 8)
+
+
 def test_positions_that_are_all_alike_are_averaged():
     vectors = F.normalize(torch.ones(1, 5, 3), dim=2)
     value = torch.arange(10.0).view(1, 5, 2)
@@ -190,6 +222,8 @@ def test_weights_are_seeded_or_read_from_a_file_without_running_it(tmp_path):
         (f"{TINY}.nobody", r"timm has no weights 'vit_tiny_patch16_224\.nobody' \(did you mean"),
         ("resnet18:random", "resnet18 is no ViT of square patches"),
         ("swin_tiny_patch4_window7_224:random", "is no ViT of square patches"),
+        ("vit_tiny_r_s16_p8_224:random", "is no ViT of square patches of pixels"),
+        ("samvit_base_patch16:random", "is no ViT of square patches of pixels"),
         (f"{TINY}:nowhere.pth", "no such file of weights: nowhere.pth"),
         (TINY, f"cannot be downloaded: go online once, or give a local file, {TINY}:FILE"),
     ],

@@ -57,6 +57,16 @@ def attend_similar(
     return torch.cat(found, dim=1)
 
 
+def keep_to_themselves(vectors: Tensor, level: float) -> Tensor:
+    """Return of which images (B,) `attend_similar` cuts all likeness, even that with oneself.
+
+    Args:
+        vectors: (B, n, D) float32, of unit length.
+        level: of the mean of all n x n cosines.
+    """
+    return level * _mean_cosine(vectors, None) >= 1
+
+
 def _cosines(vectors: Tensor, band: slice, least: float | None) -> Tensor:
     """Return those of a band of positions with all, (B, rows, n)."""
     cosines = vectors[:, band] @ vectors.mT

@@ -7,6 +7,7 @@ patches: Lan et al., ECCV 2024. B images, h x w grid positions, D channels of th
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip.clip.attention import PROXY_LEVEL
 from maskclip.clip.checkpoint import WeightsError, one_line, read_weights
-from maskclip.clip.likeness import unit
+from maskclip.clip.likeness import keep_to_themselves, unit
 from maskclip.clip.model import fingerprint
-from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, did_you_mean
 from maskclip.core.resize import pad_bottom_right
 from maskclip.core.text import brief
 
@@ -61,6 +63,7 @@ class Proxy(nn.Module):
         self.prefix, self.patch = int(seen.num_prefix_tokens), int(seen.patch_embed.patch_size[0])
         self.name = name
         self.fingerprint = fingerprint(network)
+        self._told = False  # that it does nothing in some image
         for what, values in (("mean", mean), ("std", std)):
             self.register_buffer(what, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -70,6 +73,9 @@ class Proxy(nn.Module):
         Args:
             pixels: (B, 3, H, W) RGB in [0, 1], floating point.
             cell: px of a position of CLIP's grid, which is what the proxy's becomes.
+
+        Raises:
+            ProxyError: the network does not give a token for each square of pixels.
         """
         grid = [-(-side // cell) for side in pixels.shape[2:]]
         images = (pixels - self.mean) / self.std
@@ -77,9 +83,54 @@ class Proxy(nn.Module):
         size = (grid[0] * self.patch, grid[1] * self.patch)
         if images.shape[2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        vectors = unit(self._patches(images, grid[0] * grid[1]))
+        if not torch.compiler.is_compiling():
+            self._warn_if_alike(vectors)
+        return vectors
+
+    def check(self) -> None:
+        """See whether the network gives a token for each square of pixels, in a tiny image.
+
+        Raises:
+            ProxyError: it does not.
+        """
+        weight = next(self.network.parameters())
+        images = weight.new_zeros((1, 3, 2 * self.patch, 3 * self.patch), dtype=torch.float32)
+        try:
+            with torch.inference_mode():
+                self._patches(images, 6)
+        except ProxyError:
+            raise
+        except Exception as error:  # networks raise whatever their layers do
+            raise _no_vit(self.name) from error
+
+    def _patches(self, images: Tensor, count: int) -> Tensor:
+        """Return the tokens (B, count, D) of the patches of normalised images."""
         network: Any = self.network
         tokens = network.forward_features(images.to(next(network.parameters()).dtype))
-        return unit(tokens[:, self.prefix :])
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:
+            raise _no_vit(self.name)
+        found = tokens.shape[1] - self.prefix
+        if found != count:
+            raise ProxyError(
+                f"`proxy`: {self.name} gives {found} tokens for {count} patches of {self.patch} px:"
+                " expected one a patch; take another ViT, such as vit_small_patch14_dinov2"
+            )
+        return tokens[:, self.prefix :]
+
+    def _warn_if_alike(self, vectors: Tensor) -> None:
+        """Say, once, that in an image the proxy tells no patch from another."""
+        if self._told or vectors.shape[1] == 1:
+            return
+        if bool(keep_to_themselves(vectors, PROXY_LEVEL).any()):
+            self._told = True
+            warnings.warn(
+                f"`proxy`: to {self.name} all patches of an image are so much alike that each "
+                "keeps to itself, and the proxy changes nothing there; of an image of one colour "
+                "that is no wonder, of others it is: take weights that were trained",
+                MaskCLIPWarning,
+                stacklevel=2,
+            )
 
 
 def load_proxy(name: str) -> Proxy:
@@ -105,16 +156,23 @@ def load_proxy(name: str) -> Proxy:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ProxyError(f"`proxy`: {model} cannot be built: {reason}") from error
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", (0, 1))
-    if not hasattr(network, "num_prefix_tokens") or patch[0] != patch[1]:
-        raise ProxyError(
-            f"`proxy`: {model} is no ViT of square patches for images of any size: take one, such "
-            "as vit_small_patch14_dinov2"
-        )
+    hybrid = hasattr(getattr(network, "patch_embed", None), "backbone")  # patches of a ResNet's map
+    if not hasattr(network, "num_prefix_tokens") or patch[0] != patch[1] or hybrid:
+        raise _no_vit(model)
     if weights and weights != RANDOM:
         _fill(network, Path(weights))
     known: Any = network
     pixels = known.pretrained_cfg
-    return Proxy(network, name=name, mean=pixels["mean"], std=pixels["std"])
+    proxy = Proxy(network, name=name, mean=pixels["mean"], std=pixels["std"])
+    proxy.check()
+    return proxy
+
+
+def _no_vit(name: str) -> ProxyError:
+    return ProxyError(
+        f"`proxy`: {name} is no ViT of square patches of pixels for images of any size: take one, "
+        "such as vit_small_patch14_dinov2"
+    )
 
 
 def _check_name(model: str) -> None:
