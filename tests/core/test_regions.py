@@ -86,6 +86,19 @@ def test_numbers_beyond_any_table_are_those_of_small_ones():
 
 
 @pytest.mark.parametrize(
+    "numbers",
+    [
+        np.array([[-(2**32) + 1, 1, -(2**63), 2], [-(2**31) - 5, 0, 1, 2], [1, 1, 2, 2]]),
+        np.array([[0, 2**63 + 1, 0, 2], [0, 0, 2**63 + 1, 2], [2**63 + 1] * 2 + [2] * 2], "u8"),
+    ],
+)
+def test_pixels_far_below_0_belong_to_no_segment_and_huge_numbers_are_segments(numbers):
+    small = np.where(numbers > 0, numbers % 2 + 1, 0)
+    for a, b in zip(vote(LABELS, SCORES, numbers), vote(LABELS, SCORES, small), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
     ("regions", "part"),
     [
         (np.ones((3, 5), int), "expected 4x3 pixels, as the labels have, got 5x3"),
