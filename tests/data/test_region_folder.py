@@ -1,5 +1,6 @@
 """Label maps of segments: whatever they are called and coded, and what cannot be one."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.data.annotations.mask_folder import find_masks
 from maskclip.data.region_folder import RegionFolder
 
 IDS = np.array([[0, 1, 2], [300, 300, 2]])
@@ -128,3 +130,33 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     put(tmp_path, "b.png", IDS + 1)
     folder = RegionFolder(tmp_path)
     assert folder.fingerprint(["a.jpg"]) == before != folder.fingerprint(["a.jpg", "b.jpg"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_devices_and_links_to_them_are_no_maps(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    (tmp_path / "b.npy").symlink_to("/dev/zero")
+    (tmp_path / "c.png").symlink_to("nowhere.png")
+    with pytest.raises(MaskCLIPError, match="no label maps in this folder"):
+        RegionFolder(tmp_path)
+    for name in ("d.npy", "e.png"):
+        put(tmp_path, name)
+    folder, photos = RegionFolder(tmp_path), [f"{letter}.jpg" for letter in "abcde"]
+    assert folder.missing(photos) == photos[:3]
+    assert len(folder.fingerprint(photos)) == 16
+    for name in ("d.npy", "e.png"):  # what takes the place of a map later
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(MaskCLIPError, match=f"{name}: "):
+            folder.read(f"{name[0]}.jpg", (3, 2))
+        with pytest.raises(MaskCLIPError, match=f"{name}: no such file any more"):
+            folder.fingerprint([f"{name[0]}.jpg"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_folders_of_masks_take_regular_files_alone_too(tmp_path):
+    put(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("/dev/zero")
+    found, unused = find_masks(tmp_path, ["a.jpg", "b.jpg"])
+    assert (found, unused) == ({"a.jpg": tmp_path / "a.png"}, [])

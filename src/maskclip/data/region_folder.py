@@ -14,7 +14,7 @@ from maskclip.core.regions import SLIC, Regions
 from maskclip.data.annotations.mask_folder import names_of_mask
 from maskclip.data.kinds import image_suffixes
 from maskclip.data.masks import MASK_SUFFIXES, MaskError, SizeError, open_mask, size_error
-from maskclip.data.sources import files_below
+from maskclip.data.sources import regular_files_below
 
 ARRAY = ".npy"
 _SUFFIXES = (*MASK_SUFFIXES, ARRAY)
@@ -43,14 +43,13 @@ class RegionFolder:
         self.folder = folder
         self._by_name: dict[str, list[str]] = {}
         self._by_plain_name: dict[str, list[str]] = {}
-        for path in sorted(files_below(folder)):
-            if path.suffix.lower() in _SUFFIXES:
-                relative = path.relative_to(folder).as_posix()
-                stem = PurePosixPath(relative).with_suffix("").as_posix()
-                name, *plain = (name.casefold() for name in names_of_mask(stem))
-                self._by_name.setdefault(name, []).append(relative)
-                for one in plain:
-                    self._by_plain_name.setdefault(one, []).append(relative)
+        for path in sorted(regular_files_below(folder, _SUFFIXES)):
+            relative = path.relative_to(folder).as_posix()
+            stem = PurePosixPath(relative).with_suffix("").as_posix()
+            name, *plain = (name.casefold() for name in names_of_mask(stem))
+            self._by_name.setdefault(name, []).append(relative)
+            for one in plain:
+                self._by_plain_name.setdefault(one, []).append(relative)
         if not self._by_name:
             raise MaskCLIPError(
                 f"{folder}: no label maps in this folder: expected PNG, TIFF, BMP or .npy"
@@ -133,10 +132,15 @@ class RegionFolder:
         )
 
     def fingerprint(self, photos: Iterable[str]) -> str:
-        """Return a hash of the content of the maps of photos, 16 hex digits."""
+        """Return a hash of the content of the maps of photos, 16 hex digits.
+
+        Raises:
+            MaskCLIPError: a map cannot be read any more.
+        """
         digest = hashlib.sha256()
         for path in map(self.find, photos):
             if path is not None:
+                _check_regular(path)
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
@@ -156,7 +160,14 @@ def _names_of_photo(photo: str) -> Iterator[str]:
             yield name.with_suffix("").as_posix()
 
 
+def _check_regular(path: Path) -> None:
+    """Refuse what has taken the place of a map since it was listed, and would never end."""
+    if not path.is_file():
+        raise MaskError(f"{path}: no such file any more: expected a label map")
+
+
 def _read_array(path: Path, size: tuple[int, int]) -> Regions:
+    _check_regular(path)
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # headers may hold anything

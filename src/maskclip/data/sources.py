@@ -11,7 +11,7 @@ import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, overload
@@ -27,6 +27,7 @@ __all__ = [
     "files_below",
     "find_sources",
     "read_list",
+    "regular_files_below",
 ]
 
 _FOLDS_CASE = sys.platform in ("darwin", "win32")  # where A.jpg and a.jpg are one file, usually
@@ -253,6 +254,19 @@ def files_below(folder: Path, *, outside: Path | None = None) -> Iterator[Path]:
         except OSError as error:
             reason = error.strerror or error
             raise ImageError(f"{error.filename or parent}: cannot be read ({reason})") from None
+
+
+def regular_files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Yield the files of `files_below` with one of these suffixes, in lower case.
+
+    Pipes, sockets and devices, which would never end, are left out, and links that lead to none.
+
+    Raises:
+        ImageError: a folder cannot be read.
+    """
+    for path in files_below(folder):
+        if path.suffix.lower() in suffixes and path.is_file():
+            yield path
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

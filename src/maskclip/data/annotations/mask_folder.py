@@ -14,7 +14,7 @@ from maskclip.data.annotations.base import AnnotationError, Annotations, class_i
 from maskclip.data.kinds import image_suffixes
 from maskclip.data.masks import MASK_SUFFIXES, Ids, LabelRule, MaskError, read_ids
 from maskclip.data.names import output_names
-from maskclip.data.sources import files_below
+from maskclip.data.sources import regular_files_below
 
 CLASS_LIST = "classes.txt"
 
@@ -109,11 +109,9 @@ def find_masks(folder: Path, photos: Sequence[str]) -> tuple[dict[str, Path], li
     """
     if not folder.is_dir():
         raise AnnotationError(f"no folder of masks: {folder}")
-    known = image_suffixes()
     listed = sorted(
         path.relative_to(folder).as_posix()
-        for path in files_below(folder)
-        if path.suffix.lower() in known and path.is_file()
+        for path in regular_files_below(folder, image_suffixes())
     )
     owners = _names_of_masks(photos)
     folded = {name.casefold(): photo for name, photo in reversed(owners.items())}
