@@ -103,6 +103,8 @@ def test_pixels_far_below_0_belong_to_no_segment_and_huge_numbers_are_segments(n
     [
         (np.ones((3, 5), int), "expected 4x3 pixels, as the labels have, got 5x3"),
         (np.ones((3, 4), np.float32), "expected a whole number for each pixel"),
+        ([[1] * 4] * 3, r"expected an array \(H, W\) of whole numbers, .* got list"),
+        (None, "got NoneType"),
         (np.ones((2, 3, 4), bool), r"got bool of shape \(2, 3, 4\)"),
     ],
 )

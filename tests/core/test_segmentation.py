@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 
@@ -148,3 +149,8 @@ def test_to_dict_is_a_summary_for_json():
         ],
         "vocabulary": ["dog", "cat", "cow"],
     }
+
+
+def test_what_is_no_picture_is_told():
+    with pytest.raises(MaskCLIPError, match="`image`: expected a Pillow image, got ndarray"):
+        segmentation([[0]]).overlay(np.zeros((1, 1, 3), np.uint8))

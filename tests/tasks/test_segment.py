@@ -285,6 +285,17 @@ class TestOptions:
             ({"pamr_iterations": 5}, "`pamr_iterations` needs `refine=pamr`"),
             ({"refine": "tlp", "pamr_dilations": (1,)}, "`pamr_dilations` needs `refine=pamr`"),
             ({"refine": "pamr", "pamr_iterations": 0}, "pamr_iterations is a whole number from 1"),
+            ({"refine": "pamr", "pamr_iterations": True}, "whole number from 1 to 1000, got True"),
+            ({"key_smoothing": True}, r"key_smoothing is a threshold in \[0, 1\], got True"),
+            *(
+                (
+                    {"refine": "tlp", "short_side": 64, "window": 64, name: True},
+                    f"{name} is a whole",
+                )
+                for name in ("refine_size", "short_side", "long_side", "window", "stride")
+            ),
+            ({"refine": "pamr,none"}, "none stands alone, got 'pamr,none': leave out none, or the"),
+            ({"refine": ("none", "tlpp")}, "none stands alone"),
             ({"refine": "pamr", "pamr_dilations": "8,x"}, "1 to 8 numbers of pixels .* got '8,x'"),
             ({"refine": "pamr", "pamr_dilations": ()}, "1 to 8 numbers of pixels"),
             ({"refine": "pamr", "pamr_dilations": (8, 0)}, "1 to 8 numbers of pixels"),
@@ -514,6 +525,16 @@ class TestEncodedPhotos:
             with pytest.raises(MaskCLIPError, match="encode again"):
                 other.score(encoded, WORDS)
 
+    def test_what_was_not_encoded_is_refused(self, vit, picture):
+        encoded = vit.encode(picture(8, 8))
+        for wrong, kind in (
+            (None, "NoneType"),
+            (np.zeros((8, 8, 3), np.uint8), "ndarray"),
+            ([encoded, "a.jpg"], "str"),
+        ):
+            with pytest.raises(MaskCLIPError, match=f"expected what `encode` returns.* got {kind}"):
+                vit.score(wrong, WORDS)
+
     def test_a_student_is_no_exception(self, picture, monkeypatch):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -566,6 +587,39 @@ class TestLoad:
         with pytest.raises(MaskCLIPError, match=message) as error:
             maskclip.load("tiny", **{"device": "cpu", **options})
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("wrong", [3, b"x", "", [], None])
+    def test_values_of_another_type_are_one_line(self, wrong):
+        expected = {
+            "model": "the name of a model",
+            "weights": "a file, or random",
+            "method": "a name of `maskclip methods`, a file of TOML or a Method",
+            "templates": "the name of a set",
+            "precision": "auto, or the name",
+            "proxy": "the name of a ViT of timm",
+            "options": "Options",
+        }
+        for name, what in expected.items():
+            if wrong is None and name in ("weights", "proxy"):
+                continue
+            with pytest.raises(MaskCLIPError, match=f"^`{name}`: expected {what}.*, got ") as error:
+                maskclip.load(**{"model": "emoji", name: wrong})
+            assert "\n" not in str(error.value)
+        with pytest.raises(MaskCLIPError, match=r"device .* is not to be had here"):
+            maskclip.load("emoji", device=wrong)
+
+    def test_files_may_be_paths(self, tmp_path):
+        path = tmp_path / "mine.toml"
+        path.write_text('base = "sclip"\n')
+        segmenter = maskclip.load("emoji-vit", method=path, templates="plain", device="cpu")
+        assert (segmenter.method.name, segmenter.method.kernels) == (
+            "mine",
+            METHODS["sclip"].kernels,
+        )
+        config = ModelConfig(name=path, weights=path, method=path)
+        assert (config.name, config.weights, config.method) == (str(path),) * 3
+        with pytest.raises(MaskCLIPError, match="no such model file"):
+            maskclip.load(tmp_path / "none.pt")
 
     def test_refuses_unknown_templates_at_once(self, local):
         with pytest.raises(MaskCLIPError, match="published, open_clip, plain"):

@@ -25,7 +25,8 @@ class ModelConfig:
 
     Attributes:
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), a weights file, or the file of a student.
+            model (`emoji`), a weights file, or the file of a student. Files may be paths here and
+            below, and become text.
         weights: a local file for the architecture `name`, or `"random"`; None is the model's own.
         method: a name of `maskclip methods`, such as `"clean"`; `"auto"`, which published figures
             choose by the model and how it sees images; a file; or a `Method` of your own.
@@ -35,7 +36,8 @@ class ModelConfig:
             its name, with timm's weights, or `NAME:FILE` with those of a file (ProxyCLIP).
 
     Raises:
-        MaskCLIPError: no method has that name, or it does not go with a proxy.
+        MaskCLIPError: a value is of another type, no method has that name, or it does not go with
+            a proxy.
     """
 
     name: str = DEFAULT_MODEL
@@ -46,10 +48,36 @@ class ModelConfig:
     proxy: str | None = None
 
     def __post_init__(self) -> None:
+        for name, expected in _TEXTS.items():
+            value = getattr(self, name)
+            if value is not None or name not in ("weights", "proxy"):
+                argument = "model" if name == "name" else name
+                object.__setattr__(self, name, _text(value, f"`{argument}`: expected {expected}"))
+        if not isinstance(self.method, Method):
+            method = _text(self.method, f"`method`: expected {_A_METHOD}")
+            object.__setattr__(self, "method", method)
         if self.method != AUTO:
             with_proxy(get_method(self.method), self.proxy)
         elif self.proxy is not None:
             raise MaskCLIPError("a proxy gives CLIP its attention: leave `method=auto` out")
+
+
+_TEXTS = {
+    "name": f"the name of a model, such as {DEFAULT_MODEL}, or a file",
+    "weights": "a file, or random",
+    "templates": "the name of a set of templates, such as published",
+    "precision": "auto, or the name of a precision, such as float32",
+    "proxy": "the name of a ViT of timm, such as vit_small_patch14_dinov2",
+}
+_A_METHOD = "a name of `maskclip methods`, a file of TOML or a Method"
+
+
+def _text(value: object, expected: str) -> str:
+    """Return a text that is not empty, or a path as text."""
+    found = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    if not found:
+        raise MaskCLIPError(f"{expected}, got {brief(value)}")
+    return found
 
 
 REFINEMENTS = {
@@ -120,7 +148,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("key_smoothing", "prompt_denoising"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
+            if value is not None and not (_is(value, Real) and 0 <= float(value) <= 1):
                 raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {brief(value)}")
         object.__setattr__(self, "refine", read_refinements(self.refine))
         if self.refine_size is not None and not self.refine:
@@ -130,7 +158,7 @@ class Options:
             object.__setattr__(self, "regions", _regions(self.regions))
         for name in ("refine_size", "short_side", "long_side", "window", "stride"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
+            if value is not None and not _is(value, Integral):
                 raise MaskCLIPError(f"{name} is a whole number of pixels, got {brief(value)}")
         for name in ("refine_size", "short_side"):
             value = getattr(self, name)
@@ -157,7 +185,7 @@ class Options:
             if value is not None and "pamr" not in self.refine:
                 raise MaskCLIPError(f"`{name}` needs `refine=pamr`")
         if iterations is not None and not (
-            isinstance(iterations, Integral) and 1 <= iterations <= _MOST_ITERATIONS
+            _is(iterations, Integral) and 1 <= iterations <= _MOST_ITERATIONS
         ):
             raise MaskCLIPError(
                 f"pamr_iterations is a whole number from 1 to {_MOST_ITERATIONS}, got "
@@ -189,7 +217,12 @@ def _whole(value: object) -> int:
     """Return a whole number, or one in ASCII digits, as it is; 0 for anything else."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         return int(value.strip()) if len(value) < 10 else 0
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    return int(value) if isinstance(value, Integral) and _is(value, Integral) else 0
+
+
+def _is(value: object, kind: type) -> bool:
+    """Return whether a value is a number of a kind; True and False are none here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def read_refinements(names: object, known: Collection[str] = tuple(REFINEMENTS)) -> tuple[str, ...]:
@@ -207,6 +240,11 @@ def read_refinements(names: object, known: Collection[str] = tuple(REFINEMENTS))
     expected = f"expected some of {', '.join(known)}, or {NO_REFINEMENT}"
     if names and not found:
         raise MaskCLIPError(f"no refinement in {brief(names)}: {expected}")
+    if NO_REFINEMENT in found:
+        raise MaskCLIPError(
+            f"`refine`: {NO_REFINEMENT} stands alone, got {brief(','.join(found))}: leave out "
+            f"{NO_REFINEMENT}, or the rest"
+        )
     for name in found:
         if name not in known:
             raise MaskCLIPError(
@@ -250,8 +288,8 @@ def check_keywords(given: Mapping[str, Any], kind: type, *, others: Iterable[str
 class ModelSettings(TypedDict, total=False):
     """The fields of `ModelConfig` but its name, for keyword arguments."""
 
-    weights: str | None
-    method: str | Method
+    weights: str | os.PathLike[str] | None
+    method: str | os.PathLike[str] | Method
     templates: str
     precision: str
     proxy: str | None

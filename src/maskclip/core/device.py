@@ -41,7 +41,7 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()  # a device without values, `meta`, fails here too
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise MaskCLIPError(
             f"device {name!r} is not to be had here: expected auto, cpu, cuda, cuda:N or mps, "
             "of those that `maskclip doctor` lists"

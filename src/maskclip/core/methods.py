@@ -213,6 +213,8 @@ def get_method(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        raise MaskCLIPError(f"expected the name of a method, or a Method, got {brief(method)}")
     if method in METHODS:
         return METHODS[method]
     if method.lower().endswith(".toml"):

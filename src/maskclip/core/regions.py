@@ -119,6 +119,11 @@ def enlarge(regions: Regions, size: tuple[int, int]) -> Regions:
 
 
 def _check(regions: Regions, shape: tuple[int, ...]) -> None:
+    if not isinstance(regions, np.ndarray):
+        raise MaskCLIPError(
+            "regions: expected an array (H, W) of whole numbers, a number for each pixel, got "
+            f"{type(regions).__name__}"
+        )
     if regions.ndim != 2 or regions.dtype.kind not in "iub":
         raise MaskCLIPError(
             f"regions: expected a whole number for each pixel, (H, W), got {regions.dtype} of "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskclip.core import draw
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.regions import Regions, vote
 from maskclip.core.vocabulary import Vocabulary
@@ -61,6 +62,8 @@ class Segmentation:
             self._check_size(self.image)
 
     def _check_size(self, image: Image.Image) -> None:
+        if not isinstance(image, Image.Image):
+            raise MaskCLIPError(f"`image`: expected a Pillow image, got {type(image).__name__}")
         height, width = self.labels.shape
         if image.size != (width, height):
             raise ValueError(

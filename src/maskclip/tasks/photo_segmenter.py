@@ -271,6 +271,11 @@ class PhotoSegmenter(ABC):
         scoring, voting = self.scoring(vocabulary, options), Voting.of(options)
         several = encoded if isinstance(encoded, list | tuple) else [encoded]
         for one in several:
+            if not isinstance(one, EncodedPhoto):
+                raise MaskCLIPError(
+                    "`encoded`: expected what `encode` returns, or a list of such, got "
+                    f"{type(one).__name__}: encode images first, or use `segment`"
+                )
             if one.model != (self.fingerprint, self.method):
                 raise MaskCLIPError("another model, or method, has encoded the photo: encode again")
             if scoring.needs_keys and one.dense.keys is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ from maskclip.tasks.without_clip import (
 
 
 def load(
-    model: str | ModelConfig = DEFAULT_MODEL,
+    model: str | os.PathLike[str] | ModelConfig = DEFAULT_MODEL,
     *,
     device: str = "auto",
     options: Options = DEFAULT_OPTIONS,
@@ -73,8 +74,10 @@ def load(
         >>> found.labels.shape, found.coverage()
     """
     check_keywords(settings, ModelSettings, others=["model", "device", "options"])
-    base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)
-    config = replace(base, **settings)
+    if not isinstance(options, Options):
+        raise MaskCLIPError(f"`options`: expected Options, got {brief(options)}")
+    base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)  # type: ignore[arg-type]
+    config = replace(base, **settings)  # type: ignore[arg-type]  # paths become text
     if not names_clip(config.name):
         refuse_settings_of_clip(config)
         where, precision = choose_device(device), config.precision
