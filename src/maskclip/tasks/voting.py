@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,13 +42,20 @@ class Voting:
         """Return that of options; None where pixels do not vote."""
         return None if options.regions is None else cls(options.regions)
 
-    def check(self, photos: Sequence[str]) -> None:
+    def check(self, photos: Sequence[str], done: Callable[[], Collection[str]] = tuple) -> None:
         """Warn of photos without a label map, which cannot be labelled.
+
+        Args:
+            photos: their paths.
+            done: returns those that need no map any more; called where a map is missing.
 
         Raises:
             MaskCLIPError: none has one, or one map is that of two photos.
         """
         missing = [] if self.folder is None else self.folder.missing(photos)
+        if missing:
+            known = done()
+            missing = [photo for photo in missing if photo not in known]
         if self.folder is None or not missing:
             return
         if len(missing) == len(photos):

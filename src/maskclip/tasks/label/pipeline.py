@@ -165,9 +165,19 @@ def _maps_beside(job: Job, sources: Sequence[Source]) -> Callable[[Source], Path
     voting = Voting.of(job.options)
     if voting is None or voting.folder is None:
         return None
-    voting.check([source.relative_path for source in sources])
+    voting.check(
+        [source.relative_path for source in sources],
+        done=lambda: _done(Manifest.copy_of(job.out / MANIFEST), sources),
+    )
     folder = voting.folder
     return lambda s: folder.find(s.relative_path) or folder.expected(s.relative_path)
+
+
+def _done(manifest: Manifest, sources: Sequence[Source]) -> set[str]:
+    """Return the relative paths of sources that are labelled already."""
+    done = {outcome.task.path for outcome in manifest.outcomes() if outcome.error is None}
+    left = {source.relative_path for source in sources if source.path.absolute() not in done}
+    return {source.relative_path for source in sources} - left
 
 
 def _warn_if_useless(job: Job) -> None:
