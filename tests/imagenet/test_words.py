@@ -91,6 +91,28 @@ class TestUnknown:
         assert isinstance(caught.value, MaskCLIPError)
         assert "maskclip vocabularies photo" in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("word", "meant"), [("elefant", "elephant"), ("Zebar", "zebra"), ("unbrella", "umbrella")]
+    )
+    def test_a_letter_or_two_are_a_misspelling(self, word, meant):
+        with pytest.raises(UnknownWordError, match=rf"\(did you mean .*{meant}"):
+            ids(word)
+
+    @pytest.mark.parametrize("word", ["giraffe", "kite", "bat", "moon", "cupola", "ring"])
+    def test_other_words_that_are_spelt_a_little_alike_are_not(self, word):
+        with pytest.raises(UnknownWordError) as caught:
+            ids(word)
+        assert "did you mean" not in str(caught.value)
+        assert "background" not in str(caught.value)
+
+    @pytest.mark.parametrize("word", ["sky", "Grass", "trees", "wall", "road", "street", "rivers"])
+    def test_for_the_background_a_threshold_is_named(self, word):
+        with pytest.raises(UnknownWordError) as caught:
+            ids_of(["dog", word])
+        assert "did you mean" not in str(caught.value)
+        assert f"such as {word.lower()}, leave" in str(caught.value)
+        assert "`background=0.5`" in str(caught.value)
+
     def test_one_line_names_all_that_are_unknown(self):
         with pytest.raises(UnknownWordError) as caught:
             ids_of(["dog", "grass", "sky", "grass", ""])

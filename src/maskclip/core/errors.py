@@ -22,9 +22,12 @@ class MaskCLIPWarning(UserWarning):
     """Something that works, and probably not as the user thinks."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean a or b or c?)" with up to three close names, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3)
+def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
+    """Return " (did you mean a or b or c?)" with up to three close names, or nothing.
+
+    `likeness` is the least that counts: twice the letters in common by those of both, in [0, 1].
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=likeness)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 

@@ -21,6 +21,14 @@ from maskclip.core.text import brief
 _TABLE = "words.toml"
 _PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
 _MOST_NAMED = 8  # unknown words in one message
+_MISSPELT = 0.8  # likeness of spellings of one word: a letter or two differ
+_SHORT = 4  # letters of words that one other letter makes another word
+_BACKGROUND = """
+air background bush ceiling city cloud dirt earth field floor foliage forest grass ground hill ice
+land landscape lawn leaf meadow mud nature ocean park path pavement river road rock room sand
+scenery sea sidewalk sky snow soil stone street sun tree wall water wood woods
+"""
+"""What lies around things. ImageNet has none of it, and words spelt alike are other things."""
 
 
 class UnknownWordError(MaskCLIPError):
@@ -69,11 +77,23 @@ def _find(word: str) -> tuple[int, ...] | None:
 
 def _refusal(unknown: list[str]) -> str:
     near = dict.fromkeys([*_spellings(), *_imagenet()])
-    named = [brief(word) + did_you_mean(word.lower(), near) for word in unknown[:_MOST_NAMED]]
+    around = [word for word in unknown if not {*_BACKGROUND.split()}.isdisjoint(_forms(word))]
+    named = [
+        brief(word)
+        if word in around or len(word) <= _SHORT
+        else brief(word) + did_you_mean(word.lower(), near, likeness=_MISSPELT)
+        for word in unknown[:_MOST_NAMED]
+    ]
     more = f" and {len(unknown) - len(named)} more" if len(unknown) > len(named) else ""
+    remedy = (
+        f"; for what lies around things, such as {_plain(around[0])}, leave words out and give a "
+        "threshold: `background=0.5`"
+        if around
+        else ""
+    )
     return (
         "no class of ImageNet, which is all that the model photo knows, shows "
-        f"{', '.join(named)}{more}; `maskclip vocabularies photo` lists words that it knows"
+        f"{', '.join(named)}{more}{remedy}; `maskclip vocabularies photo` lists words that it knows"
     )
 
 

@@ -26,6 +26,7 @@ from maskclip.core.dense import Dense, Scoring
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
 from maskclip.core.segmentation import Segmentation
+from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.data.images import load_image
 from maskclip.tasks.photos import (
@@ -406,6 +407,27 @@ def as_vocabulary(classes: Classes) -> Vocabulary:
     if isinstance(classes, Vocabulary):
         return classes
     return Vocabulary.parse(classes)
+
+
+def useless(vocabulary: Vocabulary, method: Method) -> str | None:
+    """Return what to tell of classes or a background that cannot do anything, or None."""
+    if len(vocabulary) == 1:
+        return (
+            f"one class and no background: every pixel will be {brief(vocabulary.names[0])}; give "
+            "more classes, or a background"
+        )
+    count, threshold = len(vocabulary) - 1, vocabulary.threshold
+    if threshold is None or method.upsample == "maps" or threshold > 1 / count:
+        return None
+    if count == 1:
+        return (
+            "a background threshold does nothing with one class, whose probability is always 1: "
+            "give more classes, or words for the background"
+        )
+    return (
+        f"a background threshold of {threshold:g} does nothing: the best of {count} probabilities "
+        f"is never below {1 / count:.3g}; take one above it, or words"
+    )
 
 
 class _Photo(NamedTuple):

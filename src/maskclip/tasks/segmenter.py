@@ -33,9 +33,8 @@ from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
-from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
+from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
 from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.tasks.without_clip import (
     PreviewSegmenter,
@@ -150,9 +149,9 @@ class Segmenter(PhotoSegmenter):
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
         self.text_rows(vocabulary)
-        useless = _useless(vocabulary, self.method)
-        if useless is not None:
-            warnings.warn(useless, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
+        told = useless(vocabulary, self.method)
+        if told is not None:
+            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -227,24 +226,3 @@ class Segmenter(PhotoSegmenter):
 
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         return self.encoder.encode(crops, keys=keys, image=image)
-
-
-def _useless(vocabulary: Vocabulary, method: Method) -> str | None:
-    """Return what to tell of classes or a background that cannot do anything, or None."""
-    if len(vocabulary) == 1:
-        return (
-            f"one class and no background: every pixel will be {brief(vocabulary.names[0])}; give "
-            "more classes, or a background"
-        )
-    count, threshold = len(vocabulary) - 1, vocabulary.threshold
-    if threshold is None or method.upsample == "maps" or threshold > 1 / count:
-        return None
-    if count == 1:
-        return (
-            "a background threshold does nothing with one class, whose probability is always 1: "
-            "give more classes, or words for the background"
-        )
-    return (
-        f"a background threshold of {threshold:g} does nothing: the best of {count} probabilities "
-        f"is never below {1 / count:.3g}; take one above it, or words"
-    )

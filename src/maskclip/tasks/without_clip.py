@@ -31,10 +31,11 @@ from maskclip.imagenet.classifier import (
 )
 from maskclip.imagenet.words import ids_of
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
-from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
+from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _NAMED = 6  # classes that a message lists
+_FEW = 20  # words below which the preview is sure of one of them nearly everywhere
 
 
 def names_clip(name: str) -> bool:
@@ -254,6 +255,9 @@ class PreviewSegmenter(PhotoSegmenter):
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
         ids_of([word for words in vocabulary.prompts for word in words])
+        told = useless(vocabulary, self.method) or _too_few(vocabulary)
+        if told is not None:
+            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -323,6 +327,17 @@ def refuse_settings_of_clip(
         templates=config.templates != templates,
         proxy=config.proxy is not None,
         **given,
+    )
+
+
+def _too_few(vocabulary: Vocabulary) -> str | None:
+    """Return what to tell of a background threshold among so few words that it does little."""
+    count = len(vocabulary) - 1
+    if vocabulary.threshold is None or count >= _FEW:
+        return None
+    return (
+        f"a background threshold of {vocabulary.threshold:g} does little with {count} words, "
+        f"of which one is nearly always sure: give some {_FEW}, or the vocabulary photo"
     )
 
 
