@@ -33,6 +33,7 @@ from maskclip.core.device import choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
+from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
 from maskclip.tasks.photos import LONG_SIDE_RATIO
