@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, save_student
 from maskclip.plus.student import build_student
 from maskclip.tasks.evaluation import compare as task
+from maskclip.tasks.evaluation import tables
 from maskclip.tasks.evaluation.predictors import ModelPredictor
 
 SCENES = ["emoji", "--size", "64", "--limit", "2", "--templates", "plain"]
@@ -70,15 +72,16 @@ def test_the_table_has_every_cell_and_why_one_cannot_be(done):
             assert 0 < cell["miou"] < 100
             assert cell["seconds"] > 0
             assert (cell["memory_mib"] or 1) > 0
-    first = cells["emoji-rn", "clean", "none"]
-    other = cells["emoji-vit", "clean", "none"]
+    first = cells["emoji-vit", "clean", "none"]  # of the same model
+    other = cells["emoji-vit", "naclip", "none"]
     assert first["difference"] is None
+    assert cells["emoji-rn", "clean", "none"]["difference"] is None
     assert other["difference"] == pytest.approx(other["miou"] - first["miou"])
     assert other["margin"] is None  # of two images
     rows = list(csv.DictReader((done / "compare.csv").read_text().splitlines()))
-    assert float(rows[4]["miou"]) == pytest.approx(other["miou"])
+    assert float(rows[4]["miou"]) == pytest.approx(first["miou"])
     text = (done / "compare.md").read_text()
-    assert text.count(r"\*") == 2  # the best, in both tables
+    assert r"\*" not in text  # of so few images none is the best
     assert "| emoji-rn: naclip | the method reads the blocks of a ViT" in text
     assert Image.open(done / "compare.png").width > 600
 
@@ -123,10 +126,68 @@ def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
     assert len(calls) == 6 + 8
     printed = capsys.readouterr().out
     assert printed.count("(kept)") == 2
-    assert "best: " in printed
+    assert "best: " not in printed
     assert figures(tmp_path) == figures(done)
     assert compare(tmp_path, *GRID, "--protocol", "published") == 2
     assert "protocol: 'segment' there, 'published' asked for" in capsys.readouterr().err
+
+
+def test_another_limit_replaces_what_was_of_some_images(tmp_path, capsys):
+    arguments = ["--models", "emoji-vit", "--methods", "clean", "--refine", "none"]
+    assert compare(tmp_path, *arguments) == 0
+    for limit in ("3", "1"):
+        capsys.readouterr()
+        assert compare(tmp_path, *arguments, "--limit", limit) == 0
+        captured = capsys.readouterr()
+        (line,) = [line for line in captured.err.splitlines() if "another number" in line]
+        assert line.endswith("are of another number of images are measured again: 1")
+        assert "(kept)" not in captured.out
+        assert json.loads((tmp_path / "compare.json").read_text())["images"] == int(limit)
+    assert compare(tmp_path, *arguments, "--limit", "2", "--protocol", "published") == 2
+    assert "made with other settings" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_had_leaves_the_others(tmp_path, capsys):
+    arguments = ["--models", "RN50:openai,emoji-vit", "--methods", "clean,baseline"]
+    assert compare(tmp_path, *arguments) == 1
+    printed = capsys.readouterr().out
+    assert "emoji-vit_baseline_none: mIoU" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("not measured: ")]
+    assert line.startswith("not measured: RN50:openai: clean, baseline: the weights of RN50:openai")
+    assert line.endswith("Give a local file for RN50:openai with --weights MODEL=FILE")
+    assert "with --weights MODEL=FILE" in (tmp_path / "compare.md").read_text()
+    assert compare(tmp_path, *arguments[:1], "RN50:openai", *arguments[2:]) == 2
+    assert "nothing could be measured" in capsys.readouterr().err
+
+
+def test_weights_may_be_random(monkeypatch, tmp_path):
+    tiny, width = "ViT-tiny-16", {"width": 64, "layers": 2}
+    vision, text = {"image_size": 32, "patch_size": 16, **width}, {"heads": 1, **width}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, tiny, config)
+    arguments = ["--models", tiny, "--methods", "clean", "--limit", "1"]
+    assert compare(tmp_path, *arguments, "--weights", f"{tiny}=random") == 0
+    (cell,) = json.loads((tmp_path / "compare.json").read_text())["cells"]
+    assert cell["miou"] is not None
+    assert cell["published"] is None
+
+
+def test_differences_are_to_the_first_of_a_model_and_the_best_is_of_enough_images():
+    def content(miou, images=50):
+        rest = {"pixel_accuracy": 1.0, "seconds": 1.0, "memory_mib": None, "method": "clean"}
+        return {**rest, "miou": miou, "images": images, "influences": [miou / 100] * images}
+
+    called = {name: (name[0], "clean", "none" if name[1] == "1" else "pamr") for name in CELLS}
+    lines = tables.make_lines(dict(zip(CELLS, map(content, range(4)), strict=True)), called, {})
+    assert [line.difference for line in lines] == [None, 1.0, None, 1.0]
+    assert lines[1].margin == pytest.approx(1.96 * 50**0.5 / 100)
+    assert tables.best_line(lines) is lines[3]
+    few = tables.make_lines({name: content(1.0, 49) for name in CELLS}, called, {})
+    assert tables.best_line(few) is None
+    assert few[1].margin is None
+
+
+CELLS = ("a1", "a2", "b1", "b2")
 
 
 def test_of_a_changed_method_only_the_fields_that_differ_are_named(tmp_path, capsys):
@@ -218,7 +279,7 @@ def test_two_processes_share_whole_readings(done, tmp_path):
         [sys.executable, *launch, *command], capture_output=True, text=True, timeout=110
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("best: ") == 1
+    assert run.stdout.count("emoji val, 2 images") == 1
     assert figures(tmp_path) == figures(done)
     assert sorted(path.stem for path in (tmp_path / "cells").iterdir()) == sorted(MEASURED)
 
@@ -248,6 +309,8 @@ def test_all_methods_are_those_that_the_model_can_compute(tmp_path, monkeypatch,
         (["--refine", "none,"], "--refine none,: a name is missing beside a comma"),
         (["--models", "nothing"], "unknown model 'nothing'"),
         (["--models", ""], "--models is empty"),
+        (["--weights", "RN50:openai=nothing.pt"], "expected MODEL=FILE, and the file to be there"),
+        (["--weights", "RN50:openai=random"], "no model is 'RN50:openai' here: there are emoji"),
         (["--protocol", "x"], "unknown protocol 'x'"),
         (["--data", "x"], "emoji is drawn"),
     ],

@@ -65,7 +65,7 @@ def test_what_is_there_is_measured_and_the_rest_is_told(rows, root, tmp_path, ca
     assert "measured 2 of 4 rows" in printed
     (weights,) = [line for line in printed.splitlines() if line.startswith("left out: voc20-rn50")]
     assert "cannot be downloaded" in weights
-    assert "Give a local file with --weights FILE (for RN50:openai)" in weights
+    assert weights.endswith("Give a local file for RN50:openai with --weights MODEL=FILE")
     assert f"left out: ade150-rn: ade150: no folder {root}" in printed
     table = {one["name"]: one for one in json.loads((out / "reproduce.json").read_text())["rows"]}
     assert table["voc20-rn"]["miou"] is not None
@@ -96,6 +96,8 @@ def test_a_figure_of_all_images_is_compared(rows):
     content = {"miou": 66.5, "images": 300, "official_images": 300}
     assert Reproduced.of("emoji-rn", ROW, content).difference == pytest.approx(-0.5)
     assert Reproduced.of("emoji-rn", ROW, {**content, "images": 9}).difference is None
+    random = row("emoji", weights="random")
+    assert Reproduced.of("emoji-rn", random, content).difference is None
     assert Reproduced.of("emoji-rn", ROW, {"reason": "no data"}).difference is None
 
 
@@ -184,7 +186,7 @@ def test_folders_have_other_names_in_a_report_and_words_stay(tmp_path, monkeypat
         (["--data", "nowhere"], "no folder nowhere: --data is the folder that holds VOCdevkit"),
         (["--report", "mine.txt"], "expected a name that ends with .zip"),
         (["--weights", "RN50.pt"], "--weights RN50.pt: expected MODEL=FILE"),
-        (["--weights", f"nothing={__file__}"], "no row has the model 'nothing': there are "),
+        (["--weights", f"nothing={__file__}"], "no model is 'nothing' here: there are "),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments, message, tmp_path, capsys):

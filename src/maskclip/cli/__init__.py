@@ -103,6 +103,11 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
         command = command.commands[argument]
     named = {each.name: max(each.opts, key=len) for each in command.params}
     options = {name: option for name, option in named.items() if option.startswith("--")}
+    for name in ("model", "method"):  # where a verb takes several
+        if f"{name}s" in options:
+            options.setdefault(name, options[f"{name}s"])
+    if any(each.metavar == "MODEL=FILE" for each in command.params):
+        options["weights=FILE"] = f"{options['weights']} MODEL=FILE"
     if "scratch" in options:
         options["pretrained=False"] = options["scratch"]
     return options

@@ -61,6 +61,7 @@ def compare(
             rich_help_panel="Compared",
         ),
     ] = None,
+    weights: opt.WeightsOfModels = None,
     out: opt.OutFolder = Path("compared"),
     data: opt.Data = None,
     split: Annotated[
@@ -98,9 +99,11 @@ def compare(
     """Compare models, methods and refinements on the same images: quality, time and memory.
 
     Prints a table, and writes it as compare.md, .csv and .json, with a chart of quality against
-    time. Each cell has a file in the folder's `cells`: the same command goes on where it was
-    stopped. A photo is encoded once for all refinements of a method; a cell's time is that of
-    encoding and of its own refinement. Under `torchrun` the processes share methods, not images.
+    time. What cannot be measured is told with its reason, and the exit code is 1 where that is a
+    model that cannot be had. Each cell has a file in the folder's `cells`: the same command goes on
+    where it was stopped, and one of another --limit is measured again. A photo is encoded once for
+    all refinements of a method; a cell's time is that of encoding and of its own refinement. Under
+    `torchrun` the processes share methods, not images.
 
     **Examples**
 
@@ -112,6 +115,8 @@ def compare(
 
     `maskclip compare emoji --models emoji-rn,emoji-vit --methods clean --refine none,pamr,tlp+pamr`
 
+    `maskclip compare voc20 --data ~/data --weights ViT-B-16:openai=ViT-B-16.pt`
+
     `torchrun --nproc-per-node 8 -m maskclip compare ade150 --data ~/data --protocol windows`
     """
     require_extra("eval", "matplotlib", "scipy", "torchmetrics")
@@ -122,7 +127,7 @@ def compare(
     given = {"templates": templates, "precision": precision}
     config = replace(base.model, **{key: value for key, value in given.items() if value})
     base = replace(base, model=config, split=split or base.split)
-    evaluations = _each_evaluation(base, models, methods)
+    evaluations = _with_weights(_each_evaluation(base, models, methods), weights)
     samples = open_samples(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
@@ -181,6 +186,18 @@ def _each_evaluation(
     return found
 
 
+def _with_weights(
+    evaluations: Sequence[tuple[Evaluation, str | None]], given: list[str] | None
+) -> list[tuple[Evaluation, str | None]]:
+    """Return the settings with the files that are given for some of the models."""
+    files = opt.read_weights(given, {evaluation.model.name for evaluation, _ in evaluations})
+    found = []
+    for evaluation, method in evaluations:
+        model = replace(evaluation.model, weights=files.get(evaluation.model.name))
+        found.append((replace(evaluation, model=model), method))
+    return found
+
+
 def _words(text: str, option: str) -> list[str]:
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
@@ -218,6 +235,7 @@ def _show(
     """Print the table, the best cell and what could not be measured; write the files."""
     from maskclip.cli.console import print_line, print_path, print_table, warning_line
     from maskclip.tasks.evaluation import tables
+    from maskclip.tasks.evaluation.compare import LACKING
 
     lines = tables.make_lines(cells, called, _published(readings))
     columns, rows = tables.as_text(lines)
@@ -236,8 +254,10 @@ def _show(
         print_line(f"best: {' '.join(word for word in words if word)}", style="bold")
     for path in tables.write_comparison(lines, cells, out, title=title):
         print_path(path)
-    if best is None:
+    if not rows:
         raise MaskCLIPError("nothing could be measured")
+    if any(LACKING in content for content in cells.values()):
+        raise typer.Exit(1)
 
 
 def _title(reading: Reading) -> str:

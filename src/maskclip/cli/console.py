@@ -86,7 +86,8 @@ def speaking_of(options: Mapping[str, str]) -> Iterator[None]:
         _OPTIONS.reset(token)
 
 
-def _as_options(message: str) -> str:
+def as_options(message: str) -> str:
+    """Return a message that names the options of the verb where it names arguments."""
     options = _OPTIONS.get()
 
     def option(found: re.Match[str]) -> str:
@@ -106,7 +107,7 @@ def _as_options(message: str) -> str:
 
 def note_line(message: str) -> None:
     """Print one line of a task on standard output, which names the options of the verb."""
-    print_line(_as_options(message))
+    print_line(as_options(message))
 
 
 def error_line(message: str) -> None:
@@ -123,7 +124,7 @@ def _line(kind: str, style: str, message: str) -> None:
     text = printable(" ".join(message.split()))
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 300]} ... {text[-300:]}"
-    text = _as_options(text)
+    text = as_options(text)
     console(errors=True).print(Text.assemble((f"{kind}:", style), " ", text), soft_wrap=True)
 
 

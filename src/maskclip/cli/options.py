@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,6 +112,15 @@ Weights = Annotated[
     typer.Option(
         help="A local weights file for --model NAME[:TAG], or `random`; default: the model's own.",
         rich_help_panel=_MODEL,
+    ),
+]
+WeightsOfModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="MODEL=FILE",
+        help="A local file for a model that cannot be downloaded, as RN50:openai=RN50.pt, or "
+        "`random`, to try it; repeat it. Default: the models' own.",
     ),
 ]
 MethodName = Annotated[
@@ -282,6 +291,26 @@ def open_data(
             f"{SPECS[name].splits['val'].parts[0].images.partition('/')[0]}"
         )
     return open_dataset(name, data or Path(), split=split)
+
+
+def read_weights(given: Sequence[str] | None, models: Collection[str]) -> dict[str, str]:
+    """Return the files, or `random`, that are given for some of the models as MODEL=FILE.
+
+    Raises:
+        MaskCLIPError: not written so, no such file, or no such model.
+    """
+    files = {}
+    for text in given or ():
+        model, _, file = text.partition("=")
+        if file != "random" and not Path(file).is_file():
+            raise MaskCLIPError(
+                f"--weights {text}: expected MODEL=FILE, and the file to be there, or MODEL=random"
+            )
+        if model not in models:
+            known = ", ".join(sorted(models))
+            raise MaskCLIPError(f"--weights {text}: no model is {model!r} here: there are {known}")
+        files[model] = file
+    return files
 
 
 def warn_of_unused(masks: Sequence[Path]) -> None:

@@ -31,14 +31,7 @@ def reproduce(
             help="Rows by name or pattern, as `voc20-*`; repeat it. Default: all that can be.",
         ),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL=FILE",
-            help="A local file for a model that cannot be downloaded, as RN50:openai=RN50.pt; "
-            "repeat it. Default: the models' own.",
-        ),
-    ] = None,
+    weights: opt.WeightsOfModels = None,
     out: opt.OutFolder = Path("reproduced"),
     report: Annotated[
         Path | None,
@@ -82,7 +75,7 @@ def reproduce(
     require_extra("eval", "matplotlib", "scipy", "torchmetrics")
     from maskclip.recipes import REPRODUCIBLE
 
-    chosen = _with_weights(_choose(rows, REPRODUCIBLE), weights or [])
+    chosen = _with_weights(_choose(rows, REPRODUCIBLE), weights)
     if data is not None and not data.is_dir():
         raise MaskCLIPError(f"no folder {data}: --data is the folder that holds VOCdevkit")
     if report is not None and report.suffix.lower() != ".zip":
@@ -115,8 +108,9 @@ def reproduce(
             from maskclip.cli.console import print_path
             from maskclip.tasks.evaluation.reproduction import pack
 
-            files = [Path(text.partition("=")[2]) for text in weights or []]
-            pack(found, report, data=data, weights=files)
+            files = [row.evaluation.model.weights for row in chosen.values()]
+            named = {Path(file): None for file in files if file not in (None, "random")}
+            pack(found, report, data=data, weights=list(named))
             print_path(report)
 
 
@@ -141,27 +135,19 @@ def _choose(patterns: list[str] | None, known: Mapping[str, Row]) -> dict[str, R
     }
 
 
-def _with_weights(rows: dict[str, Row], given: list[str]) -> dict[str, Row]:
+def _with_weights(rows: Mapping[str, Row], given: list[str] | None) -> dict[str, Row]:
     """Return the rows with local files for some of their models.
 
     Raises:
         MaskCLIPError: not written as MODEL=FILE, no such file, or no row has the model.
     """
-    for text in given:
-        model, _, file = text.partition("=")
-        of_model = [name for name, row in rows.items() if row.evaluation.model.name == model]
-        if not Path(file).is_file():
-            raise MaskCLIPError(f"--weights {text}: expected MODEL=FILE, and the file to be there")
-        if not of_model:
-            known = ", ".join(sorted({row.evaluation.model.name for row in rows.values()}))
-            raise MaskCLIPError(
-                f"--weights {text}: no row has the model {model!r}: there are {known}"
-            )
-        for name in of_model:
-            evaluation = rows[name].evaluation
-            config = replace(evaluation.model, weights=file)
-            rows[name] = replace(rows[name], evaluation=replace(evaluation, model=config))
-    return rows
+    files = opt.read_weights(given, {row.evaluation.model.name for row in rows.values()})
+    found = {}
+    for name, row in rows.items():
+        model = row.evaluation.model
+        model = replace(model, weights=files.get(model.name, model.weights))
+        found[name] = replace(row, evaluation=replace(row.evaluation, model=model))
+    return found
 
 
 def _open(

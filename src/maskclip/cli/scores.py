@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskclip.cli.console import print_line, print_path, print_table, track, warning_line
+from maskclip.cli.console import (
+    as_options,
+    print_line,
+    print_path,
+    print_table,
+    track,
+    warning_line,
+)
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.methods import method_name
 from maskclip.core.samples import Sample, Samples
@@ -16,7 +23,7 @@ from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from maskclip.recipes import published_row
 from maskclip.tasks.evaluation import results as files
 from maskclip.tasks.evaluation.cells import REASON, Content
-from maskclip.tasks.evaluation.compare import UNREADABLE, Reading, run_readings
+from maskclip.tasks.evaluation.compare import LEFT_OUT, Reading, run_readings
 from maskclip.tasks.evaluation.evaluate import EvaluationResult, ProcessGroup, Progress, evaluate
 from maskclip.tasks.evaluation.predictors import Predictor
 from maskclip.tasks.evaluation.results import UNCORRUPTED, cell_name, headline, settings_line
@@ -91,9 +98,11 @@ def measure_readings(
     *,
     device: str,
     group: ProcessGroup,
-    leave_out: tuple[type[MaskCLIPError], ...] = UNREADABLE,
+    leave_out: tuple[type[MaskCLIPError], ...] = LEFT_OUT,
 ) -> dict[str, Content]:
     """Measure readings with a bar for each, and say what each cell gave; return all cells.
+
+    Reasons why there are no figures name options.
 
     The arguments are those of `tasks.evaluation.compare.run_readings`.
     """
@@ -104,7 +113,9 @@ def measure_readings(
             readings, out, device=device, group=group, progress=_bars(readings), leave_out=leave_out
         ):
             cells[cell.name] = cell.result
-            if group.is_main and REASON not in cell.result:
+            if REASON in cell.result:
+                cells[cell.name] = {**cell.result, REASON: as_options(cell.result[REASON])}
+            elif group.is_main:
                 kept = " (kept)" if cell.kept else ""
                 print_line(f"{cell.name}: mIoU {_percent(cell.result['miou'])} %{kept}")
     return cells

@@ -385,8 +385,8 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) ->
         what, where = pretrained["url"], _url_cache(pretrained)
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
-        f"downloaded; they would be cached in {where}. Give a local file with `weights=FILE` "
-        f"(for {architecture}:{tag})"
+        f"downloaded; they would be cached in {where}. Give a local file for "
+        f"{architecture}:{tag} with `weights=FILE`"
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskclip.core.errors import MaskCLIPError, differences, list_differences
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, differences, list_differences
 from maskclip.core.files import write_json
 from maskclip.core.text import brief, read_json
 from maskclip.tasks.evaluation.evaluate import ProcessGroup
@@ -86,15 +87,7 @@ def run_cells(
         MaskCLIPError: a file there is damaged or of another measurement; nothing is measured.
     """
     # Only the main process looks: another could meet a file that was written since the start.
-    kept = group.broadcast(
-        {
-            name: earlier_result(out / f"{name}.json", wanted, work.kinds)
-            for work in works
-            for name, wanted in work.wanted.items()
-        }
-        if group.is_main
-        else None
-    )
+    kept = group.broadcast(_earlier_results(works, out) if group.is_main else None)
     measured: list[Cell] = []
     turn = 0
     for work in works:
@@ -116,11 +109,31 @@ def run_cells(
                 yield from cells
 
 
+def _earlier_results(works: Sequence[Work], out: Path) -> dict[str, Content | None]:
+    """Return what is there of each cell; say how many are of another number of images."""
+    kept = {
+        name: earlier_result(out / f"{name}.json", wanted, work.kinds)
+        for work in works
+        for name, wanted in work.wanted.items()
+    }
+    replaced = [n for n, found in kept.items() if found is None and (out / f"{n}.json").exists()]
+    if replaced:
+        warnings.warn(
+            f"results in {out} that are of another number of images are measured again: "
+            f"{len(replaced)}",
+            MaskCLIPWarning,
+            stacklevel=2,
+        )
+    return kept
+
+
 def earlier_result(
     path: Path, wanted: Content, kinds: Mapping[str, str] = SCORED
 ) -> Content | None:
     """Return the result that an earlier run wrote into a file, None if there is none.
 
+    One of other images alone counts as none, unless it is of more of them and not known to be of
+    but some.
     A damaged one is refused, not measured again: it is not this program's to throw away.
 
     Args:
@@ -141,6 +154,8 @@ def earlier_result(
         raise MaskCLIPError(f"{path}: not a result of an evaluation: move it away")
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     changes = differences({key: result.get(key) for key in wanted}, wanted)
+    if len(changes) == 1 and _limited(result, wanted):
+        return None
     if changes:
         raise MaskCLIPError(
             f"{path} was made with other settings ({list_differences(changes)}): choose another "
@@ -155,6 +170,15 @@ def earlier_result(
                 "measured again"
             )
     return {**result, **wanted}  # a setting that is null may be missing in the file
+
+
+def _limited(result: Content, wanted: Content) -> bool:
+    """Return whether a result is of fewer images than wanted, or of but some of the official."""
+    images, asked = result.get("images"), wanted.get("images")
+    if type(images) is not int or type(asked) is not int or images == asked:
+        return False
+    official = result.get("official_images")
+    return images < asked or (type(official) is int and images < official)
 
 
 def _is(kind: str, value: Any, images: object) -> bool:

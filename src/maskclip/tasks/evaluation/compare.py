@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskclip.clip.checkpoint import MissingWeightsError
 from maskclip.clip.towers import UnsupportedMethodError, UnsupportedTowerError
 from maskclip.clip.weights import remembering
 from maskclip.core.config import Options
@@ -38,8 +39,11 @@ from maskclip.tasks.evaluation.evaluate import (
 from maskclip.tasks.evaluation.predictors import ModelPredictor, load_predictor, settle_method
 from maskclip.tasks.evaluation.settings import Evaluation, Run, options_under
 
-UNREADABLE = (UnsupportedMethodError, UnsupportedTowerError)
-"""Errors of a model that a method cannot read."""
+LEFT_OUT = (UnsupportedMethodError, UnsupportedTowerError, MissingWeightsError)
+"""Errors of a model that a method cannot read, or that cannot be had."""
+
+LACKING = "lacking"
+"""The key of a cell that cannot be measured because its model cannot be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,7 @@ def run_readings(
     device: str = "auto",
     group: ProcessGroup | None = None,
     progress: Callable[[Reading], Progress] = lambda _: lambda samples, _: samples,
-    leave_out: tuple[type[MaskCLIPError], ...] = UNREADABLE,
+    leave_out: tuple[type[MaskCLIPError], ...] = LEFT_OUT,
 ) -> Iterator[Cell]:
     """Measure the cells of all readings that have no result yet; whole readings are shared out.
 
@@ -120,10 +124,16 @@ def run_readings(
     group = group or ProcessGroup()
     with remembering():
         works = []
+        lacking: dict[tuple[str, str | None], MissingWeightsError] = {}
         for reading in readings:
+            model = (reading.evaluation.model.name, reading.evaluation.model.weights)
             try:
+                if model in lacking:  # not looked for again by each method
+                    raise lacking[model]
                 predictors = reading.open(device)
             except leave_out as error:
+                if isinstance(error, MissingWeightsError):
+                    lacking[model] = error
                 yield from _impossible(dict.fromkeys(reading.cells, error))
                 continue
             wanted, refused = {}, {}
@@ -140,7 +150,10 @@ def run_readings(
 
 def _impossible(reasons: Mapping[str, MaskCLIPError]) -> Iterator[Cell]:
     for name, error in reasons.items():
-        yield Cell(name, {REASON: str(error)}, kept=False)
+        if isinstance(error, MissingWeightsError):
+            yield Cell(name, {REASON: error.reason, LACKING: True}, kept=False)
+        else:
+            yield Cell(name, {REASON: str(error)}, kept=False)
 
 
 def _measuring(

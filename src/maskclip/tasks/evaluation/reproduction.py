@@ -49,6 +49,7 @@ class Reproduced:
         published: mIoU in percent.
         source: where that is from.
         content: of the cell: the result, or why there is none.
+        random: whether the weights are random, so that nothing can be compared.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Reproduced:
     published: float
     source: str
     content: Content
+    random: bool = False
 
     @classmethod
     def of(cls, name: str, row: Published, content: Content) -> Reproduced:
@@ -73,6 +75,7 @@ class Reproduced:
             published=row.miou,
             source=row.source,
             content=content,
+            random=evaluation.model.weights == "random",
         )
 
     @property
@@ -88,8 +91,10 @@ class Reproduced:
     @property
     def difference(self) -> float | None:
         """Measured less published mIoU, in percent; None where they cannot be compared."""
-        measured = self.content.get("miou")
-        return measured - self.published if self.complete and measured is not None else None
+        measured: float | None = self.content.get("miou")
+        if measured is None or self.random or not self.complete:
+            return None
+        return measured - self.published
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the table, ready for JSON."""

@@ -35,8 +35,9 @@ class Line:
 
     Attributes:
         model, method, refinement: which cell; a student has no method.
+        images: how many were measured.
         miou, pixel_accuracy: in percent.
-        difference: of mIoU to the first line that was measured.
+        difference: of mIoU to the model's first line that was measured.
         margin: half of the 95 % interval of the difference, were other images of the kind taken;
             from 50 images on.
         published: mIoU of the same settings on all images, in percent.
@@ -49,6 +50,7 @@ class Line:
     model: str
     method: str | None
     refinement: str
+    images: int | None = None
     miou: float | None = None
     pixel_accuracy: float | None = None
     difference: float | None = None
@@ -72,14 +74,15 @@ def make_lines(
         called: name -> model, method, refinement.
         published: name -> published mIoU.
     """
-    first = next((cells[name] for name in called if REASON not in cells[name]), None)
+    firsts: dict[str, Content] = {}
     lines = []
     for name, (model, method, refinement) in called.items():
         content = cells[name]
-        if REASON in content or first is None:
-            reason = content.get(REASON)
+        if REASON in content:
+            reason = content[REASON]
             lines.append(Line(model=model, method=method, refinement=refinement, reason=reason))
             continue
+        first = firsts.setdefault(model, content)
         if method == AUTO:
             method = f"{AUTO} ({content['method']})"
         difference, margin = _difference(content, first)
@@ -88,6 +91,7 @@ def make_lines(
                 model=model,
                 method=method,
                 refinement=refinement,
+                images=content["images"],
                 miou=content["miou"],
                 pixel_accuracy=content["pixel_accuracy"],
                 difference=difference,
@@ -112,13 +116,13 @@ def _difference(content: Content, first: Content) -> tuple[float | None, float |
 
 
 def best_line(lines: Sequence[Line]) -> Line | None:
-    """Return the line of the highest mIoU; None where none was measured."""
-    measured = [line for line in lines if line.miou is not None]
+    """Return the line of the highest mIoU; None where too few images were measured to say."""
+    measured = [line for line in lines if line.miou is not None and (line.images or 0) >= _ENOUGH]
     return max(measured, key=lambda line: line.miou or 0.0, default=None)
 
 
 def as_text(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the rows of what was measured; the best mIoU has a star.
+    """Return the columns and the rows of what was measured; the best mIoU, if any, has a star.
 
     Columns in which nothing is known are left out.
     """
@@ -210,7 +214,8 @@ def write_comparison(
     paths = [out / f"compare.{suffix}" for suffix in ("md", "csv", "json", "png")]
     parts = [f"# {title}\n"]
     if len({line.refinement for line in lines if line.reason is None}) > 1:
-        parts += ["mIoU in %; the best has a star.\n", markdown(*as_grid(lines))]
+        star = "" if best_line(lines) is None else "; the best has a star"
+        parts += [f"mIoU in %{star}.\n", markdown(*as_grid(lines))]
     parts += [NOTES + "\n", markdown(*as_text(lines))]
     missing = reasons(lines)
     if missing:
@@ -234,8 +239,9 @@ def write_comparison(
 NOTES = (
     "A photo is encoded once for all refinements of a method: the time (the median of an image) is "
     "that of encoding and of the own refinement. The peak is that of the GPU, weights included, or "
-    "on a CPU of the whole process. `to the first` is the difference to the first line, with its "
-    "95 % interval over images, where there are 50 or more."
+    "on a CPU of the whole process. `to the first` is the difference to the model's first line, "
+    "with its 95 % interval over images. Of fewer than 50 images there is no interval, and no "
+    "line is called the best."
 )
 """What figures of a comparison mean."""
 
