@@ -11,6 +11,7 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.label_studio import brush_rle
+from maskclip.recipes import RECIPES, REPRODUCIBLE
 
 QUICK = ["--size", "64", "--limit", "1", "--templates", "plain"]
 
@@ -246,7 +247,7 @@ def test_a_wrong_word_leaves_no_folder(tmp_path, capsys):
 
 def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert main(["recipes"]) == 0
-    measured, later, trained = (
+    measured, later, trained, embedded = (
         table.splitlines() for table in capsys.readouterr().out.rstrip().split("\n\n")
     )
     assert measured[0].split()[0] == "recipe"
@@ -260,6 +261,10 @@ def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert "context60 (C60)" in later[-1]
     assert len(trained) == 1 + 11 + 3  # published, and of the embedded world
     assert trained[11].split()[-4:] == ["80,000", "39.7", "54.7", "45.0"]
+    assert embedded[0].startswith("embedded, offline")
+    listed = {*rows, *(line.split()[0] for line in embedded[1:])}
+    later_rows = {name for name in RECIPES if name.endswith("-vitb16")}
+    assert listed | later_rows == set(REPRODUCIBLE)
 
 
 def test_eval_writes_scores_that_can_be_repeated(tmp_path, capsys):

@@ -63,6 +63,7 @@ def test_what_is_there_is_measured_and_the_rest_is_told(rows, root, tmp_path, ca
     assert reproduce(out, "--data", root, "--report", report) == 0
     printed = capsys.readouterr().out
     assert "measured 2 of 4 rows" in printed
+    assert "expected  measured  difference" in printed
     (weights,) = [line for line in printed.splitlines() if line.startswith("left out: voc20-rn50")]
     assert "cannot be downloaded" in weights
     assert weights.endswith("Give a local file for RN50:openai with --weights MODEL=FILE")
@@ -183,6 +184,7 @@ def test_folders_have_other_names_in_a_report_and_words_stay(tmp_path, monkeypat
     ("arguments", "message"),
     [
         (["--rows", "voc20"], "--rows voc20: no row is called so"),
+        (["--rows", "nothing-*"], "no row is called so; `maskclip recipes` lists them; its stud"),
         (["--data", "nowhere"], "no folder nowhere: --data is the folder that holds VOCdevkit"),
         (["--report", "mine.txt"], "expected a name that ends with .zip"),
         (["--weights", "RN50.pt"], "--weights RN50.pt: expected MODEL=FILE"),

@@ -93,7 +93,7 @@ def recipes() -> None:
     --prompt-denoising 0.5`, baseline with `--method baseline`. The second is later methods, for
     `maskclip eval` too: a recipe a data set and method, refinements after it. The third is the
     students of MaskCLIP+, for `maskclip train`: unseen and harmonic are from the paper's zero-shot
-    tables.
+    tables. The last is embedded models on drawn scenes, offline, for `maskclip reproduce`.
 
     **Examples**
 
@@ -104,9 +104,12 @@ def recipes() -> None:
     `maskclip eval --recipe voc21-naclip-pamr-vitb16 --data ~/data`
 
     `maskclip train voc20-annofree-rn50 --data ~/data --out runs/voc20`
+
+    `maskclip reproduce --rows emoji-rn`
     """
     from maskclip.cli.console import print_line, print_table
-    from maskclip.recipes import RECIPES, TRAININGS, published_variants
+    from maskclip.core.methods import method_name
+    from maskclip.recipes import EMBEDDED, RECIPES, TRAININGS, published_variants
 
     rows = [
         (
@@ -134,6 +137,14 @@ def recipes() -> None:
     numbers = ["steps", "published", "unseen", "harmonic"]
     print_line()
     print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
+    embedded = [
+        (name, config.name, method_name(config.method), _one_decimal(row.miou))
+        for name, row in EMBEDDED.items()
+        for config in [row.evaluation.model]
+    ]
+    columns = ("embedded, offline", "model", "method", "measured here")
+    print_line()
+    print_table(*columns, rows=embedded, right=columns[-1:])
 
 
 def _print_columns() -> None:

@@ -126,7 +126,8 @@ def _choose(patterns: list[str] | None, known: Mapping[str, Row]) -> dict[str, R
         if not any(fnmatchcase(name, pattern) for name in known):
             raise MaskCLIPError(
                 f"--rows {pattern}: no row is called so{did_you_mean(pattern, known)}; "
-                "`maskclip recipes` lists them"
+                "`maskclip recipes` lists them; its students are trained, with `maskclip train`, "
+                "and are no rows here"
             )
     return {
         name: row
