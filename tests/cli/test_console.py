@@ -49,8 +49,8 @@ def test_terminals_are_shown_the_same(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with console.working(HOSTILE):
-        pass
+    with console.working(HOSTILE) as progress:
+        progress(HOSTILE)
     assert list(console.track([1, 2], what=HOSTILE, total=2)) == [1, 2]
     console.error_line(HOSTILE)
     printed = capsys.readouterr().err
@@ -78,6 +78,18 @@ def test_what_takes_long_is_told_in_one_line_where_there_is_no_terminal(monkeypa
     with console.working("loading a model"):
         pass
     assert capsys.readouterr().err == "loading a model ...\n"
+
+
+def test_how_far_it_is_is_told_from_time_to_time_where_there_is_no_terminal(monkeypatch, capsys):
+    now = iter([0.0, 29.0, *[30.0] * 2, 59.0, *[61.0] * 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(console.time, "monotonic", lambda: next(now))
+        patched.setattr(console, "_PATIENCE", 1000.0)
+        patched.setattr(console.threading.Timer, "start", lambda _: None)
+        with console.working("encoding") as progress:
+            for done in (1, 2, 3, 4):
+                progress(f"{done} of 4 words")
+    assert capsys.readouterr().err == "2 of 4 words\n4 of 4 words\n"
 
 
 def test_only_the_console_prints():

@@ -6,7 +6,8 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -40,6 +41,7 @@ _SETTINGS = {  # where a setting is not called like the option that decides it
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 _PATIENCE = 10.0  # seconds without a word, where there is no terminal
+_BETWEEN = 30.0  # seconds between lines that say how far something is, there
 _LONGEST = 2_000  # characters of an error or warning; more tell nobody more
 
 
@@ -151,22 +153,31 @@ def print_json(content: object) -> None:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def working(what: str) -> Iterator[Callable[[str], None]]:
     """Say on standard error what takes its time while the block runs.
 
-    Where that is no terminal, it is one line, once the block has run for some seconds.
+    Yields what shows, in its place, how far it is. Where there is no terminal, there is one line
+    once the block has run for some seconds, then one from time to time of how far it is.
     """
     if not sys.stderr.isatty():
         timer = threading.Timer(_PATIENCE, print_line, [f"{what} ..."], {"errors": True})
         timer.daemon = True
         timer.start()
+        told = time.monotonic()
+
+        def tell(text: str) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _BETWEEN:
+                told = time.monotonic()
+                print_line(text, errors=True)
+
         try:
-            yield
+            yield tell
         finally:
             timer.cancel()
         return
-    with console(errors=True).status(Text(printable(what))):
-        yield
+    with console(errors=True).status(Text(printable(what))) as status:
+        yield lambda text: status.update(Text(printable(text)))
 
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:

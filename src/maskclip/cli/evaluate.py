@@ -343,13 +343,20 @@ def _load_predictor(
     why: str,
 ) -> Predictor:
     from maskclip.cli.console import working
-    from maskclip.tasks.evaluation.predictors import PredictedFolder, load_predictor
+    from maskclip.tasks.evaluation.predictors import PredictedFolder, count_prompts, load_predictor
 
     if evaluation is not None:
-        classes = len(samples.vocabulary)
-        with working(f"loading {evaluation.model.name} and encoding {classes} classes"):
+        words, prompts = count_prompts(evaluation, samples)
+        cost = f" ({words:,} words x {prompts} prompts)" if words else ""
+        what = f"encoding {len(samples.vocabulary)} classes{cost}"
+        with working(f"loading {evaluation.model.name} and {what}") as progress:
             return load_predictor(
-                evaluation, samples, device=device, why=why, count=run.count(samples)
+                evaluation,
+                samples,
+                device=device,
+                why=why,
+                count=run.count(samples),
+                on_word=lambda done, total: progress(f"encoding: {done:,} of {total:,} words"),
             )
     assert predictions is not None
     return PredictedFolder.open(predictions, samples, run.count(samples))

@@ -37,6 +37,8 @@ _DAY = 86_400  # seconds: how exactly the last use of a row is kept
 _COLUMNS = "key, row, unknown, checksum, used"
 _AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds
 
+OnWord = Callable[[int, int], None]
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -88,6 +90,7 @@ def text_rows(
     templates: str,
     device: torch.device | str = "cpu",
     path: Path | None = None,
+    on_word: OnWord | None = None,
 ) -> TextRows:
     """Return one unit row per name, from the cache where they were made before.
 
@@ -97,6 +100,7 @@ def text_rows(
         templates: which `template_set` to average over.
         device: where the text tower runs, if it does.
         path: the file in which rows are cached; `cache_path()` by default.
+        on_word: is told after each name how many are encoded, of how many that were not cached.
 
     Raises:
         PromptError: there are no names, or one does not fit into the model's context.
@@ -110,7 +114,7 @@ def text_rows(
     missing = {key: name for key, name in zip(keys, names, strict=True) if key not in found}
     if missing:
         words = list(missing.values())
-        rows = encode_names(clip, words, sentences, device=device)
+        rows = encode_names(clip, words, sentences, device=device, on_word=on_word)
         unknown = set(unknown_words(clip, words))
         made = {
             key: _Row(row.numpy().tobytes(), name in unknown)
@@ -292,12 +296,13 @@ def encode_names(
     templates: Sequence[str],
     *,
     device: torch.device | str = "cpu",
+    on_word: OnWord | None = None,
 ) -> Tensor:
     """Run the text tower: per name normalise each template's row, average, normalise.
 
     Each name is a batch of its own: the last digits of a row depend on its batch, and must not
     depend on which other names were cached. On a device other than the CPU a temporary copy of the
-    tower runs.
+    tower runs. `on_word` is that of `text_rows`.
 
     Returns:
         (P, D) float32, unit rows, on the CPU.
@@ -314,6 +319,8 @@ def encode_names(
         tokens = clip.tokenizer([template.format(name) for template in templates])
         each = F.normalize(model.encode_text(tokens.to(device)), dim=-1)
         rows.append(F.normalize(each.float().mean(dim=0), dim=-1))
+        if on_word is not None:
+            on_word(len(rows), len(names))
     return torch.stack(rows).cpu()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from maskclip.clip.choice import choose
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel, shared_copy
-from maskclip.clip.prompts import MEMORY_BYTES, RecentlyUsed, template_set, text_rows
+from maskclip.clip.prompts import MEMORY_BYTES, OnWord, RecentlyUsed, template_set, text_rows
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.towers import build_tower
 from maskclip.clip.weights import load_clip
@@ -137,8 +137,11 @@ class Segmenter(PhotoSegmenter):
         *,
         background: Background | None = None,
         options: Options = DEFAULT_OPTIONS,
+        on_word: OnWord | None = None,
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use, its words encoded; refuse bad ones now.
+
+        `on_word` is told after each word how many are encoded, of how many that were not cached.
 
         Raises:
             MaskCLIPError: there are no classes, or they cannot be used.
@@ -149,7 +152,7 @@ class Segmenter(PhotoSegmenter):
             self.check_keys()
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
-        self.text_rows(vocabulary)
+        self.text_rows(vocabulary, on_word=on_word)
         told = useless(vocabulary, self.method)
         if told is not None:
             warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
@@ -201,7 +204,7 @@ class Segmenter(PhotoSegmenter):
     def check_image(self) -> None:
         """Refuse nothing: every CLIP embeds whole images."""
 
-    def text_rows(self, vocabulary: Vocabulary) -> Tensor:
+    def text_rows(self, vocabulary: Vocabulary, *, on_word: OnWord | None = None) -> Tensor:
         """Return the (P, D) unit text rows of a vocabulary's prompts, kept for the next call.
 
         Raises:
@@ -211,7 +214,11 @@ class Segmenter(PhotoSegmenter):
         if rows is not None:
             return rows
         rows, unknown = text_rows(
-            self.clip, vocabulary.flat_prompts, templates=self.templates, device=self.device
+            self.clip,
+            vocabulary.flat_prompts,
+            templates=self.templates,
+            device=self.device,
+            on_word=on_word,
         )
         if unknown:
             warnings.warn(

@@ -9,6 +9,8 @@ from maskclip.core.methods import METHODS
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import EmojiScenes
+from maskclip.recipes import RECIPES
+from maskclip.tasks.evaluation.predictors import count_prompts, load_predictor
 from maskclip.tasks.evaluation.settings import (
     Evaluation,
     default_templates,
@@ -126,6 +128,20 @@ def test_words_are_those_of_sclip_and_names_stay():
         assert vocabulary_under("published", samples) == samples.vocabulary
     mine = EmojiScenes(name="voc20", vocabulary=Vocabulary.parse(["dog", "cat"]))
     assert vocabulary_under("windows", mine) == mine.vocabulary
+
+
+@pytest.mark.filterwarnings("ignore::maskclip.core.errors.MaskCLIPWarning")
+def test_words_are_encoded_once_for_all_methods_refinements_and_recipes():
+    recipe = RECIPES["cityscapes19-naclip-pamr-vitb16"].evaluation
+    recipe = replace(recipe, model=replace(recipe.model, name="emoji-vit"))
+    model = ModelConfig(name="emoji-vit", method="clearclip", templates="open_clip")
+    typed = Evaluation(dataset="cityscapes19", model=model, protocol="windows")
+    samples, told = samples_of("cityscapes19"), []
+    assert count_prompts(typed, samples) == count_prompts(recipe, samples) == (19, 80)
+    assert count_prompts(typed, samples_of("voc21")) == (56, 80)
+    for evaluation in (typed, recipe):
+        load_predictor(evaluation, samples, device="cpu", on_word=lambda *word: told.append(word))
+    assert told == [(done, 19) for done in range(1, 20)]
 
 
 def test_a_background_that_is_given_replaces_the_protocols():

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, get_type_hints
 from PIL import Image
 
 from maskclip.clip.choice import settle
+from maskclip.clip.prompts import OnWord, template_set
 from maskclip.core.config import PREVIEWS, Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
@@ -253,6 +254,18 @@ def settle_method(evaluation: Evaluation, samples: Samples) -> tuple[Evaluation,
     return replace(evaluation, model=model), why
 
 
+def count_prompts(evaluation: Evaluation, samples: Samples) -> tuple[int, int]:
+    """Return how many words a CLIP is given, and in how many prompts each; (0, 0) without CLIP.
+
+    Raises:
+        MaskCLIPError: the templates, the background or the model's name cannot be used.
+    """
+    if not names_clip(evaluation.model.name):
+        return 0, 0
+    words = vocabulary_under(evaluation.protocol, samples, evaluation.background).flat_prompts
+    return len(set(words)), len(template_set(evaluation.model.templates))
+
+
 def load_predictor(
     evaluation: Evaluation,
     samples: Samples,
@@ -260,6 +273,7 @@ def load_predictor(
     device: str = "auto",
     why: str = "",
     count: int | None = None,
+    on_word: OnWord | None = None,
 ) -> Predictor:
     """Load the model of an evaluation and give it the classes of the data set.
 
@@ -270,6 +284,7 @@ def load_predictor(
         why: of `settle_method`, to be stored.
         count: how many of the samples must have label maps of segments, if these are asked for;
             None is all.
+        on_word: as `Segmenter.prepare` takes it.
 
     Raises:
         MaskCLIPError: the model cannot be loaded, or an option cannot be used.
@@ -290,7 +305,8 @@ def load_predictor(
     segmenter = load(replace(config, method=method), device=device)
     assert isinstance(segmenter, Segmenter)
     segmenter.why = why or reason
-    segmenter.prepare(vocabulary, options=options)  # refuses before any image is read
+    # Refuses before any image is read.
+    segmenter.prepare(vocabulary, options=options, on_word=on_word)
     return ZeroShotPredictor(
         segmenter, vocabulary, options, protocol, voting, regions, evaluation=evaluation
     )
