@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
+from maskclip.cli.samples import default_evaluation
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import StudentConfig
@@ -332,3 +333,9 @@ def test_an_unreadable_sample_ends_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(EmojiScenes, "__getitem__", fail)
     assert compare(tmp_path, "--methods", "clean") == 2
     assert "scene 0 is damaged" in capsys.readouterr().err
+
+
+def test_previews_are_measured_as_segment_shows_them():
+    assert default_evaluation("voc20", model="photo").protocol == "segment"
+    assert default_evaluation("voc20", "windows", model="photo").protocol == "windows"
+    assert default_evaluation("voc20").protocol == "published"

@@ -18,6 +18,7 @@ from maskclip.cli.samples import (
     show_notes,
     warn_of_count,
 )
+from maskclip.core.config import PREVIEWS
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _ALL = "all"
 _NONE = "none"
 Called = dict[str, tuple[str, str | None, str]]
-"""The name of a cell -> its model, method (None: a student) and refinement."""
+"""The name of a cell -> its model, method (None: no CLIP) and refinement."""
 
 
 def compare(
@@ -123,11 +124,13 @@ def compare(
     if dataset not in DATASETS:
         raise MaskCLIPError(f"unknown data set {dataset!r}: expected one of {', '.join(DATASETS)}")
     refinements = _read_refinements(refine)
-    base = default_evaluation(dataset, protocol)
+    named = None if models is None else _words(models, "--models")
+    previews = named if named and set(named) <= set(PREVIEWS) else [None]
+    base = default_evaluation(dataset, protocol, model=previews[0])
     given = {"templates": templates, "precision": precision}
     config = replace(base.model, **{key: value for key, value in given.items() if value})
     base = replace(base, model=config, split=split or base.split)
-    evaluations = _with_weights(_each_evaluation(base, models, methods), weights)
+    evaluations = _with_weights(_each_evaluation(base, named, methods), weights)
     samples = open_samples(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
@@ -165,7 +168,7 @@ def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def _each_evaluation(
-    base: Evaluation, models: str | None, methods: str
+    base: Evaluation, models: list[str] | None, methods: str
 ) -> list[tuple[Evaluation, str | None]]:
     """Return the settings of each model and method, and the method's name (None: no CLIP)."""
     from maskclip.core.methods import METHODS, method_name
@@ -176,7 +179,7 @@ def _each_evaluation(
     from maskclip.tasks.without_clip import names_clip
 
     found: list[tuple[Evaluation, str | None]] = []
-    for model in [base.model.name] if models is None else _words(models, "--models"):
+    for model in models or [base.model.name]:
         own = replace(base, model=replace(base.model, name=model))
         if not names_clip(model):
             found.append((own, None))
@@ -220,7 +223,7 @@ def _each_reading(
         cells = {}
         for refinement, names in refinements.items():
             name = "_".join(
-                re.sub(r"[^\w.+-]+", "-", part) for part in (model, method or "student", refinement)
+                re.sub(r"[^\w.+-]+", "-", part) for part in (model, method or "own", refinement)
             )
             if name in called:
                 raise MaskCLIPError(f"two models or methods are called {name}: rename a file")
