@@ -271,7 +271,7 @@ class TestDownload:
         message = str(error.value)
         assert "timm/vit_base_patch16_clip_224.openai/open_clip_model.safetensors" in message
         assert str(isolated / "hub" / "models--timm--vit_base_patch16_clip_224.openai") in message
-        assert "`weights=FILE` (for ViT-B-16:openai)" in message
+        assert "ViT-B-16:openai with `weights=FILE`" in message
         assert "\n" not in message
         assert bool(asked) != offline
 
