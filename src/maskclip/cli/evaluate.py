@@ -35,25 +35,12 @@ def evaluate(
         typer.Argument(help=f"One of: {', '.join(DATASETS)}. Not needed with --recipe."),
     ] = None,
     data: opt.Data = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="val (default), train; voc also aug and trainaug.", rich_help_panel="Data"
-        ),
-    ] = None,
+    split: opt.OptionalSplit = None,
     images: opt.Images = None,
     masks: opt.Masks = None,
     classes: opt.Classes = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PX", min=1, help="With `emoji`: side of a scene in pixels; default: 256."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Use only the first N images; default: all."),
-    ] = None,
+    size: opt.SceneSize = None,
+    limit: opt.Limit = None,
     corruption: Annotated[
         str | None,
         typer.Option(

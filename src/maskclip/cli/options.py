@@ -37,6 +37,20 @@ Data = Annotated[
 Split = Annotated[
     str, typer.Option(help="val, train; voc also aug, trainaug.", rich_help_panel=_DATA)
 ]
+OptionalSplit = Annotated[
+    str | None,
+    typer.Option(help="val (default), train; voc also aug and trainaug.", rich_help_panel=_DATA),
+]
+SceneSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX", min=1, help="With `emoji`: side of a scene in pixels; default: 256."
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Use only the first N images; default: all."),
+]
 Images = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="With `folder`: your images.", rich_help_panel=_DATA),
