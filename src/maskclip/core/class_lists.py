@@ -79,6 +79,55 @@ def parse_line(line: str) -> tuple[str, tuple[str, ...]]:
         ) from None
 
 
+def split_words(text: str) -> list[str]:
+    """Return the lines of `parse_line` in classes that were typed as one text.
+
+    Commas separate classes. A class with synonyms, whose words have commas between them too, ends
+    at a semicolon, at a new line or where the next such class begins: `dog, person=man,woman; car`
+    is dog, person (man and woman) and car.
+    """
+    lines: list[str] = []
+    for part in re.split(r"[;\n]", text):
+        with_synonyms = False
+        for word in map(str.strip, part.split(",")):
+            if not word:
+                continue
+            if with_synonyms and "=" not in word:
+                lines[-1] += word if lines[-1].endswith("=") else f",{word}"
+            else:
+                lines.append(word)
+                with_synonyms = "=" in word
+    return lines
+
+
+def read_background(text: str | None) -> float | list[str] | None:
+    """Read what is background: `none`, a threshold, or words between commas.
+
+    Raises:
+        VocabularyError: a threshold in another notation, or words and a threshold.
+    """
+    if text is None or text.strip().lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        words = [word.strip() for word in text.split(",")]
+    words = [word for word in words if word] or words
+    numbers = [_is_number(word) for word in words]
+    if all(numbers):
+        raise VocabularyError(f"`background={text}`: write a threshold with a point, such as 0.5")
+    if any(numbers):
+        raise VocabularyError(
+            f"`background={text}`: give words, or a threshold such as 0.5, not both"
+        )
+    return words
+
+
+def _is_number(word: str) -> bool:
+    """Return whether a word is plainly a number, in whatever notation: `5`, `50%`, `1/2`."""
+    return any(map(str.isnumeric, word)) and not any(map(str.isalpha, word))
+
+
 def synonyms(name: object, words: object) -> tuple[str, tuple[str, ...]]:
     """Return a name and what is put into prompts, of an entry of a dictionary.
 

@@ -45,6 +45,10 @@ class ImageError(MaskCLIPError):
     """An image that cannot be used; the message says which and why, in one line."""
 
 
+class TooLargeError(ImageError):
+    """An image of more pixels than the limit."""
+
+
 def load_image(
     source: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8],
     *,
@@ -76,6 +80,16 @@ def load_image(
     path = Path(source)
     with _reading(path) as file:
         return _finished(_identified(file, path)[0], str(path), max_pixels)
+
+
+def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return what `load_image` does, of a file in memory that messages call `name`.
+
+    Raises:
+        TooLargeError: more pixels than the limit; nothing was decoded.
+        ImageError: empty, damaged, cut short, or of a kind that is not read.
+    """
+    return _finished(_identified(io.BytesIO(data), Path(name))[0], name, max_pixels)
 
 
 def load_reduced(
@@ -220,7 +234,7 @@ def _open_heif(file: IO[bytes]) -> tuple[Image.Image, bool]:
 def _check_pixels(image: Image.Image, where: str, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
-        raise ImageError(
+        raise TooLargeError(
             f"{where}: {image.width}x{image.height} = {pixels:,} pixels, over the limit of "
             f"{max_pixels:,} (`max_pixels` raises it)"
         )

