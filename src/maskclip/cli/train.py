@@ -58,8 +58,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="True labels of some photos, such as corrected ones: masks, or an export of CVAT, "
-            "Label Studio or COCO. What they leave open, CLIP labels.",
+            help="True labels of some photos, such as corrected ones: masks, an export of CVAT, "
+            "Label Studio or COCO, or the folder of `label`. What they leave open, CLIP labels.",
             rich_help_panel="Own photos",
         ),
     ] = None,

@@ -7,10 +7,11 @@ import io
 import json
 import os
 import secrets
+import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +20,35 @@ from maskclip.core.text import json_escaped
 
 _UNFINISHED = ".writing-"
 _LONGEST_NAME = 255  # bytes, of all file systems in use
+
+
+class InUseError(MaskCLIPError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock, a file that is made where it is missing, while the block runs.
+
+    The lock is SQLite's, as that of a labelling: it ends with the process, however that ends, and
+    processes that this one starts do not inherit it.
+
+    Raises:
+        InUseError: another process, or another block of this one, holds it.
+        OSError: it cannot be locked here.
+    """
+    try:
+        held = sqlite3.connect(path, timeout=0, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from error
+    with closing(held):
+        try:
+            held.execute("begin exclusive")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise InUseError(f"{path.parent} is in use by another process") from None
+            raise OSError(str(error)) from error
+        yield
 
 
 @contextmanager
@@ -160,14 +190,17 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+def remove_unfinished(folder: str | os.PathLike[str], *, outside: Path | None = None) -> None:
     """Remove what killed processes left half-written under `folder`; nobody may be writing there.
+
+    A folder below it that others write to is named by `outside`.
 
     Raises:
         OSError: a file cannot be removed.
     """
     for path in Path(folder).rglob(f"{_UNFINISHED}*"):
-        path.unlink(missing_ok=True)
+        if outside is None or not path.is_relative_to(outside):
+            path.unlink(missing_ok=True)
 
 
 def _new_file(folder: Path, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""Segments of an image, whose pixels vote on their class: of any tool, or superpixels."""
+"""Segments of an image, whose pixels vote on their class, and connected regions of one class."""
 
 from __future__ import annotations
 
@@ -116,6 +116,41 @@ def enlarge(regions: Regions, size: tuple[int, int]) -> Regions:
     )
     enlarged: Regions = regions[rows[:, None], columns]
     return enlarged
+
+
+def region_at(labels: Labels, row: int, column: int) -> npt.NDArray[np.bool_]:
+    """Return which pixels (H, W) are connected to one of the same label, by their sides.
+
+    Raises:
+        MaskCLIPError: there is no such pixel.
+    """
+    import cv2  # rarely needed, and not quick to import
+
+    height, width = labels.shape
+    if not (0 <= row < height and 0 <= column < width):
+        raise MaskCLIPError(
+            f"row {row}, column {column}: expected a pixel of a photo of {width}x{height}"
+        )
+    same = (labels == labels[row, column]).view(np.uint8)
+    numbers = cv2.connectedComponents(same, connectivity=4)[1]
+    region: npt.NDArray[np.bool_] = numbers == numbers[row, column]
+    return region
+
+
+def label_around(labels: Labels, region: npt.NDArray[np.bool_]) -> int | None:
+    """Return the label that most of the pixels beside a region have; None if there are none.
+
+    Args:
+        labels: (H, W).
+        region: (H, W), which pixels are in it.
+    """
+    beside = np.zeros_like(region)
+    beside[1:] |= region[:-1]
+    beside[:-1] |= region[1:]
+    beside[:, 1:] |= region[:, :-1]
+    beside[:, :-1] |= region[:, 1:]
+    around = labels[beside & ~region]
+    return int(np.bincount(around).argmax()) if around.size else None
 
 
 def _check(regions: Regions, shape: tuple[int, ...]) -> None:

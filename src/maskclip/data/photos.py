@@ -239,8 +239,9 @@ def open_photos(folder: Path, vocabulary: Vocabulary, labels: Path | None = None
     annotations = None
     if labels is not None:
         annotations = open_annotations(labels, files, vocabulary)
+        files = tuple(file for file in files if file not in annotations.rejected)
         if not annotations.photos:
-            raise DatasetError(_no_labels(annotations, files[0], len(files)))
+            raise DatasetError(_no_labels(annotations, [*files, *annotations.rejected]))
     return Photos(
         name="photos",
         split="all",
@@ -253,8 +254,8 @@ def open_photos(folder: Path, vocabulary: Vocabulary, labels: Path | None = None
     )
 
 
-def _no_labels(annotations: Annotations[Any], first: str, count: int) -> str:
-    expected = annotations.expected(first)
+def _no_labels(annotations: Annotations[Any], photos: Sequence[str]) -> str:
+    expected = annotations.expected(photos[0])
     there = f"; there is {annotations.unused[0]}" if annotations.unused else ""
     notes = f" ({annotations.notes[0]})" if annotations.notes else ""
-    return f"none of the {count:,} photos has labels: expected {expected}{there}{notes}"
+    return f"none of the {len(photos):,} photos has labels: expected {expected}{there}{notes}"

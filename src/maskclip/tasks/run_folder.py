@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import sqlite3
 import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +26,7 @@ from torch import Tensor
 from maskclip.clip.choice import settle
 from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, differences, list_differences
-from maskclip.core.files import file_fingerprint, write_json, write_text
+from maskclip.core.files import InUseError, file_fingerprint, lock, write_json, write_text
 from maskclip.core.methods import AUTO, METHODS
 from maskclip.core.samples import Samples
 from maskclip.core.text import read_json
@@ -48,23 +47,18 @@ _NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_s
 def locked(out: Path) -> Iterator[None]:
     """Keep other trainings out of a run folder while the block runs.
 
-    The lock is SQLite's, as that of a labelling: it ends with the process, however that ends, and
-    the processes that load images do not inherit it.
-
     Raises:
         TrainingError: another training has it.
     """
-    path = out / _LOCK
     with ExitStack() as stack:
         try:
-            lock = stack.enter_context(closing(sqlite3.connect(path, timeout=0)))
-            lock.execute("begin exclusive")
-        except sqlite3.Error as error:
-            if "locked" in str(error):
-                raise TrainingError(
-                    f"{out} is in use: another training writes there. Wait for it, or choose "
-                    "another `out`"
-                ) from None
+            stack.enter_context(lock(out / _LOCK))
+        except InUseError:
+            raise TrainingError(
+                f"{out} is in use: another training writes there. Wait for it, or choose "
+                "another `out`"
+            ) from None
+        except OSError as error:
             warnings.warn(
                 f"{out} cannot be locked ({error}): nothing keeps a second training out of it",
                 MaskCLIPWarning,

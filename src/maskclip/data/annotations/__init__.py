@@ -1,6 +1,7 @@
 """Labels that people made or corrected, in the files of the tools they used -> class ids.
 
-Masks in a folder (ours among them), CVAT's masks and XML, Label Studio's JSON, COCO's JSON.
+Masks in a folder (ours among them), labels of ours that were corrected in review, CVAT's masks and
+XML, Label Studio's JSON, COCO's JSON.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations.archive import unpacked
 from maskclip.data.annotations.base import MAX_BYTES, AnnotationError, Annotations
 from maskclip.data.annotations.coco import CocoInstances, CocoPanoptic, is_coco, is_panoptic
+from maskclip.data.annotations.corrected import CorrectedLabels
 from maskclip.data.annotations.cvat import LABEL_MAP, CvatImages, CvatMasks
 from maskclip.data.annotations.label_studio import LabelStudioTasks, is_tasks
 from maskclip.data.annotations.mask_folder import MaskFolder
+from maskclip.data.corrections import Corrections
 
 __all__ = ["AnnotationError", "Annotations", "MaskFolder", "open_annotations"]
 
@@ -30,8 +33,8 @@ def open_annotations(
     """Find the labels of photos in a folder or file, whichever of the tools wrote it.
 
     Args:
-        place: a folder of masks, or the export of a tool: its ZIP archive, or what was in it, or
-            one JSON or XML file.
+        place: a folder of masks; the folder of a labelling that was corrected; or the export of a
+            tool: its ZIP archive, or what was in it, or one JSON or XML file.
         photos: relative paths of photos, POSIX.
         vocabulary: the classes; those of the labels must have the same names.
 
@@ -42,6 +45,8 @@ def open_annotations(
         return _of_file(place, photos, vocabulary)
     if not place.is_dir():
         raise AnnotationError(f"no folder of labels: {place}")
+    if Corrections.are_in(place):
+        return CorrectedLabels(place, photos, vocabulary)
     if (place / LABEL_MAP).is_file():
         return CvatMasks(place, photos, vocabulary)
     if (place / "annotations.xml").is_file():

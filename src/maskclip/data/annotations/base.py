@@ -42,6 +42,7 @@ class Annotations(ABC, Generic[Reference]):
         photos: the photos that have labels, in the order of those asked for.
         notes: what users should know, one line each.
         unused: files of labels that belong to none of the photos; sorted.
+        rejected: the photos of which people said that nothing is to be learnt.
     """
 
     title: ClassVar[str]
@@ -53,6 +54,7 @@ class Annotations(ABC, Generic[Reference]):
         self.photos: dict[str, Reference] = {}
         self.notes: list[str] = []
         self.unused: list[Path] = []
+        self.rejected: set[str] = set()
 
     @abstractmethod
     def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:

@@ -53,7 +53,10 @@ class MaskFolder(Annotations[Path]):
         except FileNotFoundError:
             return
         names = [" ".join(line.partition("=")[0].split()) for line in lines]
-        names = [name for name in names if name and not name.startswith("#")]
+        self._take_names([name for name in names if name and not name.startswith("#")], path)
+
+    def _take_names(self, names: Sequence[str], path: Path) -> None:
+        """Let values mean these classes, which a file names."""
         if not names or tuple(names) == self.vocabulary.names:
             return
         ids = class_ids(names, self.vocabulary, path)

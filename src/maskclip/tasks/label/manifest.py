@@ -13,6 +13,7 @@ from typing import Any, Self, TypedDict
 
 from maskclip.core.errors import differences, list_differences
 from maskclip.core.text import brief
+from maskclip.data.corrections import Corrections
 from maskclip.data.names import output_names
 from maskclip.data.sources import Source
 from maskclip.tasks.label import Chunk, ClassStats, LabelingError, Outcome, Task
@@ -152,6 +153,7 @@ class Manifest:
         *,
         missing: Iterable[int] = (),
         beside: Callable[[Source], Path] | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         """Record what is to be done: photos that are new, changed, failed before or lack files.
 
@@ -165,6 +167,7 @@ class Manifest:
             missing: numbers of photos some of whose files are missing.
             beside: names the file beside each photo of which its labels are made too: a photo has
                 changed when that has.
+            corrections: of labels: a photo has changed when its labels were corrected.
         """
         vocabulary = settings.get("vocabulary")
         self._classes = None if vocabulary is None else len(vocabulary["names"])
@@ -178,11 +181,20 @@ class Manifest:
                 _key(source): _stamp(source.path, *([beside(source)] if beside else []))
                 for source in sources
             }
+            if corrections is not None:
+                self._add_corrections(stamps, corrections)
             self._compare(stamps)
             self._add(sources, stamps)
             self._database.execute(f"update photos set {_AGAIN} where error is not null")
             self._assign_chunks()
         self._counts = self._counted()
+
+    def _add_corrections(self, stamps: dict[bytes, str], corrections: Corrections) -> None:
+        """Add to the stamps of photos of which edit their labels are."""
+        for name, path in self._all("select name, path from photos"):
+            edit = corrections.of(name).edit
+            if edit is not None and stamps.get(path):
+                stamps[path] += f" edit {edit}"
 
     def _compare(self, stamps: Mapping[bytes, str]) -> None:
         """Mark photos that have changed, and forget those that are neither done nor wanted."""

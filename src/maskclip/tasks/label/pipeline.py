@@ -1,7 +1,8 @@
 """Label whole folders: photos in, files of other tools out, unattended and resumable.
 
 The output folder gets a folder for each format, `report.html`, `report.json`, `thumbnails/`, and
-`manifest.sqlite`, from which a labelling that was stopped or killed is resumed.
+`manifest.sqlite`, from which a labelling that was stopped or killed is resumed. Labels that people
+have corrected in `corrections/` since are written instead of the model's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, remove_unfinished
 from maskclip.core.method import Method
 from maskclip.core.methods import AUTO, METHODS, get_method, gives_probabilities
+from maskclip.data.corrections import FOLDER, REJECTED, Corrections
 from maskclip.data.formats import Format, PhotoFile
 from maskclip.data.sources import Found, Source
 from maskclip.tasks.label import Chunk, Job, LabelingError, Outcome
@@ -60,6 +62,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     beside = _maps_beside(job, sources)
     manifest = Manifest.copy_of(job.out / MANIFEST)
     job, why = _as_begun(job, manifest)
+    corrections = Corrections(job.out)
     settings = _settings(job, weights="", why=why)
     unknown = ["auto", "weights", *(["vocabulary"] if job.vocabulary is None else [])]
     unknown += [name for name in ("precision", "method") if getattr(job.model, name) == AUTO]
@@ -68,8 +71,10 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     if job.vocabulary is not None:
         job.cleaning.thresholds(job.vocabulary)  # refuses unknown classes
         _warn_if_useless(job)
+        corrections.check(job.vocabulary)
         formats = job.open_formats(job.vocabulary)
-    manifest.plan(sources, settings, missing=_missing(manifest, formats), beside=beside)
+    missing = _missing(manifest, formats)
+    manifest.plan(sources, settings, missing=missing, beside=beside, corrections=corrections)
     chunk = next(manifest.chunks(), ())
     first = [path for task in chunk for f in formats[:1] for path in f.files(task.name)]
     return Plan(manifest.counts(), tuple(first[:_SHOWN]))
@@ -122,18 +127,24 @@ def label_photos(
             reason = worker.why or "as when these labels were begun"
             on_choice(get_method(job.model.method).name, reason)
         _warn_if_useless(job)
-        remove_unfinished(job.out)
-        manifest.plan(sources, settings, missing=_missing(manifest, formats), beside=beside)
+        assert job.vocabulary is not None
+        corrections = Corrections(job.out)
+        corrections.check(job.vocabulary)
+        remove_unfinished(job.out, outside=job.out / FOLDER)  # where people may be at work
+        missing = _missing(manifest, formats)
+        manifest.plan(sources, settings, missing=missing, beside=beside, corrections=corrections)
         if backend is None:
             results = worker.label(manifest.chunks())
         else:
             del worker  # frees its memory for the backend's
             results = backend(job, manifest.chunks())
         _record(results, manifest, place, on_progress)
-        notes = [note for written in formats for note in written.finish(_photo_files(manifest))]
+        notes = [
+            *_notes(corrections),
+            *(n for f in formats for n in f.finish(_photo_files(manifest, corrections))),
+        ]
         for note in notes:
             on_note(note)
-        assert job.vocabulary is not None
         left_out = sources.left_out.line() if isinstance(sources, Found) else ""
         write_report(
             manifest.outcomes,
@@ -143,6 +154,7 @@ def label_photos(
             formats=formats,
             left_out=left_out,
             notes=notes,
+            corrections=corrections.photos,
         )
         return manifest.counts()
 
@@ -189,9 +201,20 @@ def _warn_if_useless(job: Job) -> None:
             warnings.warn(useless, MaskCLIPWarning, stacklevel=3)
 
 
-def _photo_files(manifest: Manifest) -> Iterator[PhotoFile]:
+def _notes(corrections: Corrections) -> list[str]:
+    """Return what the files of the set make of corrections, in lines for the user."""
+    if not corrections.photos:
+        return []
+    rejected = corrections.count(lambda correction: correction.state == REJECTED)
+    left_out = "; rejected ones are left out of files about the whole set" if rejected else ""
+    return [f"{corrections.line()}{left_out}"]
+
+
+def _photo_files(manifest: Manifest, corrections: Corrections) -> Iterator[PhotoFile]:
+    """Yield the photos of files about the whole set: those that are done, and not rejected."""
     for outcome in manifest.outcomes():
-        if outcome.error is None:
+        rejected = corrections.of(outcome.task.name).state == REJECTED
+        if outcome.error is None and not rejected:
             task = outcome.task
             yield PhotoFile(task.name, task.relative_path, _without_dots(task.path))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from maskclip.core.draw import percent
 from maskclip.core.files import atomic_path, write_text
 from maskclip.core.text import json_escaped, printable
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.corrections import OPEN, Correction
 from maskclip.data.formats import Format
 from maskclip.data.formats.per_photo import Thumbnails
 from maskclip.tasks.label import THUMBNAILS, Outcome
@@ -51,6 +53,7 @@ def write_report(
     formats: Sequence[Format] = (),
     left_out: str = "",
     notes: Sequence[str] = (),
+    corrections: Mapping[str, Correction] = MappingProxyType({}),
 ) -> None:
     """Write `report.json`, with each photo, `report.html` and, page by page, all photos.
 
@@ -62,24 +65,31 @@ def write_report(
         formats: whose pictures are linked.
         left_out: a line about files that were not read.
         notes: lines about what comes next, such as how files are imported.
+        corrections: what people made of photos, by their names: those are not flagged any more.
 
     Raises:
         OSError: a file cannot be written.
     """
     summary = summarize(outcomes, vocabulary)
-    flags = [flag for outcome in outcomes() for flag in find_review_flags(outcome, summary.classes)]
+    flags = [
+        flag
+        for outcome in outcomes()
+        if outcome.task.name not in corrections
+        for flag in find_review_flags(outcome, summary.classes)
+    ]
     reasons: Reasons = {}
     for flag in flags:
         reason = {"name": vocabulary.names[flag.label], "text": flag.reason}
         reasons.setdefault(flag.outcome.task.number, []).append(reason)
     summary.review = len(reasons)
-    _write_json(outcomes, summary, reasons, {"settings": settings, "left_out": left_out}, out)
-    pictures = _Pictures(vocabulary, out, formats, reasons)
+    head = {"settings": settings, "left_out": left_out}
+    _write_json(outcomes, summary, reasons, corrections, head, out)
+    pictures = _Pictures(vocabulary, out, formats, reasons, corrections)
     environment = _environment()
     page = {
         "settings": _settings_line(settings, len(vocabulary)),
         "legend_entries": pictures.legend(summary, shares=True),
-        "totals": _totals(summary),
+        "totals": _totals(summary, len(corrections)),
         "left_out": left_out,
         "notes": notes,
         "pages": _write_pages(environment, _done(outcomes), summary, pictures),
@@ -174,6 +184,7 @@ class _Pictures:
     out: Path
     formats: Sequence[Format]
     reasons: Reasons
+    corrections: Mapping[str, Correction]
 
     def legend(self, summary: Summary, *, shares: bool) -> list[dict[str, str]]:
         """Return the classes that label pixels, those of most first."""
@@ -205,6 +216,7 @@ class _Pictures:
             ],
             "classes": entries,
             "reasons": self.reasons.get(task.number, []),
+            "correction": _in_words(self.corrections.get(task.name)),
         }
 
     def _entry(self, label: int, share: str) -> dict[str, str]:
@@ -235,13 +247,22 @@ def _settings_line(settings: dict[str, Any], classes: int) -> str:
     return ", ".join(parts)
 
 
-def _totals(summary: Summary) -> dict[str, str]:
+def _in_words(correction: Correction | None) -> str:
+    """Return what people made of a photo: "" where they have not seen it."""
+    if correction is None:
+        return ""
+    parts = ["labels corrected"] if correction.edit is not None else []
+    return ", ".join([*parts, *([correction.state] if correction.state != OPEN else [])])
+
+
+def _totals(summary: Summary, reviewed: int) -> dict[str, str]:
     return {
         "photos labelled": f"{summary.done:,}",
         "failed": f"{summary.failed:,}",
         "of all pixels labelled": percent(summary.coverage),
         "mean score": f"{summary.score:.2f}",
         "worth a look": f"{summary.review:,}",
+        **({"reviewed": f"{reviewed:,}"} if reviewed else {}),
     }
 
 
@@ -267,6 +288,7 @@ def _write_json(
     outcomes: Outcomes,
     summary: Summary,
     reasons: Reasons,
+    corrections: Mapping[str, Correction],
     head: dict[str, Any],
     out: Path,
 ) -> None:
@@ -285,6 +307,10 @@ def _write_json(
                 for reason in reasons.get(outcome.task.number, [])
             ]
             line = _photo(outcome, names, review)
+            correction = corrections.get(outcome.task.name)
+            if correction is not None:
+                corrected = correction.edit is not None
+                line["correction"] = {"state": correction.state, "labels_corrected": corrected}
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             file.write(("," if index else "") + "\n    " + json_escaped(text))
         file.write("\n  ]\n}\n")

@@ -28,6 +28,7 @@ from maskclip.core.draw import Labels, class_pixels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import make_durable
 from maskclip.core.segmentation import class_totals
+from maskclip.data.corrections import Corrections
 from maskclip.data.formats import Labeled
 from maskclip.data.formats.per_photo import fit_photo
 from maskclip.data.images import ImageError, image_size, load_image, load_reduced
@@ -117,6 +118,7 @@ class Worker:
         self._wants_probabilities = any(f.wants_probabilities for f in self.formats)
         self._wants_scores = any(f.wants_scores for f in self.formats)
         self._photo_side = max((f.photo_side for f in self.formats), default=0)
+        self._corrections = None if job.flat else Corrections(job.out)
         self._one_at_a_time = threading.Lock()
 
     def label(self, chunks: Iterable[Chunk]) -> Generator[list[Outcome], None, None]:
@@ -289,6 +291,12 @@ class Worker:
             except MaskCLIPError as error:
                 return Outcome(task, error=str(error))
         kept = clean(labels, scores, self.job.cleaning, self.vocabulary)
+        if self._corrections is not None and self._corrections.of(task.name).edit is not None:
+            try:
+                kept = self._corrections.read_labels(task.name, self.vocabulary, labels.shape[::-1])
+            except MaskCLIPError as error:
+                return Outcome(task, error=str(error))
+            labels, scores = _corrected(labels, scores, kept, self.vocabulary.ignore)
         stats = tuple(_class_stats(labels, kept, scores))
         (height, width), wanted = labels.shape, scores if self._wants_scores else None
         del labels, scores  # of a large photo they are gigabytes, which drawing needs
@@ -364,6 +372,18 @@ def _message(error: BaseException, task: Task) -> str:
     if isinstance(error, MaskCLIPError):
         return str(error)
     return f"{task.path}: too large for the memory that is free"
+
+
+def _corrected(
+    labels: Labels, scores: npt.NDArray[np.float32], kept: Labels, ignore: int
+) -> tuple[Labels, npt.NDArray[np.float32]]:
+    """Return labels and scores of a photo whose labels people have corrected: they are sure.
+
+    Pixels that they set to ignore count as dropped from the model's class.
+    """
+    known = kept != ignore
+    sure = np.where(known & (labels != kept), np.float32(1), scores)
+    return np.where(known, kept, labels), sure
 
 
 def _class_stats(
