@@ -254,7 +254,7 @@ def test_other_settings_in_the_same_folder_are_refused(photos, out, capsys):
         assert "--confidence: 0.0 there, 0.5 asked for. Choose another --out" in line
 
 
-def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_path, capsys):
+def test_a_student_needs_no_classes_but_for_a_background(photos, out, tmp_path, capsys):
     words = Vocabulary.parse(["dog", "grass", "sky"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -265,7 +265,7 @@ def test_a_student_needs_no_classes_and_takes_no_background(photos, out, tmp_pat
     common = (photos, "--model", path, "--short-side", 64, "--device", "cpu", "--out", out)
     assert label(*common, "--background", "0.5") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "background belongs to CLIP" in line
+    assert "--background goes with classes" in line
     assert label(*common) == 0
     assert (out / "png" / "classes.txt").read_text() == "dog\ngrass\nsky\n"
     assert label(*common, "--dry-run") == 0

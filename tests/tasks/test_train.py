@@ -32,6 +32,7 @@ from maskclip.plus.config import (
 from maskclip.plus.dataset import TrainingDataset
 from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
+from maskclip.plus.words import StudentWords
 from maskclip.tasks import run_folder
 from maskclip.tasks import train as task
 from maskclip.tasks.run_folder import run_config
@@ -93,6 +94,10 @@ def test_the_finished_student_knows_its_words(unbroken: Path) -> None:
     assert trained.vocabulary == SCENES.vocabulary
     for name in ("last.ckpt", "best.ckpt"):
         assert read_student(unbroken / name).vocabulary == SCENES.vocabulary
+    assert (trained.clip, trained.templates) == (TINY.teacher.name, TINY.teacher.templates)
+    assert trained.vocabulary is not None
+    words = Vocabulary.parse(["dark grass", trained.vocabulary.names[0]])
+    assert len(StudentWords(trained, name="student").rows(words)[0]) == 2
 
 
 def test_the_teacher_is_not_in_the_checkpoint(unbroken: Path) -> None:

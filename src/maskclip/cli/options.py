@@ -124,7 +124,8 @@ ModelName = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="A local weights file for --model NAME[:TAG], or `random`; default: the model's own.",
+        help="A local weights file for --model NAME[:TAG], or `random`; of a student, the CLIP "
+        "that gave its text rows, for words that it was not trained on. Default: the model's own.",
         rich_help_panel=_MODEL,
     ),
 ]

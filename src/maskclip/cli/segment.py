@@ -68,7 +68,8 @@ def segment(
     `maskclip segment photos/ --vocabulary voc21 --regions slic` (superpixels vote; `--regions DIR`:
     segments of any tool)
 
-    `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes)
+    `maskclip segment photos/ --model student.safetensors` (a trained student has its own classes;
+    with -c it takes some of them, and others by the text tower of its CLIP)
     """
     from maskclip.cli.console import error_line, print_choice, track, warning_line, working
     from maskclip.core.config import ModelConfig

@@ -88,17 +88,20 @@ def read_words(
 ) -> Vocabulary | None:
     """Return the classes that a model looks for, its background included.
 
-    None is a student's own classes: it needs none to be given, and takes no background.
+    None is a student's own classes, which need not be given.
 
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
     from maskclip.core.class_lists import read_background
-    from maskclip.tasks.without_clip import names_student, refuse_options_of_clip
+    from maskclip.tasks.without_clip import names_student
 
     rule, student = read_background(background), names_student(model)
-    if student and rule is not None:
-        refuse_options_of_clip(model, background=True)
     if student and not names and file is None and builtin is None:
+        if rule is not None:
+            raise MaskCLIPError(
+                f"--background goes with classes, and {model} takes its own: give those that it is "
+                "to look for, too"
+            )
         return None
     return read_vocabulary(names or [], file, builtin).with_background(rule)

@@ -282,10 +282,14 @@ def class_rows(
     Raises:
         PromptError: a name is too long for the model.
     """
-    sizes = [len(names) for names in prompts]
     flat = [name for names in prompts for name in names]
     rows = text_rows(clip, flat, templates=templates, device=device).rows
-    means = [part.mean(dim=0) for part in torch.split(rows, sizes)]
+    return mean_rows(rows, [len(names) for names in prompts])
+
+
+def mean_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the unit means (K, D) of so many rows (P, D) each, one after the other."""
+    means = [part.mean(dim=0) for part in torch.split(rows, list(sizes))]
     return F.normalize(torch.stack(means), dim=1)
 
 
@@ -350,6 +354,15 @@ def unknown_words(clip: CLIPModel, names: Sequence[str]) -> list[str]:
         return []
     tokenizer: Any = clip.tokenizer
     return [name for name in names if not clip.known_tokens.issuperset(tokenizer.encode(name))]
+
+
+def never_saw(clip: CLIPModel, unknown: Sequence[str]) -> str:
+    """Return what to tell of names with a word that an embedded model never saw."""
+    more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+    return (
+        f"{clip.name} was trained on the words of the vocabulary emoji alone and never saw: "
+        f"{', '.join(unknown[:8])}{more}"
+    )
 
 
 def _token_counter(tokenizer: Any) -> Callable[[str], int]:

@@ -28,6 +28,8 @@ class ModelConfig:
             model (`emoji`), a weights file, or the file of a student. Files may be paths here and
             below, and become text.
         weights: a local file for the architecture `name`, or `"random"`; None is the model's own.
+            Of a student, the CLIP that gave its text rows, by name or file, for other words than
+            it was trained on; None is the one that its file names.
         method: a name of `maskclip methods`, such as `"clean"`; `"auto"`, which published figures
             choose by the model and how it sees images; a file; or a `Method` of your own.
         templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).

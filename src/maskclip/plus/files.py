@@ -35,11 +35,15 @@ METADATA_KEY = "maskclip"
 SHORT_SIDE = 512
 """The working size of students that name none, in px: that of the published tests."""
 
+TEMPLATES = "published"
+"""The prompts of students that name none."""
+
 VERSION = 1
 """Of the metadata in a file; another one is refused."""
 
 _MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
 _LONGEST_NAME = 200  # characters, of a decoder or backbone
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")  # a file's too, but no path
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
 _RUN_FILES = ("student.safetensors", "best.ckpt", "last.ckpt", "previous.ckpt")
@@ -57,12 +61,17 @@ class StudentMetadata:
         vocabulary: its classes in order, or None where they are not known.
         step: the training steps taken, or None where they are not known.
         short_side: of the images it is made for, in px.
+        clip: the name of the CLIP that gave its text rows, or of its file, or of the preview that
+            gave rows of its own; None where it is not known.
+        templates: of the prompts that the rows are of.
     """
 
     config: StudentConfig
     vocabulary: Vocabulary | None = None
     step: int | None = None
     short_side: int = SHORT_SIDE
+    clip: str | None = None
+    templates: str = TEMPLATES
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -72,6 +81,8 @@ class StudentMetadata:
             "vocabulary": None if self.vocabulary is None else self.vocabulary.to_dict(),
             "short_side": self.short_side,
             "step": self.step,
+            "clip": self.clip,
+            "templates": self.templates,
         }
 
     @classmethod
@@ -98,13 +109,29 @@ class StudentMetadata:
             raise StudentError(
                 f"{source}: short_side: expected px from {low} to {high:,}, got {brief(short_side)}"
             )
+        clip, templates = values.get("clip"), values.get("templates", TEMPLATES)
+        for name, text in (("clip", clip), ("templates", templates)):
+            if not _is_name(text) and (name, text) != ("clip", None):
+                raise StudentError(f"{source}: {name}: expected a name, got {brief(text)}")
         config = _read_config(values.get("config"), source=source)
         classes = values.get("vocabulary")
         try:
             vocabulary = None if classes is None else Vocabulary.from_dict(classes)
         except MaskCLIPError as error:
             raise StudentError(f"{source}: {error}") from error
-        return cls(config=config, vocabulary=vocabulary, step=step, short_side=short_side)
+        return cls(
+            config=config,
+            vocabulary=vocabulary,
+            step=step,
+            short_side=short_side,
+            clip=clip,
+            templates=templates,
+        )
+
+
+def _is_name(text: object) -> bool:
+    """Return whether a value is the name of a CLIP, or of a file, and neither path nor address."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def _read_config(values: object, *, source: str) -> StudentConfig:
@@ -143,7 +170,7 @@ class TrainedStudent:
 
     Attributes:
         student: the network; in eval mode when it was read from a file.
-        vocabulary, step, short_side: as in `StudentMetadata`.
+        vocabulary, step, short_side, clip, templates: as in `StudentMetadata`.
 
     Raises:
         StudentError: the vocabulary has another number of classes.
@@ -153,6 +180,8 @@ class TrainedStudent:
     vocabulary: Vocabulary | None = None
     step: int | None = None
     short_side: int = SHORT_SIDE
+    clip: str | None = None
+    templates: str = TEMPLATES
 
     def __post_init__(self) -> None:
         if self.vocabulary is not None and len(self.vocabulary) != len(self):
@@ -173,6 +202,8 @@ class TrainedStudent:
             vocabulary=self.vocabulary,
             step=self.step,
             short_side=self.short_side,
+            clip=self.clip,
+            templates=self.templates,
         )
 
 
@@ -236,7 +267,14 @@ def _read(path: Path) -> TrainedStudent:
         metadata = _describe_released(state, beside.get("meta"), source=source)
         state, spelling = released.without_teacher(state), released.published_name
     student = student_from(metadata.config, state, source=source, spelling=spelling)
-    return TrainedStudent(student, metadata.vocabulary, metadata.step, metadata.short_side)
+    return TrainedStudent(
+        student,
+        metadata.vocabulary,
+        metadata.step,
+        metadata.short_side,
+        clip=metadata.clip,
+        templates=metadata.templates,
+    )
 
 
 def take_weights(student: Student, path: Path) -> None:
@@ -282,6 +320,7 @@ def _describe_released(
         config=config,
         vocabulary=released.vocabulary_of(meta, classes=classes),
         step=released.step_of(meta),
+        clip=released.CLIPS.get(config.embed_dim),
     )
 
 

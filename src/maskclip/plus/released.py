@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ROWS = "decode_head.text_embeddings"
 """The text rows: the name by which such a file is recognised."""
 
+CLIPS = {1024: "RN50:openai", 768: "RN50x16:openai", 512: "ViT-B-16:openai"}
+"""The CLIPs that labelled for the authors' students, by the channels of their text rows."""
+
 _BACKGROUND = "decode_head.bg_embeddings"
 _DECODER = "decode_head.decode_module."
 _SKIP = f"{_DECODER}c1_bottleneck.conv.weight"

@@ -332,10 +332,11 @@ class PhotoSegmenter(ABC):
         Args:
             images: a path, a PIL image or a uint8 array (H, W, 3); or a list of them, of any sizes.
             classes: names (`"dog"`, or `"person=man,woman"` with synonyms), or a `Vocabulary`. A
-                student has its own: None, unless its file does not carry them.
+                student has its own, which None is where its file carries them; other words are
+                encoded by the text tower of its CLIP, and one of its own names is what it learnt.
             background: None; a threshold under which a pixel is background (clean: of the best
                 probability, so above 1 / number of classes; published: of the best map value, in
-                (-1, 1)); or words that are. Not for students.
+                (-1, 1)); or words that are. Not for students that have learnt one.
             options: fields of `Options`: `key_smoothing`, `prompt_denoising`, `refine`,
                 `refine_size`, `pamr_iterations`, `pamr_dilations`, `regions`, `short_side`,
                 `long_side`, `window`, `stride`. The first two are not for students. Without

@@ -15,7 +15,14 @@ from torch import Tensor
 from maskclip.clip.choice import choose
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel, shared_copy
-from maskclip.clip.prompts import MEMORY_BYTES, OnWord, RecentlyUsed, template_set, text_rows
+from maskclip.clip.prompts import (
+    MEMORY_BYTES,
+    OnWord,
+    RecentlyUsed,
+    never_saw,
+    template_set,
+    text_rows,
+)
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.towers import build_tower
 from maskclip.clip.weights import load_clip
@@ -83,7 +90,9 @@ def load(
         where, precision = choose_device(device), config.precision
         if config.name in PREVIEWS:
             return load_preview(config.name, device=where, precision=precision)
-        return load_student(Path(config.name), device=where, precision=precision)
+        return load_student(
+            Path(config.name), weights=config.weights, device=where, precision=precision
+        )
     clip = load_clip(config.name, weights=config.weights)
     choice = choose(clip, config.method, options)
     method = with_proxy(choice.method, config.proxy)
@@ -221,13 +230,8 @@ class Segmenter(PhotoSegmenter):
             on_word=on_word,
         )
         if unknown:
-            warnings.warn(
-                f"{self.clip.name} was trained on the words of the vocabulary emoji alone and "
-                f"never saw: {', '.join(unknown[:8])}"
-                + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
-                MaskCLIPWarning,
-                stacklevel=4,  # the caller of `segment`
-            )
+            told = never_saw(self.clip, unknown)
+            warnings.warn(told, MaskCLIPWarning, stacklevel=4)  # the caller of `segment`
         rows = rows.to(self.device)
         self._rows.put(vocabulary, rows, rows.nbytes)
         return rows

@@ -291,7 +291,11 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     torch.manual_seed(training.optimization.seed)
     student = start_student(training, teacher)
     metadata = StudentMetadata(
-        config=student.config, vocabulary=vocabulary, short_side=training.short_side
+        config=student.config,
+        vocabulary=vocabulary,
+        short_side=training.short_side,
+        clip=Path(training.teacher.name).name,  # no folders of this machine
+        templates=training.teacher.templates,
     )
     return MaskCLIPPlus(student, teacher, supervision, training.optimization, metadata=metadata)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskclip.clip.embedded import ALIASES, EMBEDDED
+from maskclip.clip.prompts import OnWord
 from maskclip.core.config import (
     DEFAULT_OPTIONS,
     PREVIEWS,
@@ -22,7 +23,7 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, get_method
-from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.core.vocabulary import BACKGROUND, Background, Vocabulary
 from maskclip.imagenet.classifier import (
     SHORT_SIDE,
     DenseClassifier,
@@ -31,10 +32,10 @@ from maskclip.imagenet.classifier import (
 )
 from maskclip.imagenet.words import ids_of
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
+from maskclip.plus.words import StudentWords
 from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
-_NAMED = 6  # classes that a message lists
 _FEW = 20  # words below which the preview is sure of one of them nearly everywhere
 
 
@@ -87,9 +88,16 @@ def load_preview(
 
 
 def load_student(
-    path: Path, *, method: Method = CLEAN, device: torch.device, precision: str = "auto"
+    path: Path,
+    *,
+    weights: str | None = None,
+    method: Method = CLEAN,
+    device: torch.device,
+    precision: str = "auto",
 ) -> StudentSegmenter:
     """Read a student's file, or the run folder of a training, as a segmenter.
+
+    `weights` are those of `StudentWords`.
 
     Raises:
         MaskCLIPError: the file cannot be used, or there is no such precision.
@@ -105,6 +113,7 @@ def load_student(
         read_student(path),
         name=str(path),
         fingerprint=file_fingerprint(path),
+        weights=weights,
         method=method,
         device=device,
         precision=precision,
@@ -118,6 +127,7 @@ class StudentSegmenter(PhotoSegmenter):
         trained: the student; it is moved to the device.
         name: what messages and results call it.
         fingerprint: a hash of its file.
+        weights: the CLIP that gave its rows, as `StudentWords` takes it.
         method: how images are shrunk and logits enlarged; the rest of it is CLIP's.
         device, precision: as `load` takes them, the device chosen.
     """
@@ -128,12 +138,14 @@ class StudentSegmenter(PhotoSegmenter):
         *,
         name: str,
         fingerprint: str,
+        weights: str | None = None,
         method: Method,
         device: torch.device,
         precision: str,
     ) -> None:
         self.trained = trained
         self.name = name
+        self.weights = weights
         self.fingerprint, self.short_side = fingerprint, trained.short_side
         self.method = method
         self.device = device
@@ -141,6 +153,7 @@ class StudentSegmenter(PhotoSegmenter):
         self.cell = self.student.stride
         size = sum(weight.numel() for weight in self.student.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
+        self.words = StudentWords(trained, name=name, weights=weights)
 
     def prepare(
         self,
@@ -148,50 +161,82 @@ class StudentSegmenter(PhotoSegmenter):
         *,
         background: Background | None = None,
         options: Options = DEFAULT_OPTIONS,
+        on_word: OnWord | None = None,
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use; refuse now what it would refuse.
 
+        `on_word` is that of `Segmenter.prepare`.
+
         Raises:
-            MaskCLIPError: the classes are not the student's, or an option is one of CLIP's.
+            MaskCLIPError: a word is new and cannot be encoded (`StudentWords`), or an option is one
+                of CLIP's.
         """
         refuse_options_of_clip(
             self.name,
-            background=background is not None,
             key_smoothing=options.key_smoothing is not None,
             prompt_denoising=options.prompt_denoising is not None,
             surgery="surgery" in options.refine,
         )
         self.check_view(options)
         own, count = self.trained.vocabulary, len(self.trained)
+        if own is None:
+            return self._unnamed(classes, background)
+        if background is not None and own.names[0] == BACKGROUND:
+            raise MaskCLIPError(f"{self.name} has learnt a background: leave the background out")
+        given = (own if classes is None else as_vocabulary(classes)).with_background(background)
+        if self.weights is not None and not self.words.new(given):
+            raise MaskCLIPError(
+                f"`weights`: all of these are {self.name}'s own {count} classes, which need no "
+                "CLIP: leave it out"
+            )
+        self.words.rows(given, on_word=on_word)
+        told = None if self.words.threshold(given) is None else useless(given, self.method)
+        if told is not None:
+            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
+        return given
+
+    def _unnamed(self, classes: Classes | None, background: Background | None) -> Vocabulary:
+        """Return the classes of a student that does not know their names."""
+        count = len(self.trained)
+        refuse_options_of_clip(
+            self.name, background=background is not None, weights=self.weights is not None
+        )
         if classes is None:
-            if own is None:
-                raise MaskCLIPError(
-                    f"{self.name} carries no class names: give its {count} classes in the order of "
-                    "its training, or put them into the file with `maskclip convert`"
-                )
-            return own
+            raise MaskCLIPError(
+                f"{self.name} carries no class names: give its {count} classes in the order of "
+                "its training, or put them into the file with `maskclip convert`"
+            )
         given = as_vocabulary(classes)
-        if own is None and len(given) != count:
+        if len(given) != count:
             raise MaskCLIPError(
                 f"{self.name} tells {count} classes apart, not {len(given)}: give those that it "
-                "was trained on, in their order"
-            )
-        if own is not None and given.names != own.names:
-            raise MaskCLIPError(
-                f"{self.name} knows its own {count} classes alone, in this order: "
-                f"{_listed(own.names)}; for other classes take a CLIP"
+                "was trained on, in their order, or put these into the file with `maskclip "
+                "convert`, so that it knows others from them"
             )
         return given
 
+    def untrained(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """Return the classes of a vocabulary that the student was not trained on."""
+        return () if self.trained.vocabulary is None else self.words.new(vocabulary)
+
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
-        """Return the student's own rows, whose inner products are logits without temperature."""
-        rows = self.student.classifier().detach()
+        """Return rows of the classes, whose inner products are logits without temperature."""
+        if self.trained.vocabulary is None:
+            rows, classes, threshold = (
+                self.student.classifier().detach(),
+                self.student.classes,
+                None,
+            )
+        else:
+            rows, classes = self.words.rows(vocabulary)
+            threshold = self.words.threshold(vocabulary)
         return Scoring(
             rows=rows,
-            classes=self.student.classes,
+            classes=classes,
             method=self.method,
             temperature=1.0,
             normalize=False,
+            threshold=threshold,
             refine=options.refine,
             refine_size=options.refine_size,
             pamr_iterations=options.pamr_iterations,
@@ -322,7 +367,7 @@ def refuse_settings_of_clip(
     """
     refuse_options_of_clip(
         config.name,
-        weights=config.weights is not None,
+        weights=config.weights is not None and config.name in PREVIEWS,
         method=config.method == AUTO or get_method(config.method) != CLEAN,
         templates=config.templates != templates,
         proxy=config.proxy is not None,
@@ -339,8 +384,3 @@ def _too_few(vocabulary: Vocabulary) -> str | None:
         f"a background threshold of {vocabulary.threshold:g} does little with {count} words, "
         f"of which one is nearly always sure: give some {_FEW}, or the vocabulary photo"
     )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -158,13 +158,15 @@ class StudentPredictor(ModelPredictor):
     segmenter: StudentSegmenter
 
     def metadata(self) -> dict[str, Any]:
-        """Return those of any model, and the student's architecture and training step."""
+        """Return those of any model, the student's architecture and step, and its new words."""
         segmenter = self.segmenter
+        new = segmenter.untrained(self.vocabulary)
         return {
             **super().metadata(),
             "model": segmenter.name,
             "student": asdict(segmenter.student.config),
             "step": segmenter.trained.step,
+            **({"untrained": new, "templates": segmenter.trained.templates} if new else {}),
             "arithmetic": {name: getattr(segmenter.method, name) for name in _STUDENT_FIELDS},
         }
 
@@ -297,7 +299,7 @@ def load_predictor(
         voting.require(samples.names[:count])
         regions = voting.fingerprint(samples.names[:count])
     if not names_clip(config.name):
-        other = _load_without_clip(evaluation, samples, device=device)
+        other = _load_without_clip(evaluation, samples, device=device, on_word=on_word)
         return replace(other, voting=voting, regions=regions)
     named = get_method(config.method)
     options = options_under(protocol, evaluation.options, samples, named)
@@ -313,29 +315,33 @@ def load_predictor(
 
 
 def _load_without_clip(
-    evaluation: Evaluation, samples: Samples, *, device: str
+    evaluation: Evaluation, samples: Samples, *, device: str, on_word: OnWord | None
 ) -> StudentPredictor | PreviewPredictor:
-    """Load a student, or the preview, which takes the data set's classes as words."""
+    """Load a student, or the preview, and give it the classes of the data set."""
     config, protocol = evaluation.model, evaluation.protocol
     preview = config.name in PREVIEWS
     options = options_under(protocol, evaluation.options, samples, CLEAN)
-    refuse_settings_of_clip(
-        config,
-        templates=default_templates(protocol),
-        **({} if preview else {"background": evaluation.background is not None}),
-    )
+    refuse_settings_of_clip(config, templates=default_templates(protocol))
     method = PUBLISHED if protocol == "published" and not preview else CLEAN
     if protocol != "segment":
         method = replace(method, upsample="maps", resizes=2)
     place, precision = choose_device(device), config.precision
+    words = vocabulary_under("segment", samples, evaluation.background)
     if preview:
-        words = vocabulary_under("segment", samples, evaluation.background)
         segmenter = load_preview(config.name, method=method, device=place, precision=precision)
         words = segmenter.prepare(words, options=options)
         return PreviewPredictor(segmenter, words, options, protocol)
-    student = load_student(Path(config.name), method=method, device=place, precision=precision)
+    student = load_student(
+        Path(config.name),
+        weights=config.weights,
+        method=method,
+        device=place,
+        precision=precision,
+    )
     try:
-        own = student.prepare(samples.vocabulary, options=options)
+        own = student.prepare(
+            words, background=evaluation.background, options=options, on_word=on_word
+        )
     except MaskCLIPError as error:
         raise MaskCLIPError(f"{samples.name}: {error}") from None
     return StudentPredictor(student, own, options, protocol)
