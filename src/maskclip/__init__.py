@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maskclip.client import Client
     from maskclip.clip.encoder import DenseCLIP
     from maskclip.core.dense import Dense
     from maskclip.core.errors import MaskCLIPError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from maskclip.tasks.segmenter import Segmenter, load
 
 _HOMES = {
+    "Client": "maskclip.client",
     "Dense": "maskclip.core.dense",
     "DenseCLIP": "maskclip.clip.encoder",
     "EncodedPhoto": "maskclip.tasks.photo_segmenter",
@@ -35,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Client",
     "Dense",
     "DenseCLIP",
     "EncodedPhoto",

@@ -7,7 +7,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from maskclip.emoji.scenes import draw_scene
-from maskclip.web.app import Limits, create_app
+from maskclip.web.app import create_app
+from maskclip.web.asking import Limits
 from maskclip.web.engine import Engine
 from maskclip.web.models import Models
 

@@ -90,7 +90,8 @@ def serve(
     from maskclip.core.errors import require_extra
 
     require_extra("web", "fastapi", "uvicorn", "python_multipart")
-    from maskclip.web.app import Limits, create_app
+    from maskclip.web.app import create_app
+    from maskclip.web.asking import Limits
     from maskclip.web.engine import Engine
     from maskclip.web.models import Models, default_models
     from maskclip.web.server import listen, run

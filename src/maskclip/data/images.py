@@ -127,11 +127,21 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         ImageError: missing, empty, damaged at its start, too large, or of a kind that is not read.
     """
     with _reading(path) as file:
-        image, turns_late = _identified(file, path)
-        _check_pixels(image, str(path), max_pixels)
-        if turns_late:
-            return _finished(image, str(path), max_pixels).size
-        return _upright_size(image)
+        return _size_of(*_identified(file, path), str(path), max_pixels)
+
+
+def read_size(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return what `image_size` does, of a file in memory that messages call `name`.
+
+    Raises:
+        ImageError: as `read_image`, where its start alone tells.
+    """
+    return _size_of(*_identified(io.BytesIO(data), Path(name)), name, max_pixels)
+
+
+def _size_of(image: Image.Image, turns_late: bool, where: str, max_pixels: int) -> tuple[int, int]:
+    _check_pixels(image, where, max_pixels)
+    return _finished(image, where, max_pixels).size if turns_late else _upright_size(image)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

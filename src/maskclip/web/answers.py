@@ -12,13 +12,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from starlette.responses import Response
 
 from maskclip.core.draw import Labels, class_pixels
 from maskclip.core.segmentation import Segmentation, class_totals, score_image
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled, PhotoFile, find_format
+from maskclip.web.engine import Answer
 
 _FAST = 1  # of PNG's compression: most of the size for a fraction of the time
+
+
+class Png(Response):
+    """A response of PNG."""
+
+    media_type = "image/png"
+
+
+class Jpeg(Response):
+    """A response of JPEG."""
+
+    media_type = "image/jpeg"
+
+
+def summary(answer: Answer, model: str) -> dict[str, Any]:
+    """Describe an answer: size, model, method, notes and the legend.
+
+    Args:
+        answer: of the engine.
+        model: by the name that requests use.
+    """
+    height, width = answer.found.labels.shape
+    return {
+        "width": width,
+        "height": height,
+        "model": model,
+        "method": answer.method,
+        "why": answer.why,
+        "network_ran": not answer.kept,
+        "notes": list(answer.notes),
+        "classes": legend(answer.found),
+    }
 
 
 def legend(found: Segmentation) -> list[dict[str, Any]]:

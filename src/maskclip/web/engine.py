@@ -160,6 +160,12 @@ class Engine:
         """The bytes of what is kept of photos."""
         return self._kept.held
 
+    def forget(self, digest: str) -> None:
+        """Let go of what the network saw in a photo."""
+        for key in self._kept.keys():  # noqa: SIM118
+            if key[0] == digest:
+                self._kept.remove(key)
+
     def stop(self, *, seconds: float = 30.0) -> None:
         """Answer what waits, then end; later questions are refused."""
         if not self._closed.is_set():

@@ -7,6 +7,7 @@ import base64
 import binascii
 import ipaddress
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
+_FAILED = "an error of the service; its log has more"
+_LOG = logging.getLogger("uvicorn.error")
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -92,6 +95,10 @@ class Guard:
         except RefusedError as refused:
             if not started:
                 await _refuse(refused, answer)
+        except Exception:
+            _LOG.exception("an error of maskclip, at %s %s", scope["method"], scope["path"])
+            if not started:
+                await _refuse(RefusedError(500, _FAILED), answer)
         finally:
             self._arriving -= size
 

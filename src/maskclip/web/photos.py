@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ class Photo:
         size: its (height, width), upright.
         shown: the picture that the page shows, no larger than `SHOWN_SIDE`.
         max_pixels: the limit that it was read with.
+        digest: tells it apart from every other upload, of whomever.
     """
 
     name: str
@@ -34,10 +34,7 @@ class Photo:
     size: tuple[int, int]
     shown: Image.Image
     max_pixels: int
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha256(self.data).hexdigest())
+    digest: str = field(default_factory=secrets.token_hex)
 
     def open(self) -> Image.Image:
         """Return the photo at its own size."""

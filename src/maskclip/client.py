@@ -1,0 +1,200 @@
+"""A client of `maskclip serve`, of the standard library and numpy alone: no torch is needed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import time
+import urllib.error
+import urllib.request
+from base64 import b64decode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskclip.core.errors import MaskCLIPError
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+
+_MOST_WAITS = 10  # times that "busy" is waited for
+
+
+@dataclass(frozen=True)
+class FoundClass:
+    """A class of the legend.
+
+    Attributes:
+        id: its index in labels.
+        name: what it is called.
+        words: what was looked for.
+        color: "#rrggbb".
+        coverage: the fraction of pixels, 0 to 1.
+        mean_score: how sure they are; None where there are none.
+    """
+
+    id: int
+    name: str
+    words: tuple[str, ...]
+    color: str
+    coverage: float
+    mean_score: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a service found in a photo.
+
+    Attributes:
+        labels: (H, W) uint8 up to 255 classes, else uint16: ids of classes.
+        classes: in the order of their ids.
+        model, method: by which.
+        notes: what works, and probably not as you think.
+    """
+
+    labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    classes: tuple[FoundClass, ...]
+    model: str
+    method: str
+    notes: tuple[str, ...]
+
+
+class Client:
+    """Asks a service.
+
+    Args:
+        address: of the service.
+        key: what it asks for, if it does; `MASKCLIP_KEY` of the environment by default.
+        timeout: seconds for a request.
+
+    Example:
+        >>> found = maskclip.Client("http://127.0.0.1:8000").segment("photo.jpg", ["dog", "grass"])
+        >>> found.labels.shape, [(one.name, one.coverage) for one in found.classes]
+    """
+
+    def __init__(
+        self,
+        address: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout: float = 120.0,
+    ) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise MaskCLIPError(f"`address`: expected one with http:// or https://, got {address}")
+        self.address = address.rstrip("/")
+        self.key = os.environ.get("MASKCLIP_KEY") if key is None else key
+        self.timeout = timeout
+
+    def segment(
+        self,
+        image: ImageSource,
+        words: str | Sequence[str] | None = None,
+        *,
+        vocabulary: str | None = None,
+        **options: Any,
+    ) -> Found:
+        """Label every pixel of an image.
+
+        Args:
+            image: a path, the bytes of a file, a Pillow image or a uint8 array (H, W, 3).
+            words: names as `Segmenter.segment` takes them, or one text as the page takes it.
+            vocabulary: a built-in set, instead of words.
+            options: what the service takes besides: `model`, `method`, `refine`, `background`,
+                `key_smoothing`, `prompt_denoising`, `regions`, `short_side`, `window`, `stride`.
+
+        Raises:
+            MaskCLIPError: the service refuses, cannot be reached, or stays busy.
+        """
+        text = words if words is None or isinstance(words, str) else "; ".join(words)
+        fields = {"words": text, "vocabulary": vocabulary, **options}
+        body, kind = _form({n: _text(v) for n, v in fields.items() if v is not None}, _file(image))
+        answer = self._ask("/v1/segment", body, kind)
+        with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
+            found = np.array(labels)
+        return Found(
+            labels=found.astype(np.uint8 if len(answer["classes"]) <= 255 else np.uint16),
+            classes=tuple(
+                FoundClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
+            ),
+            model=answer["model"],
+            method=answer["method"],
+            notes=tuple(answer["notes"]),
+        )
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models of the service, the default first."""
+        return list(self._ask("/v1/models"))
+
+    def vocabularies(self) -> list[dict[str, Any]]:
+        """Return the built-in sets of classes."""
+        return list(self._ask("/v1/vocabularies"))
+
+    def _ask(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
+        headers = {"Accept": "application/json"}
+        if kind:
+            headers["Content-Type"] = kind
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        request = urllib.request.Request(f"{self.address}{path}", body, headers)
+        for waits in range(_MOST_WAITS + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    pause = error.headers.get("Retry-After", "")
+                    if error.code != 503 or not pause.isdigit() or waits == _MOST_WAITS:
+                        raise MaskCLIPError(f"{self.address}: {_reason(error)}") from None
+                time.sleep(min(int(pause), 30))
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "reason", None) or error
+                raise MaskCLIPError(
+                    f"{self.address} does not answer ({reason}): is `maskclip serve` running there?"
+                ) from None
+        raise AssertionError("not reached")
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"the answer is {error.code} {error.reason}"
+
+
+def _text(value: object) -> str:
+    """Return a value as a form has it: of a list, what `segment` writes as text."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _file(image: ImageSource) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise MaskCLIPError(f"{image}: {error.strerror}") from None
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _form(fields: dict[str, str], image: bytes) -> tuple[bytes, str]:
+    """Return a form as multipart, and its content type."""
+    mark = secrets.token_hex(16)
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    ]
+    head = 'Content-Disposition: form-data; name="image"; filename="photo"'
+    parts.append(f"--{mark}\r\n{head}\r\n\r\n".encode() + image + f"\r\n--{mark}--\r\n".encode())
+    return b"".join(parts), f"multipart/form-data; boundary={mark}"

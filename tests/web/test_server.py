@@ -1,0 +1,157 @@
+"""A process of its own: what it prints, whom it answers, how it stops; the client that asks it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import maskclip
+from maskclip.core.errors import MaskCLIPError
+
+
+@contextmanager
+def running(command, **environment):
+    """Run a process whose output is read; it does not outlive the block."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    with subprocess.Popen([sys.executable, *command], env=environment, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The address of a service; it is stopped by SIGTERM, which must end it without an error."""
+    if not hasattr(signal, "SIGKILL"):
+        pytest.skip("no SIGTERM on this system")
+    command = ["-m", "maskclip", "serve", "--port", "0", "--model", "emoji", "--max-upload", "1"]
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with running(command, MASKCLIP_KEY="secret", XDG_CACHE_HOME=cache) as process:
+        first = process.stdout.readline()
+        assert process.stdout.readline().startswith("only this machine can reach it")
+        found = re.fullmatch(r"maskclip is at (http://127\.0\.0\.1:(\d+))\n", first)
+        yield found[1], int(found[2])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.stderr.read() == ""
+
+
+@pytest.fixture
+def client(address):
+    return maskclip.Client(address[0], key="secret")
+
+
+def test_the_client_gets_what_segment_gives(client, scene):
+    found = client.segment(scene[1], ["cow", "grass", "person=dog,cat"], background=0.5)
+    expected = maskclip.load("emoji", device="cpu").segment(
+        scene[1], ["cow", "grass", "person=dog,cat"], background=0.5
+    )
+    assert np.array_equal(found.labels, expected.labels)
+    assert found.labels.dtype == np.uint8
+    assert [one.name for one in found.classes] == list(expected.vocabulary.names)
+    assert {one.name: one.coverage for one in found.classes if one.coverage} == expected.coverage()
+    assert client.segment(scene[0], vocabulary="emoji", refine=["tlp", "pamr"]).model == "emoji"
+    assert client.models()[0]["name"] == "emoji"
+    assert len(client.vocabularies()) > 20
+
+
+def test_the_client_says_in_one_line_what_is_wrong(client, address, scene, tmp_path):
+    with pytest.raises(MaskCLIPError, match=r"127\.0\.0\.1:\d+: no method 'nope'"):
+        client.segment(scene[0], "dog", method="nope")
+    with pytest.raises(MaskCLIPError, match="a key is needed"):
+        maskclip.Client(address[0], key="wrong").models()
+    with pytest.raises(MaskCLIPError, match=r"nothing\.png: No such file"):
+        client.segment(tmp_path / "nothing.png", "dog")
+    with pytest.raises(MaskCLIPError, match="expected one with http://"):
+        maskclip.Client("127.0.0.1:8000")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(MaskCLIPError, match="is `maskclip serve` running there"):
+        maskclip.Client(f"http://127.0.0.1:{port}").models()
+
+
+def send(port, head, parts=()):
+    """Send raw bytes; return what comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+        line.sendall(head)
+        for part in parts:
+            try:
+                line.sendall(part)
+            except OSError:
+                break
+        found = b""
+        try:
+            while data := line.recv(65536):
+                found += data
+        except OSError:
+            pass
+        return found
+
+
+HEAD = (
+    "POST /v1/segment HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
+    "Connection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+)
+
+
+def test_a_body_is_refused_by_its_length_and_by_its_bytes(address):
+    _, port = address
+    said = f"{HEAD}Content-Length: 99999999999\r\n\r\n".encode()
+    assert b" 413 " in send(port, said).partition(b"\r\n")[0]
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
+    answer = send(port, head, [chunk] * 1000)
+    assert b" 413 " in answer.partition(b"\r\n")[0] or answer == b""  # or a reset, after it
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(address, capsys):
+    from maskclip.cli import main
+
+    assert main(["serve", "--port", str(address[1]), "--model", "emoji"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: 127\.0\.0\.1:\d+ cannot be bound \(.*\): give .*\n", said)
+
+
+def test_a_stop_ends_what_runs_and_refuses_what_comes(scene, tmp_path):
+    """A stop in the middle of a request: it is answered, and no new connection is taken."""
+    code = (
+        "import sys, time\n"
+        "from maskclip.tasks.photo_segmenter import PhotoSegmenter\n"
+        "encode = PhotoSegmenter.encode\n"
+        "def slow(*a, **k):\n"
+        "    print('encoding', flush=True)\n"
+        "    time.sleep(1.5)\n"
+        "    return encode(*a, **k)\n"
+        "PhotoSegmenter.encode = slow\n"
+        "from maskclip.cli import main\n"
+        "sys.exit(main(['serve', '--port', '0', '--model', 'emoji']))\n"
+    )
+    with running(["-c", code]) as process:
+        place = process.stdout.readline().split()[-1]
+        found = []
+        client = maskclip.Client(place)
+        thread = threading.Thread(
+            target=lambda: found.append(client.segment(scene[0], "cow, grass"))
+        )
+        thread.start()
+        while "encoding" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(MaskCLIPError):
+            client.models()
+        thread.join(20)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert found[0].labels.shape == (96, 96)
+        assert process.stderr.read() == ""
