@@ -86,7 +86,7 @@ NUMBERS = (
     ("step", 10**25), ("step", -5), ("version", HUGE), ("version", None), ("config", []),
     ("config__width", HUGE), ("config__width", 0), ("config__width", 3), ("config__width", 10**5),
     ("config__depth", 10**9), ("config__skip", 0), ("config__embed_dim", HUGE),
-    ("config__dropout", HUGE), ("config__dropout", math.nan), ("config__decoder", "x" * 10**5),
+    ("config__dropout", 0.5), ("config__decoder", "x" * 10**5),
     ("config__decoder", None), ("vocabulary", []), ("vocabulary", "dog"),
     ("vocabulary__threshold", HUGE), ("vocabulary__threshold", -HUGE),
     ("vocabulary__threshold", math.nan), ("vocabulary__names", ["\ud800", "b", "c"]),

@@ -123,13 +123,6 @@ class TestStudent:
         given.zero_()
         assert torch.equal(student.rows, rows())
 
-    def test_dropout_acts_in_training_alone(self):
-        student = small(dropout=0.5)
-        features = torch.rand(2, 8, 3, 4)
-        assert not torch.equal(student.logits(features), student.logits(features))
-        student.eval()
-        assert torch.equal(student.logits(features), student.logits(features))
-
     def test_dilations_are_the_published_ones(self):
         backbone = small().backbone
         dilations = {
@@ -148,7 +141,6 @@ class TestConfig:
             ({"width": 15}, r"width: expected an even number from 2, got 15"),
             ({"skip": 0}, r"skip: expected at least 1, got 0"),
             ({"embed_dim": -1}, r"embed_dim: expected at least 1, got -1"),
-            ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\), got 1.0"),
         ],
     )
     def test_impossible_students_are_refused(self, fields, message):

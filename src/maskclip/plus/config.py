@@ -59,7 +59,6 @@ class StudentConfig:
         skip: channels to which the published DeepLabv3+ reduces stage 1; no other uses it.
         embed_dim: channels D of text rows and features: 1024 for RN50, 768 RN50x16, 512 ViT-B/16.
         background: whether a learnable background is class 0, before those of the text rows.
-        dropout: the share of feature channels dropped in training before classification.
         tower: with the decoder "teacher", how the image tower that it starts from is built:
             `CLIPModel.tower` or `ImageClassifier.tower`.
         method: with it, how that tower is read: the name of a built-in method.
@@ -74,7 +73,6 @@ class StudentConfig:
     skip: int = 48
     embed_dim: int = 1024
     background: bool = False
-    dropout: float = 0.0
     tower: Mapping[str, Any] | None = None
     method: str = "clean"
     counts: tuple[int, ...] = ()
@@ -104,8 +102,6 @@ class StudentConfig:
         for name in ("skip", "embed_dim"):
             if getattr(self, name) < 1:
                 raise StudentError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise StudentError(f"dropout: expected a share in [0, 1), got {self.dropout}")
 
 
 def parse_student(name: str, *, embed_dim: int, background: bool = False) -> StudentConfig:

@@ -1,8 +1,9 @@
 """The network of a student that starts from its teacher: its tower, and a decoder to stride 4.
 
-The decoder adds to the teacher's features, enlarged to a quarter of the image; its last layer is
-zero at first, so that an untrained student labels as its teacher does. B images, D embedding
-channels, H x W pixels.
+The decoder adds to the teacher's features, enlarged to a quarter of the image: some of their mean,
+so that what the image shows as a whole counts at every position, and what it makes of finer maps.
+Both are nothing at first, so that an untrained student labels as its teacher does. B images, D
+embedding channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from maskclip.plus.config import TEACHER, StudentConfig, StudentError
 STRIDE = 4
 _WIDTH = 64  # channels of the decoder
 _PROBE = 64  # px: two cells of the coarsest tower
+_MEAN_RATE = 20.0  # the share of the mean is a single number, and learnt so many times as fast
 
 Encoder = DenseCLIP | DenseClassifier
 
@@ -101,11 +103,21 @@ def encoder_of(source: CLIPModel | ImageClassifier, method: Method) -> Encoder:
 
 
 class TowerBackbone(nn.Module):
-    """A teacher's tower: pixels in, its features and what is finer out."""
+    """A teacher's tower: pixels in, its features and what is finer out.
+
+    Its BatchNorms use the statistics of its own training throughout: those of a few crops are too
+    far from them for labels that are nearly right already (docs/results.md).
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
+
+    def train(self, mode: bool = True) -> TowerBackbone:
+        """Leave the tower as it labels; its weights are trained all the same."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor], Tensor, tuple[int, int]]:
         """Return the pixels, the maps of finer grids, the features, and what these cover in px.
@@ -123,8 +135,8 @@ class TowerBackbone(nn.Module):
 class Addition(nn.Module):
     """What is added to a teacher's features at stride 4: nothing, at first.
 
-    Features are reduced, and enlarged step by step by the maps of finer grids. Where a tower has
-    none at stride 4, as ViTs, two convolutions see the pixels themselves.
+    Features are reduced together with their mean, and enlarged step by step by the maps of finer
+    grids. Where a tower has none at stride 4, as ViTs, two convolutions see the pixels themselves.
 
     Args:
         finer: channels of the finer maps, the finest first.
@@ -138,7 +150,9 @@ class Addition(nn.Module):
         if from_pixels:
             self.pixels = nn.Sequential(_conv(3, 32, stride=2), _conv(32, _WIDTH, stride=2))
             finer = [_WIDTH, *finer]
+        self.mean = nn.Parameter(torch.zeros(1))
         self.reduce = nn.Conv2d(embed_dim, _WIDTH, 1)
+        self.reduce_mean = nn.Conv2d(embed_dim, _WIDTH, 1, bias=False)
         self.join = nn.ModuleList(_conv(_WIDTH + channels, _WIDTH) for channels in finer)
         self.last = nn.Conv2d(_WIDTH, embed_dim, 1)
         nn.init.zeros_(self.last.weight)
@@ -148,17 +162,47 @@ class Addition(nn.Module):
         self, pixels: Tensor, finer: Sequence[Tensor], features: Tensor, covered: tuple[int, int]
     ) -> Tensor:
         """Return features (B, D, h, w) at stride 4, of what is covered."""
+        coarse, fine = self._parts(pixels, finer, features, covered)
+        added: Tensor = self.last(fine)
+        return _resize(coarse, fine.shape[-2:]) + added
+
+    def compare(
+        self,
+        pixels: Tensor,
+        finer: Sequence[Tensor],
+        features: Tensor,
+        covered: tuple[int, int],
+        *,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return the inner products (B, P, h, w) of these features with rows (P, D).
+
+        Without the features, which are most of the work of a training step: both of their parts
+        are compared where they are small.
+        """
+        coarse, fine = self._parts(pixels, finer, features, covered)
+        with torch.autocast(features.device.type, enabled=False):
+            seen = F.conv2d(coarse.float(), rows[:, :, None, None])
+            last, bias = self.last.weight[:, :, 0, 0], self.last.bias
+            assert bias is not None
+            added = F.conv2d(fine.float(), (rows @ last)[:, :, None, None], rows @ bias)
+            return _resize(seen, added.shape[-2:]) + added
+
+    def _parts(
+        self, pixels: Tensor, finer: Sequence[Tensor], features: Tensor, covered: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return features on the tower's grid, and what `last` is to make of stride 4."""
         if self.pixels is not None:
             bottom, right = (
                 whole - side for whole, side in zip(covered, pixels.shape[-2:], strict=True)
             )
             finer = [self.pixels(F.pad(pixels - 0.5, (0, right, 0, bottom))), *finer]
-        x = self.reduce(features)
+        mean = features.mean(dim=(2, 3), keepdim=True)
+        x = self.reduce(features) + self.reduce_mean(mean)
         for join, maps in zip(reversed(self.join), reversed(finer), strict=True):
             x = join(torch.cat([_resize(x, maps.shape[-2:]), maps], dim=1))
         size = [side // STRIDE for side in covered]
-        added: Tensor = self.last(_resize(x, size))
-        return _resize(features, size) + added
+        return features + _MEAN_RATE * self.mean * mean, _resize(x, size)
 
 
 def build_modules(config: StudentConfig) -> tuple[TowerBackbone, Addition]:

@@ -153,22 +153,28 @@ class MaskCLIPPlus(L.LightningModule):
             SupervisionError: the labels hold a class that is to be learnt without labels.
         """
         images, given, _ = batch
-        features = self.student.features(images)
-        labels = self.find_labels(images, given, features)
+        features = None
+        if self.supervision.distillation is None:
+            logits = self.student(images)
+        else:
+            features = self.student.features(images)
+            logits = self.student.logits(features)
+        labels = self.find_labels(images, given, logits)
         loss = segmentation_loss(
-            self.student.logits(features),
+            logits,
             labels,
             published=self.supervision.published_loss,
             ignore=self.ignore,
         )
-        loss = loss + self._distillation(images, given, features)
+        if features is not None:
+            loss = loss + self._distillation(images, given, features)
         self._stop_unless_finite(loss, "loss")
         self._count_assigned(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
-    def find_labels(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+    def find_labels(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """Return labels (B, H, W) int64 in which unlabelled pixels are given those of this step."""
         config = self.supervision
         if not config.keep_labels:
@@ -180,8 +186,7 @@ class MaskCLIPPlus(L.LightningModule):
             if phase == "clip-guided":
                 maps = self._teacher_maps(images)
             else:
-                rows, classes = self.student.classifier(), self.student.classes
-                maps = self_maps(features.float(), rows, config, classes=classes)
+                maps = self_maps(logits, config)
             return assign_labels(
                 labels,
                 maps,
@@ -226,10 +231,10 @@ class MaskCLIPPlus(L.LightningModule):
         assert self.teacher.encoder is not None  # the constructor refuses such supervision
         return self.teacher.encoder
 
-    def _distillation(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor | float:
+    def _distillation(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        """Return how far the features are from CLIP's, weighted."""
         weight = self.supervision.distillation
-        if weight is None:
-            return 0.0
+        assert weight is not None
         with torch.autocast(images.device.type, enabled=False):
             target = teacher_features(self._encoder, images, self.supervision)
             distance = distillation_loss(features, target, labels, ignore=self.ignore)

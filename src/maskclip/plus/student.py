@@ -17,6 +17,7 @@ from maskclip.clip.encoder import normalize_pixels
 from maskclip.clip.fitting import build_fitting
 from maskclip.core.dense import pool_synonyms, similarity
 from maskclip.plus.config import StudentConfig, StudentError
+from maskclip.plus.from_teacher import Addition
 from maskclip.plus.networks import Network, build_network
 
 
@@ -55,7 +56,6 @@ class Student(nn.Module):
         self.backbone = network.backbone
         self.decoder = network.decoder
         self.stride = network.stride
-        self.dropout = nn.Dropout2d(config.dropout)
         if config.trained_rows:
             self.rows = nn.Parameter(rows.detach().float().clone())
         else:
@@ -82,8 +82,12 @@ class Student(nn.Module):
         """
         stages = self.backbone(normalize_pixels(images, self.mean, self.std))
         features: Tensor = self.decoder(*stages)
+        return self._within(features, images)
+
+    def _within(self, maps: Tensor, images: Tensor) -> Tensor:
+        """Return the positions of the images alone: networks pad them."""
         height, width = ((side - 1) // self.stride + 1 for side in images.shape[-2:])
-        return features[..., :height, :width]
+        return maps[..., :height, :width]
 
     def classifier(self) -> Tensor:
         """Return the rows (P, D) of all classes; the background's, where there is one, first."""
@@ -100,16 +104,25 @@ class Student(nn.Module):
             (B, K, h, w) float32.
         """
         with torch.autocast(features.device.type, enabled=False):
-            maps = similarity(self.dropout(features), self.classifier(), normalize=False)
-            return pool_synonyms(maps, self.classes) if self.config.counts else maps
+            return self._pooled(similarity(features, self.classifier(), normalize=False))
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        return pool_synonyms(maps, self.classes) if self.config.counts else maps
 
     def __len__(self) -> int:
         """Return the number of classes, a background included."""
         return self.classes[-1] + 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images (B, 3, H, W) on the grid: (B, K, h, w) float32."""
-        return self.logits(self.features(images))
+        """Return the logits of images (B, 3, H, W) on the grid: (B, K, h, w) float32.
+
+        Those of `features`, by whatever way is the shortest.
+        """
+        if not isinstance(self.decoder, Addition):
+            return self.logits(self.features(images))
+        stages = self.backbone(normalize_pixels(images, self.mean, self.std))
+        maps = self.decoder.compare(*stages, rows=self.classifier())
+        return self._pooled(self._within(maps, images))
 
 
 def build_student(config: StudentConfig, rows: Tensor, *, pretrained: bool = False) -> Student:

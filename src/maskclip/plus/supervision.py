@@ -24,7 +24,7 @@ from maskclip.clip.prompts import class_rows
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import PREVIEWS, ModelConfig
-from maskclip.core.dense import Dense, Scoring, pool_synonyms, score, similarity
+from maskclip.core.dense import Dense, Scoring, score
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.methods import get_method, with_proxy
@@ -236,23 +236,17 @@ def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:
     return _resize(maps, covered)[:, :, :height, :width]
 
 
-@torch.no_grad()
-def self_maps(
-    features: Tensor, rows: Tensor, config: Supervision, *, classes: Sequence[int] | None = None
-) -> Tensor:
+def self_maps(logits: Tensor, config: Supervision) -> Tensor:
     """Return a student's maps of the unlabelled classes, without gradients (published code, P9).
 
     Args:
-        features: (B, D, h, w) of the forward pass that the student then learns from.
-        rows: (P, D).
+        logits: (B, K, h, w) of the forward pass that the student then learns from.
         config: its `unlabeled`.
-        classes: the class of each row; None is one row a class.
 
     Returns:
         (B, U, h, w) inner products in the order of `unlabeled`.
     """
-    kept, pooled = _rows_of(config.unlabeled, range(len(rows)) if classes is None else classes)
-    return pool_synonyms(similarity(features, rows[kept], normalize=False), pooled)
+    return logits.detach()[:, list(config.unlabeled)]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maskclip.core.dense import similarity
-from maskclip.plus.config import TrainingError
+from maskclip.plus.config import TEACHER, TrainingError
 from maskclip.plus.student import Student
 
 
@@ -71,4 +71,7 @@ class _Logits(nn.Module):
         self.student = student
 
     def forward(self, images: Tensor) -> Tensor:
-        return similarity(self.student.features(images), self.student.classifier(), normalize=False)
+        student = self.student
+        if student.config.decoder == TEACHER:
+            return student.forward(images)
+        return similarity(student.features(images), student.classifier(), normalize=False)
