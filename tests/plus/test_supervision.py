@@ -204,6 +204,10 @@ class TestConfig:
             ({"clip_guided": (5, None), "self_training": (1, None)}, "share steps"),
             ({"prompt_denoising": 1.5}, r"prompt_denoising: expected a threshold in \[0, 1\]"),
             ({"key_smoothing": float("nan")}, "key_smoothing: expected a threshold"),
+            (
+                {"refine": ("dominant", "pamr")},
+                "refine: a training takes dominant.*got dominant,pamr",
+            ),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
             (
                 {"background": True, "unlabeled": (0, 2), "clip_guided": (1, 2)},
@@ -338,16 +342,20 @@ class TestMaps:
         return torch.nn.functional.normalize(rows, dim=1)
 
     @pytest.mark.parametrize("family", ["resnet", "vit"])
-    def test_other_classes_have_no_part(self, make_clip, family):
+    @pytest.mark.parametrize("refine", [(), ("dominant",)])
+    def test_other_classes_have_no_part(self, make_clip, family, refine):
         teacher = self.teacher(make_clip, family)
         images, rows = torch.rand(2, 3, 64, 96), self.rows(teacher)
-        config = Supervision(unlabeled=(4, 1), prompt_denoising=0.5, key_smoothing=1.0)
+        config = Supervision(
+            unlabeled=(4, 1), refine=refine, prompt_denoising=0.5, key_smoothing=1.0
+        )
         maps = teacher_maps(teacher, images, rows, config)
         scoring = Scoring(
             rows=rows[[4, 1]],
             classes=(0, 1),
             method=teacher.method,
             temperature=100,
+            refine=refine,
             prompt_denoising=0.5,
             key_smoothing=1.0,
         )

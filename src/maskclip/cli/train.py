@@ -162,6 +162,15 @@ def train(
             help="Side of the training crops (default: the recipe's, or --short-side).",
         ),
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Refine CLIP's maps: `dominant` adds half of its mean to each class's map; "
+            "`none` (default: the recipe's, or none).",
+            rich_help_panel="Supervision",
+        ),
+    ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
     confidence: Annotated[
@@ -256,6 +265,7 @@ def train(
     """
     from dataclasses import replace
 
+    from maskclip.core.config import read_refinements
     from maskclip.plus.config import Machine, rescale_phases
     from maskclip.plus.files import student_file
 
@@ -304,6 +314,7 @@ def train(
         initial=None if initial is None else str(student_file(initial)),
         supervision=_override(
             supervision,
+            refine=None if refine is None else read_refinements(refine),
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
             confidence=confidence,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from maskclip.core.config import SHORT_SIDES, Augmentation, ModelConfig
+from maskclip.core.config import SHORT_SIDES, Augmentation, ModelConfig, read_refinements
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import METHODS
 from maskclip.core.text import brief
@@ -152,6 +152,7 @@ class Supervision:
         self_training: the steps in which the student's own features label.
         teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
             learn from a CLIP at its best size.
+        refine: what refines CLIP's maps first: `("dominant",)`, or () for nothing.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
         distillation: weight of the distance between the student's features and CLIP's, in every
             step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
@@ -170,6 +171,7 @@ class Supervision:
     clip_guided: Steps | None = None
     self_training: Steps | None = None
     teacher_scale: float = 1.0
+    refine: tuple[str, ...] = ()
     prompt_denoising: float | None = None
     key_smoothing: float | None = None
     distillation: float | None = None
@@ -179,6 +181,12 @@ class Supervision:
 
     def __post_init__(self) -> None:
         self._check_phases()
+        object.__setattr__(self, "refine", read_refinements(self.refine))
+        if not set(self.refine) <= {"dominant"}:
+            raise SupervisionError(
+                f"refine: a training takes dominant, or nothing, got {','.join(self.refine)}; "
+                "others need whole photos: label them first, and learn from these labels"
+            )
         for name in ("prompt_denoising", "key_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

@@ -166,7 +166,7 @@ def teacher_maps(
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (P, D).
-        config: its `unlabeled`, `teacher_scale`, `prompt_denoising` and `key_smoothing`.
+        config: its `unlabeled`, `teacher_scale`, `refine`, `prompt_denoising` and `key_smoothing`.
         classes: the class of each row; None is one row a class.
 
     Returns:
@@ -183,6 +183,7 @@ def teacher_maps(
         method=encoder.method,
         temperature=encoder.temperature,
         normalize=encoder.normalize,
+        refine=config.refine,
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
     )
