@@ -88,7 +88,7 @@ def training_of(cell: Cell, *, steps: int = 2000) -> Training:
             name=cell.teacher, weights="random", method="published", templates="plain"
         ),
         student=cell.student,
-        pretrained=False,
+        student_weights="random",
         supervision=supervision,
         optimization=Optimization(steps=steps, batch_size=cell.batch),
     )

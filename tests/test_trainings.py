@@ -47,7 +47,7 @@ def short(training: Training) -> Training:
     return replace(
         training,
         teacher=replace(training.teacher, weights="random"),
-        pretrained=False,
+        student_weights="random",
         augmentation=replace(training.augmentation, scale=(CROP, CROP), crop=(CROP, CROP)),
         optimization=replace(training.optimization, steps=STEPS, batch_size=2),
     )

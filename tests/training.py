@@ -24,7 +24,7 @@ TINY = Training(
     dataset="emoji",
     teacher=ModelConfig(name="emoji", templates="plain"),
     student="fpn:mobilenetv3_small_050",
-    pretrained=False,
+    student_weights="random",
     supervision=Supervision(
         unlabeled=tuple(range(CLASSES)),
         clip_guided=(1, 3),

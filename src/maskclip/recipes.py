@@ -22,7 +22,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import UNSEEN
-from maskclip.plus.config import Optimization, Supervision, Training
+from maskclip.plus.config import RANDOM, Optimization, Supervision, Training
 from maskclip.tasks.evaluation.figures import COLUMNS, Column
 from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 
@@ -309,7 +309,7 @@ def _emoji(
         split="train",
         teacher=ModelConfig(name=teacher, method=_EMOJI_METHOD),
         student="deeplabv3plus:resnet10t",
-        pretrained=False,
+        student_weights=RANDOM,
         supervision=replace(supervision, teacher_scale=2.0, published_loss=False),
         augmentation=Augmentation(
             scale=(128, 128), ratio=(0.9, 1.4), crop=(128, 128), distort=False

@@ -133,7 +133,7 @@ def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp
     def fail(*_, **__):
         raise MaskCLIPError(
             "give `weights=FILE` or `model=emoji`, leave `weights` out, `resume=True`, `other=3`, "
-            "`maskclip models`, `pretrained=False`"
+            "`maskclip models`, `student_weights=random`"
         )
 
     monkeypatch.setattr("maskclip.cli.segment.read_words", fail)
@@ -143,9 +143,9 @@ def test_the_command_line_names_the_options_of_its_verb(monkeypatch, capsys, tmp
     segment, train = capsys.readouterr().err.splitlines()
     assert segment == (
         "error: give --weights FILE or --model emoji, leave --weights out, `resume=True`, "
-        "`other=3`, `maskclip models`, `pretrained=False`"
+        "`other=3`, `maskclip models`, `student_weights=random`"
     )
-    assert train.endswith("out, --resume, `other=3`, `maskclip models`, --scratch")
+    assert train.endswith("out, --resume, `other=3`, `maskclip models`, --student-weights random")
 
 
 def test_outside_a_verb_arguments_stay(capsys):

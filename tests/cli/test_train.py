@@ -19,7 +19,14 @@ from maskclip.emoji.scenes import draw_scene
 from maskclip.plus import module
 from maskclip.plus.module import MaskCLIPPlus
 
-SMALL = ["--model", "emoji", "--student", "unet:mobilenetv3_small_050", "--scratch"]
+SMALL = [
+    "--model",
+    "emoji",
+    "--student",
+    "unet:mobilenetv3_small_050",
+    "--student-weights",
+    "random",
+]
 SHORT = ["--steps", "2", "--batch-size", "2", "--crop", "64", "--workers", "0", "--device", "cpu"]
 
 
@@ -236,7 +243,18 @@ def test_labels_that_do_not_fit_are_one_line(label, tmp_path, capsys):
         (["voc20"], "unknown recipe 'voc20'"),
         (["emoji-annofree-rn", "--classes", "x.txt"], "belong to --images"),
         (["--images", "nowhere", "--vocabulary", "voc20"], "no folder of images"),
-        (["emoji-annofree-rn", "--student", "unet:nothing", "--scratch"], "nothing"),
+        (
+            ["emoji-annofree-rn", "--student", "unet:nothing", "--student-weights", "random"],
+            "nothing",
+        ),
+        (
+            ["emoji-annofree-rn", "--student-weights", "photo"],
+            "are for the backbone tf_efficientnet_lite0, got resnet10t; take --student unet:tf_ef",
+        ),
+        (
+            ["emoji-annofree-rn", "--student", "teacher", "--student-weights", "x.pth"],
+            "--student-weights and --student teacher: a student starts from one of them",
+        ),
         (["emoji-annofree-rn", "--lr", "-1"], "min_lr"),
         (["emoji-annofree-rn", "--precision", "int8"], "precision"),
     ],

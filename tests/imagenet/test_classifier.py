@@ -55,9 +55,9 @@ def test_a_lower_precision_leaves_the_classifier_as_it_is(random_classifier):
 class TestFile:
     def test_tensors_are_known_by_their_place(self, random_classifier, tmp_path):
         state = random_classifier.network.state_dict()
-        torch.save(
-            {f"other.{i}": value for i, value in enumerate(state.values())}, tmp_path / "w.pth"
-        )
+        kinds = (key.rpartition(".")[2] for key in state)
+        names = (f"other.{i}.{kind}" for i, kind in enumerate(kinds))
+        torch.save(dict(zip(names, state.values(), strict=True)), tmp_path / "w.pth")
         found = read_classifier(tmp_path / "w.pth", ARCHITECTURE, name="photo")
         assert torch.equal(found.rows(), random_classifier.rows())
         assert (found.mean, len(found.fingerprint)) == ((0.5, 0.5, 0.5), 16)

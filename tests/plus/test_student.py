@@ -1,13 +1,10 @@
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch.export import Dim, export
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.plus import networks as student_networks
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.student import build_student
 from tests.golden import networks
@@ -151,30 +148,6 @@ class TestConfig:
     def test_rows_of_another_clip_are_refused(self, wrong):
         with pytest.raises(MaskCLIPError, match=r"text rows: expected \(classes, 8\), got"):
             build_student(StudentConfig(**SMALL), wrong)
-
-
-class TestPretrained:
-    @pytest.mark.parametrize("depth", [50, 101])
-    def test_offline_the_error_tells_the_way_out(self, depth):
-        config = StudentConfig(depth=depth, embed_dim=8)
-        with pytest.raises(StudentError, match="pretrained=False") as error:
-            build_student(config, rows(), pretrained=True)
-        configured = timm.get_pretrained_cfg(f"resnet{depth}c").hf_hub_id
-        assert f"{configured}/model.safetensors" in str(error.value)
-        assert "\n" not in str(error.value)
-
-    def test_other_widths_have_none(self):
-        with pytest.raises(StudentError, match="expected width 64, got 4"):
-            build_student(StudentConfig(**SMALL), rows(), pretrained=True)
-
-    def test_weights_on_this_machine_are_taken(self, tmp_path, monkeypatch):
-        file = tmp_path / "model.safetensors"
-        weights = timm.create_model("resnet50c").state_dict()
-        save_file(weights, file)
-        monkeypatch.setattr(student_networks, "_imagenet_file", lambda _: str(file))
-        student = build_student(StudentConfig(depth=50, embed_dim=8), rows(), pretrained=True)
-        taken = student.backbone.state_dict()
-        assert all(torch.equal(value, weights[key]) for key, value in taken.items())
 
 
 @pytest.mark.parametrize(

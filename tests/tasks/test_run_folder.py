@@ -212,15 +212,19 @@ def test_what_a_finished_training_cannot_do_names_init(run: Path, photos: Path) 
     assert (run / "student.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("role", ["initial", "student_weights"])
 def test_weights_that_a_training_began_with_are_not_needed_again(
-    photos: Path, tmp_path: Path
+    role: str, photos: Path, tmp_path: Path
 ) -> None:
-    first = tmp_path / "first.safetensors"
-    first.write_bytes(b"a student")
-    samples, given = opened(photos), replace(OWN, initial=str(first))
+    first, moved = (tmp_path / f"{name}.safetensors" for name in ("first", "moved"))
+    for file in (first, moved):
+        file.write_bytes(b"weights")
+    samples, given = opened(photos), replace(OWN, **{role: str(first)})
     run_folder.begin(tmp_path, run_folder.run_config(given, samples), samples)
-    first.write_bytes(b"another student")
-    with pytest.raises(TrainingError, match=r"holds another training: files\.initial"):
+    elsewhere = run_folder.run_config(replace(OWN, **{role: str(moved)}), samples)
+    assert not run_folder.compare(tmp_path, elsewhere, samples).changes
+    first.write_bytes(b"other weights")
+    with pytest.raises(TrainingError, match=rf"holds another training: files\.{role}"):
         run_folder.compare(tmp_path, run_folder.run_config(given, samples), samples)
     first.unlink()
     assert not run_folder.compare(tmp_path, run_folder.run_config(given, samples), samples).changes

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from maskclip.clip.model import CLIPModel
 from maskclip.core.config import ModelConfig, Options
@@ -154,6 +156,30 @@ def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: 
         assert len(found.pop("rows")) == len(classes)
         given.pop("rows")
         torch.testing.assert_close(found, given)
+
+
+def test_a_backbone_starts_from_a_file_that_is_not_needed_again(tmp_path: Path) -> None:
+    file = tmp_path / "backbone.safetensors"
+    network = timm.create_model("mobilenetv3_small_050")
+    save_file(network.state_dict(), file)
+    still = replace(
+        TINY,
+        student_weights=str(file),
+        optimization=replace(TINY.optimization, steps=4, lr=1e-30, min_lr=1e-30, frozen_norms=True),
+    )
+    with pytest.raises(StoppedError):
+        task.train(still, SCENES, tmp_path / "run", machine=MACHINE, callbacks=[StopAt(3)])
+    file.unlink()
+    with pytest.raises(StudentError, match="`student_weights`: no file"):
+        task.train(still, SCENES, tmp_path / "anew", machine=MACHINE)
+    other = replace(still, student_weights="random")
+    with pytest.raises(TrainingError, match=r"student_weights: .* there, 'random'"):
+        task.train(other, SCENES, tmp_path / "run", machine=MACHINE, resume=True)
+    task.train(still, SCENES, tmp_path / "run", machine=MACHINE, resume=True)
+    found = read_student(tmp_path / "run" / "student.safetensors").student.backbone
+    for name, weight in network.named_parameters():
+        if name.startswith("conv_stem"):
+            torch.testing.assert_close(found.state_dict()[f"encoder.model.{name}"], weight)
 
 
 def test_a_student_of_another_architecture_gives_no_weights(unbroken: Path, tmp_path: Path) -> None:

@@ -120,8 +120,6 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
             options.setdefault(name, options[f"{name}s"])
     if any(each.metavar == "MODEL=FILE" for each in command.params):
         options["weights=FILE"] = f"{options['weights']} MODEL=FILE"
-    if "scratch" in options:
-        options["pretrained=False"] = options["scratch"]
     return options
 
 

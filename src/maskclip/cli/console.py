@@ -79,7 +79,7 @@ def speaking_of(options: Mapping[str, str]) -> Iterator[None]:
     Messages of the Python interface write `weights=FILE`; a verb's user reads --weights FILE.
 
     Args:
-        options: argument, or argument and value (`pretrained=False`) -> option.
+        options: argument, or argument and value (`weights=FILE`) -> option.
     """
     token = _OPTIONS.set(options)
     try:

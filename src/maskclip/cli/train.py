@@ -86,7 +86,8 @@ def train(
         str | None,
         typer.Option(
             help="`deeplabv2-r101` (default); a decoder and a backbone, such as "
-            "`unet:mobilenetv4_conv_small`; or `teacher`: it starts as the teacher itself."
+            "`unet:mobilenetv4_conv_small` or `deeplabv2:tf_efficientnet_lite0`; or `teacher`: it "
+            "starts as the teacher itself."
         ),
     ] = None,
     model: Annotated[
@@ -105,9 +106,15 @@ def train(
         ),
     ] = None,
     proxy: opt.Proxy = None,
-    scratch: Annotated[
-        bool, typer.Option("--scratch", help="Start from random weights, not from ImageNet's.")
-    ] = False,
+    student_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="From which the backbone starts: `imagenet`, downloaded; a .safetensors or .pth "
+            "file of timm's weights for it; `photo`, offline with the extra `photo`, for "
+            "tf_efficientnet_lite0; or `random` (default: the recipe's, or imagenet).",
+        ),
+    ] = None,
     initial: Annotated[
         Path | None,
         typer.Option(
@@ -137,8 +144,8 @@ def train(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help="`sgd` (published), or `adamw`: best with --scratch and --lr 0.002 (default: the "
-            "recipe's, or sgd)."
+            help="`sgd` (published), or `adamw`: best from random weights, with --lr 0.002 "
+            "(default: the recipe's, or sgd)."
         ),
     ] = None,
     lr: Annotated[
@@ -310,7 +317,7 @@ def train(
             method=_read_method(method),
             proxy=proxy,
         ),
-        pretrained=False if scratch else None,
+        student_weights=_read_student_weights(student_weights, student, initial),
         initial=None if initial is None else str(student_file(initial)),
         supervision=_override(
             supervision,
@@ -393,6 +400,26 @@ def _read_method(name: str | None) -> str | Method | None:
     from maskclip.core.methods import AUTO, METHODS, get_method
 
     return name if name is None or name in (AUTO, *METHODS) else get_method(name)
+
+
+def _read_student_weights(
+    given: str | None, student: str | None, initial: Path | None
+) -> str | None:
+    """Return from which weights a backbone starts; of some students, all weights come with them.
+
+    Raises:
+        MaskCLIPError: it is one of these, and `--student-weights` is given too.
+    """
+    from maskclip.plus.config import RANDOM, TEACHER
+
+    others = {"--init": initial is not None, f"--student {TEACHER}": student == TEACHER}
+    for option, chosen in others.items():
+        if chosen and given is not None:
+            raise MaskCLIPError(
+                f"--student-weights and {option}: a student starts from one of them; leave the "
+                "other out"
+            )
+    return RANDOM if any(others.values()) else given
 
 
 def _override(value: Any, **given: Any) -> Any:

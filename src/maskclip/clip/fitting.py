@@ -88,6 +88,15 @@ def _check(
         else value
         for key, value in state.items()
     }
+    problem = misfit(expected, given)
+    if problem:
+        raise WeightsError(f"{source} does not fit the architecture: {problem}")
+    check_finite({key: given[key] for key in expected}, source=source)
+    return given
+
+
+def misfit(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> str:
+    """Return which tensors are missing, extra, or of another shape than expected; "" if none is."""
     missing = [key for key in expected if key not in given]
     extra = [key for key in given if key not in expected]
     wrong = [
@@ -95,24 +104,38 @@ def _check(
         for key, shape in expected.items()
         if key in given and tuple(given[key].shape) != shape
     ]
-    problems = [
+    return ", ".join(
         f"{len(keys)} {what} ({_few(keys)}{'; ...' if len(keys) > 3 else ''})"
         for what, keys in (("missing", missing), ("extra", extra), ("of another shape", wrong))
         if keys
-    ]
-    if problems:
-        raise WeightsError(f"{source} does not fit the architecture: {', '.join(problems)}")
-    for key in expected:
-        _check_finite(given[key], key, source=source)
-    return given
+    )
+
+
+def in_order(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """Give tensors the names of those at the same place in a network.
+
+    Returns:
+        None unless there are as many, of the same kinds: the last part of a name, as `weight`.
+    """
+    kinds, given = ([key.rpartition(".")[2] for key in names] for names in (expected, state))
+    return dict(zip(expected, state.values(), strict=True)) if kinds == given else None
 
 
 def _few(names: list[str]) -> str:
     return printable("; ".join(name[:100] for name in names[:3]))
 
 
-def _check_finite(values: Tensor, key: str, *, source: str) -> None:
-    if values.is_floating_point() and values.numel() and not values.is_meta:
+def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        WeightsError: names the first; `source` says where they come from.
+    """
+    for key, values in state.items():
+        if not values.is_floating_point() or not values.numel() or values.is_meta:
+            continue
         low, high = (float(value) for value in values.float().aminmax())  # NaN is both
         if not math.isfinite(low) or not math.isfinite(high):
             raise WeightsError(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
 from maskclip.clip.encoder import normalize_pixels
-from maskclip.clip.fitting import build_fitting
+from maskclip.clip.fitting import build_fitting, in_order
 from maskclip.clip.model import shared_copy
 from maskclip.core.dense import Dense
 from maskclip.core.errors import require_extra
@@ -94,6 +94,11 @@ class ImageClassifier:
         return torch.cat([head.weight, head.bias[:, None]], dim=1).detach()
 
 
+def architecture_of(name: str) -> str:
+    """Return timm's name of a preview's network."""
+    return _SOURCES[name].architecture
+
+
 def load_classifier(name: str = "photo") -> ImageClassifier:
     """Load a preview by name.
 
@@ -160,10 +165,13 @@ def build_classifier(tower: Mapping[str, Any]) -> ImageClassifier:
 
 def _renamed(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give tensors the names of those at the same place in a network."""
-    names = network.state_dict()
-    if len(state) != len(names):
-        raise WeightsError(f"expected {len(names)} tensors, got {len(state)}")
-    return dict(zip(names, state.values(), strict=True))
+    expected = network.state_dict()
+    if len(state) != len(expected):
+        raise WeightsError(f"expected {len(expected)} tensors, got {len(state)}")
+    renamed = in_order(expected, state)
+    if renamed is None:
+        raise WeightsError("expected the tensors of timm's network in its order, got another order")
+    return renamed
 
 
 class DenseClassifier(nn.Module):

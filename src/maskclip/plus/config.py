@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from maskclip.core.config import SHORT_SIDES, Augmentation, ModelConfig, read_refinements
+from maskclip.core.config import (
+    PREVIEWS,
+    SHORT_SIDES,
+    Augmentation,
+    ModelConfig,
+    read_refinements,
+)
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import METHODS
 from maskclip.core.text import brief
@@ -18,6 +24,9 @@ from maskclip.core.text import brief
 PUBLISHED_DECODERS = ("deeplabv2", "deeplabv3plus")
 TEACHER = "teacher"
 """The student that starts from its teacher: its tower and rows, and a decoder that adds to them."""
+IMAGENET, RANDOM = "imagenet", "random"
+FIRST_WEIGHTS = (IMAGENET, RANDOM, *PREVIEWS)
+"""The names of weights from which a backbone starts; anything else is a file of some."""
 DEPTHS = (50, 101)
 PUBLISHED_NAMES = tuple(f"{decoder}-r{depth}" for decoder in PUBLISHED_DECODERS for depth in DEPTHS)
 OPTIMIZERS = ("sgd", "adamw")
@@ -49,8 +58,8 @@ class StudentConfig:
     have depth 50, though their recipes are named after 101.
 
     Attributes:
-        decoder: "deeplabv2" or "deeplabv3plus" as published; with a backbone, any decoder of
-            segmentation-models-pytorch in lower case, checked when the student is built.
+        decoder: "deeplabv2" or "deeplabv3plus" as published; with a backbone, "deeplabv2" or any
+            decoder of segmentation-models-pytorch in lower case, checked when the student is built.
         backbone: any backbone of timm, checked when the student is built; None is the published
             ResNet-v1c.
         depth: layers of the ResNet-v1c, 50 or 101; not used with another backbone.
@@ -108,9 +117,9 @@ def parse_student(name: str, *, embed_dim: int, background: bool = False) -> Stu
     """Return the configuration of a student's name: "deeplabv2-r101", or "decoder:backbone".
 
     Args:
-        name: one of `PUBLISHED_NAMES`, or a decoder of segmentation-models-pytorch and a backbone
-            of timm, such as "unet:mobilenetv4_conv_small"; whether they exist is checked when the
-            student is built.
+        name: one of `PUBLISHED_NAMES`, or a decoder (deeplabv2, or one of
+            segmentation-models-pytorch) and a backbone of timm, such as
+            "unet:mobilenetv4_conv_small"; whether they exist is checked when the student is built.
         embed_dim: channels D of the text rows.
         background: whether a learnable background is class 0.
 
@@ -329,7 +338,8 @@ class Training:
         dataset, split: what it learns from.
         teacher: the CLIP that labels: which, read how.
         student: a name, as `parse_student` takes it.
-        pretrained: whether the student's backbone starts from ImageNet weights.
+        student_weights: from which its backbone starts: of `FIRST_WEIGHTS`, or a file; not used by
+            a student that starts from its teacher or from `initial`.
         initial: the file of a student of the same architecture, whose weights this one starts
             from; its classes may be others.
         supervision, augmentation, optimization: how it learns.
@@ -339,7 +349,7 @@ class Training:
     split: str = "train"
     teacher: ModelConfig
     student: str = "deeplabv2-r101"
-    pretrained: bool = True
+    student_weights: str = IMAGENET
     initial: str | None = None
     supervision: Supervision = field(default_factory=Supervision)
     augmentation: Augmentation = field(default_factory=Augmentation)

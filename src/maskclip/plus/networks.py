@@ -1,8 +1,9 @@
 """The networks of students: pixels in, features for text rows out; no words, no classes.
 
-Two decoders on a ResNet-v1c as published, whose modules have mmsegmentation's names; and any
-decoder of segmentation-models-pytorch over any backbone of timm. B images, D embedding channels,
-H x W pixels; shallow is stage 1 (B, c, H/4, W/4), deep is stage 4 (B, C, H/8, W/8).
+Two decoders on a ResNet-v1c as published, whose modules have mmsegmentation's names; over any
+backbone of timm, the first of these, and any decoder of segmentation-models-pytorch. B images, D
+embedding channels, H x W pixels; shallow is stage 1 (B, c, H/4, W/4), deep is stage 4 (B, C, H/8,
+W/8).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import segmentation_models_pytorch as smp
@@ -18,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.clip.hub import hub_file
 from maskclip.core.errors import did_you_mean
-from maskclip.plus.config import StudentConfig, StudentError
+from maskclip.plus.config import IMAGENET, RANDOM, StudentConfig, StudentError
 from maskclip.plus.from_teacher import STRIDE, build_modules
+from maskclip.plus.pretraining import first_weights
 
-DECODERS = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
+_ON_ANY_BACKBONE = "deeplabv2"
+DECODERS = (*smp.MODEL_ARCHITECTURES_MAPPING, _ON_ANY_BACKBONE)
 """The decoders that go over a backbone of timm."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,43 +58,41 @@ class Network:
     std: Sequence[float] = IMAGENET_STD
 
 
-def build_network(config: StudentConfig, *, pretrained: bool = False) -> Network:
+def build_network(config: StudentConfig, *, weights: str = RANDOM) -> Network:
     """Build the network of an architecture, in training mode.
 
     Args:
         config: the architecture.
-        pretrained: start the backbone from timm's default weights, of ImageNet as a rule,
-            downloaded when not cached.
+        weights: from which the backbone starts, as `first_weights` takes them.
 
     Raises:
-        StudentError: there is no such decoder or backbone, they do not go together, or there are
-            no pretrained weights to be had.
+        MaskCLIPError: there is no such decoder or backbone, they do not go together, or the weights
+            cannot be had or do not fit.
     """
     if config.tower is not None:
         return Network(*build_modules(config), STRIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     if config.backbone is None:
-        return _build_published(config, pretrained=pretrained)
-    return _build_modern(config, config.backbone, pretrained=pretrained)
+        return _build_published(config, weights=weights)
+    _check_names(config.decoder, config.backbone)
+    if config.decoder == _ON_ANY_BACKBONE:
+        return _build_dilated(config, config.backbone, weights=weights)
+    return _build_modern(config, config.backbone, weights=weights)
 
 
-def _build_published(config: StudentConfig, *, pretrained: bool) -> Network:
+def _build_published(config: StudentConfig, *, weights: str) -> Network:
     """Build a DeepLab on timm's ResNet-v1c, at stride 8 dilated as in published code, P1."""
     name = f"resnet{config.depth}c"
+    if weights == IMAGENET and config.width != _PRETRAINED_WIDTH:
+        raise StudentError(
+            f"`student_weights`: expected width {_PRETRAINED_WIDTH}, got {config.width}; other "
+            f"widths start from a file of their own, or from {RANDOM} weights"
+        )
     options: dict[str, Any] = {
-        "features_only": True,
-        "out_indices": (1, 4),
-        "output_stride": 8,
         "stem_width": config.width // 2,
         "channels": tuple(config.width * 2**stage for stage in range(4)),
     }
-    if pretrained:
-        if config.width != _PRETRAINED_WIDTH:
-            raise StudentError(
-                f"pretrained: expected width {_PRETRAINED_WIDTH}, got {config.width}; other widths "
-                "start from random weights"
-            )
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": _imagenet_file(name)}}
-    backbone = timm.create_model(name, **options)
+    with first_weights(weights, name, **options) as file:
+        backbone = _dilated(name, (1, 4), file, **options)
     shallow, deep = 4 * config.width, 32 * config.width
     decoder: DeepLabV2 | DeepLabV3Plus
     if config.decoder == "deeplabv2":
@@ -103,35 +104,75 @@ def _build_published(config: StudentConfig, *, pretrained: bool) -> Network:
     return Network(backbone, decoder, decoder.stride)
 
 
-def _build_modern(config: StudentConfig, backbone: str, *, pretrained: bool) -> Network:
-    """Build a backbone and a decoder, and try them once."""
-    _check_names(config.decoder, backbone)
+def _build_dilated(config: StudentConfig, backbone: str, *, weights: str) -> Network:
+    """Build the published DeepLabv2 on any backbone that timm can dilate to stride 8."""
+    try:
+        with torch.device("meta"):
+            strides = _dilated(backbone, None, None).feature_info.reduction()
+        if strides[-1] != DeepLabV2.stride:
+            raise ValueError(f"the last of its stages has stride {strides[-1]}")
+    except Exception as error:  # timm raises whatever its models do
+        raise StudentError(
+            f"{config.decoder}:{backbone} cannot be built: timm does not dilate this backbone to "
+            f"stride {DeepLabV2.stride}; take one that it does, such as tf_efficientnet_lite0 or "
+            f"resnet18, or another decoder, as in `student=unet:{backbone}`"
+        ) from error
+    deepest = len(strides) - 1
+    with first_weights(weights, backbone) as file:
+        encoder = _dilated(backbone, (deepest - 1, deepest), file)
+    decoder = DeepLabV2(deep=encoder.feature_info.channels()[-1], embed_dim=config.embed_dim)
+    statistics = _pixel_statistics(backbone)
+    return Network(DilatedBackbone(encoder), decoder, decoder.stride, *statistics)
+
+
+def _dilated(name: str, stages: tuple[int, ...] | None, file: Path | None, **options: Any) -> Any:
+    """Build a backbone at stride 8, with weights from a file."""
+    if stages is not None:
+        options["out_indices"] = stages
+    if file is not None:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": _overlay(file)}
+    return timm.create_model(name, features_only=True, output_stride=8, **options)
+
+
+def _overlay(file: Path) -> dict[str, Any]:
+    """Return what makes timm read a file of tensors.
+
+    Older timm would read those of some ViTs as the NumPy archives that they first came in.
+    """
+    return {"file": str(file), "custom_load": False}
+
+
+def _pixel_statistics(backbone: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and the standard deviation of pixels with which a backbone was trained."""
     pretraining = timm.get_pretrained_cfg(backbone)
-    options: dict[str, Any] = {}
+    if pretraining is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return pretraining.mean, pretraining.std
+
+
+def _build_modern(config: StudentConfig, backbone: str, *, weights: str) -> Network:
+    """Build a backbone and a decoder, and try them once."""
+    pretraining = timm.get_pretrained_cfg(backbone)
+    options: dict[str, Any] = {"encoder_weights": None}
     if pretraining is not None and pretraining.fixed_input_size:
         options["dynamic_img_size"] = True
-    if pretrained:
-        # Older timm would read the file of some ViTs as the NumPy archive they first came in.
-        file = {"file": _imagenet_file(backbone), "custom_load": False}
-        options |= {"encoder_weights": True, "pretrained_cfg_overlay": file}
-    else:
-        options["encoder_weights"] = None
-    try:
-        model = smp.create_model(config.decoder, encoder_name=f"tu-{backbone}", **options)
-        encoder = ModernBackbone(model.encoder)
-        channels, stride = _probe(encoder, model.decoder)
-    except Exception as error:  # timm and smp raise whatever their models do
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StudentError(
-            f"{config.decoder}:{backbone} cannot be built: {reason}; take another backbone, such "
-            "as mobilenetv4_conv_small or resnet18"
-        ) from error
+    with first_weights(weights, backbone) as file:
+        if file is not None:
+            options |= {"encoder_weights": True, "pretrained_cfg_overlay": _overlay(file)}
+        try:
+            model = smp.create_model(config.decoder, encoder_name=f"tu-{backbone}", **options)
+            encoder = ModernBackbone(model.encoder)
+            channels, stride = _probe(encoder, model.decoder)
+        except Exception as error:  # timm and smp raise whatever their models do
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StudentError(
+                f"{config.decoder}:{backbone} cannot be built: {reason}; take another backbone, "
+                "such as mobilenetv4_conv_small or resnet18"
+            ) from error
     decoder = ModernDecoder(
         model.decoder, channels=channels, stride=stride, embed_dim=config.embed_dim
     )
-    if pretraining is None:
-        return Network(encoder, decoder, decoder.stride)
-    return Network(encoder, decoder, decoder.stride, pretraining.mean, pretraining.std)
+    return Network(encoder, decoder, decoder.stride, *_pixel_statistics(backbone))
 
 
 def _check_names(decoder: str, backbone: str) -> None:
@@ -152,26 +193,6 @@ def _check_names(decoder: str, backbone: str) -> None:
         raise StudentError(
             f"backbone: timm has no weights {backbone!r}; timm.list_pretrained"
             f"('{backbone.partition('.')[0]}*') lists those it has"
-        ) from error
-
-
-def _imagenet_file(name: str) -> str:
-    """Return the path of timm's default weights for a model; download them when not cached."""
-    pretraining = timm.get_pretrained_cfg(name)
-    if pretraining is None or not pretraining.hf_hub_id:
-        raise StudentError(
-            f"timm has no pretrained weights of {name}; start from random ones with "
-            "pretrained=False, or take one of timm.list_pretrained()"
-        )
-    repository = pretraining.hf_hub_id
-    file = pretraining.hf_hub_filename or "model.safetensors"
-    try:
-        return str(hub_file(repository, file))
-    except OSError as error:
-        raise StudentError(
-            f"the pretrained weights of {name} ({repository}/{file}) are not on this machine and "
-            "cannot be downloaded; go online once, or start from random weights with "
-            "`pretrained=False`"
         ) from error
 
 
@@ -287,6 +308,15 @@ class ModernBackbone(nn.Module):
         bottom, right = (_missing(side) for side in pixels.shape[-2:])
         stages = self.encoder(F.pad(pixels, (0, right, 0, bottom)))
         return stages if isinstance(stages, tuple) else (stages,)
+
+
+class DilatedBackbone(ModernBackbone):
+    """An encoder of timm's at stride 8, for images of any size: they are padded in the same way."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return the last two stages of (B, 3, H, W) floating point, normalised."""
+        (stages,) = super().forward(pixels)
+        return tuple(stages)
 
 
 class ModernDecoder(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskclip.clip.encoder import normalize_pixels
 from maskclip.clip.fitting import build_fitting
 from maskclip.core.dense import pool_synonyms, similarity
-from maskclip.plus.config import StudentConfig, StudentError
+from maskclip.plus.config import RANDOM, StudentConfig, StudentError
 from maskclip.plus.from_teacher import Addition
 from maskclip.plus.networks import Network, build_network
 
@@ -125,20 +125,19 @@ class Student(nn.Module):
         return self._pooled(self._within(maps, images))
 
 
-def build_student(config: StudentConfig, rows: Tensor, *, pretrained: bool = False) -> Student:
+def build_student(config: StudentConfig, rows: Tensor, *, weights: str = RANDOM) -> Student:
     """Build a student, in training mode.
 
     Args:
         config: the architecture.
         rows: (C, D) text rows, unit length.
-        pretrained: start the backbone from timm's default weights, of ImageNet as a rule,
-            downloaded when not cached.
+        weights: from which the backbone starts, as `first_weights` takes them.
 
     Raises:
-        StudentError: the rows do not fit, there is no such decoder or backbone, they do not go
-            together, or there are no pretrained weights to be had.
+        MaskCLIPError: the rows do not fit, there is no such decoder or backbone, they do not go
+            together, or the weights cannot be had or do not fit.
     """
-    return Student(config, rows, build_network(config, pretrained=pretrained))
+    return Student(config, rows, build_network(config, weights=weights))
 
 
 def student_from(

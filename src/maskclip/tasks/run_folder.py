@@ -30,7 +30,7 @@ from maskclip.core.files import InUseError, file_fingerprint, lock, write_json, 
 from maskclip.core.methods import AUTO, METHODS
 from maskclip.core.samples import Samples
 from maskclip.core.text import read_json
-from maskclip.plus.config import Training, TrainingError
+from maskclip.plus.config import FIRST_WEIGHTS, Training, TrainingError
 from maskclip.plus.dataset import file_sizes
 from maskclip.plus.module import LAST
 from maskclip.tasks.callbacks import PREVIOUS
@@ -38,6 +38,7 @@ from maskclip.tasks.callbacks import PREVIOUS
 CONFIG, SAMPLES, FINISHED = "config.json", "samples.json", "student.safetensors"
 
 _LOCK = ".lock"
+_FIRST_WEIGHTS = ("initial", "student_weights")  # files that are not needed once it has begun
 _LARGEST_RECORD = 2**30  # bytes: 10 million images
 _NAMED = 3  # images, in a message
 _NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
@@ -109,14 +110,14 @@ def run_config(training: Training, samples: Samples, *, why: str = "") -> dict[s
     named = {
         "teacher.name": teacher.name,
         "teacher.weights": teacher.weights,
-        "initial": training.initial,
+        **{role: getattr(training, role) for role in _FIRST_WEIGHTS},
     }
     content = {
         **asdict(training),
         "files": {
             role: file_fingerprint(Path(name))
             for role, name in named.items()
-            if name is not None and Path(name).is_file()
+            if name not in (None, *FIRST_WEIGHTS) and Path(name).is_file()
         },
         "samples": samples.metadata(),
         "classes": list(samples.vocabulary.names),
@@ -209,10 +210,12 @@ def _read_record(path: Path) -> tuple[list[str], list[tuple[int, ...]]]:
 def _as_begun(config: dict[str, Any], saved: Any) -> dict[str, Any]:
     """Return the settings as if the first weights were still there: checkpoints hold others."""
     begun = saved.get("files", {}) if isinstance(saved, dict) else {}
-    gone = "initial" in begun and "initial" not in config["files"]
-    if not gone or saved.get("initial") != config["initial"]:
-        return config
-    return {**config, "files": {**config["files"], "initial": begun["initial"]}}
+    gone = {
+        role: begun[role]
+        for role in _FIRST_WEIGHTS
+        if role in begun and role not in config["files"] and saved.get(role) == config[role]
+    }
+    return {**config, "files": {**config["files"], **gone}}
 
 
 def _comparable(config: Any, record: object) -> Any:

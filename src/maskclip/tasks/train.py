@@ -25,6 +25,7 @@ from maskclip.core.text import printable
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import (
     LIGHTNING_PRECISIONS,
+    RANDOM,
     TEACHER,
     Machine,
     Training,
@@ -150,7 +151,7 @@ def train(
                 warnings.warn(places.changes, MaskCLIPWarning, stacklevel=2)
         device = _device_of(processes, choose_device(machine.device))
         # Weights that a checkpoint holds need not be found again.
-        start = training if fresh else replace(training, pretrained=False, initial=None)
+        start = training if fresh else replace(training, student_weights=RANDOM, initial=None)
         module = build(start, samples.vocabulary, device=device)
         module.teacher.why = why
         strategy = _choose_strategy(module.student, training, processes, device)
@@ -319,8 +320,8 @@ def start_student(training: Training, teacher: Teacher) -> Student:
     else:
         rows = teacher.class_rows()[1 if background else 0 :]
         config = parse_student(training.student, embed_dim=rows.shape[1], background=background)
-        pretrained = training.pretrained and training.initial is None
-        student = build_student(config, rows, pretrained=pretrained)
+        weights = RANDOM if training.initial is not None else training.student_weights
+        student = build_student(config, rows, weights=weights)
     if training.initial is not None:
         take_weights(student, Path(training.initial))
     return student
