@@ -139,3 +139,9 @@ def test_impossible_values_are_refused(fields, message):
 def test_a_confidence_for_an_unknown_class_is_refused():
     with pytest.raises(MaskCLIPError, match="'cat', which is not one of the 3 classes"):
         cleaned([[0]], by_class={"cat": 0.5})
+
+
+def test_a_class_file_says_what_its_classes_need_unless_a_class_is_named():
+    words = Vocabulary.parse(["dog", "grass", "sky"]).with_confidence({"dog": 0.6, "sky": 0.5})
+    cleaning = Cleaning(confidence=0.3, by_class={"sky": 0.2})
+    assert cleaning.thresholds(words).tolist() == pytest.approx([0.6, 0.3, 0.2])

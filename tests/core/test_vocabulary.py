@@ -400,3 +400,44 @@ class TestPalettes:
 def test_half_a_surrogate_pair_is_no_name():
     with pytest.raises(VocabularyError, match=r"'a\\udcff' has a character that cannot be"):
         Vocabulary.parse(["a\udcff"])
+
+
+def test_a_class_file_says_which_score_classes_need(tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text(
+        'classes = ["dog", "grass"]\nbackground = ["sky"]\nconfidence = { dog = 0.6 }\n'
+    )
+    words = Vocabulary.from_file(path)
+    assert words.confidence == (0.0, 0.6, 0.0)
+    assert Vocabulary.from_dict(words.to_dict()) == words
+    assert "confidence" not in Vocabulary.parse(["dog"]).to_dict()  # as before there were any
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("confidence = { dgo = 0.6 }", r"a confidence for 'dgo', which is no class"),
+        ("confidence = { dog = 1.5 }", r"expected a confidence, a score in \[0, 1\], got 1.5"),
+        ("confidence = 0.5", r"confidence should look like confidence = \{ dog = 0.6 \}"),
+    ],
+)
+def test_a_confidence_that_is_none_is_refused(line, why, tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text(f'classes = ["dog", "grass"]\n{line}\n')
+    with pytest.raises(VocabularyError, match=why):
+        Vocabulary.from_file(path)
+
+
+@pytest.mark.parametrize("background", [None, 0.3, ["sky", 'a "wall"']])
+def test_what_is_written_as_toml_is_read_as_the_same(background, tmp_path):
+    words = Vocabulary.parse({"dog": ["dog"], "person": ["man", "woman ä"], "a, b": ["a, b"]})
+    words = words.with_background(background).with_confidence({"dog": 0.25})
+    path = tmp_path / "classes.toml"
+    path.write_text(words.to_toml("what is looked for"), encoding="utf-8")
+    assert Vocabulary.from_file(path) == words
+
+
+@pytest.mark.parametrize("classes", [{"a=b": ["a"]}, {"dog": ["a, b", "c"]}])
+def test_what_no_line_can_say_is_not_written(classes):
+    with pytest.raises(VocabularyError, match="cannot be written in a line"):
+        Vocabulary.parse(classes).to_toml()

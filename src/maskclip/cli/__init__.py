@@ -23,6 +23,7 @@ from maskclip.cli import (
     segment,
     serve,
     train,
+    tune,
 )
 from maskclip.cli.console import error_line, speaking_of, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
@@ -66,6 +67,7 @@ app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
 app.command("train")(train.train)
 app.command("serve")(serve.serve)
+app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
 app.command("recipes")(lists.recipes)
 app.command("models")(lists.models)

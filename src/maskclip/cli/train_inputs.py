@@ -41,7 +41,7 @@ def open_inputs(
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
         if labels is None and validate is not None:
             raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
-        vocabulary = read_vocabulary(*words)
+        vocabulary = read_vocabulary(*words).with_confidence({})  # which is of a CLIP's scores
         if labels is None:
             return _own_photos(images, vocabulary)
         return _labeled_photos(images, vocabulary, labels, validate=validate, seed=seed)

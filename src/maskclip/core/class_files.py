@@ -49,11 +49,13 @@ class ClassFile:
         classes: (name, what is put into prompts) in the order of their labels.
         colors: one a class, or None where the file has none.
         background: the rule of a TOML file, unchecked.
+        confidence: the score that each class of a TOML file needs, unchecked.
     """
 
     classes: tuple[tuple[str, tuple[str, ...]], ...]
     colors: tuple[Color, ...] | None = None
     background: Any = None
+    confidence: Any = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,12 @@ def parse_toml_classes(text: str, source: str) -> ClassFile:
         colors = table_colors(table)
     except VocabularyError as error:
         raise VocabularyError(f"{source}: {error}") from None
-    return ClassFile(classes, None if colors is None else tuple(colors), table.get("background"))
+    return ClassFile(
+        classes,
+        None if colors is None else tuple(colors),
+        table.get("background"),
+        table.get("confidence"),
+    )
 
 
 def _entries(text: str, path: Path) -> Sequence[_Entry]:

@@ -7,11 +7,13 @@ Gives plain strings, numbers and tuples; what makes them a vocabulary is decided
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from maskclip.core.errors import MaskCLIPError
@@ -19,7 +21,7 @@ from maskclip.core.palettes import Color, distinct_colors, voc_colors
 from maskclip.core.text import brief, hidden_character, parse_toml
 
 WHAT = "a file of classes"
-TOML_KEYS = ("classes", "description", "colors", "palette", "background")
+TOML_KEYS = ("classes", "description", "colors", "palette", "background", "confidence")
 
 _ITEM = re.compile(r"""\bitem\s*:?\s*\{((?:"[^"\n]*"|'[^'\n]*'|[^{}"'])*)\}""")
 _FIELD = re.compile(r"""\b(\w+)\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)'|(\d+))""")
@@ -194,6 +196,7 @@ def read_table(text: str, source: str) -> dict[str, Any]:
         ("classes", list, 'classes = ["dog", "grass"]'),
         ("colors", list, 'colours = ["#ff0000", "#00ff00"]'),
         ("description", str, 'description = "what I look for"'),
+        ("confidence", dict, "confidence = { dog = 0.6 }"),
     ):
         if not isinstance(table.get(key, kind()), kind):
             raise VocabularyError(
@@ -225,6 +228,57 @@ def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
             return None
         case other:
             raise VocabularyError(f"unknown palette {brief(other)}: there are 'voc' and 'distinct'")
+
+
+def table_text(
+    classes: Sequence[tuple[str, Sequence[str]]],
+    colors: Sequence[Color],
+    *,
+    background: float | Sequence[str] | None = None,
+    confidence: Mapping[str, float] = MappingProxyType({}),
+    description: str = "",
+) -> str:
+    """Return the TOML of which `read_table` and `parse_line` read the same again.
+
+    Args:
+        classes: names and what is put into prompts.
+        colors: one a class.
+        background: words, or a threshold.
+        confidence: the scores that classes need.
+        description: a line about them.
+
+    Raises:
+        VocabularyError: a name or a word cannot be written in a line.
+    """
+    lines = [f"description = {_quoted(description)}"] if description else []
+    lines += _list("classes", [_line(name, words) for name, words in classes])
+    lines += _list("colors", ["#{:02x}{:02x}{:02x}".format(*color) for color in colors])
+    if isinstance(background, float):
+        lines.append(f"background = {background!r}")
+    elif background is not None:
+        lines += _list("background", list(background))
+    if confidence:
+        needed = (f"{_quoted(name)} = {value!r}" for name, value in confidence.items())
+        lines += ["", "[confidence]", *needed]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(name: str, words: Sequence[str]) -> str:
+    line = name if tuple(words) == (name,) else f"{name}={','.join(words)}"
+    if parse_line(line) != (name, tuple(words)):
+        raise VocabularyError(
+            f"the class {brief(name)} cannot be written in a line: its name has = in it, or its "
+            "words have commas"
+        )
+    return line
+
+
+def _list(key: str, values: Sequence[str]) -> list[str]:
+    return [f"{key} = [", *(f"    {_quoted(value)}," for value in values), "]"]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def builtin_names() -> tuple[str, ...]:

@@ -20,8 +20,9 @@ class Cleaning:
     """Which labels are dropped.
 
     Attributes:
-        confidence: pixels with a lower score, in [0, 1], are dropped.
-        by_class: class name -> its own confidence instead.
+        confidence: pixels with a lower score, in [0, 1], are dropped, unless the vocabulary says
+            what their class needs.
+        by_class: class name -> its own confidence instead of both.
         min_region: connected regions of fewer pixels are dropped (4-connectivity).
 
     Raises:
@@ -56,7 +57,11 @@ class Cleaning:
                 f"a confidence for {unknown[0]!r}, which is not one of the {len(vocabulary)} "
                 f"classes{did_you_mean(unknown[0], vocabulary.names)}"
             )
-        needed = [self.by_class.get(name, self.confidence) for name in vocabulary.names]
+        of_file = vocabulary.confidence or (0.0,) * len(vocabulary)
+        needed = [
+            self.by_class.get(name, own or self.confidence)
+            for name, own in zip(vocabulary.names, of_file, strict=True)
+        ]
         if vocabulary.threshold is not None:
             needed[0] = 0.0
         return np.array(needed, np.float32)

@@ -26,7 +26,9 @@ from maskclip.core.class_lists import (
     parse_line,
     read_table,
     synonyms,
+    table_text,
 )
+from maskclip.core.errors import did_you_mean
 from maskclip.core.palettes import BLACK, Color, class_colors
 from maskclip.core.text import brief
 
@@ -60,16 +62,20 @@ class Vocabulary:
         colors: one (red, green, blue) in 0..255 per class.
         threshold: None, or the score in (-1, 1) below which class 0, the background, wins a pixel
             from every other class.
+        confidence: one score in [0, 1] per class, below which `label` and `segment` drop its pixels
+            from their files; () where no class needs one.
 
     Raises:
         VocabularyError: no classes or too many, an empty or duplicate name, missing prompts,
-            colours that are too few, too many or out of range, an impossible threshold.
+            colours that are too few, too many or out of range, an impossible threshold, a
+            confidence out of range.
     """
 
     names: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
     colors: tuple[Color, ...]
     threshold: float | None = None
+    confidence: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the only moment at which a frozen value may be tidied
@@ -83,6 +89,15 @@ class Vocabulary:
                 f"expected one colour per class, got {len(self.colors)} colours "
                 f"for {len(self.names)} classes"
             )
+        set_field(self, "confidence", self._checked_confidence())
+
+    def _checked_confidence(self) -> tuple[float, ...]:
+        needed = tuple(map(_confidence, self.confidence))
+        if needed and len(needed) != len(self.names):
+            raise VocabularyError(
+                f"expected one confidence per class, got {len(needed)} for {len(self.names)}"
+            )
+        return needed if any(needed) else ()
 
     def _check_names(self) -> None:
         if not self.names:
@@ -154,7 +169,8 @@ class Vocabulary:
     @classmethod
     def _of_file(cls, found: ClassFile, source: object) -> Vocabulary:
         try:
-            return cls._made(found.classes, found.colors).with_background(found.background)
+            made = cls._made(found.classes, found.colors).with_background(found.background)
+            return made.with_confidence(found.confidence or {})
         except VocabularyError as error:
             raise VocabularyError(f"{source}: {error}") from None
 
@@ -165,10 +181,10 @@ class Vocabulary:
         A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
         (a list of lines as `parse` takes them) and may have `description`, `colors` (a list of
         "#rrggbb" or [red, green, blue]), `palette` ("voc", or "distinct" where words shall not
-        decide) and `background` (a list of words, or a number: the threshold). JSON, YOLO's
-        data.yaml, CVAT's labelmap.txt, and
-        tables with numbers or colours are read as what they are; a `MaskCLIPWarning` says where
-        their numbers are not the labels.
+        decide), `background` (a list of words, or a number: the threshold) and `confidence`
+        (a table of classes and scores, as `with_confidence` takes it). JSON, YOLO's data.yaml,
+        CVAT's labelmap.txt, and tables with numbers or colours are read as what they are; a
+        `MaskCLIPWarning` says where their numbers are not the labels.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -205,7 +221,37 @@ class Vocabulary:
             "prompts": [list(words) for words in self.prompts],
             "colors": [list(color) for color in self.colors],
             "threshold": self.threshold,
+            **({"confidence": list(self.confidence)} if self.confidence else {}),
         }
+
+    def to_toml(self, description: str = "") -> str:
+        """Return the TOML that `from_file` reads as this vocabulary; its background is black.
+
+        Raises:
+            VocabularyError: a name or a word cannot be written there.
+        """
+        start = 1 if self.has_background else 0
+        words = self.prompts[0] if start else None
+        pairs = zip(self.names, self.confidence, strict=bool(self.confidence))
+        return table_text(
+            list(zip(self.names, self.prompts, strict=True))[start:],
+            self.colors[start:],
+            background=words if self.threshold is None else self.threshold,
+            confidence={name: value for name, value in pairs if value},
+            description=description,
+        )
+
+    def with_confidence(self, needed: Mapping[str, float]) -> Vocabulary:
+        """Return the vocabulary with the scores that some classes need, by their names.
+
+        Raises:
+            VocabularyError: no class has that name, or a score is not in [0, 1].
+        """
+        for name in needed:
+            if name not in self.names:
+                near = did_you_mean(name, self.names)
+                raise VocabularyError(f"a confidence for {brief(name)}, which is no class{near}")
+        return replace(self, confidence=tuple(needed.get(name, 0.0) for name in self.names))
 
     def with_background(self, rule: Background | None) -> Vocabulary:
         """Return the vocabulary with a black class "background" at index 0.
@@ -236,6 +282,7 @@ class Vocabulary:
             prompts=(words, *prompts),
             colors=(self.colors[0] if start else BLACK, *self.colors[start:]),
             threshold=threshold,
+            confidence=self.confidence and ((0.0,) * (1 - start) + self.confidence),
         )
 
     @property
@@ -285,7 +332,7 @@ def _builtin(name: str) -> Vocabulary:
 
 def _is_description(values: Mapping[str, Any]) -> bool:
     """Return whether values have the keys and the types that `Vocabulary.to_dict` gives."""
-    if values.keys() != {"names", "prompts", "colors", "threshold"}:
+    if values.keys() - {"confidence"} != {"names", "prompts", "colors", "threshold"}:
         return False
     prompts, colors = values["prompts"], values["colors"]
     return (
@@ -295,6 +342,7 @@ def _is_description(values: Mapping[str, Any]) -> bool:
         and _all_of(colors, list)
         and all(_all_of(color, int) and len(color) == 3 for color in colors)
         and type(values["threshold"]) in (type(None), int, float)
+        and _all_of(values.get("confidence", []), float)
     )
 
 
@@ -333,6 +381,12 @@ def _background_rule(rule: Background) -> tuple[float | None, tuple[str, ...]]:
     if not words:
         raise VocabularyError("the background has no words: give some, or a threshold")
     return None, words
+
+
+def _confidence(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise VocabularyError(f"expected a confidence, a score in [0, 1], got {brief(value)}")
+    return float(value)
 
 
 def _threshold(value: float) -> float:

@@ -24,6 +24,9 @@ from maskclip.data.formats import (
 from maskclip.data.formats.per_photo import Thumbnails
 from maskclip.data.images import MAX_PIXELS
 
+MANIFEST = "manifest.sqlite"
+"""The record of what is done, in the folder of a labelling."""
+
 THUMBNAILS = "thumbnails"
 """The folder of small pictures, which the report shows."""
 

@@ -239,8 +239,11 @@ def _settings_line(settings: dict[str, Any], classes: int) -> str:
         parts.insert(1, f"method {name} (auto: {settings['auto']})")
     elif name != "clean":
         parts.insert(1, f"method {name}")
-    if cleaning["confidence"] or cleaning["by_class"]:
-        own = (f"{name} {value:g}" for name, value in cleaning["by_class"].items())
+    words = settings.get("vocabulary") or {}
+    of_file = dict(zip(words.get("names", ()), words.get("confidence", ()), strict=False))
+    by_class = {name: value for name, value in of_file.items() if value} | cleaning["by_class"]
+    if cleaning["confidence"] or by_class:
+        own = (f"{name} {value:g}" for name, value in by_class.items())
         parts.append("; ".join([f"dropped under score {cleaning['confidence']:g}", *own]))
     if cleaning["min_region"] > 1:
         parts.append(f"dropped regions under {cleaning['min_region']:,} pixels")

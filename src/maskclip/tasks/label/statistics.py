@@ -157,3 +157,29 @@ def _reason(stats: ClassStats, size: int, typical: TypicalRange | None) -> str |
     if stats.kept < stats.pixels / 2:
         return f"{percent(1 - stats.kept / stats.pixels)} of its pixels were dropped"
     return None
+
+
+def doubt(outcome: Outcome) -> float:
+    """Return how unsure a photo's labels are: the mean of 1 - score, where dropped pixels count 1.
+
+    It is of use to compare photos of one labelling: scores of other methods have other ranges.
+    """
+    size = outcome.width * outcome.height
+    kept = sum(stats.kept * (1 - stats.score) for stats in outcome.classes)
+    return (kept + size - sum(stats.kept for stats in outcome.classes)) / max(1, size)
+
+
+def by_worth(
+    outcomes: Outcomes, vocabulary: Vocabulary
+) -> list[tuple[Outcome, list[ReviewFlag], float]]:
+    """Return the photos that are done with their flags and doubts, those most worth a look first.
+
+    These are those with most flags, and of as many the one of most doubt.
+    """
+    classes = summarize(outcomes, vocabulary).classes
+    found = [
+        (outcome, find_review_flags(outcome, classes), doubt(outcome))
+        for outcome in outcomes()
+        if outcome.error is None
+    ]
+    return sorted(found, key=lambda one: (-len(one[1]), -one[2], one[0].task.name))

@@ -1,0 +1,148 @@
+"""`maskclip tune`: better words and thresholds for a labelling, by what people corrected of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskclip.cli import options as opt
+from maskclip.cli.console import print_line, print_path, print_table, warning_line, working
+from maskclip.core.files import write_text
+
+if TYPE_CHECKING:
+    from maskclip.core.vocabulary import Vocabulary
+    from maskclip.tasks.tune.job import Tuned
+
+TUNED = "tuned.toml"
+_LISTED = 40  # classes, those that change most
+
+
+def tune(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="The folder of `maskclip label`, of which ten photos or more were accepted or "
+            "corrected.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=f"The class file to write; default: {TUNED} in the folder."
+        ),
+    ] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="NAME=WORDS",
+            help='Further words to try for a class, "dog=puppy,hound", or for the background, '
+            '"background=sky,wall". Repeat it. Default: the classes\' own words, and those of '
+            "built-in vocabularies for a background that there is.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="Where the model is now; default: where it was."
+        ),
+    ] = None,
+    weights: opt.Weights = None,
+    method_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="The file of your own method, if it made the labels; default: none.",
+        ),
+    ] = None,
+    device: opt.Device = "auto",
+) -> None:
+    """Propose words, a background and thresholds for a labelling, by what people corrected of it.
+
+    Tries each class's synonyms alone, without one, and with those of --try; words or thresholds of
+    the background; and the score that each class needs. What helps on photos that the choice did
+    not see is taken. Writes a class file for `label` and `segment`, with the figures in it.
+
+    **Examples**
+
+    `maskclip tune labels`
+
+    `maskclip tune labels --try "dog=puppy,hound" --try "background=sky,wall,road"`
+
+    `maskclip label photos/ --classes labels/tuned.toml --out better`
+    """
+    from maskclip.tasks.tune.job import tune_labels
+
+    with working(f"opening {labels}") as tell:
+        found = tune_labels(
+            labels,
+            tries=tries or [],
+            model=model,
+            weights=weights,
+            method_file=method_file,
+            device=device,
+            on_progress=lambda what, count: tell(f"{what}: {count:,}"),
+        )
+    for line in found.left_out:
+        warning_line(line)
+    _show(found)
+    proposal = found.proposal
+    if not any(taken for _, taken in proposal.stages.values()):
+        print_line("nothing that was tried helps on photos that it was not chosen by: no file")
+        return
+    path = out or labels / TUNED
+    write_text(proposal.vocabulary.to_toml(_figures(found)), path)
+    print_path(path)
+    print_line("`maskclip label PHOTOS --classes FILE --out DIR` labels with it, elsewhere")
+
+
+def _figures(found: Tuned) -> str:
+    """Return the figure before and after, in a line."""
+    proposal = found.proposal
+    return (
+        f"mIoU {100 * proposal.before.miou:.1f} before, {100 * proposal.after.miou:.1f} after, "
+        f"cross-validated over {proposal.photos} corrected photos"
+    )
+
+
+def _show(found: Tuned) -> None:
+    """Print what each stage gives, what changes, and the figures of classes."""
+    proposal = found.proposal
+    for stage, (figure, taken) in proposal.stages.items():
+        what = "taken" if taken else "left out"
+        print_line(f"{stage}: mIoU {100 * figure:.1f} on photos not chosen by, {what}")
+    names = found.vocabulary.names
+    pairs = zip(names, proposal.before.ious.tolist(), proposal.after.ious.tolist(), strict=True)
+    known = [(name, one, other) for name, one, other in pairs if not math.isnan(one)]
+    known.sort(key=lambda row: -abs(row[2] - row[1]))
+    new = _rules(proposal.vocabulary)
+    rows = [
+        (name, f"{100 * one:.1f}", f"{100 * other:.1f}", *new.get(name, ("", "")))
+        for name, one, other in known[:_LISTED]
+    ]
+    print_table(
+        "class",
+        "before",
+        "after",
+        "score",
+        "words",
+        rows=rows,
+        right=("before", "after", "score"),
+    )
+    if len(known) > _LISTED:
+        print_line(f"and {len(known) - _LISTED:,} more")
+    print_line(_figures(found), style="bold")
+
+
+def _rules(vocabulary: Vocabulary) -> dict[str, tuple[str, str]]:
+    """Return the least score and the words of each class, as they are shown."""
+    confidence = vocabulary.confidence or (0.0,) * len(vocabulary)
+    found = {}
+    for name, needed, words in zip(vocabulary.names, confidence, vocabulary.prompts, strict=True):
+        shown = ", ".join(words) if words else f"below {vocabulary.threshold:g}"
+        found[name] = (f"{needed:g}" if needed else "", shown)
+    return found

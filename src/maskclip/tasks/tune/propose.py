@@ -1,0 +1,220 @@
+"""What is better for a labelling: words, background and thresholds, by photos that were corrected.
+
+The choice is one function of some photos: `Bench` keeps what the network saw in each, and labels it
+with any words. It is made on all photos but a fold and measured on that, so the figure is of photos
+that the choice did not see; what is proposed is then chosen on all photos.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from maskclip.core.draw import Labels
+from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
+from maskclip.tasks.tune.changes import Change
+from maskclip.tasks.tune.tallies import BINS, Bins, Overlaps, Tally, best_thresholds, folds
+
+FOLDS = 5
+STAGES = ("words", "background", "thresholds")
+
+_LEAST_GAIN = 0.002  # in mIoU, for which words are changed
+_LEAST_CROSS_VALIDATED = 0.0005  # for which a stage is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Reviewed:
+    """A photo whose labels people accepted or corrected.
+
+    Attributes:
+        name: of its results.
+        encoded: what the network sees in it.
+        labels: (H, W) of the encoded photo, the true classes.
+    """
+
+    name: str
+    encoded: EncodedPhoto
+    labels: Labels
+
+
+class Bench:
+    """Labels photos with any words, and counts what is right; each photo and vocabulary once.
+
+    Args:
+        segmenter: has encoded the photos.
+        photos: with their true classes.
+        vocabulary: the classes that the truth is of.
+        refinement: of maps, as `PhotoSegmenter.score` takes it.
+        on_count: is called after each labelling.
+    """
+
+    def __init__(
+        self,
+        segmenter: PhotoSegmenter,
+        photos: Sequence[Reviewed],
+        vocabulary: Vocabulary,
+        refinement: dict[str, Any],
+        on_count: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._segmenter, self.photos, self.vocabulary = segmenter, photos, vocabulary
+        self._refinement, self._on_count = refinement, on_count
+        self._known: dict[tuple[Vocabulary, int], Tally] = {}
+
+    def tally(self, vocabulary: Vocabulary, photos: Sequence[int]) -> Tally:
+        """Return the counts of some photos, labelled with a vocabulary of the same classes."""
+        return reduce(add, (self._one(vocabulary, index) for index in photos))
+
+    def _one(self, vocabulary: Vocabulary, index: int) -> Tally:
+        known = self._known.get((vocabulary, index))
+        if known is not None:
+            return known
+        photo, own = self.photos[index], self.vocabulary.names
+        with warnings.catch_warnings():  # of words that are only tried
+            warnings.simplefilter("ignore", MaskCLIPWarning)
+            found = self._segmenter.score(photo.encoded, vocabulary, **self._refinement)
+        classes = [own.index(name) if name in own else -1 for name in vocabulary.names]
+        tally = Tally.of(found.labels, found.scores, photo.labels, classes, count=len(own))
+        self._known[vocabulary, index] = tally
+        self._on_count()
+        return tally
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Words, and the bin of the score (K,) that each class needs."""
+
+    vocabulary: Vocabulary
+    needed: Bins
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What was chosen, and what it is worth on photos that were not seen.
+
+    Attributes:
+        vocabulary: with the background and the confidence of each class.
+        before, after: the pixels of all photos, as they are labelled now and, cross-validated, with
+            what was chosen.
+        stages: the cross-validated mIoU with each stage on top of those taken before it; and
+            whether it was taken.
+        photos: how many there are.
+    """
+
+    vocabulary: Vocabulary
+    before: Overlaps
+    after: Overlaps
+    stages: dict[str, tuple[float, bool]]
+    photos: int
+
+
+def propose(
+    bench: Bench,
+    needed: Bins,
+    changes: dict[str, Sequence[Change]],
+    *,
+    thresholds: bool = True,
+) -> Proposal:
+    """Choose words, then a background, then thresholds, each if it helps on photos it did not see.
+
+    Args:
+        bench: of the photos.
+        needed: (K,) the bins of the scores that classes need now.
+        changes: what may be tried, for the stages `words` and `background`.
+        thresholds: whether scores are probabilities, of which thresholds can be chosen.
+    """
+    parts = folds([photo.name for photo in bench.photos], FOLDS)
+    everything = list(range(len(bench.photos)))
+    start = Choice(bench.vocabulary, needed)
+    before = bench.tally(bench.vocabulary, everything).at(needed)
+    taken: list[str] = []
+    after, stages = before, {}
+    for stage in STAGES:
+        if not (thresholds if stage == "thresholds" else changes.get(stage)):
+            continue
+        found = _cross_validated(bench, start, [*taken, stage], changes, parts)
+        better = found.miou > after.miou + _LEAST_CROSS_VALIDATED
+        stages[stage] = found.miou, better
+        if better:
+            taken, after = [*taken, stage], found
+    chosen = _choose(bench, start, taken, changes, everything)
+    return Proposal(_described(chosen, bench), before, after, stages, len(everything))
+
+
+def _described(choice: Choice, bench: Bench) -> Vocabulary:
+    """Return the vocabulary of a choice, with the scores that its classes need."""
+    own, threshold = bench.vocabulary.names, choice.vocabulary.threshold
+    values = dict(zip(own, (choice.needed / BINS).tolist(), strict=True))
+    if threshold is not None:
+        values.pop(choice.vocabulary.names[0], None)
+    return choice.vocabulary.with_confidence({name: v for name, v in values.items() if v})
+
+
+def _cross_validated(
+    bench: Bench,
+    start: Choice,
+    stages: Sequence[str],
+    changes: dict[str, Sequence[Change]],
+    parts: Sequence[Sequence[int]],
+) -> Overlaps:
+    """Return the counts of each fold's photos, labelled as the others chose."""
+    found = []
+    for part in parts:
+        rest = [index for other in parts if other is not part for index in other]
+        choice = _choose(bench, start, stages, changes, rest)
+        found.append(bench.tally(choice.vocabulary, part).at(choice.needed))
+    return reduce(add, found)
+
+
+def _choose(
+    bench: Bench,
+    start: Choice,
+    stages: Sequence[str],
+    changes: dict[str, Sequence[Change]],
+    photos: Sequence[int],
+) -> Choice:
+    """Return what is best for some photos, stage by stage."""
+    choice = start
+    for stage in stages:
+        if stage == "thresholds":
+            tally = bench.tally(choice.vocabulary, photos)
+            choice = Choice(choice.vocabulary, best_thresholds(tally, choice.needed))
+        else:
+            words = _with_changes(bench, choice, changes[stage], photos)
+            choice = Choice(words, choice.needed)
+    return choice
+
+
+def _with_changes(
+    bench: Bench, choice: Choice, changes: Sequence[Change], photos: Sequence[int]
+) -> Vocabulary:
+    """Return the vocabulary with all changes that help alone, or the best where that is better."""
+
+    def figure(vocabulary: Vocabulary) -> float:
+        return bench.tally(vocabulary, photos).at(choice.needed).miou
+
+    start = figure(choice.vocabulary)
+    gains = {change: figure(change.apply(choice.vocabulary)) - start for change in changes}
+    best: dict[str, Change] = {}
+    for change in sorted(gains, key=lambda one: -gains[one]):
+        if gains[change] > _LEAST_GAIN:
+            best.setdefault(change.question, change)
+    if not best:
+        return choice.vocabulary
+    words = choice.vocabulary
+    for change in best.values():
+        words = change.apply(words)
+    alone = next(iter(best.values())).apply(choice.vocabulary)
+    return words if figure(words) >= figure(alone) else alone
+
+
+def bins(needed: Sequence[float]) -> Bins:
+    """Return the bins of scores."""
+    return np.round(np.array(needed) * BINS).astype(np.intp).clip(0, BINS - 1)

@@ -1,0 +1,165 @@
+"""What is proposed in a world whose truth is exact: wrong words go, and figures hold elsewhere."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maskclip
+from maskclip.cli import main
+from maskclip.core.config import ModelConfig, Options
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.corrections import REJECTED, CorrectionJournal
+from maskclip.data.sources import find_sources
+from maskclip.emoji.captions import class_names
+from maskclip.emoji.scenes import draw_scene
+from maskclip.tasks.label import Job
+from maskclip.tasks.label.pipeline import label_photos
+from maskclip.tasks.tune.changes import background_changes, read_tries, synonym_changes
+from maskclip.tasks.tune.job import tune_labels
+
+WORDS = Vocabulary.parse(["pet=dog,tree", "car", "grass"]).with_background(["house"])
+OBJECTS = [["dog", "car"], ["dog", "cow"], ["car", "tree"]]
+MEANT = {"dog": "pet", "car": "car", "grass": "grass"}
+TRUE_IDS = np.array([WORDS.names.index(MEANT.get(n, "background")) for n in class_names()])
+
+
+def scene(seed):
+    return draw_scene(seed, size=96, objects=OBJECTS[seed % 3], grounds=["grass"])
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory):
+    """The labels of twelve scenes."""
+    folder = tmp_path_factory.mktemp("tune")
+    (folder / "photos").mkdir()
+    for seed in range(12):
+        Image.fromarray(scene(seed).image).save(folder / "photos" / f"{seed}.png")
+    model = ModelConfig(name="emoji", templates="plain", precision="float32")
+    job = Job(model=model, vocabulary=WORDS, out=folder / "labels", options=Options(short_side=160))
+    label_photos(job, find_sources([folder / "photos"]), device="cpu")
+    return folder / "labels"
+
+
+def correct(out, seeds):
+    """Give photos their true labels."""
+    with CorrectionJournal(out, WORDS) as journal:
+        for seed in seeds:
+            journal.edit(str(seed), TRUE_IDS[scene(seed).labels].astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def tuned(labeled, tmp_path_factory):
+    """The folder of corrected labels, and what is proposed for it."""
+    out = shutil.copytree(labeled, tmp_path_factory.mktemp("tuned") / "labels")
+    correct(out, range(12))
+    return out, tune_labels(out, tries=["background=cow,book"], device="cpu")
+
+
+def test_wrong_synonyms_go_and_helpful_words_come(tuned):
+    _, found = tuned
+    proposed = found.proposal.vocabulary
+    assert proposed.names == WORDS.names
+    assert dict(zip(proposed.names, proposed.prompts, strict=True)) == {
+        "background": ("house", "cow"),
+        "pet": ("dog",),
+        "car": ("car",),
+        "grass": ("grass",),
+    }
+    assert proposed.colors == WORDS.colors
+
+
+def test_the_figure_holds_on_photos_that_nobody_corrected(tuned):
+    proposal = tuned[1].proposal
+    segmenter = maskclip.load("emoji", device="cpu", templates="plain")
+
+    def miou(vocabulary):
+        hits, union = np.zeros(4), np.zeros(4)
+        for seed in range(100, 124):
+            drawn = scene(seed)
+            found = segmenter.segment(drawn.image, vocabulary, short_side=160, refine="none")
+            labels = found.labels.astype(int)
+            needed = np.array(vocabulary.confidence or [0] * 4, np.float32)
+            labels[found.scores < needed[labels]] = -1
+            for label in range(4):
+                one, other = labels == label, TRUE_IDS[drawn.labels] == label
+                hits[label] += (one & other).sum()
+                union[label] += (one | other).sum()
+        return (hits / union).mean()
+
+    assert proposal.after.miou > proposal.before.miou + 0.05
+    assert miou(WORDS) == pytest.approx(proposal.before.miou, abs=0.08)
+    assert miou(proposal.vocabulary) == pytest.approx(proposal.after.miou, abs=0.08)
+
+
+def test_too_few_photos_get_one_line(labeled, tmp_path):
+    out = shutil.copytree(labeled, tmp_path / "labels")
+    correct(out, range(10))
+    with CorrectionJournal(out, WORDS) as journal:
+        journal.mark("3", REJECTED)
+    with pytest.raises(MaskCLIPError, match=r"9 photos are accepted or corrected .* 10 are needed"):
+        tune_labels(out, device="cpu")
+
+
+def test_other_weights_than_those_that_labelled_are_refused(tuned):
+    with pytest.raises(MaskCLIPError, match="the weights of emoji-vit are not those"):
+        tune_labels(tuned[0], model="emoji-vit", device="cpu")
+
+
+def test_a_class_file_is_written_that_label_reads(tuned, capsys):
+    out, found = tuned
+    assert main(["tune", str(out), "--try", "background=cow", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "cross-validated over 12 corrected photos" in printed
+    written = Vocabulary.from_file(out / "tuned.toml")
+    assert written.names == WORDS.names
+    assert written.prompts == found.proposal.vocabulary.prompts
+
+
+def test_nothing_is_written_where_nothing_helps(labeled, tmp_path, capsys):
+    out = shutil.copytree(labeled, tmp_path / "labels")
+    with CorrectionJournal(out, WORDS) as journal:
+        for seed in range(10):
+            journal.edit(str(seed), journal.read_labels(str(seed), WORDS))
+    assert main(["tune", str(out), "--device", "cpu", "--try", "background=book"]) == 0
+    assert "nothing that was tried helps" in capsys.readouterr().out
+    assert not (out / "tuned.toml").exists()
+
+
+def test_what_is_tried_is_read_from_words():
+    assert read_tries(["pet=puppy, hound", "background=sky"], WORDS) == {
+        "pet": ("puppy", "hound"),
+        "background": ("sky",),
+    }
+    for text, why in (
+        ("pet", "expected NAME=WORDS"),
+        ("pets=dog", r"none of the classes \(did you mean pet"),
+        ("car=dog", "'dog' is a word of 'pet' already"),
+    ):
+        with pytest.raises(MaskCLIPError, match=why):
+            read_tries([text], WORDS)
+
+
+def test_each_class_is_tried_by_each_word_alone_and_with_more():
+    words = Vocabulary.parse(["pet=dog,cat,cow", "car"])
+    tried = {(c.name, c.words) for c in synonym_changes(words, {"car": ("bus",)})}
+    assert tried == {
+        ("pet", ("dog",)),
+        ("pet", ("cat",)),
+        ("pet", ("cow",)),
+        ("pet", ("cat", "cow")),
+        ("pet", ("dog", "cow")),
+        ("pet", ("dog", "cat")),
+        ("car", ("bus",)),
+        ("car", ("car", "bus")),
+    }
+
+
+def test_a_threshold_is_tried_at_others_and_no_background_stays_none():
+    plain = Vocabulary.parse(["dog", "car"])
+    rules = [c.rule for c in background_changes(plain.with_background(0.3), ["sky"])]
+    assert rules == [0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, ("sky",)]
+    assert background_changes(plain, []) == []
+    assert background_changes(plain, ["sky"])[0].apply(plain).names[0] == "background"
