@@ -23,6 +23,7 @@ from maskclip.core.errors import MaskCLIPError
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
+_MOST_NARROW = 255  # classes of 8-bit labels
 _MOST_WAITS = 10  # times that "busy" is waited for
 
 
@@ -117,8 +118,9 @@ class Client:
         answer = self._ask("/v1/segment", body, kind)
         with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
             found = np.array(labels)
+        narrow = len(answer["classes"]) <= _MOST_NARROW
         return Found(
-            labels=found.astype(np.uint8 if len(answer["classes"]) <= 255 else np.uint16),
+            labels=found.astype(np.uint8) if narrow else found.astype(np.uint16),
             classes=tuple(
                 FoundClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
             ),

@@ -98,7 +98,7 @@ def serve(
 
     offered = Models(models or default_models(), device=device)
     with listen(host, port) as sockets:
-        with working(f"loading {offered.default}"):
+        with working(f"loading {', '.join(offered.offers)}"):
             offered.warm_up()
         limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
         engine = Engine(offered, queue_size=queue, timeout=timeout)

@@ -18,7 +18,7 @@ from maskclip.core.draw import Labels, class_pixels
 from maskclip.core.segmentation import Segmentation, class_totals, score_image
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled, PhotoFile, find_format
-from maskclip.web.engine import Answer
+from maskclip.web.reading import Answer
 
 _FAST = 1  # of PNG's compression: most of the size for a fraction of the time
 

@@ -18,9 +18,10 @@ from maskclip.core.text import printable
 from maskclip.data.images import TooLargeError
 from maskclip.web.answers import json_bytes
 from maskclip.web.asking import DEFAULT_LIMITS, Asker, Limits
-from maskclip.web.engine import BusyError, Engine, SlowError
+from maskclip.web.engine import BusyError, Engine
 from maskclip.web.guard import Guard, local_hosts
 from maskclip.web.page import add_page
+from maskclip.web.reading import SlowError
 from maskclip.web.reference import add_reference
 from maskclip.web.service import add_service
 

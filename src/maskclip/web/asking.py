@@ -14,9 +14,10 @@ from fastapi import HTTPException, Request, UploadFile
 
 from maskclip.core.text import printable
 from maskclip.data.images import read_image, read_size
-from maskclip.web.engine import Answer, BusyError, Engine, Question, SlowError
+from maskclip.web.engine import BusyError, Engine
 from maskclip.web.guard import RefusedError
 from maskclip.web.photos import Photo, read_photo
+from maskclip.web.reading import Answer, Question, SlowError
 from maskclip.web.settings import Choice
 
 _LONGEST_NAME = 120  # characters of the name of a photo's file

@@ -38,14 +38,14 @@ class Offer:
     note: str
 
     @property
-    def takes_words(self) -> bool:
-        """Whether it labels with any words; a student has classes of its own."""
+    def needs_words(self) -> bool:
+        """Whether it labels nothing without words; a student has classes of its own."""
         return self.kind != "student"
 
 
 _NOTES = {
     "clip": "a CLIP: any words",
-    "student": "a trained student: classes of its own",
+    "student": "a trained student: classes of its own, where no words are given",
     "preview": "a preview without CLIP: everyday words on photographs",
     "embedded": "a tiny CLIP of drawn scenes: the words of the vocabulary emoji",
 }
@@ -108,12 +108,13 @@ class Models:
         self._ready: OrderedDict[tuple[str, str], PhotoSegmenter] = OrderedDict()
 
     def warm_up(self) -> None:
-        """Load the default model.
+        """Load every model, so that what cannot be loaded is told before anybody asks.
 
         Raises:
-            MaskCLIPError: it cannot be loaded.
+            MaskCLIPError: one cannot be loaded.
         """
-        self.get(self.default, "clean", DEFAULT_OPTIONS)
+        for name in self.offers:
+            self.get(name, "clean", DEFAULT_OPTIONS)
 
     def find(self, name: str | None) -> Offer:
         """Return the model of that name, or the default.

@@ -39,7 +39,7 @@ def _model(one: Offer, models: Models) -> dict[str, Any]:
         "kind": one.kind,
         "note": one.note,
         "default": one.name == models.default,
-        "takes_words": one.takes_words,
+        "takes_words": one.needs_words,
         "takes_methods": one.kind in ("clip", "embedded"),
         "vocabulary": {"embedded": "emoji", "preview": "photo"}.get(one.kind),
         "refine": "+".join(own_refinement(one.source)) or "none",

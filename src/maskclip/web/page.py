@@ -6,16 +6,17 @@ import asyncio
 import secrets
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import FastAPI, File, HTTPException, Request, Response, UploadFile
 from pydantic import Field
 
 from maskclip.web import answers
 from maskclip.web.asking import Asker
-from maskclip.web.engine import Answer
 from maskclip.web.examples import example_file, examples
 from maskclip.web.options import describe_options
 from maskclip.web.photos import Photo, Photos
+from maskclip.web.reading import Answer
 from maskclip.web.repeat import command_of, python_of
 from maskclip.web.settings import Settings, read_settings
 
@@ -49,7 +50,7 @@ def _add_choices(app: FastAPI, asker: Asker) -> None:
     @app.get("/v1/options", tags=["page"])
     async def options() -> dict[str, Any]:
         """List everything that can be chosen, with one line about each."""
-        return describe_options(asker.engine.models)
+        return await asyncio.to_thread(describe_options, asker.engine.models)
 
     @app.get("/v1/examples", tags=["page"])
     async def all_examples() -> list[dict[str, Any]]:
@@ -178,5 +179,6 @@ def _file(answer: Answer, what: str, name: str) -> bytes:
 
 def _attached(data: bytes, name: str, kind: str) -> Response:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
-    headers = {"Content-Disposition": f'attachment; filename="{plain}"'}
+    exact = quote(name, safe="")
+    headers = {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"}
     return Response(data, headers=headers, media_type=kind)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from maskclip.web import answers
 from maskclip.web.asking import Asker
-from maskclip.web.engine import Answer
 from maskclip.web.options import describe_models, describe_vocabularies
+from maskclip.web.reading import Answer
 from maskclip.web.settings import Settings, read_settings
 
 
@@ -45,12 +45,12 @@ def add_service(app: FastAPI, asker: Asker) -> None:
     @app.get("/v1/vocabularies", tags=["service"])
     async def vocabularies() -> list[dict[str, Any]]:
         """List the built-in sets of classes."""
-        return describe_vocabularies()
+        return await asyncio.to_thread(describe_vocabularies)
 
     @app.get("/v1/vocabularies/{name}", tags=["service"])
     async def vocabulary(name: str) -> dict[str, Any]:
         """List the classes of a built-in set."""
-        return describe_vocabularies(name)[0]
+        return (await asyncio.to_thread(describe_vocabularies, name))[0]
 
     @app.post("/v1/segment", tags=["service"])
     async def segment(

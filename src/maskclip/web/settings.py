@@ -111,11 +111,11 @@ def read_settings(given: Settings, models: Models) -> Choice:
         stride=given.stride,
     )
     Voting.of(options)
-    vocabulary = _vocabulary(given, takes_words=offered.takes_words)
+    vocabulary = _vocabulary(given, needs_words=offered.needs_words)
     return Choice(offered.name, method, vocabulary, options)
 
 
-def _vocabulary(given: Settings, *, takes_words: bool) -> Vocabulary | None:
+def _vocabulary(given: Settings, *, needs_words: bool) -> Vocabulary | None:
     for name, text in (("words", given.words), ("background", given.background)):
         if text is not None and len(text) > MOST_CHARACTERS:
             raise MaskCLIPError(
@@ -133,11 +133,13 @@ def _vocabulary(given: Settings, *, takes_words: bool) -> Vocabulary | None:
                 f"{len(found.flat_prompts):,} words, and at most {MOST_WORDS} are taken at once"
             )
         return found
-    if takes_words:
+    if needs_words:
         raise MaskCLIPError(
             "no words: give `words`, such as dog, grass, or a `vocabulary`: "
             f"{', '.join(builtin_names())}"
         )
     if rule is not None:
-        raise MaskCLIPError("a student has classes of its own: leave `background` out")
+        raise MaskCLIPError(
+            "`background` goes with words: give those that the student is to look for, too"
+        )
     return None

@@ -1,0 +1,214 @@
+"""The service on loopback: how long answers take, and what many clients at once do to it.
+
+    python benchmarks/service.py --markdown
+
+Latency is that of whole requests: words that change, a new photo, eight photos at once; by the
+processor time of the service with `--clock cpu`, where other work is on the machine. Load is
+`--clients` clients that send `--requests` requests together: what they were answered, how long it
+took, and by how much the memory of the process has grown between the first and the second half.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+from measuring import Rows, kib, machine, show, spans
+from PIL import Image
+
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.emoji.scenes import draw_scene
+
+WORDS = Vocabulary.builtin("emoji").names
+
+
+def file_of(seed: int, side: int) -> bytes:
+    """Return a drawn scene as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(draw_scene(seed, size=side).image).save(file, "PNG")
+    return file.getvalue()
+
+
+def words(start: int, count: int = 20) -> str:
+    """Return some words, others for another start."""
+    return ", ".join(WORDS[(start + index) % len(WORDS)] for index in range(count))
+
+
+@contextmanager
+def serving(*options: str, threads: int) -> Iterator[tuple[str, int]]:
+    """Run a service; yield its address and the id of its process."""
+    command = [sys.executable, "-m", "maskclip", "serve", "--port", "0", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            yield re.findall(r"http://\S+", process.stdout.readline())[0], process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+Clock = Callable[[], float]
+"""Milliseconds that only grow."""
+
+
+def wall() -> float:
+    """Return milliseconds of the clock on the wall."""
+    return 1e3 * time.perf_counter()
+
+
+def processor(process: int) -> float:
+    """Return the milliseconds that all threads of a process have computed."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+
+
+def timed(runs: int, clock: Clock, run: Callable[[int], object]) -> str:
+    """Return the milliseconds of runs, after one that is not counted."""
+    found = []
+    for index in range(runs + 1):
+        start = clock()
+        run(index)
+        found.append(clock() - start)
+    return spans(found[1:])
+
+
+def posted(client: httpx.Client, path: str, **content: object) -> httpx.Response:
+    """Send a request; it must be answered."""
+    answer = client.post(path, **content)
+    answer.raise_for_status()
+    return answer
+
+
+def latency(given: Namespace) -> Rows:
+    """Measure requests one after another, and eight at once."""
+    rows = [["model", "refinement", "words changed, ms", "new photo, ms", "8 at once, ms"]]
+    for model in given.models:
+        with serving("--model", model, threads=given.threads) as (address, process):
+            clock = wall if given.clock == "wall" else partial(processor, process)
+            for refine in ("none", "own"):
+                settings = {"refine": "none"} if refine == "none" else {}
+                with httpx.Client(base_url=address, timeout=600) as client:
+                    found = _latencies(client, settings, given, clock)
+                    rows.append([model, refine, *found])
+    return rows
+
+
+def _latencies(
+    client: httpx.Client, settings: dict[str, str], given: Namespace, clock: Clock
+) -> list[str]:
+    files = [file_of(seed, given.side) for seed in range(8)]
+    photo = posted(client, "/v1/photos", files={"image": ("a.png", files[0])}).json()["id"]
+    for start in range(len(WORDS)):  # every word is encoded once
+        posted(client, f"/v1/photos/{photo}/labels", json={"words": words(start), "refine": "none"})
+
+    def changed(index: int) -> None:
+        content = {"words": words(index), **settings}
+        assert not posted(client, f"/v1/photos/{photo}/labels", json=content).json()["network_ran"]
+
+    def new(index: int) -> None:
+        form = {"words": words(0), **settings}
+        posted(client, "/v1/segment", files={"image": ("a.png", files[index % 8])}, data=form)
+
+    def at_once(_: int) -> None:
+        threads = [threading.Thread(target=new, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return [timed(given.runs, clock, run) for run in (changed, new, at_once)]
+
+
+def load(given: Namespace) -> Rows:
+    """Let many clients send requests together."""
+    files = [file_of(seed, given.side) for seed in range(4)]
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index in range(given.requests):
+        waiting.put(index)
+    statuses: Counter[int] = Counter()
+    times: list[float] = []
+    memory: list[float] = []
+
+    def run(address: str, process: int) -> None:
+        with httpx.Client(base_url=address, timeout=600) as client:
+            while True:
+                try:
+                    index = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                image = {"image": ("a.png", files[index % 4])}
+                form = {"words": words(index % 7), "refine": "none"}
+                start = time.perf_counter()
+                status = client.post("/v1/segment", files=image, data=form).status_code
+                statuses[status] += 1
+                if status == 200:
+                    times.append(1e3 * (time.perf_counter() - start))
+                if index % 20 == 0:
+                    memory.append(kib(f"{process}/status", "VmRSS") / 1024)
+
+    with serving("--model", given.models[0], threads=given.threads) as (address, process):  # noqa: SIM117
+        with httpx.Client(base_url=address, timeout=600) as client:
+            for start in range(8):
+                form = {"words": words(start), "refine": "none"}
+                posted(client, "/v1/segment", files={"image": ("a.png", files[0])}, data=form)
+            began = time.perf_counter()
+            threads = [
+                threading.Thread(target=run, args=(address, process)) for _ in range(given.clients)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            took = time.perf_counter() - began
+            alive = client.get("/healthz").status_code == 200 == client.get("/").status_code
+    half = len(memory) // 2
+    growth = np.median(memory[half:]) - np.median(memory[: half or None])
+    median, late = np.percentile(times, (50, 95))
+    return [
+        ["clients", "requests", "answered", "busy", "errors", "a second", "p50, ms", "p95, ms",
+         "memory, MiB", "growth, MiB", "answers after"],
+        [str(given.clients), str(given.requests), str(statuses[200]), str(statuses[503]),
+         str(given.requests - statuses[200] - statuses[503]), f"{len(times) / took:.3g}",
+         f"{median:.0f}", f"{late:.0f}", f"{max(memory):.0f}", f"{growth:+.0f}",
+         "yes" if alive else "no"],
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["emoji", "emoji-vit"])
+    parser.add_argument("--side", type=int, default=512, help="of scenes, in px")
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--threads", type=int, default=1, help="of the service")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--tables", nargs="+", default=["latency", "load"])
+    parser.add_argument("--markdown", action="store_true")
+    given = parser.parse_args()
+    for name in given.tables:
+        table = {"latency": latency, "load": load}[name]
+        show(name, table(given), markdown=given.markdown)
+    print(f"\n{machine()}; the service has {given.threads}")
+
+
+if __name__ == "__main__":
+    main()
