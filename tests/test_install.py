@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 EXTRAS = [
     *("torchmetrics", "matplotlib", "scipy"),
     *("lightning", "pytorch_lightning", "tensorboard", "ray", "skimage"),
+    *("fastapi", "uvicorn", "python_multipart"),
 ]
 RUN = f"""
 import contextlib, io, json, sys
@@ -88,6 +89,7 @@ def test_verbs_that_need_an_extra_say_so_in_one_line(photos, tmp_path):
         ("label", photos, *WORDS, "--ray", "--out", "labels"): "ray",
         ("label", photos, *WORDS, "--regions", "slic", "--out", "labels"): "regions",
         ("segment", photos, *WORDS, "--regions", "slic", "--out", "labels"): "regions",
+        ("serve", "--model", "emoji"): "web",
     }
     found = run_without_extras(list(needs), tmp_path)
     for (command, extra), (code, said) in zip(needs.items(), found, strict=True):
