@@ -14,11 +14,9 @@ from maskclip.core.vocabulary import IGNORE
 from maskclip.plus.config import (
     Supervision,
     SupervisionError,
-    phase_at,
-    poly_lr,
-    rescale_phases,
 )
 from maskclip.plus.released import published_name
+from maskclip.plus.schedule import phase_at, poly_lr, rescale_phases
 from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -85,8 +86,8 @@ def test_a_run_folder_holds_the_student_its_settings_and_its_curves(unbroken: Pa
     config = json.loads((unbroken / "config.json").read_text())
     assert config["optimization"]["steps"] == 6
     assert config["samples"]["first_seed"] == 10_000
-    (csv,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
-    assert {"loss", "miou", "lr"} <= set(csv.read_text().splitlines()[0].split(","))
+    (table,) = (unbroken / "logs" / "csv").rglob("metrics.csv")
+    assert {"loss", "miou", "lr"} <= set(table.read_text().splitlines()[0].split(","))
     assert list((unbroken / "logs" / "tensorboard").rglob("events.out.tfevents.*"))
     assert not list(unbroken.rglob(".writing-*"))
 
@@ -180,6 +181,27 @@ def test_a_backbone_starts_from_a_file_that_is_not_needed_again(tmp_path: Path) 
     for name, weight in network.named_parameters():
         if name.startswith("conv_stem"):
             torch.testing.assert_close(found.state_dict()[f"encoder.model.{name}"], weight)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_head_learns_at_a_rate_of_its_own(optimizer: str, tmp_path: Path) -> None:
+    config = replace(TINY.optimization, steps=1, optimizer=optimizer, lr=1e-3, frozen_norms=True)
+    found = {}
+    for mult in (1, 2, 3):
+        out = tmp_path / str(mult)
+        training = replace(TINY, optimization=replace(config, head_lr_mult=mult))
+        task.train(training, SCENES, out, machine=MACHINE)
+        found[mult] = dict(read_student(out / "student.safetensors").student.named_parameters())
+    with next((tmp_path / "3" / "logs" / "csv").rglob("metrics.csv")).open() as file:
+        (logged, *_) = csv.DictReader(file)
+    assert float(logged["head_lr"]) == pytest.approx(3 * float(logged["lr"])) == 3e-3
+    for name, one in found[1].items():
+        near, far = found[2][name] - one, found[3][name] - one
+        if name.startswith("backbone."):
+            assert not far.any(), name
+        else:
+            torch.testing.assert_close(far, 2 * near, atol=1e-6, rtol=1e-3, msg=name)
+            assert far.any(), name
 
 
 def test_a_student_of_another_architecture_gives_no_weights(unbroken: Path, tmp_path: Path) -> None:
@@ -516,10 +538,11 @@ def test_memory_that_runs_out_is_one_line(error: str, message: str, tmp_path: Pa
         {"lr": -1.0},
         {"min_lr": 1.0},
         {"momentum": 1},
+        {"head_lr_mult": 0},
         {"optimizer": "x"},
         *(
             {name: value}
-            for name in ("lr", "min_lr", "momentum", "weight_decay", "power")
+            for name in ("lr", "min_lr", "head_lr_mult", "momentum", "weight_decay", "power")
             for value in (float("nan"), float("inf"), -float("inf"))
         ),
     ],

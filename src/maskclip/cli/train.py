@@ -161,6 +161,14 @@ def train(
             help="Learning rate after the last step (default: the recipe's, or 0.0001).",
         ),
     ] = None,
+    head_lr_mult: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="By how much the learning rate of the decoder is larger than that of a backbone "
+            "with weights, such as 10 (default: 1, as published).",
+        ),
+    ] = None,
     crop: Annotated[
         int | None,
         typer.Option(
@@ -273,8 +281,9 @@ def train(
     from dataclasses import replace
 
     from maskclip.core.config import read_refinements
-    from maskclip.plus.config import Machine, rescale_phases
+    from maskclip.plus.config import Machine
     from maskclip.plus.files import student_file
+    from maskclip.plus.schedule import rescale_phases
 
     require_extra("train", "lightning", "tensorboard", "torchmetrics")
     machine = Machine(
@@ -334,6 +343,7 @@ def train(
             batch_size=batch_size,
             lr=lr,
             min_lr=min_lr,
+            head_lr_mult=head_lr_mult,
             optimizer=optimizer,
             seed=seed,
         ),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from maskclip.core.config import (
     PREVIEWS,
@@ -33,7 +33,6 @@ OPTIMIZERS = ("sgd", "adamw")
 LIGHTNING_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 """The precisions that a student can be trained in, as Lightning names them."""
 
-Phase = Literal["clip-guided", "self-training", "none"]
 Steps = tuple[int, int | None]
 """The first and the last step, counted from 1; None is no end."""
 
@@ -234,40 +233,23 @@ class Supervision:
             raise SupervisionError(f"unlabeled: expected distinct class ids from 0, got {ids}")
         guided, own = self.clip_guided, self.self_training
         for name, steps in (("clip_guided", guided), ("self_training", own)):
-            if steps is not None and (steps[0] < 1 or not _in(steps[0], steps)):
+            if steps is not None and (steps[0] < 1 or not within(steps[0], steps)):
                 raise SupervisionError(
                     f"{name}: expected (first, last) steps from 1, None for no last one, got "
                     f"{steps}; None instead of both switches it off"
                 )
             if steps is not None and not ids:
                 raise SupervisionError(f"{name}: set `unlabeled` to the classes it is to label")
-        if guided and own and (_in(guided[0], own) or _in(own[0], guided)):
+        if guided and own and (within(guided[0], own) or within(own[0], guided)):
             raise SupervisionError(
                 f"clip_guided {guided} and self_training {own} share steps; end one before the "
                 "other"
             )
 
 
-def _in(step: int, steps: Steps | None) -> bool:
+def within(step: int, steps: Steps | None) -> bool:
+    """Return whether a step is one of some; None is no steps."""
     return steps is not None and steps[0] <= step and (steps[1] is None or step <= steps[1])
-
-
-def phase_at(config: Supervision, step: int) -> Phase:
-    """Return what labels the pixels at a step of the training, counted from 1."""
-    if _in(step, config.clip_guided):
-        return "clip-guided"
-    return "self-training" if _in(step, config.self_training) else "none"
-
-
-def rescale_phases(config: Supervision, *, steps: int, to: int) -> Supervision:
-    """Return the phases of a training of `steps` for one of another length, in proportion."""
-    guided, own = config.clip_guided, config.self_training
-    if guided is not None and guided[1] is not None:
-        guided = guided[0], max(guided[0], guided[1] * to // steps)
-    if own is not None:
-        first = max(own[0] * to // steps, 1 if guided is None else (guided[1] or 0) + 1)
-        own = first, None if own[1] is None else max(first, own[1] * to // steps)
-    return replace(config, clip_guided=guided, self_training=own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +260,8 @@ class Optimization:
         steps: of the whole training.
         batch_size: images per step, of all processes together.
         lr, min_lr: learning rate at the first and after the last step.
+        head_lr_mult: by how much the learning rate of what starts from nothing is larger: of the
+            decoder and of a learnable background.
         power: of the polynomial between them.
         optimizer: `"sgd"`, or `"adamw"` for students from scratch and transformers, with a
             learning rate near 0.002.
@@ -294,6 +278,7 @@ class Optimization:
     batch_size: int = 16
     lr: float = 0.01
     min_lr: float = 1e-4
+    head_lr_mult: float = 1.0
     power: float = 0.9
     optimizer: str = "sgd"
     momentum: float = 0.9
@@ -310,6 +295,10 @@ class Optimization:
                 f"lr, min_lr: expected 0 < min_lr <= lr, got lr {self.lr:g} and min_lr "
                 f"{self.min_lr:g}"
             )
+        if not 0 < self.head_lr_mult < math.inf:
+            raise TrainingError(
+                f"head_lr_mult: expected a factor above 0, got {self.head_lr_mult:g}"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(
                 f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
@@ -323,11 +312,6 @@ class Optimization:
                 )
         if self.seed < 0:
             raise TrainingError(f"seed: expected a whole number from 0, got {self.seed}")
-
-
-def poly_lr(step: int, *, steps: int, lr: float, min_lr: float, power: float = 0.9) -> float:
-    """Return the learning rate after some steps: `lr` after none, `min_lr` after all of them."""
-    return (lr - min_lr) * math.pow(max(0.0, 1 - step / steps), power) + min_lr
 
 
 @dataclass(frozen=True, kw_only=True)

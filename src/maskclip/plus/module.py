@@ -22,9 +22,10 @@ from maskclip.core.resize import Geometry, cut, label
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.imagenet.classifier import DenseClassifier
-from maskclip.plus.config import Optimization, Supervision, TrainingError, phase_at, poly_lr
+from maskclip.plus.config import Optimization, Supervision, TrainingError
 from maskclip.plus.dataset import Batch
 from maskclip.plus.files import METADATA_KEY, StudentMetadata
+from maskclip.plus.schedule import phase_at, poly_lr
 from maskclip.plus.student import Student
 from maskclip.plus.supervision import (
     Teacher,
@@ -109,7 +110,7 @@ class MaskCLIPPlus(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return SGD or AdamW, with a polynomial learning rate that changes every step."""
         config = self.optimization
-        trained = [weight for weight in self.student.parameters() if weight.requires_grad]
+        trained = parameter_groups(self.student, config)
         shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
@@ -171,7 +172,9 @@ class MaskCLIPPlus(L.LightningModule):
         self._stop_unless_finite(loss, "loss")
         self._count_assigned(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        for name, group in zip(("lr", "head_lr"), groups, strict=False):
+            self.log(name, group["lr"])
         return loss
 
     def find_labels(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
@@ -315,6 +318,20 @@ class MaskCLIPPlus(L.LightningModule):
                 "`lr` and another `out`"
             )
         checkpoint[METADATA_KEY] = self.metadata.to_dict()
+
+
+def parameter_groups(student: Student, config: Optimization) -> list[dict[str, Any]]:
+    """Return the trained weights as optimisers take them: one group, or the head apart.
+
+    The head is what starts from nothing; text rows, where they are trained, do not.
+    """
+    trained = {n: weight for n, weight in student.named_parameters() if weight.requires_grad}
+    if config.head_lr_mult == 1:
+        return [{"params": [*trained.values()]}]
+    head = {name for name in trained if name.startswith(("decoder.", "background"))}
+    others = [weight for name, weight in trained.items() if name not in head]
+    lr = config.lr * config.head_lr_mult
+    return [{"params": others}, {"params": [trained[n] for n in trained if n in head], "lr": lr}]
 
 
 def freeze_norms(module: nn.Module) -> None:
