@@ -26,15 +26,16 @@ def scene():
 
 @pytest.fixture
 def serve():
-    """`serve(models=..., key=..., limits=..., **engine)`: a client of a service of its own."""
+    """`serve(models=..., key=..., limits=..., files=..., **engine)`: a client of a new service."""
     clients = []
 
-    def start(*, models=("emoji",), key=None, host="127.0.0.1", limits=None, **engine):
+    def start(*, models=("emoji",), key=None, host="127.0.0.1", limits=None, files=None, **engine):
         app = create_app(
             Engine(Models(models, device="cpu"), **engine),
             limits=limits or Limits(),
             key=key,
             host=host,
+            files=files,
         )
         client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
         clients.append(client)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskclip.cli import options as opt
 
-_PAGE, _LIMITS = "Page and service", "Limits"
+_PAGE, _LIMITS, _LABEL_STUDIO = "Page and service", "Limits", "Label Studio"
 
 
 def serve(
@@ -48,6 +50,24 @@ def serve(
         ),
     ] = None,
     device: opt.Device = "auto",
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Label its tasks' photos that lie below this folder: its document root for local "
+            "files, or its media folder; repeat it. Default: none.",
+            rich_help_panel=_LABEL_STUDIO,
+        ),
+    ] = None,
+    label_studio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Label photos that this Label Studio serves, with the access token that is "
+            "LABEL_STUDIO_API_KEY in the environment. Default: none.",
+            rich_help_panel=_LABEL_STUDIO,
+        ),
+    ] = None,
     max_upload: Annotated[
         int,
         typer.Option(metavar="MIB", min=1, help="Refuse larger requests.", rich_help_panel=_LIMITS),
@@ -84,6 +104,8 @@ def serve(
     `maskclip serve --model ViT-B-16:openai --model runs/mine/student.safetensors`
 
     `maskclip serve --host 0.0.0.0 --key SECRET` (for other machines; put TLS before it)
+
+    `maskclip serve --label-studio http://localhost:8080` (predictions for those who label there)
     """
     from maskclip.cli.console import print_line, working
     from maskclip.core.config import DEFAULT_MODEL
@@ -95,14 +117,21 @@ def serve(
     from maskclip.web.engine import Engine
     from maskclip.web.models import Models, default_models
     from maskclip.web.server import listen, run
+    from maskclip.web.task_files import TaskFiles
 
+    files = TaskFiles(
+        root or [],
+        host=label_studio,
+        token=os.environ.get("LABEL_STUDIO_API_KEY"),
+        max_bytes=max_upload * 2**20,
+    )
     offered = Models(models or default_models(), device=device)
     with listen(host, port) as sockets:
         with working(f"loading {', '.join(offered.offers)}"):
             offered.warm_up()
         limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
         engine = Engine(offered, queue_size=queue, timeout=timeout)
-        app = create_app(engine, limits=limits, key=key or None, host=host)
+        app = create_app(engine, limits=limits, key=key or None, host=host, files=files)
         address = sockets.address
         print_line(f"maskclip is at {address}")
         if sockets.is_local:

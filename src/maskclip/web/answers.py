@@ -144,3 +144,8 @@ def coco_json(found: Segmentation, name: str) -> bytes:
 def json_bytes(values: Any) -> bytes:
     """Return JSON in UTF-8."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def public_line(error: Exception) -> str:
+    """Return what an error says to people who cannot change how the service was started."""
+    return str(error).replace(" (`max_pixels` raises it)", "")

@@ -16,14 +16,16 @@ from starlette.staticfiles import StaticFiles
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import printable
 from maskclip.data.images import TooLargeError
-from maskclip.web.answers import json_bytes
+from maskclip.web.answers import json_bytes, public_line
 from maskclip.web.asking import DEFAULT_LIMITS, Asker, Limits
 from maskclip.web.engine import BusyError, Engine
 from maskclip.web.guard import Guard, local_hosts
+from maskclip.web.label_studio import add_label_studio
 from maskclip.web.page import add_page
 from maskclip.web.reading import SlowError
 from maskclip.web.reference import add_reference
 from maskclip.web.service import add_service
+from maskclip.web.task_files import TaskFiles
 
 
 def create_app(
@@ -33,6 +35,7 @@ def create_app(
     key: str | None = None,
     host: str = "127.0.0.1",
     names: Collection[str] = (),
+    files: TaskFiles | None = None,
 ) -> FastAPI:
     """Return the service and the page.
 
@@ -43,6 +46,7 @@ def create_app(
         host: the address that the service is bound to: on this machine alone, it is known by the
             names of this machine alone.
         names: further names by which it is known then, as that of a proxy before it.
+        files: which files of Label Studio's tasks may be read; None for none.
     """
     MultiPartParser.spool_max_size = limits.max_upload  # nothing of a visitor reaches the disk
 
@@ -72,6 +76,7 @@ def create_app(
     app.state.engine = engine
     asker = Asker(engine, limits)
     add_service(app, asker)
+    add_label_studio(app, asker, files or TaskFiles(max_bytes=limits.max_upload))
     add_page(app, asker)
     add_reference(app)
     static = resources.files("maskclip.web") / "static"
@@ -93,7 +98,7 @@ def _add_errors(app: FastAPI) -> None:
         return line(422, f"`{place}`: {first['msg']}"[:300])
 
     async def refused(_: Request, error: Exception) -> Response:
-        return line(413 if isinstance(error, TooLargeError) else 422, _public_line(error))
+        return line(413 if isinstance(error, TooLargeError) else 422, public_line(error))
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -110,7 +115,3 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(BusyError, busy)
     app.add_exception_handler(SlowError, slow)
-
-
-def _public_line(error: Exception) -> str:
-    return str(error).replace(" (`max_pixels` raises it)", "")

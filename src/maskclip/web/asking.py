@@ -81,7 +81,20 @@ class Asker:
             ImageError: it cannot be read, or is too large.
             MaskCLIPError, BusyError, SlowError: it cannot be answered.
         """
-        data = await _bytes_of(image)
+        return await self.ask_file(await _bytes_of(image), choice, request)
+
+    async def ask_file(self, data: bytes, choice: Choice, request: Request | None = None) -> Answer:
+        """Return the answer for a photo's file in memory.
+
+        Args:
+            data: the file.
+            choice: words and options.
+            request: whose sender may lose patience; None where whoever waits is cancelled then.
+
+        Raises:
+            ImageError: it cannot be read, or is too large.
+            MaskCLIPError, BusyError, SlowError: it cannot be answered.
+        """
         with self._room_for(data):
             photo = await asyncio.to_thread(
                 read_image, data, name="the photo", max_pixels=self.limits.max_pixels
@@ -147,7 +160,7 @@ class Asker:
         finally:
             self._pixels -= pixels
 
-    async def _answered(self, question: Question, request: Request) -> Answer:
+    async def _answered(self, question: Question, request: Request | None) -> Answer:
         return await _answered(self.engine.ask(question), request, self.limits.timeout)
 
 
@@ -168,16 +181,17 @@ async def _bytes_of(image: UploadFile) -> bytes:
     return data
 
 
-async def _answered(future: Future[Answer], request: Request, timeout: float) -> Answer:
+async def _answered(future: Future[Answer], request: Request | None, timeout: float) -> Answer:
     """Wait for an answer; who has gone or waits too long is not answered."""
-    gone = asyncio.ensure_future(_gone(request))
     answer = asyncio.wrap_future(future)
-    both: set[asyncio.Future[Any]] = {gone, answer}
+    both: set[asyncio.Future[Any]] = {answer}
+    if request is not None:
+        both.add(asyncio.ensure_future(_gone(request)))
     try:
-        await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
+        done, _ = await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if answer in done:
             return answer.result()
-        if gone.done():
+        if done:
             raise RefusedError(499, "gone")
         raise SlowError
     finally:

@@ -80,8 +80,13 @@ class Choice:
     options: Options
 
 
-def read_settings(given: Settings, models: Models) -> Choice:
+def read_settings(given: Settings, models: Models, *, classes: Vocabulary | None = None) -> Choice:
     """Return what a request has chosen.
+
+    Args:
+        given: what it says.
+        models: those that are offered.
+        classes: what is looked for, where it is not in `given`; a student has its own.
 
     Raises:
         MaskCLIPError: a name is unknown, a value out of its range, or there are no words.
@@ -111,11 +116,13 @@ def read_settings(given: Settings, models: Models) -> Choice:
         stride=given.stride,
     )
     Voting.of(options)
-    vocabulary = _vocabulary(given, needs_words=offered.needs_words)
+    vocabulary = _vocabulary(given, classes, needs_words=offered.needs_words)
     return Choice(offered.name, method, vocabulary, options)
 
 
-def _vocabulary(given: Settings, *, needs_words: bool) -> Vocabulary | None:
+def _vocabulary(
+    given: Settings, classes: Vocabulary | None, *, needs_words: bool
+) -> Vocabulary | None:
     for name, text in (("words", given.words), ("background", given.background)):
         if text is not None and len(text) > MOST_CHARACTERS:
             raise MaskCLIPError(
@@ -127,7 +134,11 @@ def _vocabulary(given: Settings, *, needs_words: bool) -> Vocabulary | None:
     if given.vocabulary is not None:
         return Vocabulary.builtin(given.vocabulary).with_background(rule)
     if given.words is not None:
-        found = Vocabulary.parse(split_words(given.words)).with_background(rule)
+        classes = Vocabulary.parse(split_words(given.words))
+    elif not needs_words:
+        classes = None
+    if classes is not None:
+        found = classes.with_background(rule)
         if len(found.flat_prompts) > MOST_WORDS:
             raise MaskCLIPError(
                 f"{len(found.flat_prompts):,} words, and at most {MOST_WORDS} are taken at once"

@@ -33,6 +33,9 @@ from maskclip.data.formats.base import (
 
 MAX_BYTES = 100 << 20  # of a file of tasks; Label Studio's own limit is 250 MiB by default
 
+FROM_NAME, TO_NAME = "labels", "image"
+"""Of the tags in `label_config.xml` that regions belong to."""
+
 _RUN_BITS = (3, 4, 8, 16)  # a run's length is written in the smallest width that holds it
 
 
@@ -69,25 +72,11 @@ class LabelStudio(Format):
         if item.scores is not None and classes:
             covered = np.isin(labels, classes)
             prediction["score"] = round(float(item.scores[covered].mean(dtype=np.float64)), 4)
-        prediction["result"] = [self._region(labels == label, label) for label in classes]
+        prediction["result"] = [
+            brush_region(labels == label, self.vocabulary.names[label], id=f"class-{label}")
+            for label in classes
+        ]
         write_text(f"{compact_json(prediction)}\n", *self.files(item.name))
-
-    def _region(self, mask: npt.NDArray[np.bool_], label: int) -> dict[str, Any]:
-        height, width = mask.shape
-        return {
-            "id": f"class-{label}",
-            "type": "brushlabels",
-            "from_name": "labels",
-            "to_name": "image",
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "value": {
-                "format": "rle",
-                "rle": brush_rle(mask),
-                "brushlabels": [self.vocabulary.names[label]],
-            },
-        }
 
     def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
         """Write the tasks, into several files if there are many, and the configuration."""
@@ -144,8 +133,9 @@ class LabelStudio(Format):
             for i in self._classes
         )
         return (
-            '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
-            f'  <BrushLabels name="labels" toName="image">\n{labels}  </BrushLabels>\n</View>\n'
+            f'<View>\n  <Image name="{TO_NAME}" value="$image" zoom="true"/>\n'
+            f'  <BrushLabels name="{FROM_NAME}" toName="{TO_NAME}">\n{labels}'
+            "  </BrushLabels>\n</View>\n"
         )
 
 
@@ -207,6 +197,38 @@ def _named_folder(photo: PhotoFile) -> Path:
     depth = photo.image.count("/")
     folder = path.parents[depth] if depth < len(path.parents) else path.parent
     return path.parent if folder == folder.parent else folder
+
+
+def brush_region(
+    mask: npt.NDArray[np.bool_],
+    name: str,
+    *,
+    id: str,
+    from_name: str = FROM_NAME,
+    to_name: str = TO_NAME,
+    score: float | None = None,
+) -> dict[str, Any]:
+    """Return a mask (H, W) as a region of a prediction.
+
+    Args:
+        mask: which pixels it has.
+        name: of its label in the labelling configuration.
+        id: which tells the regions of a prediction apart.
+        from_name, to_name: the names of the BrushLabels tag and of its image.
+        score: how sure it is, 0 to 1; None leaves it out.
+    """
+    height, width = mask.shape
+    region: dict[str, Any] = {
+        "id": id,
+        "type": "brushlabels",
+        "from_name": from_name,
+        "to_name": to_name,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": brush_rle(mask), "brushlabels": [name]},
+    }
+    return region if score is None else {**region, "score": score}
 
 
 def brush_rle(mask: npt.NDArray[np.bool_]) -> list[int]:
