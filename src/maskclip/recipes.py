@@ -22,7 +22,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corruptions import Corruption
 from maskclip.data.specs import SPECS
 from maskclip.emoji.scenes import UNSEEN
-from maskclip.plus.config import RANDOM, Optimization, Supervision, Training
+from maskclip.plus.config import RANDOM, TEACHER, Optimization, Supervision, Training
 from maskclip.tasks.evaluation.figures import COLUMNS, Column
 from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 
@@ -337,8 +337,62 @@ _EMBEDDED_ROWS = (
     _emoji("emoji-zeroshot-rn", "emoji-rn", _EMOJI_ZERO_SHOT, steps=1600),
 )
 
-TRAININGS = {row.name: row for row in (*_TRAINING_ROWS, *_EMBEDDED_ROWS)}
-"""The students that are trained by name: the published ones, and those of the embedded world."""
+
+def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
+    """A student of the preview, that starts from it: for a CPU, on VOC photos of 240 px.
+
+    The preview sees them at its working size. Its labels are refined, for those of single
+    positions are right too seldom to learn from (docs/results.md).
+    """
+    training = Training(
+        dataset="voc20",
+        split=_TRAINED_ON["voc20"],
+        teacher=ModelConfig(name="photo"),
+        student=TEACHER,
+        supervision=replace(
+            supervision,
+            teacher_short_side=320,
+            refine=("dominant",),
+            key_smoothing=1.0,
+            confidence=0.4,
+            published_loss=False,
+        ),
+        augmentation=Augmentation(
+            scale=(960, 240), ratio=(0.75, 1.5), crop=(224, 224), distort=False
+        ),
+        optimization=Optimization(
+            optimizer="adamw",
+            lr=1e-4,
+            head_lr_mult=10,
+            min_lr=1e-6,
+            weight_decay=0.01,
+            steps=steps,
+            batch_size=8,
+        ),
+    )
+    return TrainingRow(name, training)
+
+
+_PHOTO_STEPS = 400
+_PHOTO_ROWS = (
+    _photo(
+        "photo-annofree",
+        Supervision(unlabeled=_all_classes("voc20"), clip_guided=(1, None)),
+        steps=_PHOTO_STEPS,
+    ),
+    _photo(
+        "photo-zeroshot",
+        Supervision(
+            unlabeled=SPECS["voc20"].unseen,
+            clip_guided=(1, _PHOTO_STEPS // 10),
+            self_training=(_PHOTO_STEPS // 10 + 1, None),
+        ),
+        steps=_PHOTO_STEPS,
+    ),
+)
+
+TRAININGS = {row.name: row for row in (*_TRAINING_ROWS, *_EMBEDDED_ROWS, *_PHOTO_ROWS)}
+"""The students that are trained by name: the published, those of drawn scenes, and of photos."""
 
 
 def get_training(name: str) -> TrainingRow:

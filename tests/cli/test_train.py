@@ -145,9 +145,9 @@ def test_corrected_labels_are_learnt_as_they_are_and_clip_labels_the_rest(
 ):
     given, learnt = [], []
 
-    def find_labels(module, images, labels, features):
-        given.append(labels.clone())
-        return found(module, images, labels, features)
+    def find_labels(module, batch, logits):
+        given.append(batch.labels.clone())
+        return found(module, batch, logits)
 
     def segmentation_loss(logits, labels, **options):
         learnt.append(labels.clone())

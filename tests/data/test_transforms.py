@@ -47,7 +47,7 @@ def grains(height, width, seed=1):
 
 
 def result(image, labels, config, seed=0):
-    pixels, ids = augment(image, labels, config, generator=seeded(seed, 0))
+    pixels, ids, _ = augment(image, labels, config, generator=seeded(seed, 0))
     assert (pixels.dtype, ids.dtype) == (torch.uint8, torch.int64)
     assert pixels.shape == (3, *config.crop)
     assert ids.shape == config.crop
@@ -340,7 +340,7 @@ def test_the_same_place_in_the_same_training_gives_the_same_sample():
     config = Augmentation(scale=(90, 45), crop=(32, 32))
 
     def sample(seed, position):
-        pixels, ids = augment(image, labels, config, generator=seeded(seed, position))
+        pixels, ids, _ = augment(image, labels, config, generator=seeded(seed, position))
         return pixels.numpy().tobytes() + ids.numpy().tobytes()
 
     assert sample(3, 8) == sample(3, 8)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from maskclip.clip.checkpoint import WeightsError
 from maskclip.clip.weights import build_tower, load_clip
+from maskclip.core.dense import pool_synonyms
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.methods import CLEARCLIP
@@ -91,6 +92,17 @@ def test_its_logits_need_no_features_at_stride_4(source):
     student.decoder.mean.fill_(0.01)
     student.decoder.last.weight.normal_(std=0.1)
     torch.testing.assert_close(student(images), student.logits(student.features(images)))
+
+
+@torch.no_grad()
+def test_what_it_encodes_and_its_rows_give_its_logits(source):
+    student, images = student_of(source), torch.rand(1, 3, 64, 96)
+    student.decoder.last.weight.normal_(std=0.1)
+    rows, classes = student.encoded_rows()
+    encoded = student.encode(images)
+    assert encoded.shape[1] == rows.shape[1]
+    maps = pool_synonyms(torch.einsum("bdhw,pd->bphw", encoded, rows), classes)
+    torch.testing.assert_close(maps, student(images))
 
 
 def test_a_step_sees_the_tower_as_it_labels(source):

@@ -5,12 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image
 
+from maskclip.core.config import Augmentation
 from maskclip.core.dense import Scoring, score
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
+from maskclip.data.transforms import augment, seeded
 from maskclip.plus.config import (
     Supervision,
     SupervisionError,
@@ -21,6 +25,7 @@ from maskclip.plus.supervision import (
     assign_labels,
     build_teacher,
     check_leakage,
+    cut_maps,
     distillation_loss,
     segmentation_loss,
     self_maps,
@@ -206,6 +211,8 @@ class TestConfig:
                 {"refine": ("dominant", "pamr")},
                 "refine: a training takes dominant.*got dominant,pamr",
             ),
+            ({"teacher_short_side": 0}, "teacher_short_side: expected at least 1 px, got 0"),
+            ({"teacher_short_side": 8, "teacher_scale": 2}, "leave one of them out"),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
             (
                 {"background": True, "unlabeled": (0, 2), "clip_guided": (1, 2)},
@@ -411,6 +418,36 @@ class TestMaps:
         assert torch.equal(
             teacher_features(teacher, whole, Supervision()), teacher.encode(whole).features
         )
+
+    def test_maps_of_a_photo_are_cut_where_a_crop_of_it_lies(self):
+        photo = Image.fromarray(np.indices((40, 60)).sum(axis=0).astype(np.uint8)).convert("RGB")
+        config = Augmentation(scale=(120, 80), ratio=(1, 1), crop=(32, 48), flip=0.5, distort=False)
+        maps = TF.pil_to_tensor(photo)[None, :1].float()
+        for position in range(8):
+            pixels, _, place = augment(
+                photo, np.zeros((40, 60), np.int64), config, generator=seeded(0, position)
+            )
+            found = cut_maps(maps, place, (32, 48))
+            assert found.shape == (1, 1, 32, 48)
+            assert (found[0, 0] - pixels[0]).abs().max() <= 1  # whole levels
+
+    def test_a_padded_crop_is_cut_where_its_photo_lies(self):
+        photo = Image.fromarray(np.full((20, 30, 3), 7, np.uint8))
+        config = Augmentation(scale=(30, 20), ratio=(1, 1), crop=(40, 40), flip=0)
+        labels = np.zeros((20, 30), np.int64)
+        _, _, place = augment(photo, labels, config, generator=seeded(0, 0))
+        assert place == (0, 0, 2, 40 / 30, False)
+        columns = torch.arange(30.0).expand(1, 1, 20, 30)
+        found = cut_maps(columns, place, (40, 40))[0, 0]
+        torch.testing.assert_close(found[:20, :30], columns[0, 0])
+
+    def test_whole_photos_are_seen_at_the_teachers_size(self, make_clip):
+        teacher = self.teacher(make_clip, method=CLEAN)
+        rows, photo = self.rows(teacher), torch.rand(1, 3, 64, 96)
+        large = torch.nn.functional.interpolate(photo, (128, 192), mode="bilinear")
+        plain = Supervision(unlabeled=(0, 2))
+        found = teacher_maps(teacher, photo, rows, replace(plain, teacher_short_side=128))
+        assert torch.equal(found, teacher_maps(teacher, large, rows, plain))
 
     def test_the_students_own_maps_are_not_tracked(self):
         logits = torch.rand(2, 5, 3, 3, requires_grad=True)

@@ -117,7 +117,7 @@ def test_a_background_by_threshold_is_no_row(started, picture):
 
 def test_several_rows_of_a_class_stay_together(without_clips):
     rows = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    config = StudentConfig(depth=50, width=8, embed_dim=8, counts=(1, 3), trained_rows=True)
+    config = StudentConfig(depth=50, width=8, embed_dim=8, counts=(1, 3))
     trained = TrainedStudent(build_student(config, rows), Vocabulary.parse(["dog", "car"]))
     found, classes = StudentWords(trained, name="s").rows(Vocabulary.parse(["car", "dog"]))
     assert torch.equal(found, trained.student.classifier()[[1, 2, 3, 0]])

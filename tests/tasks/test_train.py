@@ -489,9 +489,8 @@ def test_labels_that_samples_have_are_kept_and_clip_fills_in_the_rest(tmp_path: 
 
     class Watch(task.Callback):
         def on_train_batch_start(self, trainer, module, batch, *_args) -> None:
-            images, given, _ = batch
-            labels = module.find_labels(images, given, module.student(images))
-            seen.append((given, labels))
+            labels = module.find_labels(batch, module.student(batch.images))
+            seen.append((batch.labels, labels))
 
     samples = Painted(
         name="painted", split="all", vocabulary=SCENES.vocabulary, columns=(7, UNLABELED, 255, 3)

@@ -197,6 +197,16 @@ def train(
             rich_help_panel="Supervision",
         ),
     ] = None,
+    teacher_short_side: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            min=1,
+            help="CLIP sees whole photos at this short side, and not the student's crops: better "
+            "labels, as `label` makes them (default: the recipe's, or the crops).",
+            rich_help_panel="Supervision",
+        ),
+    ] = None,
     teacher_scale: Annotated[
         float | None,
         typer.Option(
@@ -334,6 +344,7 @@ def train(
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
             confidence=confidence,
+            teacher_short_side=teacher_short_side,
             teacher_scale=teacher_scale,
             distillation=distillation,
         ),

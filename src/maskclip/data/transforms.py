@@ -8,6 +8,8 @@ those, and nearest labels can differ where a pixel falls between two.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +57,35 @@ def seeded(seed: int, position: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, position)))
 
 
+class Place(NamedTuple):
+    """Where a crop lies in its image, in shares of its sides; beyond 1 is what was padded.
+
+    Attributes:
+        top, left, bottom, right: its borders.
+        flipped: whether it is mirrored, left to right.
+    """
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+    flipped: bool
+
+
+class Augmented(NamedTuple):
+    """A crop of an image.
+
+    Attributes:
+        pixels: (3, h, w) uint8.
+        labels: (h, w) int64.
+        place: where it lies in the image.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    place: Place
+
+
 def augment(
     image: Image.Image,
     labels: Ids,
@@ -62,7 +93,7 @@ def augment(
     *,
     generator: np.random.Generator,
     ignore: int = IGNORE,
-) -> tuple[Tensor, Tensor]:
+) -> Augmented:
     """Scale, crop, flip, distort and pad an image and its labels (published code, D2 to D6).
 
     Args:
@@ -73,8 +104,8 @@ def augment(
         ignore: the label that does not count.
 
     Returns:
-        image (3, h, w) uint8 and labels (h, w) int64, always of the crop's size; what the scaled
-        image does not fill, at the bottom and the right, is PADDING and `ignore`.
+        What is always of the crop's size; what the scaled image does not fill, at the bottom and
+        the right, is PADDING and `ignore`.
 
     Raises:
         ValueError: the image is not RGB, or the labels have another size.
@@ -91,12 +122,27 @@ def augment(
     ids = TF.resize(ids[None], size, InterpolationMode.NEAREST)[0]
     rows, columns = _draw_crop(ids, config, generator, ignore=ignore)
     pixels, ids = pixels[:, rows, columns], ids[rows, columns]
-    if generator.random() < config.flip:
+    flipped = bool(generator.random() < config.flip)
+    if flipped:
         pixels, ids = TF.horizontal_flip(pixels), TF.horizontal_flip(ids)
     if config.distort:
         changed = distort(pixels.permute(1, 2, 0).contiguous().numpy(), generator)
         pixels = torch.from_numpy(changed).permute(2, 0, 1)
-    return _pad(pixels, config.crop, PADDING), _pad(ids[None], config.crop, (ignore,))[0]
+    return Augmented(
+        _pad(pixels, config.crop, PADDING),
+        _pad(ids[None], config.crop, (ignore,))[0],
+        _place(size, config.crop, (rows.start, columns.start), flipped=flipped),
+    )
+
+
+def _place(
+    size: tuple[int, int], crop: tuple[int, int], corner: tuple[int, int], *, flipped: bool
+) -> Place:
+    """Return where a crop with its upper left corner there lies in an image, all in px."""
+    (top, left), (height, width) = corner, crop
+    return Place(
+        top / size[0], left / size[1], (top + height) / size[0], (left + width) / size[1], flipped
+    )
 
 
 def _draw_size(

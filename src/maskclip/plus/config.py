@@ -158,7 +158,9 @@ class Supervision:
             have some, as with corrected labels; otherwise they are hidden.
         clip_guided: the steps in which the frozen CLIP labels.
         self_training: the steps in which the student's own features label.
-        teacher_scale: CLIP sees the student's images enlarged by this factor: a small student can
+        teacher_short_side: CLIP sees the whole photo at this short side in px, and not the crop of
+            it that the student sees; None is the crop.
+        teacher_scale: CLIP sees the student's crops enlarged by this factor: a small student can
             learn from a CLIP at its best size.
         refine: what refines CLIP's maps first: `("dominant",)`, or () for nothing.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
@@ -178,6 +180,7 @@ class Supervision:
     keep_labels: bool = False
     clip_guided: Steps | None = None
     self_training: Steps | None = None
+    teacher_short_side: int | None = None
     teacher_scale: float = 1.0
     refine: tuple[str, ...] = ()
     prompt_denoising: float | None = None
@@ -205,6 +208,7 @@ class Supervision:
             raise SupervisionError(
                 f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
             )
+        self._check_view()
         for name in ("confidence", "distillation"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -220,6 +224,19 @@ class Supervision:
             raise SupervisionError(
                 "class 0 is the learnable background, which CLIP has no words for; take it out of "
                 "`unlabeled`, or set background=False"
+            )
+
+    def _check_view(self) -> None:
+        side = self.teacher_short_side
+        if side is None:
+            return
+        if side < 1:
+            raise SupervisionError(f"teacher_short_side: expected at least 1 px, got {side}")
+        if self.teacher_scale != 1 or self.distillation is not None:
+            other = "distillation" if self.teacher_scale == 1 else "teacher_scale"
+            raise SupervisionError(
+                f"teacher_short_side: CLIP sees whole photos by it, crops by {other}: leave one "
+                "of them out"
             )
 
     @property

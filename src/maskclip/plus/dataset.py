@@ -21,7 +21,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.prefetch import prefetch, usable_cpus
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED, Ids, Samples
-from maskclip.data.transforms import augment, seeded
+from maskclip.data.transforms import Place, augment, seeded
 from maskclip.plus.config import Optimization, Training, TrainingError
 
 _CHEAP_BYTES = 128 * 2**20  # of all images: what is decoded in some seconds
@@ -44,11 +44,15 @@ class Batch(NamedTuple):
         images: (b, 3, h, w) uint8.
         labels: (b, h, w) int64.
         skipped: the images that could not be read, in whose place others are.
+        photos: of each image the whole photo, (3, H, W) uint8, where the teacher sees that.
+        places: where the images lie in them.
     """
 
     images: Tensor
     labels: Tensor
     skipped: tuple[Skipped, ...] = ()
+    photos: tuple[Tensor, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 def training_loader(
@@ -92,6 +96,8 @@ def _collate(batch: Sequence[Batch]) -> Batch:
         torch.stack([sample.images for sample in batch]),
         torch.stack([sample.labels for sample in batch]),
         tuple(skipped for sample in batch for skipped in sample.skipped),
+        tuple(photo for sample in batch for photo in sample.photos),
+        tuple(place for sample in batch for place in sample.places),
     )
 
 
@@ -181,6 +187,7 @@ class TrainingDataset(Dataset[Batch]):
         self.augmentation = training.augmentation
         config = training.supervision
         self.hidden = () if config.keep_labels else config.unlabeled
+        self.photo_side = config.teacher_short_side
         self.seed = training.optimization.seed
         self.length = training.optimization.steps * training.optimization.batch_size
         self._order: tuple[int, Ids] | None = None  # of the latest epoch
@@ -203,17 +210,29 @@ class TrainingDataset(Dataset[Batch]):
                 if len(skipped) == _IN_A_ROW:
                     break
                 continue
-            pixels, labels = augment(
+            pixels, labels, place_in_photo = augment(
                 sample.image,
                 hide(sample.labels, self.hidden),
                 self.augmentation,
                 generator=seeded(self.seed, index),
                 ignore=ignore,
             )
-            return Batch(pixels, labels, tuple(skipped))
+            photos, places = self._whole(sample.image), (place_in_photo,)
+            return Batch(pixels, labels, tuple(skipped), photos, places[: len(photos)])
         crop = self.augmentation.crop
         empty = torch.zeros((3, *crop), dtype=torch.uint8)
-        return Batch(empty, torch.full(crop, ignore), tuple(skipped))
+        photos, places = (empty,), (Place(0.0, 0.0, 1.0, 1.0, False),)
+        kept = 0 if self.photo_side is None else 1
+        return Batch(empty, torch.full(crop, ignore), tuple(skipped), photos[:kept], places[:kept])
+
+    def _whole(self, image: Image.Image) -> tuple[Tensor, ...]:
+        """Return the photo as the teacher sees it, if it sees it whole."""
+        side = self.photo_side
+        if side is None:
+            return ()
+        height, width = fit_within((image.height, image.width), short=side, long=4 * side)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return (torch.from_numpy(np.array(resized)).permute(2, 0, 1),)
 
     def sample_at(self, index: int) -> int | None:
         """Return which sample has an index: each once per epoch, every epoch in a new order."""

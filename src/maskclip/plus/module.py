@@ -31,6 +31,7 @@ from maskclip.plus.supervision import (
     Teacher,
     assign_labels,
     check_leakage,
+    cut_maps,
     distillation_loss,
     segmentation_loss,
     self_maps,
@@ -45,6 +46,7 @@ MIOU = "miou"
 """The logged metric, in percent, by which the best checkpoint is chosen."""
 
 COLLAPSED = 0.95  # share of the assigned pixels in one class: such labels teach next to nothing
+_MAPS_STRIDE = 4  # px of an image for each position of the maps that are cut out of its photo's
 _CHECK_EVERY = 50  # steps over which assigned classes are counted
 _FIRST_CHECK = 10
 
@@ -153,14 +155,14 @@ class MaskCLIPPlus(L.LightningModule):
             TrainingError: it is not finite; a checkpoint of the step before is written first.
             SupervisionError: the labels hold a class that is to be learnt without labels.
         """
-        images, given, _ = batch
+        images, given = batch.images, batch.labels
         features = None
         if self.supervision.distillation is None:
             logits = self.student(images)
         else:
             features = self.student.features(images)
             logits = self.student.logits(features)
-        labels = self.find_labels(images, given, logits)
+        labels = self.find_labels(batch, logits)
         loss = segmentation_loss(
             logits,
             labels,
@@ -177,17 +179,19 @@ class MaskCLIPPlus(L.LightningModule):
             self.log(name, group["lr"])
         return loss
 
-    def find_labels(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+    def find_labels(self, batch: Batch, logits: Tensor) -> Tensor:
         """Return labels (B, H, W) int64 in which unlabelled pixels are given those of this step."""
-        config = self.supervision
+        config, labels = self.supervision, batch.labels
         if not config.keep_labels:
             check_leakage(labels, config.unlabeled)
         phase = phase_at(config, self.global_step + 1)
         if phase == "none":
             return labels
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            if phase == "clip-guided":
-                maps = self._teacher_maps(images)
+        with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
+            if phase == "clip-guided" and batch.photos:
+                maps = self._maps_of_photos(batch)
+            elif phase == "clip-guided":
+                maps = self._teacher_maps(batch.images)
             else:
                 maps = self_maps(logits, config)
             return assign_labels(
@@ -228,6 +232,15 @@ class MaskCLIPPlus(L.LightningModule):
         return teacher_maps(
             self._encoder, images, teacher.rows, self.supervision, classes=teacher.classes
         ).float()
+
+    def _maps_of_photos(self, batch: Batch) -> Tensor:
+        """Return the teacher's maps of whole photos, where the images lie in them."""
+        size = tuple(-(-side // _MAPS_STRIDE) for side in batch.images.shape[-2:])
+        found = [
+            cut_maps(self._teacher_maps(photo[None]), place, (size[0], size[1]))
+            for photo, place in zip(batch.photos, batch.places, strict=True)
+        ]
+        return torch.cat(found)
 
     @property
     def _encoder(self) -> DenseCLIP | DenseClassifier:
@@ -293,7 +306,7 @@ class MaskCLIPPlus(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compare the labels of an image (1, 3, h, w) uint8 with their truth (H, W) int64."""
-        image, truth, _ = batch
+        image, truth = batch.images, batch.labels
         found, _ = predict(self.student, image, size=(truth.shape[0], truth.shape[1]))
         self.confusion.update(found, truth)
 

@@ -106,6 +106,23 @@ class Student(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self._pooled(similarity(features, self.classifier(), normalize=False))
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Return what `encoded_rows` are compared with on the grid, (B, D, h, w).
+
+        Features; or logits, of one channel a class, where the rows were trained: then no words but
+        those of the training will do, and features would be most of the work.
+        """
+        return self(images) if self.config.trained_rows else self.features(images)
+
+    def encoded_rows(self) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the rows (P, D) whose inner products with `encode` are logits, and their classes.
+
+        Of a class's rows the best counts.
+        """
+        if self.config.trained_rows:
+            return torch.eye(len(self), device=self.rows.device), tuple(range(len(self)))
+        return self.classifier().detach(), self.classes
+
     def _pooled(self, maps: Tensor) -> Tensor:
         return pool_synonyms(maps, self.classes) if self.config.counts else maps
 

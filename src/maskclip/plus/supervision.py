@@ -28,8 +28,10 @@ from maskclip.core.dense import Dense, Scoring, score
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.methods import get_method, with_proxy
+from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
+from maskclip.data.transforms import Place
 from maskclip.imagenet.classifier import DenseClassifier, ImageClassifier, load_classifier
 from maskclip.plus.config import Supervision, SupervisionError
 
@@ -166,7 +168,8 @@ def teacher_maps(
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (P, D).
-        config: its `unlabeled`, `teacher_scale`, `refine`, `prompt_denoising` and `key_smoothing`.
+        config: its `unlabeled`, `teacher_short_side`, `teacher_scale`, `refine`,
+            `prompt_denoising` and `key_smoothing`.
         classes: the class of each row; None is one row a class.
 
     Returns:
@@ -175,7 +178,7 @@ def teacher_maps(
     Raises:
         ValueError: the encoder is in training mode.
     """
-    images = _enlarged(images, config.teacher_scale)
+    images = _seen(images, config)
     kept, pooled = _rows_of(config.unlabeled, range(len(rows)) if classes is None else classes)
     scoring = Scoring(
         rows=rows[kept],
@@ -211,7 +214,7 @@ def teacher_features(encoder: Encoder, images: Tensor, config: Supervision) -> T
     Raises:
         ValueError: the encoder is in training mode.
     """
-    images = _enlarged(images, config.teacher_scale)
+    images = _seen(images, config)
     dense = _encode(encoder, images)
     return _spanning(dense.features, dense.covered, images)
 
@@ -222,11 +225,32 @@ def _encode(encoder: Encoder, images: Tensor, *, keys: bool = False) -> Dense:
     return encoder.encode(images, keys=keys)
 
 
-def _enlarged(images: Tensor, factor: float) -> Tensor:
-    if factor == 1:
+def _seen(images: Tensor, config: Supervision) -> Tensor:
+    """Return images (B, 3, H, W) at the size at which the teacher sees them."""
+    height, width = images.shape[-2:]
+    side, factor = config.teacher_short_side, config.teacher_scale
+    size = (round(factor * height), round(factor * width))
+    if side is not None:
+        size = fit_within((height, width), short=side, long=4 * side)
+    if size == (height, width):
         return images
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-    return _resize(pixels, [round(factor * side) for side in images.shape[-2:]])
+    return _resize(pixels, size)
+
+
+def cut_maps(maps: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
+    """Return the part of a photo's maps (1, K, any grid) that a crop of it sees: (1, K, h, w).
+
+    Beyond the photo is what its border has.
+    """
+    middle = (place.left + place.right - 1, place.top + place.bottom - 1)
+    width, height = place.right - place.left, place.bottom - place.top
+    theta = maps.new_tensor(
+        [[-width if place.flipped else width, 0, middle[0]], [0, height, middle[1]]]
+    )
+    grid = F.affine_grid(theta[None], [1, maps.shape[1], *size], align_corners=False)
+    # "border" does the same, and is unknown to Apple's GPUs.
+    return F.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
 
 
 def _spanning(maps: Tensor, covered: tuple[int, int], images: Tensor) -> Tensor:

@@ -83,14 +83,14 @@ class StudentWords:
             MaskCLIPError: a word is new, and the student can learn no others, or its CLIP cannot be
                 had, is another one, or cannot read the word.
         """
-        student, names = self.trained.student, self._of_rows(vocabulary)
-        mine = student.classifier().detach()
+        names = self._of_rows(vocabulary)
+        mine, of_class = self.trained.student.encoded_rows()
         made = self._encode(vocabulary, on_word=on_word).to(mine)
         parts, classes, others = [], [], iter(made)
         for index, name in enumerate(names):
             if name in self._own.names:
                 own = self._own.names.index(name)
-                part = mine[[row for row, of in enumerate(student.classes) if of == own]]
+                part = mine[[row for row, of in enumerate(of_class) if of == own]]
             else:
                 part = next(others)[None]
             parts.append(part)

@@ -82,7 +82,9 @@ def settle_teacher(training: Training, out: Path) -> tuple[Training, str]:
     saved = _saved_choice(out) if holds_training(out) else None
     if saved is None:
         supervision = training.supervision
-        side = round(supervision.teacher_scale * min(training.augmentation.crop))
+        side = supervision.teacher_short_side
+        if side is None:
+            side = round(supervision.teacher_scale * min(training.augmentation.crop))
         options = Options(short_side=side, key_smoothing=supervision.key_smoothing)
         teacher, why = settle(training.teacher, options)
         return replace(training, teacher=teacher), why

@@ -287,8 +287,9 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
     supervision = training.supervision
     teacher = load_teacher(training.teacher, vocabulary, supervision, device=device)
     if teacher.encoder is not None:
-        crop, factor = training.augmentation.crop, supervision.teacher_scale
-        teacher.encoder.check_size(*(round(factor * side) for side in crop))
+        side, factor = supervision.teacher_short_side, supervision.teacher_scale
+        seen = training.augmentation.crop if side is None else (side, side)
+        teacher.encoder.check_size(*(round(factor * side) for side in seen))
     torch.manual_seed(training.optimization.seed)
     student = start_student(training, teacher)
     metadata = StudentMetadata(

@@ -222,11 +222,7 @@ class StudentSegmenter(PhotoSegmenter):
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
         """Return rows of the classes, whose inner products are logits without temperature."""
         if self.trained.vocabulary is None:
-            rows, classes, threshold = (
-                self.student.classifier().detach(),
-                self.student.classes,
-                None,
-            )
+            (rows, classes), threshold = self.student.encoded_rows(), None
         else:
             rows, classes = self.words.rows(vocabulary)
             threshold = self.words.threshold(vocabulary)
@@ -255,7 +251,7 @@ class StudentSegmenter(PhotoSegmenter):
         """Return features on the grid, which is stretched over the crops."""
         reduced = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=reduced):
-            features = self.student.features(crops)
+            features = self.student.encode(crops)
         return Dense(features.float(), None, (crops.shape[2], crops.shape[3]))
 
 
