@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from starlette.responses import Response
 
-from maskclip.core.draw import Labels, class_pixels
+from maskclip.core.draw import Labels, class_pixels, overlay_with_legend
 from maskclip.core.segmentation import Segmentation, class_totals, score_image
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled, PhotoFile, find_format
@@ -111,6 +112,21 @@ def heat_image(values: npt.NDArray[np.float32]) -> tuple[Image.Image, float, flo
         low, high = 0.0, 1.0
     spread = (high - low) or 1.0
     return score_image(((values - low) / spread).astype(np.float32)), low, high
+
+
+def overlay_image(found: Segmentation, *, opacity: float, hidden: Sequence[int]) -> Image.Image:
+    """Return the photo with class colours over it and a legend, without some classes.
+
+    Args:
+        found: labels, with their photo.
+        opacity: of the colours, from 0 to 1.
+        hidden: ids of classes whose pixels show the photo, and that the legend leaves out.
+    """
+    assert found.image is not None
+    nothing = found.labels.dtype.type(np.iinfo(found.labels.dtype).max)  # no class has this id
+    labels = np.where(np.isin(found.labels, hidden), nothing, found.labels)
+    words = found.vocabulary
+    return overlay_with_legend(found.image, labels, words.names, words.colors, opacity=opacity)
 
 
 def run_lengths(labels: Labels, vocabulary: Vocabulary) -> list[dict[str, Any]]:

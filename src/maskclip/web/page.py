@@ -36,6 +36,10 @@ class DownloadRequest(Settings):
     """Words and options, and the file that is wanted."""
 
     what: Literal["labels", "overlay", "scores", "coco"]
+    opacity: float = Field(0.62, ge=0, le=1, description="Of the colours of an overlay.")
+    hidden: list[int] = Field(
+        default_factory=list, description="Classes, by id, whose pixels an overlay leaves as is."
+    )
 
 
 def add_page(app: FastAPI, asker: Asker) -> None:
@@ -141,7 +145,7 @@ def _add_labels(app: FastAPI, asker: Asker, photos: Photos) -> None:
         """Return a file of the labels at the photo's own size."""
         photo, choice = _photo(photos, request, id), read_settings(given, models)
         answer = await asker.ask(request, photo, choice, shown=False)
-        data = await asyncio.to_thread(_file, answer, given.what, photo.name)
+        data = await asyncio.to_thread(_file, answer, given, photo.name)
         stem = PurePosixPath(photo.name).stem or "photo"
         if given.what == "coco":
             return _attached(data, f"{stem}_coco.json", "application/json")
@@ -169,12 +173,15 @@ def _layers(answer: Answer, model: str) -> dict[str, Any]:
     }
 
 
-def _file(answer: Answer, what: str, name: str) -> bytes:
+def _file(answer: Answer, given: DownloadRequest, name: str) -> bytes:
     found = answer.found
-    if what == "coco":
+    if given.what == "coco":
         return answers.coco_json(found, name)
-    draw = {"labels": found.label_image, "scores": found.score_image, "overlay": found.overlay}
-    return answers.png(draw[what]())
+    if given.what == "overlay":
+        drawn = answers.overlay_image(found, opacity=given.opacity, hidden=given.hidden)
+        return answers.png(drawn)
+    draw = {"labels": found.label_image, "scores": found.score_image}
+    return answers.png(draw[given.what]())
 
 
 def _attached(data: bytes, name: str, kind: str) -> Response:

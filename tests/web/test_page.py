@@ -1,0 +1,185 @@
+"""The page as people use it, in a browser without a window; skipped where there is no Chromium."""
+
+import hashlib
+import json
+import shutil
+import threading
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+
+from maskclip.web.app import create_app
+from maskclip.web.engine import Engine
+from maskclip.web.models import Models
+from maskclip.web.server import listen
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine")
+
+DROP = """([kind, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, { type: "image/png" }));
+  const how = kind === "drop" ? { dataTransfer: data } : { clipboardData: data };
+  const Kind = kind === "drop" ? DragEvent : ClipboardEvent;
+  document.body.dispatchEvent(new Kind(kind, { bubbles: true, cancelable: true, ...how }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def address():
+    engine = Engine(Models(["emoji"], device="cpu"))
+    with listen("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(create_app(engine), log_level="critical")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening.socket]})
+        thread.start()
+        yield listening.address
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """`with visit(**context) as page`: the page, loaded; it asked nobody else, and had no error."""
+
+    @contextmanager
+    def visiting(path="", **context):
+        there = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
+        page = there.new_page()
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address + path)
+        page.wait_for_selector("html[data-ready]")
+        yield page
+        there.close()
+        strange = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
+        assert (strange, errors) == ([], [])
+
+    return visiting
+
+
+def open_photo(page, scene, words="cow, grass", name="a.png"):
+    page.fill("#words", words)
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": scene[0]})
+    wait_for(page, *words.replace("=", ",").split(",")[:1])
+
+
+def wait_for(page, *names):
+    for name in names:
+        page.wait_for_selector(f"#legend li:has-text('{name.strip()}')")
+
+
+def seen(page):
+    """What is on the canvas."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    return hashlib.sha1(page.evaluate("canvas.toDataURL()").encode()).hexdigest()
+
+
+def test_an_example_is_labelled_and_words_and_classes_change_what_is_seen(visit):
+    with visit() as page:
+        page.click("#examples button")
+        wait_for(page, "cow", "grass")
+        assert page.input_value("#words") == "cow, tree, grass, sky"
+        first = seen(page)
+        page.fill("#words", "tree, cow=cow,calf; grass")
+        page.wait_for_selector("#legend li:has-text('sky')", state="detached")
+        wait_for(page, "cow")
+        second = seen(page)
+        page.click("#legend li:has-text('cow') label")
+        third = seen(page)
+        page.click("button[aria-label='Heat map of cow']")
+        page.wait_for_selector("#scale")
+        assert len({first, second, third, seen(page)}) == 4
+        assert "words=tree" in page.url
+        assert "features reused" in page.inner_text("#readout")
+        page.fill("#words", "cow, grass=")
+        page.wait_for_selector("#words-error:has-text('grass')")
+
+
+def test_photos_come_by_file_drop_and_paste_and_what_is_none_is_refused_in_a_line(visit, scene):
+    with visit() as page:
+        open_photo(page, scene, name="mine.png")
+        assert "mine.png" in page.inner_text("#photo-name")
+        for kind in ("drop", "paste"):
+            page.evaluate(DROP, [kind, list(scene[0])])
+            page.wait_for_selector(f"#photo-name:has-text('{kind}.png')")
+        page.evaluate(DROP, ["drop", [1, 2, 3]])
+        page.wait_for_selector("#stage-error:not(:empty)")
+        assert "drop" not in page.inner_text("#photo-name")
+
+
+def test_results_are_taken_along(visit, scene):
+    with visit() as page:
+        open_photo(page, scene)
+        page.click("#legend li:has-text('grass') label")
+        sizes = {}
+        for what in ("labels", "overlay", "scores", "coco"):
+            with page.expect_download() as waiting:
+                page.click(f"[data-save='{what}']")
+            sizes[waiting.value.suggested_filename] = waiting.value.path().read_bytes()
+        assert set(sizes) == {"a_labels.png", "a_overlay.png", "a_scores.png", "a_coco.json"}
+        assert json.loads(sizes["a_coco.json"])["images"][0]["file_name"] == "a.png"
+        page.click("text=Command line")
+        assert "--class cow --class grass" in page.inner_text("#command")
+
+
+def test_a_service_that_is_busy_or_has_let_the_photo_go_is_asked_again(visit, scene):
+    with visit() as page:
+        answers = [503, 404]
+
+        def refuse(route):
+            if not answers:
+                route.continue_()
+                return
+            status = answers.pop(0)
+            route.fulfill(status=status, headers={"Retry-After": "1"}, json={"error": "busy"})
+
+        page.route("**/labels", refuse)
+        open_photo(page, scene)
+        assert answers == []
+        assert page.inner_text("#words-error") == ""
+
+
+def test_everything_can_be_done_with_a_keyboard(visit):
+    with visit() as page:
+        press = page.keyboard.press
+
+        def tab_to(condition):
+            for _ in range(80):
+                press("Tab")
+                if page.evaluate(f"document.activeElement.matches({json.dumps(condition)})"):
+                    return
+            raise AssertionError(f"{condition} is not reached")
+
+        tab_to("#examples button")
+        press("Enter")
+        wait_for(page, "cow")
+        page.focus("body")
+        tab_to("#words")
+        press("Control+a")
+        page.keyboard.type("cow, grass")
+        page.wait_for_selector("#legend li:has-text('sky')", state="detached")
+        tab_to("#canvas")
+        press("+")
+        assert page.inner_text("#zoom") != "100 %"
+        press("Shift+ArrowLeft")
+        page.wait_for_selector("#readout:has-text(' at ')")
+        tab_to("#legend input")
+        before = seen(page)
+        press("Space")
+        assert seen(page) != before
+        assert page.evaluate("document.activeElement.matches('#legend input:not(:checked)')")
