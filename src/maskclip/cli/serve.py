@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,15 @@ def serve(
             help="A model to offer, as `segment` takes it; repeat it, the default first. Default: "
             "those that are on this machine.",
             rich_help_panel="Model",
+        ),
+    ] = None,
+    review: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Review a folder of `maskclip label`: its labels are accepted, rejected and "
+            "corrected, and each action is saved in it. Default: none.",
+            rich_help_panel=_PAGE,
         ),
     ] = None,
     device: opt.Device = "auto",
@@ -103,6 +113,8 @@ def serve(
 
     `maskclip serve --model ViT-B-16:openai --model runs/mine/student.safetensors`
 
+    `maskclip serve --review labels`
+
     `maskclip serve --host 0.0.0.0 --key SECRET` (for other machines; put TLS before it)
 
     `maskclip serve --label-studio http://localhost:8080` (predictions for those who label there)
@@ -110,6 +122,7 @@ def serve(
     from maskclip.cli.console import print_line, working
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.core.errors import require_extra
+    from maskclip.core.text import counted
 
     require_extra("web", "fastapi", "uvicorn", "python_multipart")
     from maskclip.web.app import create_app
@@ -125,15 +138,28 @@ def serve(
         token=os.environ.get("LABEL_STUDIO_API_KEY"),
         max_bytes=max_upload * 2**20,
     )
-    offered = Models(models or default_models(), device=device)
-    with listen(host, port) as sockets:
-        with working(f"loading {', '.join(offered.offers)}"):
-            offered.warm_up()
+    with ExitStack() as stack:
+        reviewed = None
+        if review is not None:
+            from maskclip.tasks.label.review import Review
+
+            with working(f"opening {review}"):
+                reviewed = stack.enter_context(Review(review))
+        offered = Models(models or default_models(), device=device)
+        sockets = stack.enter_context(listen(host, port))
+        if reviewed is None:  # in a review the models wait until somebody wants one
+            with working(f"loading {', '.join(offered.offers)}"):
+                offered.warm_up()
         limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
         engine = Engine(offered, queue_size=queue, timeout=timeout)
-        app = create_app(engine, limits=limits, key=key or None, host=host, files=files)
+        app = create_app(
+            engine, limits=limits, key=key or None, host=host, files=files, review=reviewed
+        )
         address = sockets.address
         print_line(f"maskclip is at {address}")
+        if reviewed is not None:
+            count = counted(len(reviewed.finished.photos), "photo is", "photos are")
+            print_line(f"{count} to be reviewed at {address}/review.html")
         if sockets.is_local:
             print_line("only this machine can reach it; --host 0.0.0.0 lets others in")
         elif not key:

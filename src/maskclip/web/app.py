@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import printable
 from maskclip.data.images import TooLargeError
+from maskclip.tasks.label.review import Review
 from maskclip.web.answers import json_bytes, public_line
 from maskclip.web.asking import DEFAULT_LIMITS, Asker, Limits
 from maskclip.web.engine import BusyError, Engine
@@ -24,6 +25,7 @@ from maskclip.web.label_studio import add_label_studio
 from maskclip.web.page import add_page
 from maskclip.web.reading import SlowError
 from maskclip.web.reference import add_reference
+from maskclip.web.review import add_review
 from maskclip.web.service import add_service
 from maskclip.web.task_files import TaskFiles
 
@@ -36,6 +38,7 @@ def create_app(
     host: str = "127.0.0.1",
     names: Collection[str] = (),
     files: TaskFiles | None = None,
+    review: Review | None = None,
 ) -> FastAPI:
     """Return the service and the page.
 
@@ -47,6 +50,7 @@ def create_app(
             names of this machine alone.
         names: further names by which it is known then, as that of a proxy before it.
         files: which files of Label Studio's tasks may be read; None for none.
+        review: of a labelling, at review.html; None for none.
     """
     MultiPartParser.spool_max_size = limits.max_upload  # nothing of a visitor reaches the disk
 
@@ -78,6 +82,8 @@ def create_app(
     add_service(app, asker)
     add_label_studio(app, asker, files or TaskFiles(max_bytes=limits.max_upload))
     add_page(app, asker)
+    if review is not None:
+        add_review(app, review)
     add_reference(app)
     static = resources.files("maskclip.web") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")

@@ -78,7 +78,7 @@ def tune_labels(
     if len(reviewed) < LEAST:
         raise MaskCLIPError(
             f"{counted(len(reviewed), 'photo is', 'photos are')} accepted or corrected in {out}, "
-            f"and {LEAST} are needed: review some more first"
+            f"and {LEAST} are needed: `maskclip serve --review {out}` shows those worth a look"
         )
     config = finished.model(name=model, weights=weights, method_file=method_file)
     words = read_tries(tries, finished.vocabulary)
