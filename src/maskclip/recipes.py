@@ -338,6 +338,12 @@ _EMBEDDED_ROWS = (
 )
 
 
+FROM_TEACHER = Optimization(
+    optimizer="adamw", lr=1e-4, head_lr_mult=10, min_lr=1e-6, weight_decay=0.01
+)
+"""How a student that starts from its teacher learns: its tower slowly, what is added at once."""
+
+
 def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
     """A student of the preview, that starts from it: for a CPU, on VOC photos of 240 px.
 
@@ -358,17 +364,9 @@ def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
             published_loss=False,
         ),
         augmentation=Augmentation(
-            scale=(960, 240), ratio=(0.75, 1.5), crop=(224, 224), distort=False
+            scale=(960, 240), ratio=(1.0, 1.5), crop=(224, 224), distort=False
         ),
-        optimization=Optimization(
-            optimizer="adamw",
-            lr=1e-4,
-            head_lr_mult=10,
-            min_lr=1e-6,
-            weight_decay=0.01,
-            steps=steps,
-            batch_size=8,
-        ),
+        optimization=replace(FROM_TEACHER, steps=steps, batch_size=8),
     )
     return TrainingRow(name, training)
 

@@ -78,6 +78,22 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
     assert f"--init {run}/student.safetensors" in error
 
 
+def test_a_student_from_its_teacher_sees_whole_photos_and_learns_gently(photos, tmp_path):
+    run = tmp_path / "run"
+    words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
+    given = ["--student", "teacher", "--teacher-short-side", "96", "--refine", "dominant"]
+    command = ["train", *words, "--out", str(run), *SMALL[:2], *given, *SHORT]
+    assert main(command) == 0
+    config = json.loads((run / "config.json").read_text())
+    how, supervision = config["optimization"], config["supervision"]
+    learnt = (how["optimizer"], how["lr"], how["head_lr_mult"], how["steps"], how["batch_size"])
+    assert learnt == ("adamw", 1e-4, 10, 2, 2)
+    assert (supervision["teacher_short_side"], supervision["refine"]) == (96, ["dominant"])
+    assert main([*command, "--lr", "0.001", "--out", str(tmp_path / "other")]) == 0
+    other = json.loads((tmp_path / "other/config.json").read_text())["optimization"]
+    assert other == {**how, "lr": 0.001}
+
+
 def test_the_teacher_is_read_by_the_method_asked_for(photos, tmp_path, capsys):
     own = tmp_path / "mine.toml"
     own.write_text('base = "naclip"\nwindow = 3\nmiddle = { blocks = [1], weight = 0.5 }\n')

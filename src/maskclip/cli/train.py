@@ -87,7 +87,7 @@ def train(
         typer.Option(
             help="`deeplabv2-r101` (default); a decoder and a backbone, such as "
             "`unet:mobilenetv4_conv_small` or `deeplabv2:tf_efficientnet_lite0`; or `teacher`: it "
-            "starts as the teacher itself."
+            "starts as the teacher itself, and learns by adamw, --lr 0.0001, --head-lr-mult 10."
         ),
     ] = None,
     model: Annotated[
@@ -291,9 +291,10 @@ def train(
     from dataclasses import replace
 
     from maskclip.core.config import read_refinements
-    from maskclip.plus.config import Machine
+    from maskclip.plus.config import TEACHER, Machine
     from maskclip.plus.files import student_file
     from maskclip.plus.schedule import rescale_phases
+    from maskclip.recipes import FROM_TEACHER
 
     require_extra("train", "lightning", "tensorboard", "torchmetrics")
     machine = Machine(
@@ -326,6 +327,10 @@ def train(
         supervision = replace(supervision, clip_guided=None)
     if steps is not None:
         supervision = rescale_phases(supervision, steps=training.optimization.steps, to=steps)
+    optimization = training.optimization
+    if student == TEACHER != training.student:
+        sizes = {name: getattr(optimization, name) for name in ("steps", "batch_size", "seed")}
+        optimization = replace(FROM_TEACHER, **sizes)
     training = _override(
         training,
         student=student,
@@ -349,7 +354,7 @@ def train(
             distillation=distillation,
         ),
         optimization=_override(
-            training.optimization,
+            optimization,
             steps=steps,
             batch_size=batch_size,
             lr=lr,
