@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import maskclip
+from maskclip.web.asking import Limits
 
 WORDS = "cow, grass; person=dog,cat"
 LINES = ["cow", "grass", "person=dog,cat"]
@@ -107,3 +109,16 @@ def test_everything_that_can_be_chosen_is_listed(serve):
     for example in client.get("/v1/examples").json():
         assert client.get(example["image"]).headers["content-type"] == "image/png"
     assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_what_nobody_uses_goes_though_nobody_asks(serve, scene, monkeypatch):
+    monkeypatch.setattr("maskclip.web.app._BETWEEN", 0.05)
+    client = serve(limits=Limits(photo_seconds=0.2), kept_seconds=0.2)
+    photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
+    client.post(f"/v1/photos/{photo['id']}/labels", json={"words": "cow", "refine": "none"})
+    kept = client.app.state.engine._kept
+    until = time.monotonic() + 20
+    while kept._entries and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not kept._entries
+    assert client.get(f"/v1/photos/{photo['id']}/image").status_code == 404

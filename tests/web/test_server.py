@@ -109,10 +109,13 @@ def test_a_body_is_refused_by_its_length_and_by_its_bytes(address):
     _, port = address
     said = f"{HEAD}Content-Length: 99999999999\r\n\r\n".encode()
     assert b" 413 " in send(port, said).partition(b"\r\n")[0]
-    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
-    answer = send(port, head, [chunk] * 1000)
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    begun = b"%x\r\n%s\r\n" % (len(part), part)
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    answer = send(port, head + begun, [chunk] * 1000)
     assert b" 413 " in answer.partition(b"\r\n")[0] or answer == b""  # or a reset, after it
+    assert b" 400 " in send(port, head + chunk + b"0\r\n\r\n").partition(b"\r\n")[0]
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(address, capsys):

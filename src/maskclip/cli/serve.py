@@ -78,6 +78,15 @@ def serve(
             rich_help_panel=_LABEL_STUDIO,
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further name by which it is called where it is bound to this machine, as that "
+            "of a proxy before it; repeat it. Default: none.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
     max_upload: Annotated[
         int,
         typer.Option(metavar="MIB", min=1, help="Refuse larger requests.", rich_help_panel=_LIMITS),
@@ -153,7 +162,13 @@ def serve(
         limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
         engine = Engine(offered, queue_size=queue, timeout=timeout)
         app = create_app(
-            engine, limits=limits, key=key or None, host=host, files=files, review=reviewed
+            engine,
+            limits=limits,
+            key=key or None,
+            host=host,
+            names=allow_host or (),
+            files=files,
+            review=reviewed,
         )
         address = sockets.address
         print_line(f"maskclip is at {address}")

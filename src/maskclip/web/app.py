@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib import resources
 
@@ -28,6 +28,8 @@ from maskclip.web.reference import add_reference
 from maskclip.web.review import add_review
 from maskclip.web.service import add_service
 from maskclip.web.task_files import TaskFiles
+
+_BETWEEN = 60.0  # seconds
 
 
 def create_app(
@@ -56,7 +58,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(_sweep(lambda: (engine.held, photos.held)))
         yield
+        sweeping.cancel()
         await asyncio.to_thread(engine.stop)
 
     app = FastAPI(
@@ -81,13 +85,20 @@ def create_app(
     asker = Asker(engine, limits)
     add_service(app, asker)
     add_label_studio(app, asker, files or TaskFiles(max_bytes=limits.max_upload))
-    add_page(app, asker)
+    photos = add_page(app, asker)
     if review is not None:
         add_review(app, review)
     add_reference(app)
     static = resources.files("maskclip.web") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
     return app
+
+
+async def _sweep(look: Callable[[], object]) -> None:
+    """Look at what is kept now and then: what nobody has used for long goes, though none asks."""
+    while True:
+        await asyncio.sleep(_BETWEEN)
+        look()
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -42,12 +42,13 @@ class DownloadRequest(Settings):
     )
 
 
-def add_page(app: FastAPI, asker: Asker) -> None:
-    """Add the routes of the page."""
+def add_page(app: FastAPI, asker: Asker) -> Photos:
+    """Add the routes of the page, and return what keeps its photos."""
     _add_choices(app, asker)
     photos = Photos(asker.limits.photo_bytes, asker.limits.photo_seconds)
     _add_photos(app, asker, photos)
     _add_labels(app, asker, photos)
+    return photos
 
 
 def _add_choices(app: FastAPI, asker: Asker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def listen(host: str, port: int) -> Iterator[Listening]:
 
 def run(app: FastAPI, listening: Listening) -> None:
     """Serve until SIGTERM or an interrupt; running requests end, new ones are refused."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # strangers write its lines
     config = uvicorn.Config(
         app,
         log_level="warning",
