@@ -258,8 +258,10 @@ def label(
     labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
     cells_are_large = geometry.output[0] >= 2 * maps.shape[2]  # else bands take fewer steps
-    by_cells = len(maps) == 1 and geometry.resizes == 1 and cells_are_large
-    parts = _by_cells(maps[0], geometry) if by_cells else _by_bands(maps, geometry)
+    if len(maps) > 1 or geometry.resizes > 1:
+        parts = _by_bands(maps, geometry)
+    else:
+        parts = (_by_cells if cells_are_large else _by_taps)(maps[0], geometry)
     for rows, winner, best in parts:
         labels[rows], scores[rows] = winner.to(dtype), best
     return labels, scores
@@ -269,8 +271,8 @@ Part = tuple[slice, Tensor, Tensor]
 """Some output rows, the winning class of their pixels, and its value."""
 
 
-def _by_cells(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
-    """Label the rows of grid cells one by one, interpolating only the classes that can win."""
+def _taps(maps: Tensor, geometry: Geometry) -> tuple[Taps, Taps]:
+    """Return what one grid (K, h, w) adds to the rows and to the columns of the output."""
     rows, columns = (
         bilinear_taps(
             maps.shape[axis + 1],
@@ -282,6 +284,32 @@ def _by_cells(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
         )
         for axis in (0, 1)
     )
+    return rows, columns
+
+
+def _by_taps(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
+    """Label bands of rows of a grid that is about as fine as the output."""
+    rows, columns = _taps(maps, geometry)
+    low, high, across = (
+        part.to(maps.device) for part in (columns.low, columns.high, columns.weight)
+    )
+    step = max(1, BAND_BYTES // (4 * maps.shape[0] * len(columns)))
+    for top in range(0, len(rows), step):
+        part = slice(top, min(top + step, len(rows)))
+        first, last = int(rows.low[part][0]), int(rows.high[part][-1])
+        band = maps[:, first : last + 1]
+        wide = torch.lerp(band.index_select(2, low), band.index_select(2, high), across)
+        above, below = (
+            wide.index_select(1, (edge[part] - first).to(maps.device))
+            for edge in (rows.low, rows.high)
+        )
+        best, winner = torch.lerp(above, below, rows.weight[part, None].to(maps.device)).max(dim=0)
+        yield part, winner, best
+
+
+def _by_cells(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
+    """Label the rows of grid cells one by one, interpolating only the classes that can win."""
+    rows, columns = _taps(maps, geometry)
     cell, across = columns.low.to(maps.device), columns.weight.to(maps.device)
     beside = torch.arange(1, maps.shape[2] + 1, device=maps.device).clamp_max(maps.shape[2] - 1)
     starts = torch.searchsorted(rows.low, torch.arange(rows.inputs + 1)).tolist()
