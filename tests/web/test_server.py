@@ -15,6 +15,11 @@ import pytest
 
 import maskclip
 from maskclip.core.errors import MaskCLIPError
+from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.web.app import create_app
+from maskclip.web.engine import Engine
+from maskclip.web.models import Models
+from maskclip.web.server import listen, server_of
 
 
 @contextmanager
@@ -126,35 +131,36 @@ def test_a_port_that_is_taken_is_told_in_one_line(address, capsys):
     assert re.fullmatch(r"error: 127\.0\.0\.1:\d+ cannot be bound \(.*\): give .*\n", said)
 
 
-def test_a_stop_ends_what_runs_and_refuses_what_comes(scene, tmp_path):
-    """A stop in the middle of a request: it is answered, and no new connection is taken."""
-    code = (
-        "import sys, time\n"
-        "from maskclip.tasks.photo_segmenter import PhotoSegmenter\n"
-        "encode = PhotoSegmenter.encode\n"
-        "def slow(*a, **k):\n"
-        "    print('encoding', flush=True)\n"
-        "    time.sleep(1.5)\n"
-        "    return encode(*a, **k)\n"
-        "PhotoSegmenter.encode = slow\n"
-        "from maskclip.cli import main\n"
-        "sys.exit(main(['serve', '--port', '0', '--model', 'emoji']))\n"
-    )
-    with running(["-c", code]) as process:
-        place = process.stdout.readline().split()[-1]
-        found = []
-        client = maskclip.Client(place)
-        thread = threading.Thread(
-            target=lambda: found.append(client.segment(scene[0], "cow, grass"))
+def test_a_stop_ends_what_runs_and_refuses_what_comes(scene, monkeypatch):
+    encode, begun, gate = PhotoSegmenter.encode, threading.Event(), threading.Event()
+
+    def held(self, images, **options):
+        begun.set()
+        assert gate.wait(60)
+        return encode(self, images, **options)
+
+    monkeypatch.setattr(PhotoSegmenter, "encode", held)
+    found = []
+    with listen("127.0.0.1", 0) as place:
+        server = server_of(create_app(Engine(Models(["emoji"], device="cpu"))))
+        serving = threading.Thread(target=server.run, args=([place.socket],), daemon=True)
+        serving.start()
+        until = time.monotonic() + 60
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        client = maskclip.Client(place.address)
+        asking = threading.Thread(
+            target=lambda: found.append(client.segment(scene[0], "cow, grass")), daemon=True
         )
-        thread.start()
-        while "encoding" not in (line := process.stdout.readline()):
-            assert line, process.stderr.read()
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        with pytest.raises(MaskCLIPError):
+        asking.start()
+        assert begun.wait(60)
+        server.should_exit = True  # as SIGTERM lets it
+        while place.socket.fileno() != -1 and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(MaskCLIPError, match="does not answer"):
             client.models()
-        thread.join(20)
-        assert process.wait(20) in (0, -signal.SIGTERM)
-        assert found[0].labels.shape == (96, 96)
-        assert process.stderr.read() == ""
+        gate.set()
+        for thread in (asking, serving):
+            thread.join(60)
+            assert not thread.is_alive()
+    assert found[0].labels.shape == (96, 96)

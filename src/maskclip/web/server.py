@@ -61,8 +61,11 @@ def listen(host: str, port: int) -> Iterator[Listening]:
         yield Listening(bound, f"http://{name}:{number}", local)
 
 
-def run(app: FastAPI, listening: Listening) -> None:
-    """Serve until SIGTERM or an interrupt; running requests end, new ones are refused."""
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """Return what serves an application until it is told to exit.
+
+    Requests that run then end, and new ones are refused.
+    """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # strangers write its lines
     config = uvicorn.Config(
         app,
@@ -73,4 +76,9 @@ def run(app: FastAPI, listening: Listening) -> None:
         timeout_keep_alive=15,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    uvicorn.Server(config).run(sockets=[listening.socket])
+    return uvicorn.Server(config)
+
+
+def run(app: FastAPI, listening: Listening) -> None:
+    """Serve until SIGTERM or an interrupt."""
+    server_of(app).run(sockets=[listening.socket])
