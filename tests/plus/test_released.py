@@ -14,7 +14,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.files import read_student
-from maskclip.plus.released import config_of, published_name, vocabulary_of, without_teacher
+from maskclip.plus.released import CLIPS, config_of, published_name, vocabulary_of, without_teacher
 from maskclip.plus.student import build_student
 from tests.golden import networks
 
@@ -91,6 +91,7 @@ class TestFiles:
         released = read_student(path)
         assert released.student.config == config
         assert not released.student.training
+        assert released.clip == CLIPS.get(config.embed_dim)
         ours = released.student.state_dict()
         assert all(torch.equal(ours[key], value) for key, value in student.state_dict().items())
         picture = torch.rand(2, 3, 40, 24)

@@ -9,16 +9,19 @@ import torch.nn.functional as F
 import maskclip
 from maskclip.clip.prompts import class_rows
 from maskclip.clip.weights import load_clip
+from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.method import CLEAN
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.emoji.scenes import draw_scene
+from maskclip.emoji.scenes import EmojiScenes, draw_scene
 from maskclip.plus import words as words_module
 from maskclip.plus.config import StudentConfig, StudentError
 from maskclip.plus.files import TrainedStudent, read_student, save_student
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.student import build_student
 from maskclip.plus.words import StudentWords
+from maskclip.tasks.evaluation.predictors import load_predictor
+from maskclip.tasks.evaluation.settings import Evaluation
 
 OWN = Vocabulary.parse(["dog", "grass", "car"])
 NEW = Vocabulary.parse(["cat", "car", "thing=house,banana"])
@@ -165,6 +168,19 @@ def test_a_clip_of_other_channels_is_refused():
 def test_rows_that_are_no_text_rows_take_no_new_words(trained, message, without_clips):
     with pytest.raises(StudentError, match=message):
         StudentWords(trained(), name="s").rows(NEW)
+
+
+def test_a_data_set_may_have_classes_that_it_was_not_trained_on(tmp_path):
+    path = tmp_path / "student.safetensors"
+    save_student(taught(templates="plain"), path)
+    scenes = EmojiScenes(size=64)
+    config = ModelConfig(name=str(path), precision="float32")
+    evaluation = Evaluation(dataset="emoji", model=config, protocol="segment")
+    predictor = load_predictor(evaluation, scenes, device="cpu")
+    labels = predictor("a", scenes[0].image)
+    assert labels.shape == (64, 64)
+    told = predictor.metadata()
+    assert (len(told["untrained"]), told["templates"]) == (len(scenes.vocabulary) - 3, "plain")
 
 
 def test_words_that_an_embedded_clip_never_saw_are_told(started):
