@@ -40,6 +40,7 @@ def address(tmp_path_factory):
     if not hasattr(signal, "SIGKILL"):
         pytest.skip("no SIGTERM on this system")
     command = ["-m", "maskclip", "serve", "--port", "0", "--model", "emoji", "--max-upload", "1"]
+    command += ["--timeout", "600"]  # a machine may be busy
     cache = str(tmp_path_factory.mktemp("cache"))
     with running(command, MASKCLIP_KEY="secret", XDG_CACHE_HOME=cache) as process:
         first = process.stdout.readline()
@@ -53,7 +54,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def client(address):
-    return maskclip.Client(address[0], key="secret")
+    return maskclip.Client(address[0], key="secret", timeout=600)
 
 
 def test_the_client_gets_what_segment_gives(client, scene):
