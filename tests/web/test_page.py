@@ -19,6 +19,33 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine")
 
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (one) => {
+    for (; one; one = one.parentElement) {
+      const color = getComputedStyle(one).backgroundColor;
+      if (!/, 0\\)$/.test(color)) return parse(color);
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const one of document.querySelectorAll("body *")) {
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!own || !one.checkVisibility() || one.disabled) continue;
+    const [a, b] = [light(parse(getComputedStyle(one).color)), light(ground(one))].sort();
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faint.push(`${one.textContent.trim()}: ${ratio.toFixed(1)}`);
+  }
+  return faint;
+}"""
+UNNAMED = """() => [...document.querySelectorAll("button, input, select, textarea, [tabindex]")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.ariaLabel || one.labels?.[0]?.textContent.trim() ||
+    (one.matches("button") && one.textContent.trim())))
+  .map((one) => one.outerHTML)"""
 DROP = """([kind, bytes]) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, { type: "image/png" }));
@@ -122,6 +149,29 @@ def test_photos_come_by_file_drop_and_paste_and_what_is_none_is_refused_in_a_lin
         assert "drop" not in page.inner_text("#photo-name")
 
 
+def test_two_settings_are_compared_and_the_address_tells_them(visit, scene):
+    with visit() as page:
+        open_photo(page, scene)
+        page.click("#compare")
+        one = seen(page)
+        page.click("#fine summary")
+        page.select_option("#refine", "none")
+        page.fill("#words", "grass, dog, cow")
+        page.wait_for_url("**b.refine=none**")
+        page.wait_for_selector("#absent:has-text('1 without')")
+        two = seen(page)
+        page.focus("#divider")
+        page.keyboard.press("Home")
+        assert len({one, two, seen(page)}) == 3
+        assert page.get_attribute("#divider", "aria-valuenow") == "0"
+        page.fill("#short_side", "5000")
+        page.wait_for_selector("#fine-error:has-text('5000')")
+        page.reload()  # the photo is its visitor's still
+        wait_for(page, "cow")
+        page.click("#legend-panel [data-side='1']")
+        assert page.input_value("#words") == "grass, dog, cow"
+
+
 def test_results_are_taken_along(visit, scene):
     with visit() as page:
         open_photo(page, scene)
@@ -183,3 +233,17 @@ def test_everything_can_be_done_with_a_keyboard(visit):
         press("Space")
         assert seen(page) != before
         assert page.evaluate("document.activeElement.matches('#legend input:not(:checked)')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phones_in_light_and_dark(visit, scene, scheme):
+    size = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with visit(color_scheme=scheme, **size) as page:
+        open_photo(page, scene, words="cow, grass, xyzzy")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.tap("#canvas")
+        page.wait_for_selector("#probe:has-text('.')")
+        page.tap("#fine summary")
+        page.tap("#compare")
+        assert page.evaluate(CONTRAST) == []
+        assert page.evaluate(UNNAMED) == []

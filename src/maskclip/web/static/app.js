@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { Controls, say } from "./controls.js";
 import { decode, paintHeat, paintLabels, paintScale } from "./layers.js";
-import { described, Legend, readOut } from "./legend.js";
+import { aboutAnswer, busy, described, Legend, readOut } from "./legend.js";
 import { exampleFile, listenForPhotos, pictureOf, upload } from "./photos.js";
 import { listenForSaves, showRepeat } from "./save.js";
 import { readHash, toSend, writeHash } from "./settings.js";
@@ -199,13 +199,12 @@ class Page {
     const slow = setTimeout(() => readOut("labelling …"), 400);
     find("stage").setAttribute("aria-busy", "true");
     try {
-      const response = await call(`/v1/photos/${id}/labels`, { json: sent, signal, onBusy: busy });
-      const answer = await response.json();
-      const found = await Promise.all([decode(answer.labels, answer.bits), decode(answer.scores)]);
+      const same = side.answer && JSON.stringify(sent) === JSON.stringify(side.sent);
+      const found = same ? side : await this.labelsOf(id, sent, signal);
+      const { answer, labels, scores } = found;
       const heat = await this.heatOf(side, sent, answer, signal);
       if (signal.aborted || request !== side.request) return;
-      [side.labels, side.scores] = found;
-      Object.assign(side, { answer, heat, sent, error: null });
+      Object.assign(side, { answer, labels, scores, heat, sent, error: null });
       this.shown(side, aboutAnswer(answer, performance.now() - started));
     } catch (error) {
       if (signal.aborted || request !== side.request) return;
@@ -229,6 +228,13 @@ class Page {
     } catch (error) {
       say("stage-error", error.message);
     }
+  }
+
+  async labelsOf(id, sent, signal) {
+    const path = `/v1/photos/${id}/labels`;
+    const answer = await (await call(path, { json: sent, signal, onBusy: busy })).json();
+    const { labels, bits, scores } = answer;
+    return { answer, labels: await decode(labels, bits), scores: await decode(scores) };
   }
 
   async heatOf(side, sent, answer, signal) {
@@ -374,17 +380,6 @@ class Page {
     this.showSides();
     for (const side of this.comparing ? this.sides : [this.sides[0]]) this.label(side);
   }
-}
-
-function busy(seconds) {
-  readOut(`the service is busy: again in ${seconds} s`);
-}
-
-function aboutAnswer(answer, milliseconds) {
-  const parts = [answer.model, answer.method, `${Math.round(milliseconds)} ms`];
-  if (!answer.network_ran) parts.push("features reused");
-  if (answer.why) parts.push(answer.why);
-  return parts.join(" · ");
 }
 
 try {

@@ -89,6 +89,19 @@ export function readOut(line) {
   find("readout").title = line;
 }
 
+/** Say that the service is busy. */
+export function busy(seconds) {
+  readOut(`the service is busy: again in ${seconds} s`);
+}
+
+/** Say in one line how an answer came. */
+export function aboutAnswer(answer, milliseconds) {
+  const parts = [answer.model, answer.method, `${Math.round(milliseconds)} ms`];
+  if (!answer.network_ran) parts.push("features reused");
+  if (answer.why) parts.push(answer.why);
+  return parts.join(" · ");
+}
+
 function percent(share) {
   const value = 100 * share;
   return value > 0 && value < 0.1 ? "<0.1 %" : `${value.toFixed(1)} %`;
