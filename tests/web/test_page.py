@@ -85,6 +85,7 @@ def visit(browser, address):
     @contextmanager
     def visiting(path="", **context):
         there = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
+        there.set_default_timeout(90_000)  # ms: machines may be busy
         page = there.new_page()
         asked, errors = [], []
         page.on("request", lambda request: asked.append(request.url))
