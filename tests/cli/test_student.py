@@ -133,6 +133,17 @@ def test_eval_of_emoji(name, files, tmp_path, capsys):
     assert "protocol segment · short side 64 · float32" in capsys.readouterr().out
 
 
+def test_eval_warns_of_sizes_that_are_far_from_those_of_the_training(files, tmp_path, capsys):
+    save_student(TrainedStudent(made(len(EMOJI)), EMOJI, short_side=40), tmp_path / "s.safetensors")
+    command = ("eval", "emoji", "--model", tmp_path / "s.safetensors", "--limit", 1, "--size", 48)
+    assert run(*command, "--short-side", 48) == 0
+    assert "trained at" not in capsys.readouterr().err
+    assert run(*command, "--protocol", "published") == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "trained at a short side of about 40 px, and the protocol published shows" in error
+    assert "--protocol segment takes its own size" in error
+
+
 def test_windows_and_sizes_work(files, picture):
     segmenter = maskclip.load(str(files / "named.safetensors"))
     images = [picture(40, 60), picture(1, 1), picture(40, 60, seed=1)]

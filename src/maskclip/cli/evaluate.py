@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 _ALL = "all"  # the corruption that stands for a sweep of all of them
+_FAR = 1.5  # times: sizes at which a student sees things otherwise than in its training
 
 
 def evaluate(
@@ -366,6 +367,13 @@ def _warn_of_differences(
     if differs:
         warning_line(
             f"the protocol {settings['protocol']} has other settings: {'; '.join(differs)}"
+        )
+    trained, shown = settings.get("trained_at"), settings.get("options", {}).get("short_side")
+    if trained and shown and max(trained, shown) > _FAR * min(trained, shown):
+        warning_line(
+            f"the student was trained at a short side of about {trained} px, and the protocol "
+            f"{settings['protocol']} shows it images of {shown} px: --protocol segment takes its "
+            "own size, or --short-side"
         )
     if row is not None and evaluation is not None and not published_row(evaluation, run.corruption):
         warning_line(

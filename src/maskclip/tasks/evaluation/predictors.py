@@ -166,6 +166,7 @@ class StudentPredictor(ModelPredictor):
             "model": segmenter.name,
             "student": asdict(segmenter.student.config),
             "step": segmenter.trained.step,
+            "trained_at": segmenter.short_side,
             **({"untrained": new, "templates": segmenter.trained.templates} if new else {}),
             "arithmetic": {name: getattr(segmenter.method, name) for name in _STUDENT_FIELDS},
         }
