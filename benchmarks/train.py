@@ -41,7 +41,7 @@ from maskclip.core.samples import UNLABELED, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.photos import open_folder, open_photos
 from maskclip.plus.config import LIGHTNING_PRECISIONS, Optimization, Supervision, Training
-from maskclip.plus.dataset import training_loader
+from maskclip.plus.dataset import TrainingDataset, training_loader
 from maskclip.tasks.train import build
 
 WAYS = ("bare", "ours", "labels")
@@ -206,7 +206,7 @@ def pipeline(how: Namespace, consumed: float) -> Rows:
     )
 
     def read(samples: Samples, workers: int) -> None:
-        for _ in training_loader(samples, training, workers=workers):
+        for _ in training_loader(TrainingDataset(samples, training), workers=workers):
             pass
 
     vocabulary = words(how.classes[0])

@@ -32,7 +32,7 @@ TRAINING = Training(
 
 
 def images_of(loader):
-    return [images for images, _, _ in loader]
+    return [batch.images for batch in loader]
 
 
 def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
@@ -45,23 +45,24 @@ def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
 
 def test_an_index_is_the_same_sample_whatever_was_loaded_before():
     one, other = TrainingDataset(SCENES, TRAINING), TrainingDataset(SCENES, TRAINING)
-    images, labels, _ = one[13]
+    images, labels, *_ = one[13]
     _ = other[2], other[19]
     assert torch.equal(images, other[13][0])
     assert torch.equal(labels, other[13][1])
 
 
 def test_a_resumed_training_loads_the_rest_but_counts_the_whole():
-    whole = images_of(training_loader(SCENES, TRAINING))
-    rest = training_loader(SCENES, TRAINING, steps_done=lambda: 3)
+    whole = images_of(training_loader(TrainingDataset(SCENES, TRAINING)))
+    rest = training_loader(TrainingDataset(SCENES, TRAINING), steps_done=lambda: 3)
     assert len(whole) == len(rest) == 5
     assert all(map(torch.equal, whole[3:], images_of(rest)))
 
 
 def test_processes_share_each_batch():
-    whole = images_of(training_loader(SCENES, TRAINING))
+    whole = images_of(training_loader(TrainingDataset(SCENES, TRAINING)))
     parts = [
-        images_of(training_loader(SCENES, TRAINING, rank=rank, world_size=2)) for rank in (0, 1)
+        images_of(training_loader(TrainingDataset(SCENES, TRAINING), rank=rank, world_size=2))
+        for rank in (0, 1)
     ]
     for step, images in enumerate(whole):
         assert torch.equal(images[0::2], parts[0][step])
@@ -71,7 +72,7 @@ def test_processes_share_each_batch():
 def test_labels_of_unlabelled_classes_are_hidden():
     classes = tuple(range(len(SCENES.vocabulary)))
     hidden = replace(TRAINING, supervision=Supervision(unlabeled=classes))
-    (_, labels, _), (_, given, _) = (
+    (_, labels, *_), (_, given, *_) = (
         TrainingDataset(SCENES, hidden)[0],
         TrainingDataset(SCENES, TRAINING)[0],
     )
@@ -85,7 +86,7 @@ def test_validation_shares_images_at_the_test_size(most, counts):
         validation_loader(SCENES, (64, 48), most=most, rank=rank, world_size=2) for rank in (0, 1)
     ]
     assert [len(loader) for loader in loaders] == counts
-    image, truth, _ = next(iter(loaders[0]))
+    image, truth, *_ = next(iter(loaders[0]))
     assert (image.shape, image.dtype) == ((1, 3, 48, 48), torch.uint8)
     assert (truth.shape, truth.dtype) == ((32, 32), torch.int64)
 
@@ -148,7 +149,7 @@ class TestUnreadable:
         samples = self.opened(folder)
         for path in (folder / "images").iterdir():
             path.unlink()
-        images, labels, skipped = TrainingDataset(samples, TRAINING)[0]
+        images, labels, skipped, *_ = TrainingDataset(samples, TRAINING)[0]
         assert images.shape == (3, 32, 32)
         assert set(labels.unique().tolist()) == {IGNORE}
         assert len(skipped) == 5

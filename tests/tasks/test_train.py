@@ -183,6 +183,19 @@ def test_a_backbone_starts_from_a_file_that_is_not_needed_again(tmp_path: Path) 
             torch.testing.assert_close(found.state_dict()[f"encoder.model.{name}"], weight)
 
 
+def test_images_drawn_evenly_are_the_same_after_a_stop(tmp_path: Path) -> None:
+    even = replace(TINY, optimization=replace(TINY.optimization, balance=True))
+    task.train(even, SCENES, tmp_path / "whole", machine=MACHINE)
+    with pytest.raises(StoppedError):
+        task.train(even, SCENES, tmp_path / "run", machine=MACHINE, callbacks=[StopAt(4)])
+    shown = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert len(shown) == len(SCENES)
+    assert all(shown)
+    task.train(even, SCENES, tmp_path / "run", machine=MACHINE, resume=True)
+    whole, broken = (weights(tmp_path / name / "last.ckpt") for name in ("whole", "run"))
+    assert same(whole, broken)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_head_learns_at_a_rate_of_its_own(optimizer: str, tmp_path: Path) -> None:
     config = replace(TINY.optimization, steps=1, optimizer=optimizer, lr=1e-3, frozen_norms=True)

@@ -225,6 +225,14 @@ def train(
             rich_help_panel="Supervision",
         ),
     ] = None,
+    balance: Annotated[
+        bool,
+        typer.Option(
+            "--balance",
+            help="Draw photos so that the classes come up evenly: by their labels, or by what CLIP "
+            "sees in each, which takes a look at all of them before the first step.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(metavar="S", min=0, help="Seed of all random numbers (default: 0)."),
@@ -361,6 +369,7 @@ def train(
             min_lr=min_lr,
             head_lr_mult=head_lr_mult,
             optimizer=optimizer,
+            balance=balance or None,
             seed=seed,
         ),
         augmentation=_override(

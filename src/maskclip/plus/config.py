@@ -284,6 +284,7 @@ class Optimization:
             learning rate near 0.002.
         momentum: of SGD; the first beta of AdamW.
         weight_decay: applies to every trained weight.
+        balance: draw images so that the classes they show come up evenly, not each once an epoch.
         frozen_norms: keep the statistics of BatchNorms as they start, as small batches need.
         seed: of the weights that are not loaded, the order of images, and augmentation.
 
@@ -300,6 +301,7 @@ class Optimization:
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    balance: bool = False
     frozen_norms: bool = False
     seed: int = 0
 

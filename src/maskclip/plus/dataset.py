@@ -1,8 +1,9 @@
 """What a training and its validation load, index by index.
 
 A training loads steps x batch size samples. Which image has an index, and how it is augmented,
-depends on the seed and the index alone: workers, processes and interruptions change nothing. In
-place of an image that cannot be read comes the next of its epoch that can.
+depends on the seed and the index alone, and on the classes of images that are drawn evenly by them:
+workers, processes and interruptions change nothing. In place of an image that cannot be read comes
+the next of its epoch, or of its class, that can.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from maskclip.core.prefetch import prefetch, usable_cpus
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED, Ids, Samples
 from maskclip.data.transforms import Place, augment, seeded
+from maskclip.plus.balance import Classes, EvenOrder
 from maskclip.plus.config import Optimization, Training, TrainingError
 
 _CHEAP_BYTES = 128 * 2**20  # of all images: what is decoded in some seconds
@@ -56,10 +58,8 @@ class Batch(NamedTuple):
 
 
 def training_loader(
-    samples: Samples,
-    training: Training,
+    dataset: TrainingDataset,
     *,
-    places: Sequence[int | None] | None = None,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
@@ -69,18 +69,15 @@ def training_loader(
     """Return the batches of one process.
 
     Args:
-        samples: the images, with labels or without.
-        training: its seed, augmentation, and classes whose labels are hidden.
-        places: where the images of this training are among the samples, as `TrainingDataset` has
-            it.
+        dataset: the samples of all processes.
         rank, world_size: which process this is, of how many that share each batch.
         workers: processes that load and augment images.
         pin_memory: as PyTorch's loader takes it; for GPUs.
         steps_done: called when iteration starts, which is after so many steps.
     """
-    optimization = training.optimization
+    optimization = dataset.optimization
     return DataLoader(
-        TrainingDataset(samples, training, places=places),
+        dataset,
         batch_size=optimization.batch_size // world_size,
         sampler=TrainingSampler(
             optimization, rank=rank, world_size=world_size, steps_done=steps_done
@@ -173,6 +170,8 @@ class TrainingDataset(Dataset[Batch]):
         training: its seed, augmentation, and classes whose labels are hidden.
         places: for each image that the training began with, in their order, its index among the
             samples, or None where it is gone; None stands for all samples as they are.
+        classes: of each of these images, by which they are drawn evenly; None draws each once an
+            epoch.
     """
 
     def __init__(
@@ -181,6 +180,7 @@ class TrainingDataset(Dataset[Batch]):
         training: Training,
         *,
         places: Sequence[int | None] | None = None,
+        classes: Classes | None = None,
     ) -> None:
         self.samples = samples
         self.places = range(len(samples)) if places is None else places
@@ -188,8 +188,10 @@ class TrainingDataset(Dataset[Batch]):
         config = training.supervision
         self.hidden = () if config.keep_labels else config.unlabeled
         self.photo_side = config.teacher_short_side
+        self.optimization = training.optimization
         self.seed = training.optimization.seed
         self.length = training.optimization.steps * training.optimization.batch_size
+        self.even = None if classes is None else EvenOrder(classes, seed=self.seed)
         self._order: tuple[int, Ids] | None = None  # of the latest epoch
 
     def __len__(self) -> int:
@@ -235,19 +237,25 @@ class TrainingDataset(Dataset[Batch]):
         return (torch.from_numpy(np.array(resized)).permute(2, 0, 1),)
 
     def sample_at(self, index: int) -> int | None:
-        """Return which sample has an index: each once per epoch, every epoch in a new order."""
-        epoch, offset = divmod(index, len(self.places))
-        return self.places[int(self._order_of(epoch)[offset])]
+        """Return which sample has an index, None where it is gone."""
+        return self.places[next(self._numbers(index))]
 
     def _candidates(self, index: int) -> Iterator[int]:
         """Yield the sample of an index, then those that may take its place: the next ones."""
+        for number in self._numbers(index):
+            place = self.places[number]
+            if place is not None:
+                yield place
+
+    def _numbers(self, index: int) -> Iterator[int]:
+        """Yield numbers of images: each once per epoch, every epoch in a new order; or evenly."""
+        if self.even is not None:
+            yield from self.even.candidates(index)  # then any, where all of these are gone
         count = len(self.places)
         epoch, offset = divmod(index, count)
         order = self._order_of(epoch)
         for ahead in range(count):
-            place = self.places[int(order[(offset + ahead) % count])]
-            if place is not None:
-                yield place
+            yield int(order[(offset + ahead) % count])
 
     def _order_of(self, epoch: int) -> Ids:
         if self._order is None or self._order[0] != epoch:

@@ -202,7 +202,6 @@ class MaskCLIPPlus(L.LightningModule):
                 ignore=self.ignore,
             )
 
-    @torch.no_grad()
     def taught(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Return the labels that CLIP completes for images (B, 3, H, W) uint8; to be looked at.
 
@@ -214,18 +213,24 @@ class MaskCLIPPlus(L.LightningModule):
         Returns:
             (B, H, W) int64 on the CPU; None where CLIP labels nothing.
         """
+        return self.complete(images, labels)[1]
+
+    @torch.no_grad()
+    def complete(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what is learnt from of the samples' labels, and `taught`; on the CPU."""
         config = self.supervision
-        if self.teacher.encoder is None or not config.unlabeled:
-            return None
-        images, labels = images.to(self.device), labels.to(self.device)
         if not config.keep_labels:
-            hidden = torch.tensor(config.unlabeled, device=self.device)
+            hidden = torch.tensor(config.unlabeled, dtype=labels.dtype, device=labels.device)
             labels = labels.masked_fill(torch.isin(labels, hidden), UNLABELED)
+        if self.teacher.encoder is None or not config.unlabeled:
+            return labels.cpu(), None
+        images, labels = images.to(self.device), labels.to(self.device)
         with torch.autocast(images.device.type, enabled=False):
             maps = self._teacher_maps(images)
-        return assign_labels(
+        taught = assign_labels(
             labels, maps, config.unlabeled, confidence=config.confidence, ignore=self.ignore
-        ).cpu()
+        )
+        return labels.cpu(), taught.cpu()
 
     def _teacher_maps(self, images: Tensor) -> Tensor:
         teacher = self.teacher

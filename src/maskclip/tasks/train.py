@@ -23,6 +23,7 @@ from maskclip.core.methods import get_method
 from maskclip.core.samples import Samples
 from maskclip.core.text import printable
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.plus.balance import read_classes, shown_classes, write_classes
 from maskclip.plus.config import (
     LIGHTNING_PRECISIONS,
     RANDOM,
@@ -32,7 +33,12 @@ from maskclip.plus.config import (
     TrainingError,
     parse_student,
 )
-from maskclip.plus.dataset import check_readable, training_loader, validation_loader
+from maskclip.plus.dataset import (
+    TrainingDataset,
+    check_readable,
+    training_loader,
+    validation_loader,
+)
 from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
@@ -61,7 +67,7 @@ from maskclip.tasks.run_folder import (
     steps_done,
 )
 
-LOGS, OVERLAYS, SKIPPED = "logs", "overlays", "skipped.txt"
+LOGS, OVERLAYS, SKIPPED, SHOWN = "logs", "overlays", "skipped.txt", "classes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +162,31 @@ def train(
         module.teacher.why = why
         strategy = _choose_strategy(module.student, training, processes, device)
         checkpoint = None if fresh else find_checkpoint(out, module.state_dict())
+        shown = None
+        if training.optimization.balance:
+            path, begun = out / SHOWN, None if fresh else len(places.indices)
+            shown = _shown_classes(path, module.to(device), samples, training, begun=begun)
         if fresh and processes.rank == 0:
             begin(out, config, samples)  # after all that can be refused
-        job = _Job(training, samples, validation, machine, processes, device, strategy, out)
-        return _fit(job, module, places, checkpoint=checkpoint, callbacks=callbacks)
+            if shown is not None:
+                write_classes(shown, out / SHOWN)
+        dataset = TrainingDataset(samples, training, places=places.indices, classes=shown)
+        job = _Job(training, dataset, validation, machine, processes, device, strategy, out)
+        return _fit(job, module, checkpoint=checkpoint, callbacks=callbacks)
+
+
+def _shown_classes(
+    path: Path, module: MaskCLIPPlus, samples: Samples, training: Training, *, begun: int | None
+) -> list[list[int]]:
+    """Return the classes that each image shows; of a training of so many that has begun, as then.
+
+    Raises:
+        TrainingError: the file of that training cannot be used.
+    """
+    if begun is not None:
+        return read_classes(path, images=begun, classes=len(samples.vocabulary))
+    module.teacher.to(module.device)
+    return shown_classes(samples, module.complete, short_side=training.short_side)
 
 
 def _finished(training: Training, out: Path, *, resume: bool) -> Trained | None:
@@ -187,7 +214,7 @@ class _Job(NamedTuple):
     """What a training is put together from."""
 
     training: Training
-    samples: Samples
+    dataset: TrainingDataset
     validation: Samples | None
     machine: Machine
     processes: Processes
@@ -199,12 +226,12 @@ class _Job(NamedTuple):
 def _fit(
     job: _Job,
     module: MaskCLIPPlus,
-    places: Places,
     *,
     checkpoint: Path | None,
     callbacks: Sequence[Callback],
 ) -> Trained:
-    training, samples, validation, machine, processes, device, _, out = job
+    training, dataset, validation, machine, processes, device, _, out = job
+    samples = dataset.samples
     best_and_last = checkpoint_callbacks(out, machine, validated=validation is not None)
     counting = CountSkipped(len(samples), 0 if validation is None else len(validation))
     drawing = DrawOverlays(
@@ -218,9 +245,7 @@ def _fit(
         trainer = _trainer(job, callbacks=[*best_and_last, counting, drawing, *callbacks])
         share = {"rank": processes.rank, "world_size": processes.world_size}
         loader = training_loader(
-            samples,
-            training,
-            places=places.indices,
+            dataset,
             **share,
             workers=machine.workers,
             pin_memory=device.type == "cuda",
