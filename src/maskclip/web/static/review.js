@@ -85,7 +85,7 @@ function listPhotos() {
       const button = document.createElement("button");
       button.type = "button";
       button.append(span("mark"), span("path", photo.photo), span("doubt"));
-      button.addEventListener("click", () => show(index));
+      button.addEventListener("click", () => inTurn(() => show(index)));
       item.append(button);
       return item;
     }),
@@ -123,37 +123,34 @@ function listed() {
   $("progress").textContent = `${done} of ${page.photos.length} reviewed`;
 }
 
-function step(by) {
+async function step(by) {
   for (let at = page.at + by; at >= 0 && at < page.photos.length; at += by) {
     if (isListed(page.photos[at])) return show(at);
   }
-  return page.busy;
 }
 
 /* The photo */
 
-function show(index) {
-  return inTurn(async () => {
-    const before = $("photos").children[page.at]?.firstElementChild;
-    before?.removeAttribute("aria-current");
-    page.at = index;
-    page.selected = page.hovered = page.shown = null;
-    const photo = page.photos[index];
-    const current = $("photos").children[index].firstElementChild;
-    current.setAttribute("aria-current", "true");
-    current.scrollIntoView({ block: "nearest", inline: "nearest" });
-    history.replaceState(null, "", `#${encodeURIComponent(photo.name)}`);
-    headings();
-    clear($("labels"));
-    clear($("outline"));
-    $("image").src = address("image", photo.name);
-    $("image").alt = photo.photo;
-    await Promise.all([$("image").decode().catch(unreadable), readLabels(photo)]);
-    listed();
-    for (let near = index + 1; near <= index + AROUND && near < page.photos.length; near++) {
-      new Image().src = address("image", page.photos[near].name);
-    }
-  });
+async function show(index) {
+  const before = $("photos").children[page.at]?.firstElementChild;
+  before?.removeAttribute("aria-current");
+  page.at = index;
+  page.selected = page.hovered = page.shown = null;
+  const photo = page.photos[index];
+  const current = $("photos").children[index].firstElementChild;
+  current.setAttribute("aria-current", "true");
+  current.scrollIntoView({ block: "nearest", inline: "nearest" });
+  history.replaceState(null, "", `#${encodeURIComponent(photo.name)}`);
+  headings();
+  clear($("labels"));
+  clear($("outline"));
+  $("image").src = address("image", photo.name);
+  $("image").alt = photo.photo;
+  await Promise.all([$("image").decode().catch(unreadable), readLabels(photo)]);
+  listed();
+  for (let near = index + 1; near <= index + AROUND && near < page.photos.length; near++) {
+    new Image().src = address("image", page.photos[near].name);
+  }
 }
 
 async function unreadable() {
@@ -292,7 +289,7 @@ function listClasses() {
       button.append(key, chip, span("path", one.name), part);
       if (index < 9) button.setAttribute("aria-keyshortcuts", String(index + 1));
       button.disabled = page.selected === null;
-      button.addEventListener("click", () => change({ action: "relabel", label: one.id }));
+      button.addEventListener("click", () => inTurn(() => change({ action: "relabel", label: one.id })));
       item.append(button);
       return item;
     }),
@@ -301,24 +298,22 @@ function listClasses() {
 
 /* What is done */
 
-function change(edit) {
-  return inTurn(async () => {
-    const { shown } = page;
-    const photo = page.photos[page.at];
-    const body = { name: photo.name, ...edit };
-    const onRegion = ["relabel", "ignore", "merge"].includes(edit.action);
-    if (onRegion) {
-      if (page.selected === null) return;
-      const { start } = page.selected;
-      const x = start % shown.width;
-      const y = Math.floor(start / shown.width);
-      body.row = Math.floor((y * photo.height) / shown.height);
-      body.column = Math.floor((x * photo.width) / shown.width);
-      body.whole = $("whole").checked;
-    }
-    took(await (await call("v1/review/change", body)).json());
-    if (onRegion || edit.action === "reset") await readLabels(page.photos[page.at]);
-  });
+async function change(edit) {
+  const { shown } = page;
+  const photo = page.photos[page.at];
+  const body = { name: photo.name, ...edit };
+  const onRegion = ["relabel", "ignore", "merge"].includes(edit.action);
+  if (onRegion) {
+    if (page.selected === null) return;
+    const { start } = page.selected;
+    const x = start % shown.width;
+    const y = Math.floor(start / shown.width);
+    body.row = Math.floor((y * photo.height) / shown.height);
+    body.column = Math.floor((x * photo.width) / shown.width);
+    body.whole = $("whole").checked;
+  }
+  took(await (await call("v1/review/change", body)).json());
+  if (onRegion || edit.action === "reset") await readLabels(page.photos[page.at]);
 }
 
 function took(answer) {
@@ -338,15 +333,13 @@ async function judge(action) {
   const state = { accept: "accepted", reject: "rejected" }[action];
   const again = page.photos[at].state === state; // the same once more takes it back
   await change({ action: again ? "open" : action });
-  if (!again && page.photos[at].state === state) await step(1);
+  if (!again) await step(1);
 }
 
-function goBack(which) {
-  return inTurn(async () => {
-    const index = took(await (await call(`v1/review/${which}`, {})).json());
-    if (index === page.at) await readLabels(page.photos[index]);
-    else if (index >= 0) setTimeout(() => show(index));
-  });
+async function goBack(which) {
+  const index = took(await (await call(`v1/review/${which}`, {})).json());
+  if (index === page.at) await readLabels(page.photos[index]);
+  else if (index >= 0) await show(index);
 }
 
 /* Hands */
@@ -359,11 +352,12 @@ function keyed(event) {
   }
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") {
     event.preventDefault();
-    return goBack(event.shiftKey ? "redo" : "undo");
+    return inTurn(() => goBack(event.shiftKey ? "redo" : "undo"));
   }
   if (typing && event.target.id === "search" && event.key === "Enter" && found().length) {
     event.preventDefault();
-    change({ action: "relabel", label: found()[0].id });
+    const { id } = found()[0];
+    inTurn(() => change({ action: "relabel", label: id }));
     $("search").value = "";
     return $("stage").focus();
   }
@@ -374,8 +368,8 @@ function keyed(event) {
   const digit = /^[1-9]$/.test(event.key) ? found()[Number(event.key) - 1] : undefined;
   if (!action && !digit) return;
   event.preventDefault();
-  if (digit) change({ action: "relabel", label: digit.id });
-  else action();
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held judges once
+  inTurn(digit ? () => change({ action: "relabel", label: digit.id }) : action);
 }
 
 const KEYS = {
@@ -420,7 +414,7 @@ function listen() {
     const region = at === null ? null : page.shown.regions[page.shown.numbers[at]];
     select(region === page.selected ? null : region);
   });
-  const click = (id, action) => $(id).addEventListener("click", action);
+  const click = (id, action) => $(id).addEventListener("click", () => inTurn(action));
   click("previous", () => step(-1));
   click("next", () => step(1));
   click("accept", () => judge("accept"));
@@ -457,7 +451,7 @@ async function start() {
   const wanted = decodeURIComponent(location.hash.slice(1));
   const at = page.photos.findIndex((photo) => photo.name === wanted);
   const open = page.photos.findIndex((photo) => stateOf(photo) === "open");
-  await show(Math.max(0, at >= 0 ? at : open));
+  await inTurn(() => show(Math.max(0, at >= 0 ? at : open)));
   $("stage").focus();
 }
 
