@@ -364,7 +364,7 @@ def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
             published_loss=False,
         ),
         augmentation=Augmentation(
-            scale=(960, 240), ratio=(1.0, 1.5), crop=(224, 224), distort=False
+            scale=(960, 240), ratio=(0.75, 1.5), crop=(224, 224), distort=False
         ),
         optimization=replace(FROM_TEACHER, steps=steps, batch_size=8),
     )
