@@ -105,6 +105,166 @@ def test_what_was_half_written_counts_as_not_done(out):
 
 
 @pytest.mark.parametrize(
+    "tail",
+    [b"\0" * 512, b'{"step": 3, "photo": "\xc3', b"\xff\xfe", b'{"step": 3}\0\0', b"12", b"  "],
+)
+def test_what_a_power_cut_left_after_the_last_line_counts_as_not_done(tail, out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.mark("a", ACCEPTED)
+        written.mark("sub/b", ACCEPTED)
+    whole = journal(out).read_bytes()
+    journal(out).write_bytes(whole + tail)
+    assert len(Corrections(out).photos) == 2
+    with CorrectionJournal(out, WORDS) as written:
+        written.mark("sub/b", REJECTED)
+    assert Corrections(out).of("sub/b") == Correction(REJECTED)
+    added = journal(out).read_bytes().removeprefix(whole)
+    assert added.startswith(b'{"step": 3,')
+    assert added.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_ends_of_lines_of_an_editor_lose_no_action(end, last, out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.mark("a", ACCEPTED)
+        written.mark("sub/b", REJECTED)
+    saved = end.join(journal(out).read_text().splitlines()) + end * last
+    journal(out).write_bytes(saved.encode())
+    with CorrectionJournal(out, WORDS) as written:
+        assert written.of("sub/b") == Correction(REJECTED)
+        assert written.undo() == "sub/b"
+        assert written.undo() == "a"
+    assert journal(out).read_bytes().startswith(saved.encode())
+    assert not Corrections(out).photos
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_journal_in_another_encoding_is_refused_and_left_as_it_is(encoding, end, out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.edit("a", edited(1))
+    saved = (journal(out).read_text().rstrip("\n") + end).encode(encoding)
+    journal(out).write_bytes(saved)
+    for opened in (Corrections, lambda out: CorrectionJournal(out, WORDS)):
+        with pytest.raises(MaskCLIPError, match=r"in plain UTF-8, got .*: restore it") as refused:
+            opened(out)
+        assert "\n" not in str(refused.value)
+    assert journal(out).read_bytes() == saved
+
+
+def remove(path):
+    path.unlink()
+
+
+def replace(path):
+    path.with_name("new").write_bytes(path.read_bytes())
+    path.rename(path.with_name("old"))
+    path.with_name("new").rename(path)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+ACTIONS = [
+    lambda written: written.mark("a", REJECTED),
+    lambda written: written.edit("sub/b", edited(1)),
+    lambda written: written.reset("a"),
+    lambda written: written.undo(),
+]
+
+
+def contents(out):
+    return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("change", [remove, replace, empty, lengthen])
+def test_a_journal_that_others_changed_while_it_was_open_is_not_added_to(change, out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.mark("a", ACCEPTED)
+        written.mark("a", OPEN)
+        change(journal(out))
+        left = contents(out)
+        for action in ACTIONS:
+            with pytest.raises(MaskCLIPError, match=r"expected .* as it was read .* nothing was"):
+                action(written)
+        assert contents(out) == left
+        assert written.of("a") == UNTOUCHED
+
+
+def test_a_journal_that_another_made_meanwhile_is_not_added_to(out):
+    with CorrectionJournal(out, WORDS) as written:
+        journal(out).write_text('{"classes": ["dog", "grass"]}\n')
+        left = contents(out)
+        for action in ACTIONS[:3]:
+            with pytest.raises(MaskCLIPError, match="as it was read"):
+                action(written)
+        assert contents(out) == left
+
+
+@pytest.mark.parametrize("lines", [0, 1, None])
+def test_a_journal_without_the_actions_that_were_answered_is_refused(lines, out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.edit("a", edited(0))
+        written.edit("sub/b", edited(1))
+    if lines is None:
+        journal(out).unlink()
+    else:
+        journal(out).write_bytes(b"".join(journal(out).read_bytes().splitlines(True)[:lines]))
+    left = contents(out)
+    for opened in (Corrections, lambda out: CorrectionJournal(out, WORDS)):
+        with pytest.raises(MaskCLIPError, match="got 0 actions, labels up to that of step 2: rest"):
+            opened(out)
+    assert Corrections.are_in(out)
+    assert contents(out) == left
+
+
+def test_a_journal_that_lost_its_last_actions_is_refused(out):
+    with CorrectionJournal(out, WORDS) as written:
+        for column in range(4):
+            written.edit("a", edited(column))
+    journal(out).write_bytes(b"".join(journal(out).read_bytes().splitlines(True)[:3]))
+    with pytest.raises(MaskCLIPError, match="got 2 actions, labels up to that of step 4"):
+        Corrections(out)
+
+
+def test_a_first_action_that_was_killed_before_its_line_counts_as_not_done(out):
+    with CorrectionJournal(out, WORDS) as written:
+        written.edit("a", edited(0))
+    journal(out).unlink()  # which is made with the first action in it
+    assert not Corrections(out).photos
+    assert not Corrections.are_in(out)
+    with CorrectionJournal(out, WORDS) as written:
+        written.edit("sub/b", edited(1))
+        written.edit("a", edited(2))
+    assert (Corrections(out).read_labels("a", WORDS) == edited(2)).all()
+
+
+def test_a_full_disk_at_the_first_action_leaves_no_journal(out, monkeypatch):
+    with CorrectionJournal(out, WORDS) as written:
+        for action in ACTIONS[:3]:
+            for fails in range(1, 4):
+                calls = iter(range(1, 100))
+
+                def fsync(_, calls=calls, fails=fails):
+                    if next(calls) >= fails:
+                        raise OSError(28, "full")
+
+                with monkeypatch.context() as patched:
+                    patched.setattr(os, "fsync", fsync)
+                    with pytest.raises(OSError, match="full"):
+                        action(written)
+                assert not journal(out).exists()
+        written.mark("a", REJECTED)
+    assert Corrections(out).of("a") == Correction(REJECTED)
+
+
+@pytest.mark.parametrize(
     ("line", "why"),
     [
         ("{}", "an unknown entry"),

@@ -149,6 +149,17 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
         MaskCLIPError: it is a folder, a pipe or a device, too large, or no such text.
         OSError: it cannot be read.
     """
+    return _decoded(read_bytes(path, what, limit=limit), Path(path), what)
+
+
+def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES) -> bytes:
+    """Read the bytes of a text file, as `read_text`, where they have to be counted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MaskCLIPError: it is a folder, a pipe or a device, or too large.
+        OSError: it cannot be read.
+    """
     path = Path(path)
     try:
         kind = path.stat()
@@ -168,7 +179,7 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
         raise MaskCLIPError(
             f"{path}: expected {what}, got more than {_megabytes(limit)} ({_megabytes(size)})"
         )
-    return _decoded(data, path, what)
+    return data
 
 
 def _is_open_already(path: Path) -> bool:

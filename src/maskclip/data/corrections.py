@@ -9,7 +9,6 @@ journal says, read from its beginning.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -24,10 +23,11 @@ import numpy as np
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import InUseError, atomic_path, lock, make_durable, remove_unfinished
-from maskclip.core.text import brief, counted, parse_json, read_text
+from maskclip.core.text import brief, counted
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import Labeled
 from maskclip.data.formats.per_photo import Palette
+from maskclip.data.journal import Journal
 from maskclip.data.masks import LabelRule, load_labels
 
 FOLDER = "corrections"
@@ -139,13 +139,24 @@ class Corrections:
         out: the folder of the labelling.
 
     Raises:
-        CorrectionError: the journal is damaged.
+        MaskCLIPError: the journal is damaged, or lacks actions whose labels are there.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out / FOLDER
-        self._history, self._length = _read_journal(self.folder / _JOURNAL)
+        self._journal = Journal(self.folder / _JOURNAL, _WHAT, limit=_MOST_BYTES)
+        self._history = _History()
+        labels = _last_step(out)  # before the journal, to which another process may be adding
+        self._journal.read(self._history.follow)
+        step = self._history.step
+        # Labels are written before their line: a process that was killed leaves those of one step.
+        if labels > step + 1 or (self._journal.exists and not step):
+            there = f", labels up to that of step {labels:,}" if labels else ""
+            got = counted(step, "action", "actions")
+            raise self._journal.refusal(
+                f"expected {_WHAT} with every action that was answered, got {got}{there}"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -186,7 +197,7 @@ class Corrections:
     @staticmethod
     def are_in(out: Path) -> bool:
         """Return whether a folder is that of a labelling that was corrected."""
-        return (out / FOLDER / _JOURNAL).is_file()
+        return (out / FOLDER / _JOURNAL).is_file() or _last_step(out) > 1
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Refuse corrections of other classes.
@@ -237,7 +248,8 @@ class CorrectionJournal(Corrections):
 
     Raises:
         CorrectionError: another process corrects the same labels, or those are of other classes.
-        MaskCLIPError: the journal is damaged.
+        MaskCLIPError: as `Corrections`. Methods that change something raise it when the journal is
+            not the file any more that was read; nothing is written then.
         OSError: the folder cannot be written.
     """
 
@@ -293,6 +305,7 @@ class CorrectionJournal(Corrections):
             OSError: they cannot be written.
         """
         with self._turn:
+            self._journal.check()
             before, step = self.of(name), self._history.step + 1
             original = self._edited(name, 0)
             written = [] if original.exists() else [original]
@@ -341,44 +354,16 @@ class CorrectionJournal(Corrections):
         entries = [entry]
         if not self.classes:
             entries.insert(0, {"classes": list(self.vocabulary.names)})
-        path = self.folder / _JOURNAL
-        new, data = not path.exists(), "".join(f"{json.dumps(e)}\n" for e in entries).encode()
-        with path.open("r+b" if not new else "x+b") as file:
-            file.truncate(self._length)  # what a process that was killed had begun to write
-            file.seek(self._length)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(self._length)
-                raise
-        if new:
-            make_durable([path])
-        self._length += len(data)
+        self._journal.append(entries)
         for each in entries:
             self._history.follow(each)
 
 
-def _read_journal(path: Path) -> tuple[_History, int]:
-    """Return what a journal says, and how many bytes of it are whole lines."""
-    history = _History()
-    try:
-        text = read_text(path, _WHAT, limit=_MOST_BYTES)
-    except FileNotFoundError:
-        return history, 0
-    whole = text[: text.rfind("\n") + 1]  # a last line without its end was never answered
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            history.follow(parse_json(line, str(path), _WHAT))
-        except (MaskCLIPError, ValueError, KeyError, TypeError, IndexError) as error:
-            why = (
-                str(error) if isinstance(error, MaskCLIPError | ValueError) else "an unknown entry"
-            )
-            raise CorrectionError(
-                f"{path}: line {number} is damaged ({why}): restore it, or move {path.parent} away"
-            ) from None
-    return history, len(whole.encode())
+def _last_step(out: Path) -> int:
+    """Return the last step that corrected labels are of; 0 where there are none."""
+    names = (name for *_, files in os.walk(out / FOLDER / _EDITED) for name in files)
+    steps = (name.removesuffix(".png").rpartition(".")[2] for name in names)
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 
 def _listed(names: tuple[str, ...]) -> str:
