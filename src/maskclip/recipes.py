@@ -199,6 +199,8 @@ class TrainingRow:
         miou: in percent, in the authors' table; None where the student is not theirs.
         unseen: mean IoU of the unseen classes, in percent, in the paper; None without any.
         harmonic: mean of the IoU of seen and unseen classes, in percent, in the paper.
+        measured: mIoU in percent that this project measured (docs/results.md); None where it did
+            not.
     """
 
     name: str
@@ -206,6 +208,7 @@ class TrainingRow:
     miou: float | None = None
     unseen: float | None = None
     harmonic: float | None = None
+    measured: float | None = None
 
     @property
     def scores(self) -> tuple[float | None, ...]:
@@ -301,7 +304,13 @@ _EMOJI_METHOD = replace(CLEAN, temperature=100.0)
 
 
 def _emoji(
-    name: str, teacher: str, supervision: Supervision, *, steps: int, batch_size: int = 16
+    name: str,
+    teacher: str,
+    supervision: Supervision,
+    *,
+    steps: int,
+    measured: float,
+    batch_size: int = 16,
 ) -> TrainingRow:
     """A student for a CPU: small, on drawn scenes, which its teacher sees twice as large."""
     training = replace(
@@ -318,23 +327,25 @@ def _emoji(
             optimizer="adamw", lr=0.003, weight_decay=0.01, steps=steps, batch_size=batch_size
         ),
     )
-    return TrainingRow(name, training)
+    return TrainingRow(name, training, measured=measured)
 
 
-def _emoji_free(teacher: str, *, steps: int) -> TrainingRow:
+def _emoji_free(teacher: str, *, steps: int, measured: float) -> TrainingRow:
     supervision = Supervision(
         unlabeled=_all_classes("emoji"), clip_guided=(1, None), confidence=0.9
     )
     name = f"emoji-annofree-{teacher}"
-    return _emoji(name, f"emoji-{teacher}", supervision, steps=steps, batch_size=8)
+    return _emoji(
+        name, f"emoji-{teacher}", supervision, steps=steps, measured=measured, batch_size=8
+    )
 
 
 # A student from scratch is able to teach itself later than one from ImageNet.
 _EMOJI_ZERO_SHOT = Supervision(unlabeled=UNSEEN, clip_guided=(1, 800), self_training=(801, None))
 _EMBEDDED_ROWS = (
-    _emoji_free("rn", steps=6000),
-    _emoji_free("vit", steps=5000),
-    _emoji("emoji-zeroshot-rn", "emoji-rn", _EMOJI_ZERO_SHOT, steps=1600),
+    _emoji_free("rn", steps=6000, measured=67.0),
+    _emoji_free("vit", steps=5000, measured=57.9),
+    _emoji("emoji-zeroshot-rn", "emoji-rn", _EMOJI_ZERO_SHOT, steps=1600, measured=78.6),
 )
 
 
@@ -344,7 +355,9 @@ FROM_TEACHER = Optimization(
 """How a student that starts from its teacher learns: its tower slowly, what is added at once."""
 
 
-def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
+def _photo(
+    name: str, supervision: Supervision, *, steps: int, measured: float | None = None
+) -> TrainingRow:
     """A student of the preview, that starts from it: for a CPU, on VOC photos of 240 px.
 
     The preview sees them at its working size. Its labels are refined, for those of single
@@ -368,7 +381,7 @@ def _photo(name: str, supervision: Supervision, *, steps: int) -> TrainingRow:
         ),
         optimization=replace(FROM_TEACHER, steps=steps, batch_size=8),
     )
-    return TrainingRow(name, training)
+    return TrainingRow(name, training, measured=measured)
 
 
 _PHOTO_STEPS = 400

@@ -151,11 +151,11 @@ def recipes() -> None:
             row.training.teacher.name,
             row.training.student,
             f"{row.training.optimization.steps:,}",
-            *map(_one_decimal, row.scores),
+            *map(_one_decimal, (*row.scores, row.measured)),
         )
         for name, row in TRAININGS.items()
     ]
-    numbers = ["steps", "published", "unseen", "harmonic"]
+    numbers = ["steps", "published", "unseen", "harmonic", "measured here"]
     print_line()
     print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
     embedded = [
