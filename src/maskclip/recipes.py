@@ -390,6 +390,7 @@ _PHOTO_ROWS = (
         "photo-annofree",
         Supervision(unlabeled=_all_classes("voc20"), clip_guided=(1, None)),
         steps=_PHOTO_STEPS,
+        measured=57.8,
     ),
     _photo(
         "photo-zeroshot",
@@ -399,6 +400,7 @@ _PHOTO_ROWS = (
             self_training=(_PHOTO_STEPS // 10 + 1, None),
         ),
         steps=_PHOTO_STEPS,
+        measured=61.5,
     ),
 )
 
