@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import check_key
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -74,6 +76,9 @@ class Client:
         key: what it asks for, if it does; `MASKCLIP_KEY` of the environment by default.
         timeout: seconds for a request.
 
+    Raises:
+        MaskCLIPError: the address is none of HTTP, or the key cannot be sent.
+
     Example:
         >>> found = maskclip.Client("http://127.0.0.1:8000").segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, [(one.name, one.coverage) for one in found.classes]
@@ -90,6 +95,8 @@ class Client:
             raise MaskCLIPError(f"`address`: expected one with http:// or https://, got {address}")
         self.address = address.rstrip("/")
         self.key = os.environ.get("MASKCLIP_KEY") if key is None else key
+        if self.key:
+            check_key(self.key)
         self.timeout = timeout
 
     def segment(
@@ -154,7 +161,7 @@ class Client:
                     if error.code != 503 or not pause.isdigit() or waits == _MOST_WAITS:
                         raise MaskCLIPError(f"{self.address}: {_reason(error)}") from None
                 time.sleep(min(int(pause), 30))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 raise MaskCLIPError(
                     f"{self.address} does not answer ({reason}): is `maskclip serve` running there?"

@@ -1,12 +1,23 @@
 """Who may ask: keys, hosts, origins; how much: sizes of bodies; and what every answer says."""
 
 import base64
+import logging
+import socket
+import threading
 import zlib
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
+import maskclip
+from maskclip.cli import main
+from maskclip.core.errors import MaskCLIPError
 from maskclip.web.asking import Limits
 from maskclip.web.guard import HEADERS, local_hosts
+from maskclip.web.page import DownloadRequest, HeatRequest
+from maskclip.web.review import Change
+from maskclip.web.settings import Settings
+from maskclip.web.task_files import TaskFiles
 
 
 def basic(password):
@@ -21,6 +32,7 @@ def basic(password):
         ({"Authorization": "Bearer sécret".encode()}, 401),
         ({"Authorization": "Digest secret"}, 401),
         ({"Authorization": "Basic !!!"}, 401),
+        ({"Authorization": "Basic é".encode()}, 401),
         (basic("wrong"), 401),
         (basic("secret"), 200),
         ({"Authorization": "Bearer secret"}, 200),
@@ -41,15 +53,98 @@ def test_on_this_machine_it_answers_to_the_names_of_this_machine(serve):
         "localhost:8000": 200,
         "127.0.0.1": 200,
         "[::1]:8000": 200,
+        "[::ffff:7f00:1]:8000": 200,
+        "[": 421,
         "evil.example": 421,
         "127.0.0.1.evil.example:8000": 421,
         "": 421,
     }.items():
         assert client.get("/healthz", headers={"Host": host}).status_code == status, host
     assert serve(host="0.0.0.0").get("/healthz", headers={"Host": "a.b"}).status_code == 200
-    assert local_hosts("0.0.0.0") is None
-    assert local_hosts("labels.example.org") is None
-    assert "127.0.0.2" in local_hosts("127.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "local"),
+    [
+        ("127.1", "127.0.0.1", True),
+        ("ip6-localhost", "::1", True),
+        ("Localhost.Localdomain", "127.0.0.1", True),
+        ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.2", True),
+        ("0.0.0.0", "0.0.0.0", False),
+        ("labels.example.org", "192.0.2.1", False),
+        ("fe80::1", "fe80::1%eth0", False),
+        ("nowhere.invalid", None, False),
+    ],
+)
+def test_this_machine_alone_is_told_by_the_address_of_the_host(
+    serve, monkeypatch, host, address, local
+):
+    def resolved(name, port, **_):
+        assert name == host.strip("[]")
+        if address is None:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolved)
+        names = local_hosts(host)
+        client = serve(host=host)
+    assert (names is not None) == local
+    for name, status in {"evil.example": 421 if local else 200, host: 200}.items():
+        assert client.get("/healthz", headers={"Host": name}).status_code == status, name
+
+
+KEYS = ["", " ", " secret", "secret\t", "secret\n", "se\ncret", "se\x7fcret", "sécret", "s\udcffe"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_that_cannot_be_sent_are_refused_at_the_start(serve, capsys, key):
+    with pytest.raises(MaskCLIPError, match="`key`, or MASKCLIP_KEY of the environment: expected"):
+        serve(key=key)
+    assert main(["serve", "--key", key, "--model", "no such model"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --key, or MASKCLIP_KEY")
+    assert said.count("\n") == 1
+    assert "cret" not in said
+
+
+@pytest.mark.parametrize("key", KEYS[1:])
+def test_the_client_refuses_keys_that_cannot_be_sent(monkeypatch, key):
+    with pytest.raises(MaskCLIPError, match="`key`, or MASKCLIP_KEY"):
+        maskclip.Client(key=key)
+    monkeypatch.setenv("MASKCLIP_KEY", key)
+    with pytest.raises(MaskCLIPError, match="`key`, or MASKCLIP_KEY"):
+        maskclip.Client()
+    assert maskclip.Client(key="").key == ""  # none, whatever the environment says
+
+
+def test_keys_may_be_any_printable_ascii(serve):
+    key = "".join(map(chr, range(33, 127))) + " x"
+    client = serve(key=key)
+    for headers in ({"Authorization": f"Bearer {key}"}, basic(key)):
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://["}, 403),
+        ({"Origin": "http://[::1"}, 403),
+        ({"Origin": "\xff".encode("latin-1")}, 403),
+        ({"Content-Length": "9" * 5000}, 413),
+        ({"Content-Length": "0" * 5000 + "9" * 5000}, 413),
+        ({"Authorization": b"Basic \xff"}, 401),
+    ],
+)
+def test_headers_that_cannot_be_read_are_no_error_of_the_service(serve, caplog, headers, status):
+    client = serve(key="secret")
+    key = {"Authorization": "Bearer secret"}
+    with caplog.at_level(logging.WARNING):
+        answer = client.post("/v1/photos", content=b"", headers=key | headers)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -171,6 +266,98 @@ def test_bodies_of_another_kind_get_one_line(serve, scene, content, kind):
         assert set(answer.json()) == {"error"}
 
 
+JSON = "application/json"
+FORM = "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "content", "line"),
+    [
+        ("labels", JSON, b"{", "the body is not valid JSON (Expecting property name"),
+        ("labels", JSON, b"[" * 100_000, "the body is not valid JSON (it is nested more than 100"),
+        (
+            "labels",
+            JSON,
+            b"\xff\xfe",
+            "the body is not UTF-8 text (byte 0): expected a JSON",
+        ),
+        (
+            "labels",
+            JSON,
+            b'{"window": %s}' % (b"9" * 6000),
+            "the body is not valid JSON (a whole",
+        ),
+        ("labels", JSON, b'{"window": 1, "window": 2}', "the body is not valid JSON ('window' is"),
+        ("labels", JSON, b"[]", "the body: expected a JSON object, sent with Content-Type"),
+        ("labels", JSON, b"", "the body: expected a JSON object, sent with Content-Type"),
+        ("labels", None, b"{}", "the body: expected a JSON object, sent with Content-Type: "),
+        ("labels", "text/plain; a=b", b"{}", "got Content-Type 'text/plain'"),
+        ("labels", FORM, b"--x--", "got Content-Type 'multipart/form-data'"),
+        (
+            "labels",
+            JSON,
+            b'{"short_side": 1e308}',
+            "`short_side`: expected a whole number, got 1e",
+        ),
+        (
+            "labels",
+            JSON,
+            b'{"short_side": true}',
+            "expected a whole number, got true",
+        ),
+        ("labels", JSON, b'{"short_side": %s}' % (b"9" * 400), "got a whole number of 1329 bits"),
+        ("labels", JSON, b'{"key_smoothing": NaN}', "`key_smoothing`: expected a finite number, g"),
+        ("labels", JSON, b'{"words": 3}', "`words`: expected text, got 3"),
+        ("labels", JSON, b'{"wibble": 1}', "`wibble`: expected a name that is taken here"),
+        (
+            "download",
+            JSON,
+            b'{"what": "overlay", "opacity": NaN}',
+            "`opacity`: expected a number",
+        ),
+        ("download", JSON, b'{"what": "x"}', "`what`: expected 'labels', 'overlay', 'scores' or"),
+        ("download", JSON, b"{}", "`what` is missing"),
+        (
+            "segment",
+            None,
+            b"abc",
+            "the body: expected a form, sent as multipart/form-data, got no",
+        ),
+        ("segment", JSON, b"{}", "got Content-Type 'application/json'"),
+        ("segment", "multipart/form-data", b"x", "the body is no such form (Missing boundary"),
+        ("segment", FORM, b"--x\r\n", "`image` is missing"),
+    ],
+)
+def test_lines_say_what_was_expected_and_what_came(serve, scene, path, kind, content, line):
+    client = serve()
+    place = "/v1/segment"
+    if path != "segment":
+        photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
+        place = f"/v1/photos/{photo['id']}/{path}"
+    answer = client.post(
+        place, content=content, headers={} if kind is None else {"Content-Type": kind}
+    )
+    assert answer.status_code == (400 if "no such form" in line else 422)
+    said = answer.json()["error"]
+    assert line in said
+    assert len(said) <= 300
+
+
+@pytest.mark.parametrize("model", [Settings, HeatRequest, DownloadRequest, Change])
+def test_true_is_no_number(model: type[BaseModel]):
+    numbers = [
+        name
+        for name, field in model.model_fields.items()
+        if any(kind in str(field.annotation) for kind in ("int", "float"))
+    ]
+    assert numbers
+    for name in numbers:
+        for value in (True, [False]):
+            with pytest.raises(ValidationError) as raised:
+                model.model_validate({name: value})
+            assert name in {error["loc"][0] for error in raised.value.errors()}
+
+
 def test_names_of_files_are_shown_harmlessly(serve, scene):
     client = serve()
     for name, shown in {
@@ -194,3 +381,23 @@ def test_an_error_of_the_service_tells_nothing(serve, scene, monkeypatch):
     assert answer.status_code == 500
     assert answer.json() == {"error": "an error of the service; its log has more"}
     assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_the_client_says_in_one_line_that_a_port_speaks_no_http():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def greet():
+            line, _ = other.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(b"SSH-2.0-other\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(MaskCLIPError, match="does not answer"):
+            maskclip.Client(address, key="secret", timeout=20).models()
+
+
+def test_a_token_of_label_studio_that_cannot_be_sent_is_refused():
+    with pytest.raises(MaskCLIPError, match="LABEL_STUDIO_API_KEY of the environment: expected"):
+        TaskFiles([], host="http://127.0.0.1:8080", token="tökén", max_bytes=1)

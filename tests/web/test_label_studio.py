@@ -126,7 +126,7 @@ def test_the_key_is_a_password_of_basic_auth(serve, files):
         ("BrushLabels", "PolygonLabels", "the labelling configuration has no brush"),
         ('toName="photo"', 'toName="text"', "the labelling configuration has no brush"),
         ("<Label ", "<Other ", "the brush 'what' has no labels"),
-        ("maskclip_refine", "maskclip_rifine", "maskclip_rifine: Extra inputs"),
+        ("maskclip_refine", "maskclip_rifine", "`maskclip_rifine`: expected a name"),
         ("maskclip_refine", "maskclip_words", "maskclip_words: the words are those of the labels"),
         ('maskclip_refine="none"', 'maskclip_model="/etc/passwd"', "no model '/etc/passwd' here"),
         ('"0.3"', '"x, cow"', "the background word 'cow' is also one of the classes"),

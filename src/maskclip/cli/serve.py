@@ -131,7 +131,10 @@ def serve(
     from maskclip.cli.console import print_line, working
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.core.errors import require_extra
-    from maskclip.core.text import counted
+    from maskclip.core.text import check_key, counted
+
+    if key is not None:
+        check_key(key)  # before models are loaded
 
     require_extra("web", "fastapi", "uvicorn", "python_multipart")
     from maskclip.web.app import create_app
@@ -164,7 +167,7 @@ def serve(
         app = create_app(
             engine,
             limits=limits,
-            key=key or None,
+            key=key,
             host=host,
             names=allow_host or (),
             files=files,
@@ -177,7 +180,7 @@ def serve(
             print_line(f"{count} to be reviewed at {address}/review.html")
         if sockets.is_local:
             print_line("only this machine can reach it; --host 0.0.0.0 lets others in")
-        elif not key:
+        elif key is None:
             print_line("anybody who can reach this machine may use it: --key asks for a key")
         print_line(f"models: {', '.join(offered.offers)}; the first where none is named")
         if not models and DEFAULT_MODEL not in offered.offers:

@@ -74,6 +74,34 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
+def check_key(key: str, name: str = "`key`, or MASKCLIP_KEY of the environment") -> None:
+    """Refuse the key of a service that cannot be sent, or that arrives as another one.
+
+    Headers lose blanks at their ends and hold no ends of lines, and programs differ in how they
+    write characters outside ASCII. The message does not tell the key.
+
+    Args:
+        key: what requests bring.
+        name: what messages call it.
+
+    Raises:
+        MaskCLIPError: it is not printable ASCII without blanks at its ends.
+    """
+    if not key.strip():
+        got = "nothing but blanks" if key else "an empty one"
+    elif not key.isascii():
+        got = "characters outside ASCII"
+    elif key != key.strip():
+        got = "blanks at its ends"
+    elif not key.isprintable():
+        got = "control characters in it"
+    else:
+        return
+    raise MaskCLIPError(
+        f"{name}: expected printable ASCII characters without blanks at the ends, got {got}"
+    )
+
+
 def hidden_character(text: str) -> str | None:
     """Return the first character of `text` that `printable` escapes, as its escape, or None."""
     found = _HIDDEN.search(text)

@@ -14,12 +14,13 @@ from starlette.formparsers import MultiPartParser
 from starlette.staticfiles import StaticFiles
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import printable
+from maskclip.core.text import check_key, printable
 from maskclip.data.images import TooLargeError
 from maskclip.tasks.label.review import Review
 from maskclip.web.answers import json_bytes, public_line
 from maskclip.web.asking import DEFAULT_LIMITS, Asker, Limits
 from maskclip.web.engine import BusyError, Engine
+from maskclip.web.errors import ReadingRoute, request_line, unread_line
 from maskclip.web.guard import Guard, local_hosts
 from maskclip.web.label_studio import add_label_studio
 from maskclip.web.page import add_page
@@ -53,7 +54,12 @@ def create_app(
         names: further names by which it is known then, as that of a proxy before it.
         files: which files of Label Studio's tasks may be read; None for none.
         review: of a labelling, at review.html; None for none.
+
+    Raises:
+        MaskCLIPError: the key cannot be sent.
     """
+    if key is not None:
+        check_key(key)
     MultiPartParser.spool_max_size = limits.max_upload  # nothing of a visitor reaches the disk
 
     @asynccontextmanager
@@ -81,6 +87,7 @@ def create_app(
         timeout=limits.timeout,
     )
     _add_errors(app)
+    app.router.route_class = ReadingRoute
     app.state.engine = engine
     asker = Asker(engine, limits)
     add_service(app, asker)
@@ -108,17 +115,20 @@ def _add_errors(app: FastAPI) -> None:
         body = json_bytes({"error": printable(text)})
         return Response(body, status, headers, media_type="application/json")
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-        return line(422, f"`{place}`: {first['msg']}"[:300])
+        return line(422, request_line(request, error)[:300])
 
     async def refused(_: Request, error: Exception) -> Response:
         return line(413 if isinstance(error, TooLargeError) else 422, public_line(error))
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, MaskCLIPError):  # FastAPI wraps what reads a body
+            return await refused(request, error.__cause__)
+        unread = unread_line(error) if error.status_code == 400 else None
+        if unread is not None:
+            return line(400, unread[:300])
         return line(error.status_code, str(error.detail), dict(error.headers or {}))
 
     async def busy(_: Request, error: Exception) -> Response:

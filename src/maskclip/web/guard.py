@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import ipaddress
 import json
 import logging
 import secrets
+import socket
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -33,6 +34,7 @@ HEADERS = {
 _FAILED = "an error of the service; its log has more"
 _LOG = logging.getLogger("uvicorn.error")
 _READING = ("GET", "HEAD", "OPTIONS")
+_MOST_DIGITS = 20  # of a length that is read; Python refuses to read thousands
 
 
 class RefusedError(HTTPException):
@@ -104,8 +106,11 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse other names of this machine: a stranger's page may have pointed its own here."""
-        name = _host_of(f"//{headers.get('host', '')}")
-        if self.hosts is not None and name not in self.hosts:
+        if self.hosts is None:
+            return
+        parts = _split(f"//{headers.get('host', '')}")
+        name = None if parts is None else parts.hostname
+        if name is None or not (name in self.hosts or _is_loopback(name)):
             raise RefusedError(421, "this service is not known by that name: use its own address")
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
@@ -113,8 +118,11 @@ class Guard:
         if scope["method"] in _READING:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
-        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        own = True
+        if origin is not None:
+            parts = _split(origin)
+            own = parts is not None and parts.netloc == headers.get("host")
+        if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusedError(403, "a page of another site may not ask here")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
@@ -137,7 +145,12 @@ class Guard:
         if scope["method"] in _READING:
             return 0
         length = headers.get("content-length", "")
-        size = int(length) if length.isascii() and length.isdigit() else self.max_body
+        size = self.max_body
+        if length.isascii() and length.isdigit():
+            digits = length.lstrip("0")
+            if len(digits) > _MOST_DIGITS:
+                raise self._too_large()
+            size = int(digits or "0")
         if size > self.max_body:
             raise self._too_large()
         if self._arriving + size > self.max_bodies:
@@ -178,21 +191,47 @@ class Guard:
         return bounded
 
 
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Return what a service binds to that is given a host: the family, and the first address.
+
+    Raises:
+        OSError, UnicodeError: there is no such host.
+    """
+    family, *_, place = socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return family, place
+
+
 def local_hosts(host: str) -> frozenset[str] | None:
-    """Return the names by which a service on this machine alone may be called; else None."""
-    name = host.strip("[]").lower()
-    if name != "localhost":
-        try:
-            if not ipaddress.ip_address(name).is_loopback:
-                return None
-        except ValueError:
-            return None
-    return frozenset({"localhost", "127.0.0.1", "::1", name})
+    """Return the names by which a service on this machine alone may be called; else None.
 
-
-def _host_of(address: str) -> str | None:
+    A host is this machine alone if what it resolves to is, however it is written. Addresses of
+    this machine are no names that strangers could point here: the guard takes all of them.
+    """
     try:
-        return urlsplit(address).hostname
+        _, place = resolve(host, 0)
+    except (OSError, UnicodeError):
+        return None
+    if not _is_loopback(str(place[0])):
+        return None
+    return frozenset({"localhost", host.strip("[]").lower()})
+
+
+def _is_loopback(text: str) -> bool:
+    """Return whether a text is an address of this machine alone, also as IPv6 writes IPv4."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _split(address: str) -> SplitResult | None:
+    """Return the parts of an address; None if it is none."""
+    try:
+        return urlsplit(address)
     except ValueError:
         return None
 
@@ -200,7 +239,7 @@ def _host_of(address: str) -> str | None:
 def _password_of(value: str) -> str:
     try:
         return base64.b64decode(value, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, or no UTF-8 in it
         return ""
 
 

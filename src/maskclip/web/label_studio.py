@@ -24,6 +24,7 @@ from maskclip.data.formats.label_studio import brush_region
 from maskclip.web import answers
 from maskclip.web.asking import Asker
 from maskclip.web.engine import BusyError
+from maskclip.web.errors import invalid_line
 from maskclip.web.label_config import OPTION, Brush, read_brushes
 from maskclip.web.reading import SlowError
 from maskclip.web.settings import Choice, Settings, read_settings
@@ -121,9 +122,7 @@ class _Backend:
         try:
             settings = Settings.model_validate(brush.options)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise MaskCLIPError(f"{OPTION}{place}: {first['msg']}") from None
+            raise MaskCLIPError(invalid_line(error.errors(), prefix=OPTION)) from None
         return read_settings(settings, self.asker.engine.models, classes=brush.vocabulary)
 
     async def _results(self, tasks: Sequence[Task], plan: _Plan) -> AsyncIterator[bytes]:

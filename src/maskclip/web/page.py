@@ -18,7 +18,7 @@ from maskclip.web.options import describe_options
 from maskclip.web.photos import Photo, Photos
 from maskclip.web.reading import Answer
 from maskclip.web.repeat import command_of, python_of
-from maskclip.web.settings import Settings, read_settings
+from maskclip.web.settings import Number, Settings, Whole, read_settings
 
 VISITOR = "maskclip_visitor"
 """The cookie that tells visitors apart: a random number, and nothing about them."""
@@ -29,15 +29,15 @@ _COOKIE_BYTES = 32
 class HeatRequest(Settings):
     """Words and options, and the class whose map is wanted."""
 
-    id: int = Field(ge=0, description="The class, by its id in the legend.")
+    id: Whole = Field(ge=0, description="The class, by its id in the legend.")
 
 
 class DownloadRequest(Settings):
     """Words and options, and the file that is wanted."""
 
     what: Literal["labels", "overlay", "scores", "coco"]
-    opacity: float = Field(0.62, ge=0, le=1, description="Of the colours of an overlay.")
-    hidden: list[int] = Field(
+    opacity: Number = Field(0.62, ge=0, le=1, description="Of the colours of an overlay.")
+    hidden: list[Whole] = Field(
         default_factory=list, description="Classes, by id, whose pixels an overlay leaves as is."
     )
 

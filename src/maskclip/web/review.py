@@ -15,6 +15,7 @@ from maskclip.core.regions import region_at
 from maskclip.tasks.label.finished import LabeledPhoto
 from maskclip.tasks.label.review import Edit, Review, UnknownPhotoError
 from maskclip.web import answers
+from maskclip.web.settings import Whole
 
 T = TypeVar("T")
 
@@ -26,9 +27,9 @@ class Change(BaseModel):
 
     name: str = Field(description="The photo.", max_length=4096)
     action: Literal["accept", "reject", "open", "reset", "relabel", "ignore", "merge"]
-    row: int = Field(0, description="Of a pixel of the region, in the photo's own pixels.")
-    column: int = 0
-    label: int | None = Field(None, description="The class that a region gets.")
+    row: Whole = Field(0, description="Of a pixel of the region, in the photo's own pixels.")
+    column: Whole = 0
+    label: Whole | None = Field(None, description="The class that a region gets.")
     whole: bool = Field(False, description="All regions of that class in the photo.")
 
 

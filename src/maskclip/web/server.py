@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.web.guard import local_hosts
+from maskclip.web.guard import local_hosts, resolve
 
 _PATIENCE = 30  # seconds for running requests, after which a stop waits no longer
 
@@ -41,10 +41,8 @@ def listen(host: str, port: int) -> Iterator[Listening]:
     """
     bound = None
     try:
-        family, kind, *_, place = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind)
+        family, place = resolve(host, port)
+        bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
     except (OSError, UnicodeError) as error:

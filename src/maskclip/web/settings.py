@@ -15,6 +15,7 @@ from maskclip.core.regions import SLIC
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary, builtin_names
 from maskclip.tasks.voting import Voting
+from maskclip.web.errors import no_boolean
 from maskclip.web.models import Models
 
 MOST_CHARACTERS = 20_000
@@ -31,8 +32,10 @@ def _or_none(value: Any) -> Any:
 
 
 Text = Annotated[str | None, BeforeValidator(_or_none)]
-Share = Annotated[float | None, BeforeValidator(_or_none)]
-Pixels = Annotated[int | None, BeforeValidator(_or_none)]
+Number = Annotated[float, BeforeValidator(no_boolean("float_type")), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(no_boolean("int_type"))]
+Share = Annotated[Number | None, BeforeValidator(_or_none)]
+Pixels = Annotated[Whole | None, BeforeValidator(_or_none)]
 
 
 class Settings(BaseModel):
@@ -102,7 +105,8 @@ def read_settings(given: Settings, models: Models, *, classes: Vocabulary | None
         raise MaskCLIPError(f"`regions`: expected {SLIC}, got {brief(given.regions)}")
     if given.short_side is not None and not 1 <= given.short_side <= LONGEST_SIDE:
         raise MaskCLIPError(
-            f"short_side is a number of pixels from 1 to {LONGEST_SIDE:,}, got {given.short_side}"
+            f"short_side is a number of pixels from 1 to {LONGEST_SIDE:,}, got "
+            f"{brief(given.short_side)}"
         )
     options = Options(
         key_smoothing=given.key_smoothing,

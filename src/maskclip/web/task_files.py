@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import brief
+from maskclip.core.text import brief, check_key
 
 LOCAL, UPLOADED, STORED = "/data/local-files/", "/data/upload/", "/storage-data/"
 """Where Label Studio serves files: of its disk, of uploads, of a storage of its own."""
@@ -166,6 +166,7 @@ class _Host:
         self._base = parts.path.rstrip("/")
         self._address = f"{parts.scheme}://{parts.netloc}"
         self._token = token.strip()
+        check_key(self._token, "LABEL_STUDIO_API_KEY of the environment")
         self._access, self._until = "", 0.0
         # No proxy of the environment: the token goes to this host and nowhere else.
         self._opener = build_opener(_NoRedirects(), ProxyHandler({}))
