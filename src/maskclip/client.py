@@ -80,7 +80,7 @@ class Client:
         MaskCLIPError: the address is none of HTTP, or the key cannot be sent.
 
     Example:
-        >>> found = maskclip.Client("http://127.0.0.1:8000").segment("photo.jpg", ["dog", "grass"])
+        >>> found = maskclip.Client().segment("photo.jpg", ["dog", "car", "cat"])
         >>> found.labels.shape, [(one.name, one.coverage) for one in found.classes]
     """
 

@@ -1,7 +1,7 @@
 """An auto-annotation function for CVAT: its tasks are labelled on this machine.
 
     cvat-cli task auto-annotate 137 --function-module maskclip.cvat \\
-        -p words="str:dog, red car, person=man,woman" -p model=str:photo --conv-mask-to-poly
+        -p words="str:dog, car, person=man,woman" -p model=str:photo --conv-mask-to-poly
 
 CVAT's tools import this module and call `create` with the parameters. What it returns has `spec`,
 the labels, and `detect`, which finds their regions in an image. Needs cvat-sdk (extra `cvat`).
@@ -54,7 +54,7 @@ def create(
 
     Args:
         words: classes between commas, or ending at a semicolon where they have synonyms:
-            `dog, person=man,woman; red car`.
+            `dog, person=man,woman; car`.
         vocabulary: a built-in set instead of words. A trained student needs neither.
         background: `none`, a threshold, or words: what has no label.
         model, method: as `maskclip.load` takes them.

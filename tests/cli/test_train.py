@@ -291,3 +291,19 @@ def test_photos_that_cannot_be_read_are_named_before_the_first_step(photos, tmp_
     assert "4.png: not an image that can be read" in error
     assert "(and 1 more): fix it, or remove it from the folder" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_words_are_refused_before_photos_are_looked_at_and_no_empty_run_is_left(
+    photos, tmp_path, capsys
+):
+    (photos / "2.png").write_bytes(b"no photo")
+    classes, run = ["-c", "dog", "-c", "sky"], tmp_path / "runs" / "mine"
+    asked = ["train", "--images", str(photos), *classes, "--out", str(run), *SHORT]
+    assert main([*asked, "--model", "photo"]) == 2
+    told = capsys.readouterr().err
+    assert "'sky'" in told
+    assert "background" not in told
+    (photos / "2.png").unlink()
+    assert main([*asked, "--model", "emoji-rn", "--student-weights", str(tmp_path / "no.pth")]) == 2
+    assert "no.pth" in capsys.readouterr().err
+    assert not run.exists()

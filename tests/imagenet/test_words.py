@@ -108,10 +108,13 @@ class TestUnknown:
     @pytest.mark.parametrize("word", ["sky", "Grass", "trees", "wall", "road", "street", "rivers"])
     def test_for_the_background_a_threshold_is_named(self, word):
         with pytest.raises(UnknownWordError) as caught:
-            ids_of(["dog", word])
+            ids_of(["dog", word], threshold=True)
         assert "did you mean" not in str(caught.value)
         assert f"such as {word.lower()}, leave" in str(caught.value)
         assert "`background=0.5`" in str(caught.value)
+        with pytest.raises(UnknownWordError, match=f"such as {word.lower()}, leave") as caught:
+            ids_of(["dog", word])  # as in a training, which has no threshold
+        assert "`background" not in str(caught.value)
 
     def test_one_line_names_all_that_are_unknown(self):
         with pytest.raises(UnknownWordError) as caught:

@@ -150,6 +150,59 @@ def test_photos_come_by_file_drop_and_paste_and_what_is_none_is_refused_in_a_lin
         assert "drop" not in page.inner_text("#photo-name")
 
 
+def test_a_photo_that_is_given_while_the_page_loads_is_opened_then(visit, scene):
+    with visit() as page:
+        held = []
+        page.route("**/v1/options", lambda route: held.append(route))
+        page.reload(wait_until="commit")
+        page.set_input_files(
+            "#file", {"name": "a.png", "mimeType": "image/png", "buffer": scene[0]}
+        )
+        page.wait_for_selector("#loading:has-text('a.png')")
+        page.evaluate(DROP, ["drop", list(scene[0])])
+        page.wait_for_selector("#loading:has-text('drop.png')")
+        held.pop().continue_()
+        page.wait_for_selector("#photo-name:has-text('drop.png')")
+        assert page.inner_text("#loading") == ""
+
+
+BAD = [
+    ("words", {"words": "cow, grass="}),
+    ("background", {"words": "cow", "background": "0,5"}),
+    ("window", {"words": "cow", "stride": 5}),
+    ("fine", {"words": "cow", "short_side": 5000}),
+    ("fine", {"words": "cow", "key_smoothing": 2}),
+    ("method", {"words": "cow", "method": "xyzzy"}),
+    ("refine", {"words": "cow", "refine": "xyzzy"}),
+    ("model", {"words": "cow", "model": "xyzzy"}),
+    ("words", "no class of ImageNet shows 'sky'; give a threshold: `background=0.5`"),
+    ("words", "it has rows for its own classes alone, and none for window, model, method"),
+]
+
+
+def test_an_error_is_where_it_belongs_and_in_the_status_line(visit, scene):
+    with visit() as page:
+        open_photo(page, scene)
+
+        def answer(route):
+            sent = waiting[0]
+            if isinstance(sent, str):
+                route.fulfill(status=422, json={"error": sent})
+            else:
+                route.continue_(post_data=json.dumps(sent))
+
+        page.route("**/labels", answer)
+        for index, (place, wrong) in enumerate(BAD):
+            waiting = [wrong]
+            shown = page.inner_text("#readout")
+            page.fill("#words", f"cow, dog {index}")
+            page.wait_for_function("(old) => readout.textContent !== old", arg=shown)
+            line = page.inner_text("#readout")
+            filled = "[...document.querySelectorAll('.error')].filter((one) => one.textContent)"
+            found = page.evaluate(f"{filled}.map((one) => [one.id, one.textContent])")
+            assert found == [[f"{place}-error", line]]
+
+
 def test_two_settings_are_compared_and_the_address_tells_them(visit, scene):
     with visit() as page:
         open_photo(page, scene)

@@ -47,8 +47,13 @@ def ids(word: str) -> tuple[int, ...]:
     return ids_of([word])[0]
 
 
-def ids_of(words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+def ids_of(words: Iterable[str], *, threshold: bool = False) -> tuple[tuple[int, ...], ...]:
     """Return the `ids` of each word.
+
+    Args:
+        words: what is looked for.
+        threshold: whether a threshold of the background may be advised instead of words for it:
+            whoever labels can give one, whoever trains cannot.
 
     Raises:
         UnknownWordError: some are unknown; one line names them all.
@@ -57,7 +62,7 @@ def ids_of(words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
     found = [_find(word) for word in words]
     unknown = dict.fromkeys(word for word, classes in zip(words, found, strict=True) if not classes)
     if unknown:
-        raise UnknownWordError(_refusal(list(unknown)))
+        raise UnknownWordError(_refusal(list(unknown), threshold=threshold))
     return tuple(classes for classes in found if classes)
 
 
@@ -75,7 +80,7 @@ def _find(word: str) -> tuple[int, ...] | None:
     return None
 
 
-def _refusal(unknown: list[str]) -> str:
+def _refusal(unknown: list[str], *, threshold: bool) -> str:
     near = dict.fromkeys([*_spellings(), *_imagenet()])
     around = [word for word in unknown if not {*_BACKGROUND.split()}.isdisjoint(_forms(word))]
     named = [
@@ -85,12 +90,12 @@ def _refusal(unknown: list[str]) -> str:
         for word in unknown[:_MOST_NAMED]
     ]
     more = f" and {len(unknown) - len(named)} more" if len(unknown) > len(named) else ""
-    remedy = (
-        f"; for what lies around things, such as {_plain(around[0])}, leave words out and give a "
-        "threshold: `background=0.5`"
-        if around
-        else ""
-    )
+    remedy = ""
+    if around:
+        instead = " and give a threshold: `background=0.5`" if threshold else ""
+        remedy = (
+            f"; for what lies around things, such as {_plain(around[0])}, leave words out{instead}"
+        )
     return (
         "no class of ImageNet, which is all that the model photo knows, shows "
         f"{', '.join(named)}{more}{remedy}; `maskclip vocabularies photo` lists words that it knows"

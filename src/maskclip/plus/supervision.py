@@ -33,6 +33,7 @@ from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
 from maskclip.data.transforms import Place
 from maskclip.imagenet.classifier import DenseClassifier, ImageClassifier, load_classifier
+from maskclip.imagenet.words import ids_of
 from maskclip.plus.config import Supervision, SupervisionError
 
 
@@ -92,6 +93,22 @@ class Teacher:
             self.encoder.to(device)
 
 
+def check_words(
+    config: ModelConfig, vocabulary: Vocabulary, supervision: Supervision
+) -> tuple[tuple[str, ...], ...]:
+    """Return the words of each class that has a text row, without loading a model.
+
+    Raises:
+        MaskCLIPError: a class has no words, or some that the teacher does not know.
+    """
+    prompts = vocabulary.prompts[1 if supervision.background else 0 :]
+    if not all(prompts):
+        raise SupervisionError("a background by threshold cannot be learnt: give it words")
+    if config.name in PREVIEWS:
+        ids_of(word for words in prompts for word in words)
+    return prompts
+
+
 def load_teacher(
     config: ModelConfig,
     vocabulary: Vocabulary,
@@ -111,9 +128,7 @@ def load_teacher(
     Raises:
         MaskCLIPError: the model cannot be had, or a class has no words.
     """
-    prompts = vocabulary.prompts[1 if supervision.background else 0 :]
-    if not all(prompts):
-        raise SupervisionError("a background by threshold cannot be learnt: give it words")
+    prompts = check_words(config, vocabulary, supervision)
     source: CLIPModel | ImageClassifier
     if config.name in PREVIEWS:
         source = load_classifier(config.name)

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +26,14 @@ from torch import Tensor
 from maskclip.clip.choice import settle
 from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, differences, list_differences
-from maskclip.core.files import InUseError, file_fingerprint, lock, write_json, write_text
+from maskclip.core.files import (
+    InUseError,
+    check_writable,
+    file_fingerprint,
+    lock,
+    write_json,
+    write_text,
+)
 from maskclip.core.methods import AUTO, METHODS
 from maskclip.core.samples import Samples
 from maskclip.core.text import read_json
@@ -46,12 +53,18 @@ _NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_s
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep other trainings out of a run folder while the block runs.
+    """Make a run folder, and keep other trainings out of it while the block runs.
+
+    Where the block raises before anything is written there, a folder that was made goes again.
 
     Raises:
-        TrainingError: another training has it.
+        MaskCLIPError: it cannot be made or written, or another training has it.
     """
+    made = not out.exists()
+    check_writable(out)
     with ExitStack() as stack:
+        if made:
+            stack.push(lambda kind, *_: _remove_if_empty(out) if kind else None)
         try:
             stack.enter_context(lock(out / _LOCK))
         except InUseError:
@@ -66,6 +79,14 @@ def locked(out: Path) -> Iterator[None]:
                 stacklevel=3,
             )
         yield
+
+
+def _remove_if_empty(out: Path) -> None:
+    """Remove a run folder that holds a lock alone, or nothing."""
+    with suppress(OSError):
+        if {file.name for file in out.iterdir()} <= {_LOCK}:
+            (out / _LOCK).unlink(missing_ok=True)
+            out.rmdir()
 
 
 def settle_teacher(training: Training, out: Path) -> tuple[Training, str]:

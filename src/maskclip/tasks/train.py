@@ -43,7 +43,7 @@ from maskclip.plus.files import StudentMetadata, read_student, save_student, tak
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
 from maskclip.plus.student import Student, build_student
-from maskclip.plus.supervision import Teacher, load_teacher
+from maskclip.plus.supervision import Teacher, check_words, load_teacher
 from maskclip.plus.trial import try_step
 from maskclip.tasks.callbacks import (
     BEST,
@@ -139,11 +139,13 @@ def train(
     _check_batch_size(training.optimization.batch_size, processes)
     fresh = not holds_training(out)
     if fresh:
+        check_words(training.teacher, samples.vocabulary, training.supervision)
         for found in (samples, validation):
             if found is not None:
                 found.check(len(found))
         check_readable(samples)
-    check_writable(out)
+    if processes.rank != 0:
+        check_writable(out)
     with locked(out) if processes.rank == 0 else nullcontext():
         training, why = settle_teacher(training, out)
         config = run_config(training, samples, why=why)

@@ -295,7 +295,7 @@ class PreviewSegmenter(PhotoSegmenter):
             raise MaskCLIPError(f"no classes: {self.name} labels with the words that it gets")
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
-        ids_of([word for words in vocabulary.prompts for word in words])
+        ids_of([word for words in vocabulary.prompts for word in words], threshold=True)
         told = useless(vocabulary, self.method) or _too_few(vocabulary)
         if told is not None:
             warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`

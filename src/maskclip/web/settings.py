@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
     words: Text = Field(
         None,
-        description="Classes between commas: `dog, red car`. A class with synonyms ends at a "
+        description="Classes between commas: `dog, car, cat`. A class with synonyms ends at a "
         "semicolon or a new line: `person=man,woman; dog`.",
     )
     vocabulary: Text = Field(None, description="A built-in set of classes, instead of words.")
@@ -150,7 +150,7 @@ def _vocabulary(
         return found
     if needs_words:
         raise MaskCLIPError(
-            "no words: give `words`, such as dog, grass, or a `vocabulary`: "
+            "no words: give `words`, such as dog, car, cat, or a `vocabulary`: "
             f"{', '.join(builtin_names())}"
         )
     if rule is not None:

@@ -4,7 +4,7 @@ import { call } from "./api.js";
 import { Controls, say } from "./controls.js";
 import { decode, paintHeat, paintLabels, paintScale } from "./layers.js";
 import { aboutAnswer, busy, described, Legend, readOut } from "./legend.js";
-import { exampleFile, listenForPhotos, pictureOf, upload } from "./photos.js";
+import { exampleFile, listenForPhotos, pictureOf, showExamples, upload } from "./photos.js";
 import { listenForSaves, showRepeat } from "./save.js";
 import { readHash, toSend, writeHash } from "./settings.js";
 import { Stage } from "./stage.js";
@@ -55,13 +55,10 @@ class Page {
       spot: (name) => this.point(name),
       heat: (name) => this.chooseHeat(name),
     });
+    showExamples(known, (example) => this.openExample(example));
     this.stage = new Stage(find("view"), {
       probe: (point) => this.probe(point),
       zoom: (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`),
-    });
-    listenForPhotos(known, {
-      file: (file) => this.open(file),
-      example: (example) => this.openExample(example),
     });
     listenForSaves(() => this.saveRequest());
     paintScale(find("scale-colors"));
@@ -94,16 +91,19 @@ class Page {
     });
   }
 
-  async begin() {
+  /** Show the photo that was given while the page loaded, or that which the address or visitor has. */
+  async begin(file) {
     find("opacity").value = this.opacity;
     this.stage.setOpacity(this.opacity);
     this.showSides();
     const known = this.examples.find((one) => one.name === this.example);
     const before = JSON.parse(sessionStorage.getItem("photo") ?? "null");
-    if (known) await this.openExample(known, { withWords: !location.hash.includes("words=") });
+    if (file) await this.open(file);
+    else if (known) await this.openExample(known, { withWords: !location.hash.includes("words=") });
     else if (before) {
       try {
-        this.use({ ...before, picture: await pictureOf(before.id) });
+        const picture = await pictureOf(before.id);
+        if (!this.uploading) this.use({ ...before, picture }); // else a photo was given meanwhile
       } catch {
         sessionStorage.removeItem("photo"); // the service has let it go
       }
@@ -125,10 +125,12 @@ class Page {
       }
       this.controls.show(this.side.settings);
     }
+    const before = this.uploading;
     try {
-      await this.open(await exampleFile(example), example.name);
+      const file = await exampleFile(example);
+      if (this.uploading === before) await this.open(file, example.name);
     } catch (error) {
-      say("photo-error", error.message);
+      tell("photo-error", error.message);
     }
   }
 
@@ -145,8 +147,7 @@ class Page {
       this.use(photo);
     } catch (error) {
       if (request !== this.uploading || error.name === "AbortError") return;
-      readOut("");
-      say(find("start").hidden ? "stage-error" : "photo-error", error.message);
+      tell(find("start").hidden ? "stage-error" : "photo-error", error.message);
     }
   }
 
@@ -213,7 +214,7 @@ class Page {
         return;
       }
       side.error = error.message;
-      this.shown(side, "");
+      this.shown(side, error.message);
     } finally {
       clearTimeout(slow);
       if (request === side.request) find("stage").removeAttribute("aria-busy");
@@ -226,7 +227,7 @@ class Page {
       this.use({ ...(await upload(this.photo.file, { onBusy: busy })), again: true });
       this.photo.again = false;
     } catch (error) {
-      say("stage-error", error.message);
+      tell("stage-error", error.message);
     }
   }
 
@@ -382,12 +383,30 @@ class Page {
   }
 }
 
+/** Tell of an error at its place, and in the status line. */
+function tell(id, line) {
+  say(id, line);
+  readOut(line);
+}
+
+let page = null;
+let given = null;
+listenForPhotos((file) => {
+  if (page) page.open(file);
+  else {
+    given = file; // the last: it is opened when the options are there
+    say("loading", `loading, then opening ${file.name || "the photo"} …`);
+  }
+});
 try {
   const [options, examples] = await Promise.all(
     ["/v1/options", "/v1/examples"].map(async (path) => (await call(path)).json()),
   );
-  await new Page(options, examples).begin();
+  say("loading", "");
+  page = new Page(options, examples);
+  await page.begin(given);
   document.documentElement.dataset.ready = "true";
 } catch (error) {
-  say("photo-error", error.message);
+  say("loading", "");
+  tell("photo-error", error.message);
 }

@@ -4,14 +4,17 @@ import { call } from "./api.js";
 import { hasPreset, withPreset } from "./settings.js";
 
 const NUMBERS = ["short_side", "window", "stride", "key_smoothing", "prompt_denoising"];
-/** Where the line of an error belongs, by the names that it has; the first that fits. */
+/**
+ * Where the line of an error belongs, by its beginning: its end is advice, and names other fields.
+ * All else is about the words.
+ */
 const PLACES = [
-  ["background", /`?background/],
-  ["window", /`window`|`?stride|windows?\b/],
-  ["fine", /short_?side|`?key_smoothing|`?prompt_denoising|`?regions/],
-  ["method", /\bmethod\b/],
-  ["refine", /`?refine|surgery|\btlp\b|\bpamr\b/],
-  ["model", /\bno model\b|\bweights\b/],
+  ["background", /^`?background\b|^\S+ has learnt a background\b/],
+  ["window", /^`?(window|stride)\b|^the model would see\b/],
+  ["fine", /^`?(short_side|key[_ ]smoothing|prompt[_ ]denoising|regions)\b/],
+  ["method", /^(no )?`?method\b/],
+  ["refine", /^(no |the |unknown )?`?refine(ment)?\b|^surgery\b|^[\d,]+ classes at .* to refine\b/],
+  ["model", /^(no )?`?(model|weights)\b/],
 ];
 
 const find = (id) => document.getElementById(id);

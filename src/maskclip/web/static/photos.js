@@ -8,20 +8,20 @@ const find = (id) => document.getElementById(id);
 /**
  * Take photos from everywhere.
  *
- * @param {Array} examples of `/v1/examples`.
- * @param {object} on `file(file)` and `example(example)`: one was chosen.
+ * @param {(file: File) => void} onFile called when one is given, also before this was called.
  */
-export function listenForPhotos(examples, on) {
+export function listenForPhotos(onFile) {
   const input = find("file");
-  input.addEventListener("change", () => {
-    if (input.files[0]) on.file(input.files[0]);
+  const take = () => {
+    if (input.files[0]) onFile(input.files[0]);
     input.value = ""; // the same file may be chosen again
-  });
+  };
+  input.addEventListener("change", take);
   document.addEventListener("paste", (event) => {
     const file = firstImage(event.clipboardData);
     if (!file) return; // text is pasted as text
     event.preventDefault();
-    on.file(file);
+    onFile(file);
   });
   const stage = find("stage");
   document.addEventListener("dragover", (event) => {
@@ -36,13 +36,23 @@ export function listenForPhotos(examples, on) {
     stage.classList.remove("dropping");
     if (event.dataTransfer.files.length === 0) return;
     event.preventDefault(); // also a file that is none: the browser would leave the page for it
-    on.file(event.dataTransfer.files[0]);
+    onFile(event.dataTransfer.files[0]);
   });
+  take();
+}
+
+/**
+ * Show pictures to try.
+ *
+ * @param {Array} examples of `/v1/examples`.
+ * @param {(example: object) => void} onExample called when one is chosen.
+ */
+export function showExamples(examples, onExample) {
   find("examples").replaceChildren(...examples.map((one) => {
     const picture = element("img", { src: one.image, alt: "", loading: "lazy" });
     const button = element("button", { type: "button" }, picture,
       element("span", { textContent: one.title }));
-    button.addEventListener("click", () => on.example(one));
+    button.addEventListener("click", () => onExample(one));
     return element("li", {}, button);
   }));
 }
