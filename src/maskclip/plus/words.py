@@ -41,6 +41,17 @@ _EMBEDDED = {*EMBEDDED, *ALIASES}
 Rows = tuple[Tensor, tuple[int, ...]]
 
 
+def takes_words(trained: TrainedStudent) -> bool:
+    """Return whether a student may be given words.
+
+    One that knows no names of its classes needs them. Others take new words where their rows are
+    of the words of a CLIP whose name is known, which encodes others too.
+    """
+    named, clip = trained.vocabulary is not None, trained.clip
+    of_words = clip is not None and clip not in PREVIEWS
+    return not named or (of_words and not trained.student.config.trained_rows)
+
+
 class StudentWords:
     """What a student compares features with, for words of its own and for others.
 

@@ -13,6 +13,8 @@ from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, PREVIEWS, Model
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import AUTO
 from maskclip.core.text import brief
+from maskclip.plus.files import read_student
+from maskclip.plus.words import takes_words
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.without_clip import names_clip, names_student
@@ -30,12 +32,14 @@ class Offer:
         source: what `load` takes: the same, or a path, which is never told to visitors.
         kind: `clip`, `student`, `preview` or `embedded`.
         note: one line about it.
+        takes_words: whether words can be given; some students have their own classes alone.
     """
 
     name: str
     source: str
     kind: str
     note: str
+    takes_words: bool = True
 
     @property
     def needs_words(self) -> bool:
@@ -55,10 +59,11 @@ def offer(source: str) -> Offer:
     """Return what is offered under the name of a model, or the path of its file.
 
     Raises:
-        MaskCLIPError: it names a file that there is not.
+        MaskCLIPError: it names a file that there is not, or one of a student that cannot be read.
     """
+    takes = True
     if names_student(source):
-        kind = "student"
+        kind, takes = "student", takes_words(read_student(Path(source)))
     elif source in PREVIEWS:
         kind = "preview"
     elif source in EMBEDDED or source in ALIASES:
@@ -66,7 +71,7 @@ def offer(source: str) -> Offer:
     else:
         kind = "clip"
     name = Path(source).name if Path(source).exists() else source
-    return Offer(name, source, kind, _NOTES[kind])
+    return Offer(name, source, kind, _NOTES[kind], takes)
 
 
 def default_models() -> list[str]:

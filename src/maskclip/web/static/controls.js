@@ -130,7 +130,7 @@ export class Controls {
     }
     find("words-part").hidden = kind !== "words" || !model.takes_words;
     find("vocabulary-part").hidden = kind !== "vocabulary" || !model.takes_words;
-    find("own-classes").hidden = model.takes_words;
+    find("own-classes").hidden = model.needs_words;
     find("method").disabled = !model.takes_methods;
     find("background-kind").disabled = !model.takes_words;
     find("known").hidden = !model.vocabulary;

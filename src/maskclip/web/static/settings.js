@@ -31,7 +31,9 @@ export function toSend(settings, model) {
   } else if (sent.vocabulary) {
     delete sent.words;
   } else if (!sent.words?.replaceAll(/[\s,;]/g, "")) {
-    return null;
+    if (model.needs_words) return null;
+    delete sent.words;
+    delete sent.background;
   }
   if (!model.takes_methods) delete sent.method;
   return sent;
