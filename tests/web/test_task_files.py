@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.text import brief
 from maskclip.web.task_files import TaskFileError, TaskFiles
 
 LIMIT = 1000
@@ -113,7 +114,7 @@ def test_nothing_else_is_read_and_nothing_is_told(folder, address):
     given = address.format(outside=outside)
     with pytest.raises(TaskFileError) as refused:
         TaskFiles([folder], max_bytes=LIMIT).read(given, seconds=5)
-    told = str(refused.value).replace(given, "")
+    told = str(refused.value).replace(brief(given), "").replace(given, "")
     assert "secret" not in told
     assert str(folder) not in told
 

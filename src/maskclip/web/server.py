@@ -45,6 +45,7 @@ def listen(host: str, port: int) -> Iterator[Listening]:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
+        bound.listen()  # who connects from now on waits for the models, and is not refused
     except (OSError, UnicodeError) as error:
         if bound is not None:
             bound.close()
