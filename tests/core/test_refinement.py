@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -34,14 +35,17 @@ def test_pamr_of_a_plain_photo_is_a_mean_over_neighbours():
     torch.testing.assert_close(refined, expected)
 
 
-def test_pamr_keeps_probabilities_and_does_not_depend_on_its_bands(monkeypatch):
+@pytest.mark.parametrize("classes", [2, 20])
+def test_pamr_keeps_probabilities_and_does_not_depend_on_its_way(classes, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 40, 50, generator=generator)
-    maps = torch.rand(1, 4, 5, 6, generator=generator).softmax(dim=1)
-    refined = refinement.pamr(maps, image)
-    torch.testing.assert_close(refined.sum(dim=1), torch.ones(1, 40, 50))
-    monkeypatch.setattr(refinement, "_BAND", 100)
-    assert torch.equal(refinement.pamr(maps, image), refined)
+    images = torch.rand(2, 3, 40, 50, generator=generator)
+    maps = torch.rand(2, classes, 5, 6, generator=generator).softmax(dim=1)
+    refined = refinement.pamr(maps, images)
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(2, 40, 50))
+    monkeypatch.setattr(refinement, "_BAND", 100)  # a row at a time
+    for most in (0, images.shape[2:].numel()):  # pixels whose neighbours are looked up in a table
+        monkeypatch.setattr(refinement, "_TABLED", most)
+        assert torch.equal(refinement.pamr(maps, images), refined)
 
 
 def test_propagation_solves_its_system():

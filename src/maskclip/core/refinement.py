@@ -20,6 +20,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 _BAND = 1 << 18
 """Numbers of a band of rows, of all classes: what fits into a processor's cache."""
+_BESIDE = 8
+"""Classes from which on a processor is quicker where the values of a pixel lie side by side."""
+_TABLED = 1 << 21
+"""Up to so many pixels: the table of neighbours is as large as their weights."""
 
 
 PAMR_ITERATIONS = 10
@@ -53,6 +57,9 @@ def pamr(
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
     offsets = [(dilation * y, dilation * x) for dilation in dilations for y, x in _AROUND]
     weights = _likeness(images, offsets, count=len(dilations))
+    if maps.device.type == "cpu" and maps.shape[1] >= _BESIDE and size.numel() <= _TABLED:
+        pairs = zip(maps, weights, strict=True)
+        return torch.stack([_gather_pixels(*pair, offsets, iterations) for pair in pairs])
     for _ in range(iterations):
         maps = _gather(maps, weights, offsets)
     return maps
@@ -95,6 +102,24 @@ def _gather(maps: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]]) -
             ]
             band.addcmul_(near, weights[:, index : index + 1, rows])
     return result
+
+
+def _gather_pixels(
+    maps: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]], iterations: int
+) -> Tensor:
+    """Do for one image (K, H, W) what `_gather` does, `iterations` times, to the same numbers.
+
+    The values of a pixel lie side by side, and each looks those of its neighbours up in a table.
+    """
+    height, width = maps.shape[1:]
+    down, across = torch.tensor(offsets, dtype=torch.int32).T
+    y = (torch.arange(height, dtype=torch.int32)[:, None] + down).clamp_(0, height - 1)
+    x = (torch.arange(width, dtype=torch.int32)[:, None] + across).clamp_(0, width - 1)
+    table = (y[:, None] * width + x).flatten(0, 1)  # HW x n
+    values, shares = (part.flatten(1).T.contiguous() for part in (maps, weights))
+    for _ in range(iterations):
+        values = F.embedding_bag(table, values, per_sample_weights=shares, mode="sum")
+    return values.T.reshape(maps.shape)
 
 
 def _moved(padded: Tensor, offset: tuple[int, int], reach: int) -> Tensor:
