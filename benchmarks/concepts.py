@@ -15,9 +15,9 @@ from PIL import Image
 from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.captions import class_names
+from maskclip.emoji.layers import texture_names
 from maskclip.emoji.scenes import draw_scene, scene_name
 from maskclip.emoji.sprites import COLORS
-from maskclip.emoji.textures import texture_names
 
 FIRST_SEED = 2_000_000  # far from the seeds of the evaluation and of `tools.emoji_clip.measure`
 

@@ -24,9 +24,9 @@ from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.files import atomic_path, write_json
 from maskclip.core.samples import Samples
 from maskclip.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from maskclip.emoji.layers import texture_names
 from maskclip.emoji.scenes import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
-from maskclip.emoji.textures import texture_names
 from maskclip.plus.config import Machine, Training
 from maskclip.recipes import TRAININGS
 from maskclip.tasks.evaluation.cells import earlier_result

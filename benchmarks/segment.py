@@ -99,7 +99,7 @@ def row(cell: Cell, found: dict[str, Any]) -> list[str]:
 
 
 def combine(how: Namespace, refinements: Iterable[str]) -> list[Cell]:
-    """Return every combination that is asked for."""
+    """Return every combination that is chosen."""
     sizes = [tuple(map(int, size.split("x"))) for size in how.sizes]
     parts = (how.models, sizes, how.classes, how.batches, how.precisions, refinements)
     return [Cell(*part, how.device) for part in product(*parts)]

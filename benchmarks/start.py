@@ -27,7 +27,7 @@ TEXT_MODELS = {"emoji": None, "ViT-B-16": "random"}  # names, and weights
 def commands(repeats: int) -> Rows:
     """Measure commands from a cold process; the words of `segment` were used before."""
     with tempfile.TemporaryDirectory() as folder:
-        # Bytecode is kept, as for any user after the first day, whatever this process was told.
+        # Bytecode is kept, as for any user after the first day, whatever this process was set to.
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/pyc"}
 
         def run(arguments: str) -> None:

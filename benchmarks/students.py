@@ -62,7 +62,7 @@ def measure(cell: Cell, networks: Sequence[str], how: Namespace) -> dict[str, An
 
 
 def table(cells: Sequence[Cell], how: Namespace) -> Rows:
-    """Measure the students that are asked for beside the teacher of each cell."""
+    """Measure the chosen students beside the teacher of each cell."""
     rows = [HEAD.split("|")]
     for index, cell in enumerate(cells):
         print(f"{index + 1} of {len(cells)}: {cell}, students", file=sys.stderr)

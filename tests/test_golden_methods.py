@@ -20,7 +20,6 @@ from maskclip.clip.positions import position_table
 from maskclip.core import refinement
 from maskclip.core.config import Options
 from maskclip.core.dense import Scoring, label, read_again, refine, score, similarity
-from maskclip.core.feedback import patch_classes
 from maskclip.core.method import Alignment, Feedback, Middle
 from maskclip.core.methods import (
     CLEARCLIP,
@@ -33,6 +32,7 @@ from maskclip.core.methods import (
     SCLIP,
     SURGERY,
 )
+from maskclip.core.refinement import patch_classes
 from maskclip.core.resize import Geometry, cut, enlarge
 from tests.conftest import GOLDEN
 from tests.golden.networks import build_tower, read_rows

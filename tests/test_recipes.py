@@ -11,7 +11,7 @@ from PIL import Image
 from maskclip.cli import main
 from maskclip.clip.prompts import TextRows, text_rows
 from maskclip.clip.weights import load_clip
-from maskclip.core import feedback
+from maskclip.core import refinement
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import PUBLISHED
@@ -232,7 +232,7 @@ def tiny_vitb(make_model, monkeypatch):
 
 def test_every_row_of_later_methods_runs_to_a_score(tiny_vitb, tmp_path, monkeypatch):
     """Each with the settings of its recipe; PAMR within ResCLIP, for each word, but once."""
-    monkeypatch.setattr(feedback, "pamr", partial(feedback.pamr, iterations=1))
+    monkeypatch.setattr(refinement, "pamr", partial(refinement.pamr, iterations=1))
     draw_data(tmp_path, SPECS, {"one": (40, 40)})
     for name in LATER_ROWS:
         evaluation = RECIPES[name].evaluation

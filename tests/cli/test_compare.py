@@ -130,7 +130,7 @@ def test_a_stopped_comparison_goes_on_and_a_changed_one_is_refused(
     assert "best: " not in printed
     assert figures(tmp_path) == figures(done)
     assert compare(tmp_path, *GRID, "--protocol", "published") == 2
-    assert "protocol: 'segment' there, 'published' asked for" in capsys.readouterr().err
+    assert "protocol: 'segment' there, 'published' wanted" in capsys.readouterr().err
 
 
 def test_another_limit_replaces_what_was_of_some_images(tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_of_a_changed_method_only_the_fields_that_differ_are_named(tmp_path, cap
     capsys.readouterr()
     assert compare(tmp_path / "out", *arguments) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "arithmetic.temperature: None there, 30.0 asked for; temperature: 30.3" in line
+    assert "arithmetic.temperature: None there, 30.0 wanted; temperature: 30.3" in line
     assert "kernels" not in line
 
 

@@ -60,7 +60,7 @@ def test_terminals_are_shown_the_same(monkeypatch, capsys):
     assert "[bold]" in printed
 
 
-def test_what_takes_long_is_told_in_one_line_where_there_is_no_terminal(monkeypatch, capsys):
+def test_what_takes_long_is_reported_in_one_line_where_there_is_no_terminal(monkeypatch, capsys):
     class Now(threading.Thread):
         """A timer that has run out already."""
 
@@ -80,7 +80,7 @@ def test_what_takes_long_is_told_in_one_line_where_there_is_no_terminal(monkeypa
     assert capsys.readouterr().err == "loading a model ...\n"
 
 
-def test_how_far_it_is_is_told_from_time_to_time_where_there_is_no_terminal(monkeypatch, capsys):
+def test_how_far_it_is_is_printed_from_time_to_time_where_there_is_no_terminal(monkeypatch, capsys):
     now = iter([0.0, 29.0, *[30.0] * 2, 59.0, *[61.0] * 2])
     with monkeypatch.context() as patched:
         patched.setattr(console.time, "monotonic", lambda: next(now))

@@ -106,7 +106,7 @@ def test_masks_that_are_one_off_are_not_taken_for_masks_of_0_and_255(own, capsys
     assert "255 means ignored" not in error
 
 
-def test_some_masks_are_enough_and_what_is_left_out_is_told(own, capsys):
+def test_some_masks_are_enough_and_what_is_left_out_is_reported(own, capsys):
     Image.new("RGB", (2, 2)).save(own / "images/two.png")
     Image.new("L", (2, 2)).save(own / "masks/strange.png")
     assert main([*folder(own), "--predictions", str(own / "found")]) == 0
@@ -115,7 +115,7 @@ def test_some_masks_are_enough_and_what_is_left_out_is_told(own, capsys):
     assert f"masks without a photo: 1 ({own / 'masks/strange.png'})" in error
 
 
-def test_pixels_without_a_prediction_are_told(own, capsys):
+def test_pixels_without_a_prediction_are_reported(own, capsys):
     write(own / "found", [[0, 255], [1, 1]])
     assert main([*folder(own), "--predictions", str(own / "found")]) == 0
     assert "25.0 % of the labelled pixels have no prediction" in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_a_result_for_each_cell(tmp_path, c
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith("(kept)") for line in lines) == 41
     assert main([*command, "--seed", "1"]) == 2
-    assert "made with other settings (seed: 0 there, 1 asked for)" in capsys.readouterr().err
+    assert "made with other settings (seed: 0 there, 1 wanted)" in capsys.readouterr().err
 
 
 def test_mistakes_and_lists_do_not_wait_for_torch():

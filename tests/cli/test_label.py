@@ -83,7 +83,7 @@ def test_a_broken_photo_is_named_and_the_exit_code_is_1(photos, out, capsys):
     assert pngs(out) == {"a.png", "sub/b.png"}
 
 
-def test_cleaning_is_asked_for_by_class_and_size(photos, out):
+def test_cleaning_is_set_by_class_and_size(photos, out):
     care = ("--confidence", 0.5, "--class-confidence", " red  car =1", "--min-region", 9)
     words = ("-c", "dog", "-c", "red car")
     assert label(photos, *words, *EMOJI, *care, "--out", out) == 0
@@ -98,7 +98,7 @@ def test_cleaning_is_asked_for_by_class_and_size(photos, out):
 
 
 @pytest.mark.parametrize("option", [("--confidence", "0.4"), ("--class-confidence", "dog=0.4")])
-def test_a_confidence_that_does_nothing_is_told(option, photos, out, capsys):
+def test_a_confidence_that_does_nothing_is_reported(option, photos, out, capsys):
     assert label(photos, *WORDS, *EMOJI, *option, "--out", out, "--dry-run") == 0
     assert "does nothing: the best of 2 probabilities is never" in capsys.readouterr().err
     assert label(photos, *WORDS, *EMOJI, *option, "--out", out) == 0
@@ -251,7 +251,7 @@ def test_other_settings_in_the_same_folder_are_refused(photos, out, capsys):
     for more in ((), ("--dry-run",)):
         assert label(photos, *WORDS, *EMOJI, "--confidence", 0.5, *more, "--out", out) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "--confidence: 0.0 there, 0.5 asked for. Choose another --out" in line
+        assert "--confidence: 0.0 there, 0.5 wanted. Choose another --out" in line
 
 
 def test_a_student_needs_no_classes_but_for_a_background(photos, out, tmp_path, capsys):

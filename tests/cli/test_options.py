@@ -298,13 +298,14 @@ def test_a_trailing_comma_is_no_background_word():
 
 
 def test_settings_that_differ_are_named_as_options(capsys):
-    changes = "cleaning.confidence: 0.4 there, 0.5 asked for; vocabulary.names: ['a'] there, ['b'] "
-    changes += "asked for; other.thing: 1 there, 2 asked for; model: 'x' there, 'y' asked for"
+    changes = (
+        "cleaning.confidence: 0.4 there, 0.5 wanted; vocabulary.names: ['a'] there, ['b'] wanted; "
+        "other.thing: 1 there, 2 wanted; model: 'x' there, 'y' wanted"
+    )
     named = {"confidence": "--confidence", "classes": "--classes", "model": "--model"}
     with console.speaking_of(named):
         console.error_line(f"/a.b/c holds others: {changes}")
     assert capsys.readouterr().err == (
-        "error: /a.b/c holds others: --confidence: 0.4 there, 0.5 asked for; --classes: ['a'] "
-        "there, ['b'] asked for; other.thing: 1 there, 2 asked for; model: 'x' there, 'y' asked "
-        "for\n"
+        "error: /a.b/c holds others: --confidence: 0.4 there, 0.5 wanted; --classes: ['a'] "
+        "there, ['b'] wanted; other.thing: 1 there, 2 wanted; model: 'x' there, 'y' wanted\n"
     )

@@ -58,7 +58,7 @@ def reproduce(out, *arguments):
     return main(["reproduce", "--limit", "1", "--out", str(out), *map(str, arguments)])
 
 
-def test_what_is_there_is_measured_and_the_rest_is_told(rows, root, tmp_path, capsys):
+def test_what_is_there_is_measured_and_the_rest_is_reported(rows, root, tmp_path, capsys):
     out, report = tmp_path / "out", tmp_path / "mine.zip"
     assert reproduce(out, "--data", root, "--report", report) == 0
     printed = capsys.readouterr().out

@@ -45,7 +45,7 @@ def assert_one_line(captured, *parts):
         assert part in lines[0]
 
 
-def test_writes_what_is_asked_for_and_prints_coverage(photo, tmp_path, capsys):
+def test_writes_what_is_wanted_and_prints_coverage(photo, tmp_path, capsys):
     out = tmp_path / "out"
     save = "overlay,labels,scores,json"
     assert segment(photo, *WORDS, *EMOJI, "--out", out, "--save", save) == 0
@@ -323,7 +323,7 @@ def test_one_image_gives_the_files_of_a_segmentation(photo, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["emoji", "emoji-vit"])
-def test_embedded_models_refine_unless_told_otherwise(model, tmp_path, capsys):
+def test_embedded_models_refine_by_default(model, tmp_path, capsys):
     scene = draw_scene(3, size=256, objects=["car"], grounds=["grass"])
     path = tmp_path / "car.png"
     Image.fromarray(scene.image).save(path)
@@ -387,7 +387,7 @@ def test_a_name_that_is_not_utf8_stays_as_it_is(photo, tmp_path):
     }
 
 
-def test_a_full_disk_is_told_for_each_image(photo, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_for_each_image(photo, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/photo_labels.png")
 

@@ -59,7 +59,7 @@ def test_own_photos_and_words_become_a_student_that_labels(photos, tmp_path, cap
         assert {one["name"] for one in found} <= {"dog", "grass", "sky"}
 
 
-def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
+def test_a_finished_training_can_go_on(photos, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
     command = ["train", *words, "--out", str(run), *SMALL, *SHORT]
@@ -74,7 +74,7 @@ def test_a_finished_training_can_be_asked_to_go_on(photos, tmp_path, capsys):
     command[command.index("--steps") + 1] = "4"
     assert main([*command, "--resume"]) == 2
     error = capsys.readouterr().err
-    assert "--steps: 2 there, 4 asked for" in error
+    assert "--steps: 2 there, 4 wanted" in error
     assert f"--init {run}/student.safetensors" in error
 
 
@@ -94,7 +94,7 @@ def test_a_student_from_its_teacher_sees_whole_photos_and_learns_gently(photos, 
     assert other == {**how, "lr": 0.001}
 
 
-def test_the_teacher_is_read_by_the_method_asked_for(photos, tmp_path, capsys):
+def test_the_teacher_is_read_by_the_method_wanted(photos, tmp_path, capsys):
     own = tmp_path / "mine.toml"
     own.write_text('base = "naclip"\nwindow = 3\nmiddle = { blocks = [1], weight = 0.5 }\n')
     words = ["--images", str(photos), "-c", "dog", "-c", "sky", "--short-side", "64"]
@@ -214,7 +214,7 @@ def save_masks(tmp_path, photos, *values):
     ]
 
 
-def test_masks_of_0_and_255_and_of_no_photo_are_told_before_training(photos, tmp_path, capsys):
+def test_masks_of_0_and_255_and_of_no_photo_are_reported_before_training(photos, tmp_path, capsys):
     command = save_masks(tmp_path, photos, (0, 255))
     Image.new("L", (64, 64)).save(tmp_path / "labels/strange.png")
     assert main([*command, "--validate", "0.5", "--validate-every", "1"]) == 0
@@ -275,7 +275,7 @@ def test_labels_that_do_not_fit_are_one_line(label, tmp_path, capsys):
         (["emoji-annofree-rn", "--precision", "int8"], "precision"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(arguments, message, tmp_path, capsys):
     assert main(["train", *arguments, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error

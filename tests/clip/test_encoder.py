@@ -139,7 +139,7 @@ class TestLastBlock:
 
     @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
     @pytest.mark.parametrize("keys", [False, True])
-    def test_queries_count_for_nothing_and_keys_only_where_asked(self, make_clip, method, keys):
+    def test_queries_count_for_nothing_and_keys_only_where_wanted(self, make_clip, method, keys):
         encoder = DenseCLIP(make_clip("vit").visual, method=method, mean=MEAN, std=STD).eval()
         attention = encoder.visual.transformer.resblocks[-1].attn
         unused = slice(0, 32) if keys else slice(0, 64)

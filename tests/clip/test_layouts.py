@@ -72,7 +72,7 @@ def test_levels_above_a_state_dict_are_opened(levels, state, tmp_path):
     assert read_checkpoint(tmp_path / "a.pth").state.keys() == state.keys()
 
 
-def test_two_weights_of_one_name_are_told(state, tmp_path):
+def test_two_weights_of_one_name_are_reported(state, tmp_path):
     torch.save({**state, "module.visual.proj": state["visual.proj"]}, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=r"a\.pt: .*two of its weights are called visual\.proj"):
         read_checkpoint(tmp_path / "a.pt")

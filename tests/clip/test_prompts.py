@@ -96,7 +96,7 @@ def test_a_row_does_not_hang_on_the_other_names(clip, runs, templates):
     assert torch.equal(others[[0, 2]], found[[7, 3]])
 
 
-def test_how_far_the_words_are_is_told_of_those_that_are_not_cached(clip):
+def test_progress_counts_the_words_that_are_not_cached(clip):
     told = []
     text_rows(clip, ["dog"], templates="plain")
     for _ in range(2):

@@ -130,7 +130,7 @@ def test_tokens_that_are_not_those_of_the_grid_are_refused(proxy):
 
 
 @torch.no_grad()
-def test_a_proxy_that_changes_nothing_is_told_once(proxy):
+def test_a_proxy_that_changes_nothing_is_warned_of_once(proxy):
     other = Proxy(proxy.network, name="tiny", mean=MEAN, std=STD)
     flat, varied = torch.full((1, 3, 32, 32), 0.5), images(1, 3, 32, 32)
     with warnings.catch_warnings():
@@ -173,7 +173,7 @@ def test_a_method_of_your_own_mixes_by_a_proxy_too(make_clip, proxy, tmp_path):
     )
 
 
-def test_what_does_not_go_together_is_told(make_clip, proxy):
+def test_what_does_not_go_together_is_reported(make_clip, proxy):
     with pytest.raises(UnsupportedMethodError, match="this model is a ResNet"):
         DenseCLIP(make_clip("resnet").visual, method=METHOD, mean=MEAN, std=STD, proxy=proxy)
     for config in ({"method": "naclip"}, {"method": "published"}):

@@ -107,7 +107,7 @@ def test_a_dictionary_of_synonyms_is_classes_with_synonyms(tmp_path):
         ("objectInfo.txt", "Idx\tName\n1\tdog\n2\tcat\n", "there 1, is 0"),
     ],
 )
-def test_numbers_that_are_not_the_labels_are_told(tmp_path, name, content, message):
+def test_numbers_that_are_not_the_labels_are_reported(tmp_path, name, content, message):
     vocabulary, warned = read(tmp_path, name, content)
     assert vocabulary.names == ("dog", "cat")
     assert len(warned) == 1
@@ -163,7 +163,7 @@ def test_names_of_any_words_stay(tmp_path):
     assert not warned
 
 
-def test_a_comma_in_a_name_is_told(tmp_path):
+def test_a_comma_in_a_name_is_reported(tmp_path):
     vocabulary, warned = read(tmp_path, "classes.txt", "dog\nbed, cot\n")
     assert vocabulary.names == ("dog", "bed, cot")
     assert warned == [

@@ -21,7 +21,7 @@ def cleaned(labels, scores=1.0, vocabulary=WORDS, dtype=np.uint8, **fields):
     return result.tolist()
 
 
-def test_nothing_is_dropped_unless_asked_for():
+def test_nothing_is_dropped_unless_wanted():
     assert cleaned([[0, 1, 2]], scores=0.0) == [[0, 1, 2]]
     assert cleaned([[0, 1, 2]], min_region=1) == [[0, 1, 2]]
 
@@ -58,18 +58,18 @@ def test_a_background_of_words_is_a_class_like_others():
         ({"confidence": 0.9}, "dog", "does nothing with one class"),
     ],
 )
-def test_a_confidence_that_does_nothing_is_told(fields, words, message):
+def test_a_confidence_that_does_nothing_is_reported(fields, words, message):
     told = Cleaning(**fields).useless(Vocabulary.parse(words.split()))
     assert re.search(message, told)
 
 
-def test_a_confidence_below_the_background_is_told():
+def test_a_confidence_below_the_background_is_reported():
     words = Vocabulary.parse(["dog", "grass"]).with_background(0.6)
     assert "what scores below 0.6 is background" in Cleaning(confidence=0.55).useless(words)
     assert Cleaning(confidence=0.7).useless(words) is None
 
 
-def test_a_confidence_that_does_something_is_not_told():
+def test_a_confidence_that_does_something_is_not_warned_of():
     for fields in (
         {},
         {"confidence": 0.4},

@@ -32,7 +32,7 @@ def test_an_installed_package_is_extended_by_its_name(monkeypatch, tmp_path):
 def test_differences_of_long_lists_are_short():
     (line,) = differences({"names": ["word"] * 1000}, {"names": []})
     assert line.startswith("names: word,word,")
-    assert line.endswith(" ... there, none asked for")
+    assert line.endswith(" ... there, none wanted")
     assert len(line) < 250
 
 
@@ -40,8 +40,8 @@ def test_differences_of_lists_are_written_as_they_are_typed():
     saved = {"refine": ["tlp", "pamr"], "dilations": [8, 16], "names": ["a,b"], "boxes": [[1]]}
     wanted = {"refine": [], "dilations": [8], "names": ["a", "b"], "boxes": []}
     assert differences(saved, wanted) == [
-        "refine: tlp,pamr there, none asked for",
-        "dilations: 8,16 there, 8 asked for",
-        "names: ['a,b'] there, a,b asked for",
-        "boxes: [[1]] there, none asked for",
+        "refine: tlp,pamr there, none wanted",
+        "dilations: 8,16 there, 8 wanted",
+        "names: ['a,b'] there, a,b wanted",
+        "boxes: [[1]] there, none wanted",
     ]

@@ -10,7 +10,7 @@ import pytest
 from maskclip.core.files import atomic_path, make_durable, read_entry, remove_unfinished, write_text
 
 
-def test_content_appears_under_the_name_asked_for(tmp_path):
+def test_content_appears_under_the_name_wanted(tmp_path):
     target = tmp_path / "new" / "folders" / "grüße.png"
     with atomic_path(target) as temporary:
         temporary.write_bytes(b"whole")
@@ -115,7 +115,7 @@ def test_files_and_their_folders_are_brought_to_the_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_entries_that_unpack_more_than_is_asked_for_are_not_read(tmp_path, method):
+def test_entries_that_unpack_more_than_is_wanted_are_not_read(tmp_path, method):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("packed", bytes(100), method)

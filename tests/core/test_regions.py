@@ -108,7 +108,7 @@ def test_pixels_far_below_0_belong_to_no_segment_and_huge_numbers_are_segments(n
         (np.ones((2, 3, 4), bool), r"got bool of shape \(2, 3, 4\)"),
     ],
 )
-def test_what_are_no_regions_is_told(regions, part):
+def test_what_are_no_regions_is_reported(regions, part):
     with pytest.raises(MaskCLIPError, match=part):
         vote(LABELS, SCORES, regions)
 

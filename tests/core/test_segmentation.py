@@ -151,6 +151,6 @@ def test_to_dict_is_a_summary_for_json():
     }
 
 
-def test_what_is_no_picture_is_told():
+def test_what_is_no_picture_is_reported():
     with pytest.raises(MaskCLIPError, match="`image`: expected a Pillow image, got ndarray"):
         segmentation([[0]]).overlay(np.zeros((1, 1, 3), np.uint8))

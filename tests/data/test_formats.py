@@ -206,7 +206,7 @@ def test_ignored_pixels_are_of_no_class(tmp_path, words):
     ("name", "what"),
     [("overlay", "the photo"), ("thumbnails", "the photo"), ("scores", "scores"), ("json", "sco")],
 )
-def test_what_a_format_needs_is_asked_for(tmp_path, words, name, what):
+def test_what_a_format_needs_is_wanted(tmp_path, words, name, what):
     with pytest.raises(ValueError, match=f"x: expected {what}.*, got none"):
         ALL[name](words, tmp_path).write(Labeled("x", "x.jpg", ONE))
 

@@ -86,7 +86,7 @@ def test_coco_instances(tmp_path, label_maps, vocabulary):
         assert len(found) == sum(ndimage.label(wanted == i, np.ones((3, 3)))[1] for i in classes)
 
 
-def test_coco_has_the_things_that_are_asked_for(tmp_path, label_maps, words):
+def test_coco_has_the_things_that_are_wanted(tmp_path, label_maps, words):
     write("coco", words, tmp_path, label_maps(words), things=("dog", "naïve 日本"))
     panoptic = json.loads((tmp_path / "panoptic.json").read_text(encoding="utf-8"))
     things = [each["name"] for each in panoptic["categories"] if each["isthing"]]

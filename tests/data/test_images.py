@@ -434,7 +434,7 @@ class TestReduced:
     def load(self, path, least):
         return load_reduced(path, lambda size: least)
 
-    def test_a_jpeg_comes_reduced_and_no_smaller_than_asked_for(self, tmp_path):
+    def test_a_jpeg_comes_reduced_and_no_smaller_than_wanted(self, tmp_path):
         path = tmp_path / "x.jpg"
         Image.fromarray(gradient(403, 302)).save(path)
         assert [self.load(path, least)[0].size for least in [(403, 302), (200, 100), (50, 30)]] == [

@@ -206,7 +206,7 @@ def test_one_class_and_ignored_pixels_everywhere_are_doubted():
     ("values", "hint"),
     [([1, 2, 3], True), ([3, 255], True), ([0, 3], False), ([1, 4], False), ([7], False)],
 )
-def test_ids_that_count_from_1_are_told(tmp_path, values, hint):
+def test_ids_that_count_from_1_are_reported(tmp_path, values, hint):
     path = save(tmp_path / "mask.png", np.array([values], np.uint8))
     with pytest.raises(MaskError, match="is out of range: expected classes") as error:
         load_labels(path, RULE)

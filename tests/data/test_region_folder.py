@@ -58,7 +58,7 @@ def test_the_longest_name_counts_and_none_is_guessed(tmp_path):
     assert folder.missing(["b.jpg", "c.jpg", "x/a.png"]) == ["c.jpg"]
 
 
-def test_maps_of_two_photos_and_photos_of_two_maps_are_told(tmp_path):
+def test_maps_of_two_photos_and_photos_of_two_maps_are_reported(tmp_path):
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
     put(tmp_path, "b.npy")
@@ -113,7 +113,7 @@ def test_what_is_no_map_is_one_line(tmp_path, name, content, part):
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_a_photo_without_a_map_and_no_folder_of_maps_are_told(tmp_path):
+def test_a_photo_without_a_map_and_no_folder_of_maps_are_reported(tmp_path):
     with pytest.raises(MaskCLIPError, match=r"slick \(did you mean slic\?\)"):
         RegionFolder(Path("slick"))
     (tmp_path / "a.txt").write_text("")

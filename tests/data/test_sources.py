@@ -84,7 +84,7 @@ def make(tmp_path):
 
 
 class TestWhatIsLeftOut:
-    def test_files_of_other_suffixes_are_counted_and_told_once(self, make):
+    def test_files_of_other_suffixes_are_counted_and_reported_once(self, make):
         folder = make("a.jpg", "b.MP4", "c.mp4", "s/d.dng", "notes", ".hidden.mp4", ".git/x.txt")
         with pytest.warns(MaskCLIPWarning) as told:
             found = find_sources([folder])

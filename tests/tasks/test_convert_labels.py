@@ -219,7 +219,7 @@ class TestObjects:
         assert len(plan_conversion("cocoobject", coco).files) == 5
         assert len(plan_conversion("cocoobject", coco, source=file).files) == 3
 
-    def test_what_cannot_be_converted_is_told_in_one_line(self, tmp_path):
+    def test_what_cannot_be_converted_is_reported_in_one_line(self, tmp_path):
         file = self.write_instances(tmp_path / "instances_val2017.json")
         with pytest.raises(MaskCLIPError, match="is a file: cocostuff needs a folder"):
             plan_conversion("cocostuff", tmp_path, source=file)

@@ -92,7 +92,7 @@ def test_what_it_does_not_know_is_refused(random_preview):
         (["cat"], None, "one class and no background"),
     ],
 )
-def test_thresholds_that_do_little_are_told_once(random_preview, words, background, message):
+def test_thresholds_that_do_little_are_warned_of_once(random_preview, words, background, message):
     with pytest.warns(MaskCLIPWarning, match=message) as caught:
         random_preview.segment(Image.new("RGB", (64, 64)), words, background=background)
     assert len(caught) == 1

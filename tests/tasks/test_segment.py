@@ -193,7 +193,7 @@ class TestClasses:
             (["dog", "cat"], -0.5, "does nothing"),
         ],
     )
-    def test_words_and_thresholds_that_do_nothing_are_told(
+    def test_words_and_thresholds_that_do_nothing_are_reported(
         self, vit, picture, classes, background, message
     ):
         with pytest.warns(MaskCLIPWarning, match=message) as caught:
@@ -353,7 +353,7 @@ class TestOptions:
         ],
     )
     @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
-    def test_the_network_sees_the_short_side_asked_for(
+    def test_the_network_sees_the_short_side_wanted(
         self, segmenters, method, size, short_side, seen, picture, monkeypatch
     ):
         encoder, shapes = segmenters["vit", method].encoder, []
@@ -758,7 +758,7 @@ class TestRegions:
             expected = vit.segment(image, WORDS, **options).voted(regions)
             np.testing.assert_array_equal(found.labels, expected.labels)
 
-    def test_what_names_no_segments_is_told(self):
+    def test_what_names_no_segments_is_reported(self):
         for wrong in ("", 3):
             with pytest.raises(MaskCLIPError, match="regions: expected slic, or a folder"):
                 Options(regions=wrong)

@@ -221,7 +221,7 @@ def test_a_student_of_another_architecture_gives_no_weights(unbroken: Path, tmp_
     other = replace(
         TINY, student="unet:mobilenetv3_small_050", initial=str(unbroken / "student.safetensors")
     )
-    with pytest.raises(StudentError, match="decoder: 'fpn' there, 'unet' asked for"):
+    with pytest.raises(StudentError, match="decoder: 'fpn' there, 'unet' wanted"):
         task.train(other, SCENES, tmp_path, machine=MACHINE)
 
 
@@ -323,7 +323,7 @@ def test_pictures_show_what_the_student_learns(unbroken: Path) -> None:
 
 def test_a_folder_of_another_training_is_refused_with_the_difference(unbroken: Path) -> None:
     other = replace(TINY, optimization=replace(TINY.optimization, lr=0.02))
-    with pytest.raises(TrainingError, match=r"optimization\.lr: 0\.01 there, 0\.02 asked for"):
+    with pytest.raises(TrainingError, match=r"optimization\.lr: 0\.01 there, 0\.02 wanted"):
         task.train(other, SCENES, unbroken, machine=MACHINE, resume=True)
 
 
@@ -347,7 +347,7 @@ def test_a_training_that_was_begun_keeps_the_method_that_auto_became(
     assert seen == [64]
     run_folder.compare(tmp_path, run_config(named, SCENES), SCENES)
     other = replace(auto, teacher=replace(teacher, method="clean"))
-    with pytest.raises(TrainingError, match=r"teacher\.method: 'naclip' there, 'clean' asked for"):
+    with pytest.raises(TrainingError, match=r"teacher\.method: 'naclip' there, 'clean' wanted"):
         run_folder.compare(tmp_path, run_config(other, SCENES), SCENES)
 
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskclip.emoji.captions import trained_pairs, write_caption
-from maskclip.emoji.layers import Layer, paint, place_object, place_textures
+from maskclip.emoji.layers import Layer, paint, place_object, place_textures, texture_names
 from maskclip.emoji.sprites import index, object_names
-from maskclip.emoji.textures import texture_names
 
 NAMESPACE = 1  # scenes draw from 2
 LEAST_OF_FRAME = 0.008  # an object is named when this share of the frame shows it,

@@ -72,7 +72,7 @@ class TrainSettings:
 
 
 class Batches(Dataset[tuple[Tensor, list[str]]]):
-    """The batches of a run from a step on, each drawn when it is asked for."""
+    """The batches of a run from a step on, each drawn when it is read."""
 
     def __init__(self, config: TrainSettings, *, first: int) -> None:
         self.config = config

@@ -87,7 +87,7 @@ def compare(
     """Compare models, methods and refinements on the same images: quality, time and memory.
 
     Prints a table, and writes it as compare.md, .csv and .json, with a chart of quality against
-    time. What cannot be measured is told with its reason, and the exit code is 1 where that is a
+    time. What cannot be measured is listed with its reason, and the exit code is 1 where that is a
     model that cannot be had. Each cell has a file in the folder's `cells`: the same command goes on
     where it was stopped, and one of another --limit is measured again. A photo is encoded once for
     all refinements of a method; a cell's time is that of encoding and of its own refinement. Under

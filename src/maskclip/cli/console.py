@@ -163,12 +163,12 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         timer = threading.Timer(_PATIENCE, print_line, [f"{what} ..."], {"errors": True})
         timer.daemon = True
         timer.start()
-        told = time.monotonic()
+        printed = time.monotonic()
 
         def tell(text: str) -> None:
-            nonlocal told
-            if time.monotonic() - told >= _BETWEEN:
-                told = time.monotonic()
+            nonlocal printed
+            if time.monotonic() - printed >= _BETWEEN:
+                printed = time.monotonic()
                 print_line(text, errors=True)
 
         try:

@@ -1,4 +1,4 @@
-"""The data set that a verb measures on: opened by its options, and told what is odd about it."""
+"""The data set that a verb measures on: opened by its options, with a warning if it is odd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATASETS = (*SPECS, "emoji", "folder")
 def default_evaluation(
     dataset: str, protocol: str | None = None, *, model: str | None = None
 ) -> Evaluation:
-    """Return how a data set is evaluated where nothing else, or only this, is asked for."""
+    """Return how a data set is evaluated where nothing else, or only this, is given."""
     from maskclip.core.config import DEFAULT_MODEL, PREVIEWS, ModelConfig
     from maskclip.tasks.evaluation.settings import Evaluation, default_templates
 

@@ -80,7 +80,7 @@ class TorchFile:
         return found
 
     def _check(self, storages: Mapping[Storage, int]) -> None:
-        """Compare the bytes that are asked for with those that are there."""
+        """Compare the bytes that tensors need with those that are there."""
         for storage in storages:
             place = self._places.get(storage.key)
             if place is None or place.size != storage.nbytes:

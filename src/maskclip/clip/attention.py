@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
     Attributes:
         tokens: (B, hw, C), as a method reads the last blocks.
-        keys: (B, hw, C) of the last block where asked for, before the heads are split.
+        keys: (B, hw, C) of the last block if wanted, before the heads are split.
         entering: (B, 1 + hw, C), CLIP's own stream before its last block.
         parts: what `read_again` needs, (B, 1 + hw, C) each; empty without a feedback.
     """

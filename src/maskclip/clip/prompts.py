@@ -100,7 +100,7 @@ def text_rows(
         templates: which `template_set` to average over.
         device: where the text tower runs, if it does.
         path: the file in which rows are cached; `cache_path()` by default.
-        on_word: is told after each name how many are encoded, of how many that were not cached.
+        on_word: is called after each name: how many are encoded, of how many that were not cached.
 
     Raises:
         PromptError: there are no names, or one does not fit into the model's context.
@@ -357,7 +357,7 @@ def unknown_words(clip: CLIPModel, names: Sequence[str]) -> list[str]:
 
 
 def never_saw(clip: CLIPModel, unknown: Sequence[str]) -> str:
-    """Return what to tell of names with a word that an embedded model never saw."""
+    """Return a warning of names with a word that an embedded model never saw."""
     more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
     return (
         f"{clip.name} was trained on the words of the vocabulary emoji alone and never saw: "

@@ -63,7 +63,7 @@ class Proxy(nn.Module):
         self.prefix, self.patch = int(seen.num_prefix_tokens), int(seen.patch_embed.patch_size[0])
         self.name = name
         self.fingerprint = fingerprint(network)
-        self._told = False  # that it does nothing in some image
+        self._warned = False  # that it does nothing in some image
         for what, values in (("mean", mean), ("std", std)):
             self.register_buffer(what, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -120,10 +120,10 @@ class Proxy(nn.Module):
 
     def _warn_if_alike(self, vectors: Tensor) -> None:
         """Say, once, that in an image the proxy tells no patch from another."""
-        if self._told or vectors.shape[1] == 1:
+        if self._warned or vectors.shape[1] == 1:
             return
         if bool(keep_to_themselves(vectors, PROXY_LEVEL).any()):
-            self._told = True
+            self._warned = True
             warnings.warn(
                 f"`proxy`: to {self.name} all patches of an image are so much alike that each "
                 "keeps to itself, and the proxy changes nothing there; of an image of one colour "

@@ -49,8 +49,8 @@ class Seen(NamedTuple):
 
     Attributes:
         features: (B, D, h, w), raw.
-        keys: (B, C, h, w), raw; None unless asked for.
-        image: (B, D), the images' own embeddings, raw; None unless asked for.
+        keys: (B, C, h, w), raw; None unless wanted.
+        image: (B, D), the images' own embeddings, raw; None unless wanted.
         parts: what `read` needs to read the last block again, (B, ...) each; None where it is read
             once.
         read: parts and the classes of patches (B, h, w) -> features (B, D, h, w).
@@ -92,7 +92,7 @@ class Tower(Protocol):
     def dense(
         self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
     ) -> Seen:
-        """Read images densely; also their keys and own embeddings, when asked for.
+        """Read images densely; also their keys and own embeddings, if wanted.
 
         `proxy` has the unit vectors (B, h w, D) of another network, for the kernel `proxy`.
         """
@@ -316,7 +316,7 @@ class ViTTower:
     def dense(
         self, images: Tensor, *, keys: bool, image: bool, proxy: Tensor | None = None
     ) -> Seen:
-        """See `Tower`; the last block computes what its kernels need, and what is asked for."""
+        """See `Tower`; the last block computes only what its kernels and these arguments need."""
         method = self.method
         self.check_size(images.shape[2], images.shape[3])
         x, grid = self._tokens(images)

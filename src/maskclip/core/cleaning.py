@@ -67,7 +67,7 @@ class Cleaning:
         return np.array(needed, np.float32)
 
     def useless(self, vocabulary: Vocabulary) -> str | None:
-        """Return what to tell of a confidence that drops no pixel, or None.
+        """Return a warning of a confidence that drops no pixel, or None.
 
         The scores are the best of probabilities that sum to one; a background by threshold takes
         the pixels below it.

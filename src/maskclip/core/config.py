@@ -327,8 +327,8 @@ class Augmentation:
     """How much images change; the defaults are the published ones of PASCAL VOC and COCO-Stuff.
 
     Attributes:
-        scale: (long, short) side in px that an image is fitted into at a ratio of 1, keeping its
-            shape; Pascal Context has (520, 520), Cityscapes (2048, 1024).
+        scale: (long, short) side in px that an image is resized to fit into at a ratio of 1, with
+            its aspect ratio; Pascal Context has (520, 520), Cityscapes (2048, 1024).
         ratio: (lowest, highest) factor on `scale`.
         crop: (h, w) of what comes out; Pascal Context has (480, 480), Cityscapes (512, 1024).
         max_share: crops of which one class fills this share or more are drawn again, up to 10

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.core import resize
-from maskclip.core.feedback import patch_classes
 from maskclip.core.method import Method
 from maskclip.core.refinement import (
     PAMR_DILATIONS,
@@ -21,6 +20,7 @@ from maskclip.core.refinement import (
     add_mean,
     denoise_prompts,
     pamr,
+    patch_classes,
     probabilities,
     propagate,
     remove_redundant,
@@ -53,10 +53,10 @@ class Dense:
 
     Attributes:
         features: (B, D, h, w), raw; cosine similarity normalises them.
-        keys: (B, C, h, w), raw; None unless asked for.
+        keys: (B, C, h, w), raw; None unless wanted.
         covered: the (height, width) in input pixels that the grid spans; larger than the input
             where padding was added, so that every cell keeps its true place.
-        image: (B, D), the images' own embeddings, raw; None unless asked for.
+        image: (B, D), the images' own embeddings, raw; None unless wanted.
         again: what reads the images again for the words they are compared with: `features` are
             those of a first pass then. None where a method has no feedback.
     """
@@ -292,7 +292,7 @@ def _compete(
 def refine(
     maps: Tensor, guide: Tensor, geometry: Geometry, scoring: Scoring
 ) -> tuple[Tensor, Geometry]:
-    """Refine a photo's maps by the photo itself, where that is asked for.
+    """Refine a photo's maps by the photo itself, if the scoring says so.
 
     Args:
         maps: (n, K or P, h, w) of `score`, those of n windows.

@@ -173,7 +173,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _forget_peak(device: torch.device) -> bool:
-    """Begin anew to look for the most memory taken; return whether that can be told."""
+    """Begin anew to look for the most memory taken; return whether that can be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True

@@ -51,11 +51,11 @@ def read_choices(text: str, known: Collection[str], *, to: str) -> tuple[str, ..
 
 
 def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
-    """Return the values in which two trees of settings differ: `name: saved there, wanted asked`.
+    """Return the values in which two trees of settings differ: `name: SAVED there, WANTED wanted`.
 
     Args:
         saved: dictionaries of plain values, as a file keeps them.
-        wanted: the same of what is asked for.
+        wanted: the same of what is wanted.
         name: where in the tree the two are.
     """
     if isinstance(saved, dict) and isinstance(wanted, dict):
@@ -65,7 +65,7 @@ def differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
             for key in keys
         ]
         return [change for changes in found for change in changes]
-    return [] if saved == wanted else [f"{name}: {_cut(saved)} there, {_cut(wanted)} asked for"]
+    return [] if saved == wanted else [f"{name}: {_cut(saved)} there, {_cut(wanted)} wanted"]
 
 
 def _cut(value: Any) -> str:

@@ -113,9 +113,9 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
 
 
 class BoundedReader(io.BufferedReader):
-    """A file that is never asked for more than it has.
+    """A file that is never read beyond its end.
 
-    Readers of strangers' files ask for as much as a length in them says, and a buffer takes that
+    Readers of strangers' files request as much as a length in them says, and a buffer takes that
     much memory before it reads.
 
     Args:
@@ -138,7 +138,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, most: int) -
     """Return up to `most` bytes of an entry of a stranger's archive, in about as much memory.
 
     Raises:
-        ValueError: it is neither stored nor deflated: other methods unpack more than is asked for.
+        ValueError: it is neither stored nor deflated: other methods unpack more than is read.
         zipfile.BadZipFile, zlib.error, RuntimeError: it is damaged or encrypted.
     """
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -1,4 +1,4 @@
-"""Results computed before they are asked for, in order and in bounded memory."""
+"""Results computed before they are needed, in order and in bounded memory."""
 
 from __future__ import annotations
 

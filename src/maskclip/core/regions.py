@@ -12,7 +12,7 @@ Regions = npt.NDArray[np.integer]
 """(H, W): a number for each segment, whichever; 0 and below belong to none."""
 
 SLIC = "slic"
-"""What asks for superpixels, where a folder of label maps could be named."""
+"""The name of superpixels, where a folder of label maps could be named."""
 
 SIDE, COMPACTNESS = 24, 20.0
 """Of superpixels: about their side in px, and the weight of being near beside that of colour.

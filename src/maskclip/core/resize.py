@@ -27,7 +27,7 @@ Window = tuple[range, range]
 
 
 def fit_within(size: tuple[int, int], *, short: int, long: int) -> tuple[int, int]:
-    """Return the (H, W) that fits an image into a short and a long side, keeping its shape.
+    """Return the (H, W) of an image resized, with its aspect ratio, into a short and a long side.
 
     The factor is the smaller of long / longest side and short / shortest side, and sizes are
     int(x * factor + 0.5), as the published test pipeline does (published code, S3); at least 1.

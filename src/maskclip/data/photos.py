@@ -169,7 +169,7 @@ def open_folder(
 ) -> Photos:
     """Open one's own images with their labels as a data set; they are matched by name.
 
-    Images without labels are left out, which `Annotations.notes` tells.
+    Images without labels are left out, which `Annotations.notes` says.
 
     Args:
         images: the folder of images.

@@ -1,6 +1,6 @@
 """Find the images that paths, folders, patterns and lists name.
 
-The one place that lists folders: what is followed, what is left out, and how that is told.
+The one place that lists folders: what is followed, what is left out, and how that is reported.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class LeftOut:
             shown = ", ".join(f"{name or '(no suffix)'} {n:,}" for name, n in known[:_SHOWN])
             more = f", {len(known) - _SHOWN} more suffixes" if len(known) > _SHOWN else ""
             reasons = dict.fromkeys(filter(None, map(why_not_read, self.suffixes)))
-            told = "; ".join(reasons) or "not read as images"
-            parts.append(f"{total:,} {_files(total)} left out: {shown}{more} ({told})")
+            why = "; ".join(reasons) or "not read as images"
+            parts.append(f"{total:,} {_files(total)} left out: {shown}{more} ({why})")
         if self.special:
             count = len(self.special)
             what = "a pipe, socket or device" if count == 1 else "pipes, sockets or devices"
@@ -128,7 +128,7 @@ def find_sources(
     returned even if it is missing or has no image's suffix: loading it reports the error. A file
     under several spellings, or through links, comes once, under the first of them.
 
-    What folders and patterns hold besides is told in one `MaskCLIPWarning`.
+    What folders and patterns hold besides is reported in one `MaskCLIPWarning`.
 
     Args:
         arguments: paths, folders and patterns.

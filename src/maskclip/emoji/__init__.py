@@ -1,7 +1,7 @@
 """The embedded world: drawn scenes with exact labels, for what must work offline and at once.
 
-    sprites   textures     what there is: cut-out emoji, some in colours; procedural grounds
-    layers                 a scene as placed layers, painted to pixels
+    sprites                cut-out emoji, some in colours
+    layers                 they and procedural grounds as placed layers, painted to pixels
     captions               what captions say
     scenes                 images with labels and captions, one by one and as a data set
 

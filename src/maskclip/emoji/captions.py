@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from maskclip.emoji.layers import texture_names
 from maskclip.emoji.sprites import COLORS, HELD_OUT_PAIRS, colored_pairs, object_names
-from maskclip.emoji.textures import texture_names
 
 PLAIN = "a photo of a {}."
 SHORT = (

@@ -21,9 +21,8 @@ from maskclip.core.palettes import voc_colors
 from maskclip.core.samples import Sample, Samples
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.captions import class_names, write_caption
-from maskclip.emoji.layers import Layer, paint, place_object, place_textures
+from maskclip.emoji.layers import Layer, paint, place_object, place_textures, texture_names
 from maskclip.emoji.sprites import COLORS, index, object_names
-from maskclip.emoji.textures import texture_names
 
 NAMESPACE = 2  # training examples draw from 1
 EVALUATION_SEEDS = range(300)
@@ -105,7 +104,7 @@ def scene_name(seed: int) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmojiScenes(Samples):
-    """Scenes that are drawn when they are asked for.
+    """Scenes, each drawn when it is read.
 
     Attributes:
         size: side in px.

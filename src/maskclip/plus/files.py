@@ -287,7 +287,7 @@ def take_weights(student: Student, path: Path) -> None:
     if given.config != student.config:
         changes = differences(asdict(given.config), asdict(student.config))
         raise StudentError(
-            f"{path}: another student than is asked for: {list_differences(changes)}"
+            f"{path}: another student than the one wanted: {list_differences(changes)}"
         )
     weights = {key: value for key, value in given.state_dict().items() if key != "rows"}
     student.load_state_dict(weights, strict=False)
@@ -305,7 +305,7 @@ def _describe_checkpoint(beside: Mapping[str, Any], *, source: str) -> StudentMe
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the student's weights in a Lightning checkpoint."""
-    from maskclip.clip.layouts import plain_names
+    from maskclip.clip.checkpoint import plain_names
 
     part = _LIGHTNING_PREFIX
     return plain_names({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})

@@ -88,7 +88,7 @@ class StudentWords:
 
         Args:
             vocabulary: the classes, of a student that knows the names of its own.
-            on_word: is told of the words that are encoded, as `clip.prompts.text_rows` does.
+            on_word: is called for the words that are encoded, as `clip.prompts.text_rows` does.
 
         Raises:
             MaskCLIPError: a word is new, and the student can learn no others, or its CLIP cannot be

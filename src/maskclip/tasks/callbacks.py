@@ -33,7 +33,7 @@ _MOST = 1000
 
 
 def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[ModelCheckpoint]:
-    """Return what writes last.ckpt, step=N.ckpt where asked for, and best.ckpt where validated."""
+    """Return what writes last.ckpt, step=N.ckpt if wanted, and best.ckpt where validated."""
     latest = _Checkpoint(
         out,
         filename=Path(LAST).stem,

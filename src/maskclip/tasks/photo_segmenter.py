@@ -411,7 +411,7 @@ def as_vocabulary(classes: Classes) -> Vocabulary:
 
 
 def useless(vocabulary: Vocabulary, method: Method) -> str | None:
-    """Return what to tell of classes or a background that cannot do anything, or None."""
+    """Return a warning of classes or a background that cannot do anything, or None."""
     if len(vocabulary) == 1:
         return (
             f"one class and no background: every pixel will be {brief(vocabulary.names[0])}; give "

@@ -50,7 +50,7 @@ class Network:
     """An image network, and how it sees photos.
 
     Attributes:
-        encode: crops -> dense features, and what is asked for beside them.
+        encode: crops -> dense features, with keys and the images' own embeddings where needed.
         short_side: the working size in px.
         antialias: whether shrinking filters out what is too fine for the new size.
         resizes: from grid to image: 1, or 2 by way of the size that the network saw.
@@ -164,7 +164,7 @@ class Encoded(NamedTuple):
     """What a network sees in one photo.
 
     Attributes:
-        dense: features, and what was asked for, of the n windows that the photo was cut into.
+        dense: what `encode` returned for the n windows that the photo was cut into.
         guide: (3, h, w) uint8, the photo at the network's size, on its device.
         geometry: where the windows lie in the photo's labels.
     """

@@ -178,7 +178,7 @@ class Places:
 
 
 def compare(out: Path, config: dict[str, Any], samples: Samples) -> Places:
-    """Compare the training that a folder holds with the one asked for.
+    """Compare the training that a folder holds with the one that is wanted.
 
     Where its files lie does not matter, nor do images that are gone or new: they are named.
 

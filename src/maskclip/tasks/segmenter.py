@@ -150,7 +150,7 @@ class Segmenter(PhotoSegmenter):
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use, its words encoded; refuse bad ones now.
 
-        `on_word` is told after each word how many are encoded, of how many that were not cached.
+        `on_word` is called after each word: how many are encoded, of how many that were not cached.
 
         Raises:
             MaskCLIPError: there are no classes, or they cannot be used.
@@ -162,9 +162,9 @@ class Segmenter(PhotoSegmenter):
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
         self.text_rows(vocabulary, on_word=on_word)
-        told = useless(vocabulary, self.method)
-        if told is not None:
-            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
+        warning = useless(vocabulary, self.method)
+        if warning is not None:
+            warnings.warn(warning, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -230,8 +230,8 @@ class Segmenter(PhotoSegmenter):
             on_word=on_word,
         )
         if unknown:
-            told = never_saw(self.clip, unknown)
-            warnings.warn(told, MaskCLIPWarning, stacklevel=4)  # the caller of `segment`
+            warning = never_saw(self.clip, unknown)
+            warnings.warn(warning, MaskCLIPWarning, stacklevel=4)  # the caller of `segment`
         rows = rows.to(self.device)
         self._rows.put(vocabulary, rows, rows.nbytes)
         return rows

@@ -42,9 +42,8 @@ from maskclip.plus.dataset import (
 from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
-from maskclip.plus.student import Student, build_student
+from maskclip.plus.student import Student, build_student, try_step
 from maskclip.plus.supervision import Teacher, check_words, load_teacher
-from maskclip.plus.trial import try_step
 from maskclip.tasks.callbacks import (
     BEST,
     AtomicCheckpoints,

@@ -190,9 +190,9 @@ class StudentSegmenter(PhotoSegmenter):
                 "CLIP: leave it out"
             )
         self.words.rows(given, on_word=on_word)
-        told = None if self.words.threshold(given) is None else useless(given, self.method)
-        if told is not None:
-            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
+        warning = None if self.words.threshold(given) is None else useless(given, self.method)
+        if warning is not None:
+            warnings.warn(warning, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return given
 
     def _unnamed(self, classes: Classes | None, background: Background | None) -> Vocabulary:
@@ -296,9 +296,9 @@ class PreviewSegmenter(PhotoSegmenter):
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
         ids_of([word for words in vocabulary.prompts for word in words], threshold=True)
-        told = useless(vocabulary, self.method) or _too_few(vocabulary)
-        if told is not None:
-            warnings.warn(told, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
+        warning = useless(vocabulary, self.method) or _too_few(vocabulary)
+        if warning is not None:
+            warnings.warn(warning, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
 
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:
@@ -372,7 +372,7 @@ def refuse_settings_of_clip(
 
 
 def _too_few(vocabulary: Vocabulary) -> str | None:
-    """Return what to tell of a background threshold among so few words that it does little."""
+    """Return a warning of a background threshold among so few words that it does little."""
     count = len(vocabulary) - 1
     if vocabulary.threshold is None or count >= _FEW:
         return None

@@ -84,7 +84,7 @@ def test_all_predictions_are_looked_for_before_any_is_scored(tmp_path):
     Image.fromarray(IDS).save(found / "a.png")
     with pytest.raises(MaskCLIPError, match=r"2 of 3 predictions are missing, the first b\.png"):
         PredictedFolder.open(found, samples, 3)
-    PredictedFolder.open(found, samples, 1)  # no more are asked for
+    PredictedFolder.open(found, samples, 1)  # no more are needed
 
 
 def test_auto_goes_by_the_protocol_and_is_stored(make_model, monkeypatch):

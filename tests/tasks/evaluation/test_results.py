@@ -71,9 +71,9 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(tmp_path):
 def test_results_of_another_evaluation_are_not_mixed_in(tmp_path):
     with pytest.raises(Killed):
         run(Guess(dies_after=3), tmp_path)
-    with pytest.raises(MaskCLIPError, match=r"clean\.json was made .* \(seed: 0 there, 1 asked"):
+    with pytest.raises(MaskCLIPError, match=r"clean\.json was made .* \(seed: 0 there, 1 wanted"):
         run(Guess(), tmp_path, seed=1)
-    with pytest.raises(MaskCLIPError, match=r"\(model: 'guess' there, 'other' asked for\)"):
+    with pytest.raises(MaskCLIPError, match=r"\(model: 'guess' there, 'other' wanted\)"):
         run(Guess(model="other"), tmp_path)
     (tmp_path / "clean.json").write_text("{")
     with pytest.raises(MaskCLIPError, match="expected a result of an evaluation; move it away"):
@@ -125,7 +125,7 @@ class TestDamagedResults:
         assert found["options"] == {"refine": [], "slic": None}
         assert found["protocol"] is None
         assert self.read(tmp_path, COMPARED)["influences"] == [0.5, -1]
-        with pytest.raises(MaskCLIPError, match=r"other settings \(images: None there, 2 asked"):
+        with pytest.raises(MaskCLIPError, match=r"other settings \(images: None there, 2 wanted"):
             self.read(tmp_path, SCORED, images=...)
 
     def test_a_sweep_is_refused_before_anything_is_measured(self, tmp_path):

@@ -315,12 +315,12 @@ def test_a_file_that_is_gone_is_made_again(lost, lose, scenes, whole, out):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cleaning": Cleaning(confidence=0.5)}, "cleaning.confidence: 0.4 there, 0.5 asked for"),
-        ({"options": Options(short_side=32)}, "options.short_side: 160 there, 32 asked for"),
+        ({"cleaning": Cleaning(confidence=0.5)}, "cleaning.confidence: 0.4 there, 0.5 wanted"),
+        ({"options": Options(short_side=32)}, "options.short_side: 160 there, 32 wanted"),
         ({"formats": ("png",)}, "formats: "),
         (
             {"model": replace(MODEL, precision="bfloat16")},
-            "precision: 'float32' there, 'bfloat16' asked for",
+            "precision: 'float32' there, 'bfloat16' wanted",
         ),
         ({"model": replace(MODEL, method="published"), "formats": ("png",)}, "method: 'clean' the"),
         (
@@ -421,7 +421,7 @@ def test_labels_that_were_begun_keep_the_method_that_auto_became(photos, out, mo
     assert chosen == [("naclip", "for a test"), ("naclip", "as when these labels were begun")]
     assert tree(out / "png") == before
     assert report(out)["settings"] == settings
-    with pytest.raises(LabelingError, match="method: 'naclip' there, 'clean' asked for"):
+    with pytest.raises(LabelingError, match="method: 'naclip' there, 'clean' wanted"):
         go_on(method="clean")
     go_on(method="naclip")  # as good as `auto`
     assert len(chosen) == 2
@@ -551,7 +551,7 @@ def test_a_photo_whose_labels_are_too_large_for_the_memory_fails_alone(scenes, o
     assert failure["error"].endswith("deep/y.png: too large for the memory that is free")
 
 
-def test_a_photo_that_needs_more_memory_than_is_free_is_told_before_it_is_read(
+def test_a_photo_that_needs_more_memory_than_is_free_is_reported_before_it_is_read(
     scenes, out, monkeypatch
 ):
     monkeypatch.setattr(worker_module, "LARGE_PIXELS", 3_000)
@@ -819,7 +819,7 @@ def test_segments_vote_and_a_changed_map_is_a_changed_photo(scenes, tmp_path):
         counts = run(scenes, out, on_progress=names_into(seen), **by_maps)
     assert counts == Counts(done=5, failed=0, left=0)
     assert seen == ["sub/deep/y", "sub/y", "z ü"]
-    with pytest.raises(LabelingError, match=r"options\.regions: .* there, 'slic' asked for"):
+    with pytest.raises(LabelingError, match=r"options\.regions: .* there, 'slic' wanted"):
         run(scenes, out, options=Options(short_side=160, regions="slic"))
 
 
@@ -835,7 +835,7 @@ def test_segments_vote_before_labels_are_dropped(scenes, tmp_path):
     assert (kept == labels(tmp_path / "kept", "x")).mean() > 0.99  # scores are of 8 bits there
 
 
-def test_no_map_of_any_photo_is_told_before_a_model_is_loaded(scenes, tmp_path, monkeypatch):
+def test_no_map_of_any_photo_is_reported_before_a_model_is_loaded(scenes, tmp_path, monkeypatch):
     put_segments(tmp_path / "maps", "other.png", (64, 64), step=8)
     monkeypatch.setattr(worker_module, "load", None)
     options = Options(regions=str(tmp_path / "maps"))
@@ -852,5 +852,5 @@ def test_a_proxy_is_one_of_the_settings(scenes, tmp_path):
     settings = report(tmp_path / "out")["settings"]
     assert settings["proxy"] == "vit_tiny_patch16_224:random"
     assert re.fullmatch("[0-9a-f]{16}[+][0-9a-f]{16}", settings["weights"])
-    with pytest.raises(LabelingError, match=r"proxy: 'vit_tiny_.* there, None asked for"):
+    with pytest.raises(LabelingError, match=r"proxy: 'vit_tiny_.* there, None wanted"):
         run(scenes, tmp_path / "out", **(fields | {"model": replace(model, proxy=None)}))

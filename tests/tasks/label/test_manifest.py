@@ -76,7 +76,7 @@ def test_a_copy_holds_the_same_and_changes_nothing(path):
     content = path.read_bytes()
     copy = Manifest.copy_of(path)
     assert list(copy.outcomes()) == expected
-    with pytest.raises(LabelingError, match="'emoji' there, 'RN50' asked for"):
+    with pytest.raises(LabelingError, match="'emoji' there, 'RN50' wanted"):
         copy.check_settings({**SETTINGS, "model": "RN50"})
     copy.plan(photos("a.jpg", "c.jpg"), SETTINGS)
     assert names(copy) == ["c"]
@@ -164,7 +164,7 @@ def test_a_chunk_that_is_recorded_twice_counts_once(manifest):
         assert manifest.counts() == Counts(done=1, failed=0, left=1) == manifest._counted()
 
 
-def test_photos_that_are_not_asked_for_any_more_are_forgotten_unless_done(manifest):
+def test_photos_that_are_not_given_any_more_are_forgotten_unless_done(manifest):
     manifest.plan(photos("done.jpg", "failed.jpg", "left.jpg", "kept.jpg"), SETTINGS)
     first, second, *_ = tasks(manifest)
     manifest.record([done(first), failed(second)])
@@ -216,8 +216,8 @@ def test_other_settings_are_refused_with_the_difference(manifest, tmp_path):
     with pytest.raises(LabelingError) as caught:
         manifest.check_settings(other)
     assert str(caught.value) == (
-        f"{tmp_path} holds labels of other settings: model: 'emoji' there, 'RN50' asked for; "
-        "cleaning.confidence: 0.5 there, 0.7 asked for. Choose another `out`"
+        f"{tmp_path} holds labels of other settings: model: 'emoji' there, 'RN50' wanted; "
+        "cleaning.confidence: 0.5 there, 0.7 wanted. Choose another `out`"
     )
     manifest.check_settings(other, ignore=["model", "cleaning"])
 

@@ -1,4 +1,4 @@
-"""What the labels of a set of photos have to tell, whichever tool they are from."""
+"""Labels of a set of photos, as read from the files of any tool."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Annotations(ABC, Generic[Reference]):
         title: what these are, for people.
         place: the file or folder that was named.
         rule: the classes and the ignored label; what values of masks mean, where there are masks.
-        photos: the photos that have labels, in the order of those asked for.
+        photos: the photos that have labels, in the order in which they were given.
         notes: what users should know, one line each.
         unused: files of labels that belong to none of the photos; sorted.
         rejected: the photos of which people said that nothing is to be learnt.

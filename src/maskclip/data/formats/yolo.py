@@ -80,7 +80,7 @@ class Yolo(Format):
         write_text("".join(lines), path)
 
     def finish(self, photos: Iterable[PhotoFile]) -> list[str]:
-        """Write the lists of photos and the names of the classes; link the photos if asked for."""
+        """Write the lists of photos and the names of the classes; link the photos if wanted."""
         found = ordered(photos)
         kept = _validation(found, self.options)
         train = [photo for photo in found if photo not in kept] or found

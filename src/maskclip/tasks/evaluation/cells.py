@@ -174,11 +174,11 @@ def earlier_result(
 
 def _limited(result: Content, wanted: Content) -> bool:
     """Return whether a result is of fewer images than wanted, or of but some of the official."""
-    images, asked = result.get("images"), wanted.get("images")
-    if type(images) is not int or type(asked) is not int or images == asked:
+    images, limit = result.get("images"), wanted.get("images")
+    if type(images) is not int or type(limit) is not int or images == limit:
         return False
     official = result.get("official_images")
-    return images < asked or (type(official) is int and images < official)
+    return images < limit or (type(official) is int and images < official)
 
 
 def _is(kind: str, value: Any, images: object) -> bool:

@@ -285,8 +285,7 @@ def load_predictor(
         samples: the data set.
         device: as `load` takes it.
         why: of `settle_method`, to be stored.
-        count: how many of the samples must have label maps of segments, if these are asked for;
-            None is all.
+        count: how many of the samples must have label maps of segments, if these vote; None is all.
         on_word: as `Segmenter.prepare` takes it.
 
     Raises:

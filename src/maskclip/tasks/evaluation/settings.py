@@ -28,7 +28,7 @@ PROTOCOLS = ("segment", "published", "windows")
 """How images are resized and cut:
 
 - `segment`: as `maskclip segment` does: the model's working size and the method's own resizes;
-  but maps are refined only where that is asked for, whatever the model.
+  but no map is refined unless a refinement is given, whatever the model.
 - `published`: the whole image within the data set's test size (published code, S3); maps are
   resized to that size, then to the image, as in the paper.
 - `windows`: as SCLIP and later papers do: a short side of 336 px (Cityscapes 560), windows of 224
