@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from PIL import Image
 
@@ -12,6 +13,7 @@ from maskclip.core.config import Augmentation
 from maskclip.core.dense import Scoring, score
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
+from maskclip.core.refinement import pamr
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE
 from maskclip.data.transforms import augment, seeded
@@ -207,10 +209,7 @@ class TestConfig:
             ({"clip_guided": (5, None), "self_training": (1, None)}, "share steps"),
             ({"prompt_denoising": 1.5}, r"prompt_denoising: expected a threshold in \[0, 1\]"),
             ({"key_smoothing": float("nan")}, "key_smoothing: expected a threshold"),
-            (
-                {"refine": ("dominant", "pamr")},
-                "refine: a training takes dominant.*got dominant,pamr",
-            ),
+            ({"refine": ("surgery",)}, "refine: surgery goes by .*take some of dominant, tlp and"),
             ({"teacher_short_side": 0}, "teacher_short_side: expected at least 1 px, got 0"),
             ({"teacher_short_side": 8, "teacher_scale": 2}, "leave one of them out"),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
@@ -366,6 +365,17 @@ class TestMaps:
         )
         assert torch.equal(maps, score(teacher.encode(images, keys=True), scoring))
         assert maps.shape[1] == 2
+
+    def test_maps_are_refined_by_each_photo_as_the_teacher_sees_it(self, make_clip):
+        teacher = self.teacher(make_clip)
+        images = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
+        rows = self.rows(teacher)
+        plain = Supervision(unlabeled=(4, 1), teacher_scale=1.5)
+        maps = teacher_maps(teacher, images, rows, replace(plain, refine=("pamr",)))
+        seen = F.interpolate(images / 255, size=(96, 144), mode="bilinear")
+        coarse = teacher_maps(teacher, images, rows, plain)
+        large = F.interpolate(coarse, size=(96, 144), mode="bilinear")
+        torch.testing.assert_close(maps, pamr(large, seen))
 
     def test_the_teacher_is_frozen_and_a_copy(self, make_clip):
         visual = make_clip("vit").visual

@@ -41,7 +41,6 @@ from maskclip.tasks import train as task
 from maskclip.tasks.run_folder import run_config
 from tests import training
 from tests.training import (
-    CLASSES,
     FROZEN,
     MACHINE,
     ONE,
@@ -433,15 +432,19 @@ def test_weights_that_are_not_finite_are_never_kept(unbroken: Path, tmp_path: Pa
     assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "step=2.ckpt"))
 
 
-def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("by_masks", [False, True])
+def test_labels_of_one_class_alone_are_noticed(by_masks: bool, tmp_path: Path, monkeypatch) -> None:
     from maskclip.plus import module as training
 
+    unlabeled = (6, 7) if by_masks else TINY.supervision.unlabeled
     monkeypatch.setattr(training, "_CHECK_EVERY", 2)
     monkeypatch.setattr(
         training,
         "teacher_maps",
         lambda _, images, *__, **___: (
-            torch.eye(CLASSES)[7].view(1, -1, 1, 1).repeat(len(images), 1, 1, 1)
+            torch.eye(len(unlabeled))[-1 if by_masks else 7]
+            .view(1, -1, 1, 1)
+            .repeat(len(images), 1, 1, 1)
         ),
     )
     seen = []
@@ -450,9 +453,13 @@ def test_labels_of_one_class_alone_are_noticed(tmp_path: Path, monkeypatch) -> N
         def on_train_batch_end(self, trainer, module: MaskCLIPPlus, *_args) -> None:
             seen.append(module.collapsed)
 
-    short = replace(TINY, optimization=replace(TINY.optimization, steps=2))
+    short = replace(
+        TINY,
+        supervision=replace(TINY.supervision, unlabeled=unlabeled),
+        optimization=replace(TINY.optimization, steps=2),
+    )
     task.train(short, SCENES, tmp_path, machine=MACHINE, callbacks=[Watch()])
-    assert seen[-1] == (7, 1.0)
+    assert seen[-1] == (None if by_masks else (7, 1.0))
 
 
 def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(

@@ -181,8 +181,9 @@ def train(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Refine CLIP's maps: `dominant` adds half of its mean to each class's map; "
-            "`none` (default: the recipe's, or none).",
+            help="Refine CLIP's maps: some of `dominant` (half of its mean is added to each "
+            "class's map), `tlp` and `pamr` (by the photo's edges), with `+`; or `none` (default: "
+            "the recipe's, or none).",
             rich_help_panel="Supervision",
         ),
     ] = None,

@@ -308,18 +308,34 @@ def refine(
     size = _refined_size(geometry, scoring.refine_size)
     maps = enlarge(maps, replace(geometry, output=size))[None]
     photo = F.interpolate(guide[None].float() / 255, size=size, mode="bilinear")
+    whole = [(range(size[0]), range(size[1]))]
+    return refine_large(maps, photo, scoring), Geometry(
+        whole, size, size, geometry.output, resizes=1
+    )
+
+
+def refine_large(maps: Tensor, photos: Tensor, scoring: Scoring) -> Tensor:
+    """Refine maps by photos of their size.
+
+    Args:
+        maps: (B, K or P, H, W) of `score`.
+        photos: (B, 3, H, W) RGB in [0, 1].
+        scoring: by which the maps were made; its `by_photo` says what is done, in that order.
+
+    Returns:
+        (B, K or P, H, W).
+    """
     for name in scoring.by_photo:
         if name == "pamr":
             maps = pamr(
                 maps,
-                photo,
+                photos,
                 iterations=scoring.pamr_iterations or PAMR_ITERATIONS,
                 dilations=scoring.pamr_dilations or PAMR_DILATIONS,
             )
         else:
-            maps = propagate(maps, photo, _class_rows(scoring))
-    whole = [(range(size[0]), range(size[1]))]
-    return _finished(maps, scoring), Geometry(whole, size, size, geometry.output, resizes=1)
+            maps = propagate(maps, photos, _class_rows(scoring))
+    return _finished(maps, scoring)
 
 
 def _refined_size(geometry: Geometry, short: int | None) -> tuple[int, int]:

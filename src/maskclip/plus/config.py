@@ -162,7 +162,8 @@ class Supervision:
             it that the student sees; None is the crop.
         teacher_scale: CLIP sees the student's crops enlarged by this factor: a small student can
             learn from a CLIP at its best size.
-        refine: what refines CLIP's maps first: `("dominant",)`, or () for nothing.
+        refine: what refines CLIP's maps first, in this order: some of `"dominant"`, `"tlp"` and
+            `"pamr"`; () for nothing.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
         distillation: weight of the distance between the student's features and CLIP's, in every
             step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
@@ -193,10 +194,10 @@ class Supervision:
     def __post_init__(self) -> None:
         self._check_phases()
         object.__setattr__(self, "refine", read_refinements(self.refine))
-        if not set(self.refine) <= {"dominant"}:
+        if "surgery" in self.refine:
             raise SupervisionError(
-                f"refine: a training takes dominant, or nothing, got {','.join(self.refine)}; "
-                "others need whole photos: label them first, and learn from these labels"
+                "refine: surgery goes by the embedding of a whole photo, and a training may see "
+                "crops: take some of dominant, tlp and pamr, or () for nothing"
             )
         for name in ("prompt_denoising", "key_smoothing"):
             value = getattr(self, name)

@@ -45,9 +45,9 @@ LAST = "last.ckpt"
 MIOU = "miou"
 """The logged metric, in percent, by which the best checkpoint is chosen."""
 
-COLLAPSED = 0.95  # share of the assigned pixels in one class: such labels teach next to nothing
+COLLAPSED = 0.95  # share of the labels in one class: such labels teach next to nothing
 _MAPS_STRIDE = 4  # px of an image for each position of the maps that are cut out of its photo's
-_CHECK_EVERY = 50  # steps over which assigned classes are counted
+_CHECK_EVERY = 50  # steps over which labels are counted
 _FIRST_CHECK = 10
 
 
@@ -100,14 +100,14 @@ class MaskCLIPPlus(L.LightningModule):
         self.no_labels = False
         self.validated = 0
         self.collapsed: tuple[int, float] | None = None
-        self._assigned = torch.zeros(classes, dtype=torch.int64)
-        self._unlabeled = 0
+        self._learnt = torch.zeros(classes, dtype=torch.int64)
+        self._unlabeled = self._assigned = 0
         self._norms: list[tuple[Tensor, Tensor]] | None = None
 
     def on_fit_start(self) -> None:
         """Move the teacher to the student's device."""
         self.teacher.to(self.device)
-        self._assigned = self._assigned.to(self.device)
+        self._learnt = self._learnt.to(self.device)
 
     def configure_optimizers(self) -> Any:
         """Return SGD or AdamW, with a polynomial learning rate that changes every step."""
@@ -172,7 +172,7 @@ class MaskCLIPPlus(L.LightningModule):
         if features is not None:
             loss = loss + self._distillation(images, given, features)
         self._stop_unless_finite(loss, "loss")
-        self._count_assigned(given, labels)
+        self._count_learnt(given, labels)
         self.log("loss", loss.detach(), prog_bar=True)
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for name, group in zip(("lr", "head_lr"), groups, strict=False):
@@ -291,23 +291,24 @@ class MaskCLIPPlus(L.LightningModule):
             f"`lr={self.optimization.lr / 2:g}` and another `out`){precise}"
         )
 
-    def _count_assigned(self, given: Tensor, labels: Tensor) -> None:
-        """Count the assigned labels; from time to time see whether they can teach anything."""
+    def _count_learnt(self, given: Tensor, labels: Tensor) -> None:
+        """Count the labels that are learnt; from time to time see whether they teach anything."""
+        classes = len(self._learnt)
+        valid = (labels >= 0) & (labels < classes) & (labels != self.ignore)
         unlabeled = given == UNLABELED
         self._unlabeled += int(unlabeled.sum())
-        found = labels[unlabeled & (labels >= 0) & (labels < len(self._assigned))]
-        self._assigned += torch.bincount(found, minlength=len(self._assigned))
+        self._assigned += int((valid & unlabeled).sum())
+        self._learnt += torch.bincount(labels[valid], minlength=classes)
         step = self.global_step + 1
         if step != _FIRST_CHECK and step % _CHECK_EVERY:
             return
-        total = int(self._assigned.sum())
         needed = phase_at(self.supervision, step) != "none"
-        self.no_labels = needed and self._unlabeled > 0 and total == 0
-        share, index = (self._assigned / max(total, 1)).max(dim=0)
-        if total and len(self.supervision.unlabeled) > 1 and float(share) > COLLAPSED:
+        self.no_labels = needed and self._unlabeled > 0 and not self._assigned
+        share, index = (self._learnt / self._learnt.sum().clamp_min(1)).max(dim=0)
+        if self._assigned and len(self.supervision.unlabeled) > 1 and float(share) > COLLAPSED:
             self.collapsed = (int(index), float(share))
-        self._unlabeled = 0
-        self._assigned.zero_()
+        self._unlabeled = self._assigned = 0
+        self._learnt.zero_()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compare the labels of an image (1, 3, h, w) uint8 with their truth (H, W) int64."""

@@ -24,7 +24,7 @@ from maskclip.clip.prompts import class_rows
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import PREVIEWS, ModelConfig
-from maskclip.core.dense import Dense, Scoring, score
+from maskclip.core.dense import Dense, Scoring, refine_large, score
 from maskclip.core.device import choose_precision
 from maskclip.core.method import PUBLISHED, Method
 from maskclip.core.methods import get_method, with_proxy
@@ -206,7 +206,11 @@ def teacher_maps(
         key_smoothing=config.key_smoothing,
     )
     dense = _encode(encoder, images, keys=scoring.needs_keys)
-    return _spanning(score(dense, scoring), dense.covered, images)
+    maps = _spanning(score(dense, scoring), dense.covered, images)
+    if not scoring.by_photo:
+        return maps
+    photos = images.float() / 255 if images.dtype == torch.uint8 else images
+    return refine_large(_resize(maps, photos.shape[-2:]), photos, scoring)
 
 
 def _rows_of(wanted: Sequence[int], classes: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
