@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from maskclip.cli import main
-from maskclip.cli.samples import default_evaluation
+from maskclip.cli.inputs import default_evaluation
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.config import StudentConfig

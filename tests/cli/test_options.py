@@ -94,10 +94,7 @@ def verbs_of(module):
 def test_messages_of_a_verb_name_its_own_options(module):
     path = SOURCE / "cli" / f"{module}.py"
     verbs = verbs_of(module)
-    shared = {
-        "options": ["open_data"],
-        "words": ["read_vocabulary", "read_words"],
-    }
+    shared = {"inputs": ["open_data", "read_vocabulary", "read_words"]}
     if module in shared:  # what one of its functions says, every verb that calls it says
         for function in shared[module]:
             callers = [v for v in COMMANDS.values() if _calls(v, function)]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.samples import (
+from maskclip.cli.inputs import (
     DATASETS,
     default_evaluation,
     open_samples,
+    read_weights,
     show_notes,
     warn_of_count,
 )
@@ -71,18 +72,10 @@ def compare(
     classes: opt.Classes = None,
     size: opt.SceneSize = None,
     limit: opt.Limit = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="As in `maskclip eval`; default: that of the data set there."),
-    ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help=f"{opt.TEMPLATES}; default: those of the protocol.")
-    ] = None,
+    protocol: opt.Protocol = None,
+    templates: opt.ProtocolTemplates = None,
     device: opt.Device = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help=f"{opt.PRECISIONS}; default: float32.", rich_help_panel="Machine"),
-    ] = None,
+    precision: opt.MeasuredPrecision = None,
 ) -> None:
     """Compare models, methods and refinements on the same images: quality, time and memory.
 
@@ -180,7 +173,7 @@ def _with_weights(
     evaluations: Sequence[tuple[Evaluation, str | None]], given: list[str] | None
 ) -> list[tuple[Evaluation, str | None]]:
     """Return the settings with the files that are given for some of the models."""
-    files = opt.read_weights(given, {evaluation.model.name for evaluation, _ in evaluations})
+    files = read_weights(given, {evaluation.model.name for evaluation, _ in evaluations})
     found = []
     for evaluation, method in evaluations:
         model = replace(evaluation.model, weights=files.get(evaluation.model.name))

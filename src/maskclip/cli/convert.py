@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.words import read_vocabulary
+from maskclip.cli.inputs import read_vocabulary
 from maskclip.core.errors import MaskCLIPError
 
 _SHOWN = 6  # names of classes that are printed
@@ -23,14 +23,8 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
     names: opt.ClassNames = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help=f"Its classes in order: {opt.CLASS_FORMATS}."),
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Its classes: a set of `maskclip vocabularies`."),
-    ] = None,
+    classes: opt.ClassFile = None,
+    vocabulary: opt.ClassSet = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Convert a trained student to .safetensors, with its classes, for `segment` and `eval`.

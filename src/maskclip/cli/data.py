@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
+from maskclip.cli.inputs import open_data, warn_of_unused
 from maskclip.core.errors import MaskCLIPError
 from maskclip.data.specs import SPECS
 
@@ -151,7 +152,7 @@ def check(
     from maskclip.core.prefetch import usable_cpus
     from maskclip.tasks.check_dataset import check_lists, check_samples
 
-    opened = opt.open_data(
+    opened = open_data(
         dataset,
         data=data,
         split=split,
@@ -223,7 +224,7 @@ def _list_problems(report: CheckReport, out: Path | None) -> None:
         error_line(f"and {others.total():,} more ({kinds}); {where}")
     for note in report.notes:
         warning_line(note)
-    opt.warn_of_unused(report.masks_without_image)
+    warn_of_unused(report.masks_without_image)
 
 
 @emoji_app.callback()

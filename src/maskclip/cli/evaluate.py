@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.samples import (
+from maskclip.cli.inputs import (
     DATASETS,
     default_evaluation,
     open_samples,
@@ -32,8 +32,7 @@ _FAR = 1.5  # times: sizes at which a student sees things otherwise than in its 
 
 def evaluate(
     dataset: Annotated[
-        str | None,
-        typer.Argument(help=f"One of: {', '.join(DATASETS)}. Not needed with --recipe."),
+        str | None, typer.Argument(help=f"One of: {', '.join(DATASETS)}. Not needed with --recipe.")
     ] = None,
     data: opt.Data = None,
     split: opt.OptionalSplit = None,
@@ -83,31 +82,10 @@ def evaluate(
         ),
     ] = None,
     weights: opt.Weights = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.toml",
-            help=f"{opt.METHODS}; default: clean.",
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    method: opt.MethodOfRecipe = None,
     proxy: opt.Proxy = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="`published` (whole image, two resizes; default), `windows` (as SCLIP and later "
-            "papers: 224 px, stride 112, 80 templates, their words, scales and thresholds) or "
-            "`segment` (as that command; default of emoji and folder).",
-            rich_help_panel="Model",
-        ),
-    ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{opt.TEMPLATES}; default: published; of the protocol windows, open_clip.",
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    protocol: opt.Protocol = None,
+    templates: opt.ProtocolTemplates = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -127,10 +105,7 @@ def evaluate(
     window: opt.Window = None,
     stride: opt.Stride = None,
     device: opt.Device = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help=f"{opt.PRECISIONS}; default: float32.", rich_help_panel="Machine"),
-    ] = None,
+    precision: opt.MeasuredPrecision = None,
 ) -> None:
     """Evaluate a model, a published recipe or a folder of predictions on a data set.
 
@@ -351,11 +326,7 @@ def _load_predictor(
 
 
 def _warn_of_differences(
-    row: Row | None,
-    evaluation: Evaluation | None,
-    predictor: Predictor,
-    samples: Samples,
-    run: Run,
+    row: Row | None, evaluation: Evaluation | None, predictor: Predictor, samples: Samples, run: Run
 ) -> None:
     """Warn of an incomplete data set, and of settings that are not a protocol's or a recipe's."""
     from maskclip.cli.console import warning_line

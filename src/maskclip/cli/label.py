@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -24,16 +25,17 @@ from maskclip.cli.console import (
     warning_line,
     working,
 )
-from maskclip.cli.words import check_photos, read_words
+from maskclip.cli.inputs import check_photos, find_photos, read_words
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:
-    from maskclip.data.sources import Found
     from maskclip.tasks.label import Job, Outcome
     from maskclip.tasks.label.manifest import Counts
     from maskclip.tasks.label.pipeline import Backend, Plan
 
-_CLEANING, _TOOLS, _MACHINE = "Cleaning", "For other tools", "Machine"
+_cleaning = partial(typer.Option, rich_help_panel="Cleaning")
+_of_format = partial(typer.Option, rich_help_panel="For other tools")
+_machine = partial(typer.Option, rich_help_panel="Machine")
 
 _SECONDS = 30.0  # between lines, where the output is no terminal
 _LISTED = 20  # failures that are printed; the report lists more
@@ -66,64 +68,40 @@ def label(
     vocabulary: opt.ClassSet = None,
     background: opt.BackgroundRule = None,
     confidence: Annotated[
-        float,
-        typer.Option(
-            metavar="T", help="Drop pixels whose score is below T.", rich_help_panel=_CLEANING
-        ),
+        float, _cleaning(metavar="T", help="Drop pixels whose score is below T.")
     ] = 0.0,
     class_confidence: Annotated[
         list[str] | None,
-        typer.Option(
+        _cleaning(
             metavar="NAME=T",
             help="The same for one class, instead of --confidence (its default). Repeat it.",
-            rich_help_panel=_CLEANING,
         ),
     ] = None,
     min_region: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Drop regions of fewer than N pixels.", rich_help_panel=_CLEANING
-        ),
+        int, _cleaning(metavar="N", help="Drop regions of fewer than N pixels.")
     ] = 0,
     things: Annotated[
         str,
-        typer.Option(
+        _of_format(
             metavar="LIST",
             help="coco: the classes that are things, default: none; the others are stuff.",
-            rich_help_panel=_TOOLS,
         ),
     ] = "",
     url_prefix: Annotated[
         str | None,
-        typer.Option(
+        _of_format(
             metavar="URL",
             help="label-studio: where the folder of the photos is on the web; default: Label "
             "Studio serves it from its disk.",
-            rich_help_panel=_TOOLS,
         ),
     ] = None,
     link: Annotated[
-        bool,
-        typer.Option(
-            "--link",
-            help="yolo: put links to the photos beside their labels.",
-            rich_help_panel=_TOOLS,
-        ),
+        bool, _of_format("--link", help="yolo: put links to the photos beside their labels.")
     ] = False,
     validate: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="yolo: the share of photos in val.txt.",
-            rich_help_panel=_TOOLS,
-        ),
+        float, _of_format(metavar="SHARE", help="yolo: the share of photos in val.txt.")
     ] = 0.1,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="yolo: of the choice of these photos.", rich_help_panel=_TOOLS
-        ),
-    ] = 0,
+    seed: Annotated[int, _of_format(metavar="N", help="yolo: of the choice of these photos.")] = 0,
     model: opt.ModelName = "ViT-B-16:openai",
     weights: opt.Weights = None,
     method: opt.MethodName = "clean",
@@ -141,29 +119,26 @@ def label(
     stride: opt.Stride = None,
     device: Annotated[
         str,
-        typer.Option(
+        _machine(
             metavar="LIST",
             help="`auto` (all GPUs, or the CPU), `cpu`, `cuda:N` or `mps`; several between commas "
             "have a worker process each: `cuda:0,cuda:2`, `cpu,cpu`.",
-            rich_help_panel=_MACHINE,
         ),
     ] = "auto",
     ray: Annotated[
         bool,
-        typer.Option(
+        _machine(
             "--ray",
             help="Work on a Ray cluster, whose machines have the photos and DIR under the same "
             'paths; needs `pip install "maskclip[ray]"`.',
-            rich_help_panel=_MACHINE,
         ),
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
+        _machine(
             metavar="N",
             help="With --ray: number of workers; default: one for each GPU, or for each machine.",
             min=1,
-            rich_help_panel=_MACHINE,
         ),
     ] = None,
     precision: opt.Precision = "auto",
@@ -223,9 +198,7 @@ def label(
             model=model,
         ),
         cleaning=Cleaning(
-            confidence=confidence,
-            by_class=_by_class(class_confidence or []),
-            min_region=min_region,
+            confidence=confidence, by_class=_by_class(class_confidence or []), min_region=min_region
         ),
         formats=read_choices(formats, FORMATS, to="write"),
         format_options=FormatOptions(
@@ -243,7 +216,7 @@ def label(
     devices = _devices(device)
     check_photos(photos or [], names)
     with working("looking for photos"):
-        sources = _find(photos or [], listed, out)
+        sources = find_photos(photos or [], listed, out=out)
     if dry_run:
         _show_plan(plan_labels(job, sources), out)
         return
@@ -292,22 +265,6 @@ def _by_class(texts: list[str]) -> dict[str, float]:
     return found
 
 
-def _find(arguments: list[str], listed: Path | None, out: Path) -> Found:
-    from maskclip.data.sources import find_sources, read_list
-
-    wanted = [argument for argument in arguments if argument != "-"]
-    if "-" in arguments:
-        wanted += read_list(sys.stdin.buffer)
-    if listed is not None:
-        with listed.open("rb") as file:
-            wanted += read_list(file)
-    if not wanted:
-        raise MaskCLIPError(
-            "no photos: name folders, patterns or images, give --list FILE, or pipe a list to `-`"
-        )
-    return find_sources(wanted, outside=out)
-
-
 def _devices(text: str) -> list[str]:
     import torch
 
@@ -323,8 +280,6 @@ def _devices(text: str) -> list[str]:
 
 def _backend(devices: list[str], *, ray: bool, workers: int | None) -> Backend | None:
     """Return what labels elsewhere; None is this process."""
-    from functools import partial
-
     if not ray and len(devices) == 1:
         return None
     from maskclip.tasks.label.backends import label_in_pool, label_on_ray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.samples import open_samples
+from maskclip.cli.inputs import open_samples, read_weights
 from maskclip.core.errors import MaskCLIPError, did_you_mean, require_extra
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _with_weights(rows: Mapping[str, Row], given: list[str] | None) -> dict[str,
     Raises:
         MaskCLIPError: not written as MODEL=FILE, no such file, or no row has the model.
     """
-    files = opt.read_weights(given, {row.evaluation.model.name for row in rows.values()})
+    files = read_weights(given, {row.evaluation.model.name for row in rows.values()})
     found = {}
     for name, row in rows.items():
         model = row.evaluation.model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.words import check_photos, read_words
+from maskclip.cli.inputs import check_photos, read_words
 from maskclip.core.errors import MaskCLIPError, read_choices
 
 if TYPE_CHECKING:

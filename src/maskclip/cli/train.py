@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskclip.cli import options as opt
-from maskclip.cli.train_inputs import open_inputs, say_if_small
+from maskclip.cli.train_inputs import (
+    open_inputs,
+    read_student_weights,
+    say_if_small,
+    warn_if_useless,
+)
 from maskclip.core.errors import MaskCLIPError, require_extra
 
 if TYPE_CHECKING:
     from maskclip.core.method import Method
     from maskclip.core.samples import Samples
     from maskclip.plus.config import Machine, Training
+
+_of_photos = partial(typer.Option, rich_help_panel="Own photos")
+_of_supervision = partial(typer.Option, rich_help_panel="Supervision")
 
 
 def train(
@@ -28,58 +37,33 @@ def train(
         ),
     ] = None,
     data: opt.Data = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Your own photos.", rich_help_panel="Own photos"),
-    ] = None,
-    class_names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            "-c",
-            metavar="NAME",
-            help='A class of your photos: "dog", or "person=man,woman". Repeat it.',
-            rich_help_panel="Own photos",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help=f"Or a file of them: {opt.CLASS_FORMATS}.",
-            rich_help_panel="Own photos",
-        ),
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Or a built-in class set.", rich_help_panel="Own photos"),
-    ] = None,
+    images: Annotated[Path | None, _of_photos(metavar="DIR", help="Your own photos.")] = None,
+    class_names: opt.ClassNames = None,
+    classes: opt.ClassFile = None,
+    vocabulary: opt.ClassSet = None,
     labels: Annotated[
         Path | None,
-        typer.Option(
+        _of_photos(
             metavar="DIR",
             help="True labels of some photos, such as corrected ones: masks, an export of CVAT, "
             "Label Studio or COCO, or the folder of `label`. What they leave open, CLIP labels.",
-            rich_help_panel="Own photos",
         ),
     ] = None,
     validate: Annotated[
         float | None,
-        typer.Option(
+        _of_photos(
             metavar="SHARE",
             help="Keep this share of the labelled photos to validate on, such as 0.1, and take the "
             "best checkpoint (default: none).",
-            rich_help_panel="Own photos",
         ),
     ] = None,
     short_side: Annotated[
         int | None,
-        typer.Option(
+        _of_photos(
             metavar="PX",
             min=1,
             help="Photos are resized to about this short side, and the student works at it "
             "(default: 512). Sets --crop too.",
-            rich_help_panel="Own photos",
         ),
     ] = None,
     student: Annotated[
@@ -98,13 +82,7 @@ def train(
         ),
     ] = None,
     weights: opt.Weights = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.toml",
-            help=f"{opt.METHODS} (default: the recipe's, or clean).",
-        ),
-    ] = None,
+    method: opt.MethodOfRecipe = None,
     proxy: opt.Proxy = None,
     student_weights: Annotated[
         str | None,
@@ -179,51 +157,46 @@ def train(
     ] = None,
     refine: Annotated[
         str | None,
-        typer.Option(
+        _of_supervision(
             metavar="LIST",
             help="Refine CLIP's maps: some of `dominant` (half of its mean is added to each "
             "class's map), `tlp` and `pamr` (by the photo's edges), with `+`; or `none` (default: "
             "the recipe's, or none).",
-            rich_help_panel="Supervision",
         ),
     ] = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
     confidence: Annotated[
         float | None,
-        typer.Option(
+        _of_supervision(
             metavar="T",
             help="Ignore labels that CLIP is less sure of than T, such as 0.9: mostly borders "
             "between classes (default: the recipe's, or off).",
-            rich_help_panel="Supervision",
         ),
     ] = None,
     teacher_short_side: Annotated[
         int | None,
-        typer.Option(
+        _of_supervision(
             metavar="PX",
             min=1,
             help="CLIP sees whole photos at this short side, and not the student's crops: better "
             "labels, as `label` makes them (default: the recipe's, or the crops).",
-            rich_help_panel="Supervision",
         ),
     ] = None,
     teacher_scale: Annotated[
         float | None,
-        typer.Option(
+        _of_supervision(
             metavar="X",
             help="CLIP sees the crops enlarged by X: for students of small images (default: the "
             "recipe's, or 1).",
-            rich_help_panel="Supervision",
         ),
     ] = None,
     distillation: Annotated[
         float | None,
-        typer.Option(
+        _of_supervision(
             metavar="W",
             help="Learn CLIP's features instead of its labels, with loss weight W (paper: 1; "
             "default: off).",
-            rich_help_panel="Supervision",
         ),
     ] = None,
     balance: Annotated[
@@ -247,9 +220,7 @@ def train(
     keep_every: Annotated[
         int | None,
         typer.Option(
-            metavar="N",
-            min=1,
-            help="Also keep a checkpoint every N steps (default: none).",
+            metavar="N", min=1, help="Also keep a checkpoint every N steps (default: none)."
         ),
     ] = None,
     validate_every: Annotated[
@@ -344,13 +315,9 @@ def train(
         training,
         student=student,
         teacher=_override(
-            training.teacher,
-            name=model,
-            weights=weights,
-            method=_read_method(method),
-            proxy=proxy,
+            training.teacher, name=model, weights=weights, method=_read_method(method), proxy=proxy
         ),
-        student_weights=_read_student_weights(student_weights, student, initial),
+        student_weights=read_student_weights(student_weights, student, initial),
         initial=None if initial is None else str(student_file(initial)),
         supervision=_override(
             supervision,
@@ -379,21 +346,8 @@ def train(
             crop=None if crop is None else (crop, crop),
         ),
     )
-    _warn_if_useless(training, samples)
+    warn_if_useless(training, samples)
     _run(training, samples, out, validation=validation, machine=machine, resume=resume)
-
-
-def _warn_if_useless(training: Training, samples: Samples) -> None:
-    from maskclip.cli.console import warning_line
-    from maskclip.core.cleaning import Cleaning
-    from maskclip.core.methods import gives_probabilities
-
-    if not gives_probabilities(training.teacher.method):
-        return
-    confidence = Cleaning(confidence=training.supervision.confidence or 0)
-    useless = confidence.useless(samples.vocabulary)
-    if useless is not None:
-        warning_line(useless)
 
 
 def _run(
@@ -436,26 +390,6 @@ def _read_method(name: str | None) -> str | Method | None:
     from maskclip.core.methods import AUTO, METHODS, get_method
 
     return name if name is None or name in (AUTO, *METHODS) else get_method(name)
-
-
-def _read_student_weights(
-    given: str | None, student: str | None, initial: Path | None
-) -> str | None:
-    """Return from which weights a backbone starts; of some students, all weights come with them.
-
-    Raises:
-        MaskCLIPError: it is one of these, and `--student-weights` is given too.
-    """
-    from maskclip.plus.config import RANDOM, TEACHER
-
-    others = {"--init": initial is not None, f"--student {TEACHER}": student == TEACHER}
-    for option, chosen in others.items():
-        if chosen and given is not None:
-            raise MaskCLIPError(
-                f"--student-weights and {option}: a student starts from one of them; leave the "
-                "other out"
-            )
-    return RANDOM if any(others.values()) else given
 
 
 def _override(value: Any, **given: Any) -> Any:

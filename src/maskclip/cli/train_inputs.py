@@ -1,12 +1,11 @@
-"""What `maskclip train` learns from: a recipe's data set, drawn scenes, or one's own photos."""
+"""What `maskclip train` learns from and starts from: data of a recipe, scenes, or own photos."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskclip.cli import options as opt
-from maskclip.cli.words import check_words, read_vocabulary
+from maskclip.cli.inputs import check_words, open_data, read_vocabulary, warn_of_unused
 from maskclip.core.errors import MaskCLIPError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def open_inputs(
 
 
 def _published(name: str, data: Path | None, split: str) -> Samples:
-    return opt.open_data(name, data=data, split=split, images=None, masks=None, classes=None)
+    return open_data(name, data=data, split=split, images=None, masks=None, classes=None)
 
 
 def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
@@ -101,7 +100,7 @@ def _labeled_photos(
         doubt = doubt_labels(photos)
     for note in (*photos.notes, *((doubt,) if doubt else ())):
         warning_line(note)
-    opt.warn_of_unused(photos.unused_masks())
+    warn_of_unused(photos.unused_masks())
     known = photos.annotations
     assert known is not None
     kept = None
@@ -135,3 +134,37 @@ def say_if_small(samples: Samples, training: Training) -> None:
             f"the photos' short side is about {side} px, and they are enlarged to "
             f"{training.short_side} px: --short-side {side} trains at their own size, faster"
         )
+
+
+def warn_if_useless(training: Training, samples: Samples) -> None:
+    """Warn of a confidence by which no label of CLIP is ignored."""
+    from maskclip.cli.console import warning_line
+    from maskclip.core.cleaning import Cleaning
+    from maskclip.core.methods import gives_probabilities
+
+    if not gives_probabilities(training.teacher.method):
+        return
+    confidence = Cleaning(confidence=training.supervision.confidence or 0)
+    useless = confidence.useless(samples.vocabulary)
+    if useless is not None:
+        warning_line(useless)
+
+
+def read_student_weights(
+    given: str | None, student: str | None, initial: Path | None
+) -> str | None:
+    """Return from which weights a backbone starts; of some students, all weights come with them.
+
+    Raises:
+        MaskCLIPError: it is one of these, and `--student-weights` is given too.
+    """
+    from maskclip.plus.config import RANDOM, TEACHER
+
+    others = {"--init": initial is not None, f"--student {TEACHER}": student == TEACHER}
+    for option, chosen in others.items():
+        if chosen and given is not None:
+            raise MaskCLIPError(
+                f"--student-weights and {option}: a student starts from one of them; leave the "
+                "other out"
+            )
+    return RANDOM if any(others.values()) else given
