@@ -160,6 +160,25 @@ def test_a_full_queue_is_busy_and_a_long_wait_is_told(start, calls):
         engine.ask(question(photo(8)))
 
 
+def test_a_visitor_with_many_questions_keeps_no_other_waiting(start, calls):
+    _, gate = calls
+    engine = start(queue_size=16, patience=0.0)
+    engine.ask(question(photo(6))).result(30)  # the model is loaded
+    gate.clear()
+    first, done = engine.ask(question(photo(6, size=32))), []
+    while engine.waiting:
+        time.sleep(0.005)
+    many = [engine.ask(question(photo(6, size=32), visitor="many")) for _ in range(12)]
+    with pytest.raises(BusyError):
+        engine.ask(question(photo(6, size=32), visitor="many"))
+    other = engine.ask(question(photo(6, size=32), visitor="other"))
+    for name, one in [("many", many[-1]), ("other", other)]:
+        one.add_done_callback(lambda _, name=name: done.append(name))
+    gate.set()
+    assert all(one.result(30).found for one in (first, other, *many))
+    assert done == ["other", "many"]
+
+
 def test_what_waits_is_answered_when_the_engine_stops(start, calls):
     _, gate = calls
     engine = start()

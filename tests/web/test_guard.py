@@ -13,7 +13,7 @@ import maskclip
 from maskclip.cli import main
 from maskclip.core.errors import MaskCLIPError
 from maskclip.web.asking import Limits
-from maskclip.web.guard import HEADERS, local_hosts
+from maskclip.web.guard import HEADERS, Guard, local_hosts
 from maskclip.web.page import DownloadRequest, HeatRequest
 from maskclip.web.review import Change
 from maskclip.web.settings import Settings
@@ -58,6 +58,10 @@ def test_on_this_machine_it_answers_to_the_names_of_this_machine(serve):
         "evil.example": 421,
         "127.0.0.1.evil.example:8000": 421,
         "": 421,
+        "evil@127.0.0.1": 421,
+        "localhost/evil": 421,
+        "localhost#": 421,
+        "2130706433": 421,
     }.items():
         assert client.get("/healthz", headers={"Host": host}).status_code == status, host
     assert serve(host="0.0.0.0").get("/healthz", headers={"Host": "a.b"}).status_code == 200
@@ -207,6 +211,76 @@ def test_bodies_that_arrive_at_a_time_are_bounded(serve, scene):
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
+def test_one_visitor_leaves_room_for_what_others_send(serve, scene):
+    client = serve(limits=Limits(max_upload=4000, max_uploads=4))
+    guard = client.app.middleware_stack
+    while not isinstance(guard, Guard):
+        guard = guard.app
+    assert guard._arriving.take("10.0.0.1", 12_000)  # as many slow uploads of one address
+    assert not guard._arriving.take("10.0.0.1", 1)
+    assert client.post("/v1/photos", content=b"x" * 4000).status_code == 422
+
+
+def part(name, value, file=None):
+    """A part of a form."""
+    head = f'Content-Disposition: form-data; name="{name}"'
+    head += "" if file is None else f'; filename="{file}"'
+    return f"--x\r\n{head}\r\n\r\n".encode() + value + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "line"),
+    [
+        ([part("words", b"dog, " * 300_000)], "", 400, "too much in one form: Part exceeded max"),
+        ([part("words", b"dog, " * 10_000)], "", 422, "`words`: 50,000 characters, and at most"),
+        ([part("words", b"dog, " * 300_000, "a")], "", 422, "`words`: expected text, got a file"),
+        ([part(f"f{n}", b"") for n in range(70)], "", 400, "too much in one form: Too many fie"),
+        ([part("image", b"", "a")] * 9, "", 400, "too much in one form: Too many files"),
+        ([part("image", b"a", "a")] * 2, "", 422, "`image` is there twice: expected it once"),
+        ([part("words", b"cow")] * 2, "", 422, "`words` is there twice: expected it once"),
+        ([part("refin", b"none")], "", 422, "no value is called 'refin' (did you mean refine"),
+        ([part("words", b"cow")], "; charset=punycode", 422, "expected a form in UTF-8, got 'pun"),
+        ([part("words", b"c\0w, dog")], "; charset=UTF-8", 422, "a character that cannot be shown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_forms_are_read_within_bounds_and_nothing_in_them_is_passed_over(
+    serve, scene, parts, kind, status, line
+):
+    body = b"".join(parts)
+    if b'name="image"' not in body:
+        body += part("image", scene[0], "a.png")
+    headers = {"Content-Type": FORM + kind}
+    answer = serve().post("/v1/segment", content=body + b"--x--\r\n", headers=headers)
+    assert answer.status_code == status
+    assert line in answer.json()["error"]
+
+
+def test_values_in_the_address_of_a_post_are_not_passed_over(serve, scene):
+    answer = serve().post("/v1/segment?words=dog", files={"image": ("a.png", scene[0])})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "'words' in the address: expected values in the body"
+
+
+def test_what_is_not_there_gets_one_line_and_a_head_is_as_a_get(serve):
+    client = serve()
+    assert client.head("/healthz").status_code == client.head("/v1/models").status_code == 200
+    for method, path, taken in [
+        ("GET", "/v1/segment", "POST"),
+        ("PUT", "/healthz", "GET"),
+        ("DELETE", "/v1/photos", "POST"),
+    ]:
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, taken)
+        assert answer.json() == {"error": f"expected {taken}, got '{method}'"}
+    for path in ("/nothing", "/../app.py", "/%2e%2e/app.py", "/..%5capp.py", "/app.js%00", "/%ff"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert answer.json()["error"].startswith("nothing is here")
+    said = client.get("/v1/vocabularies/" + 9000 * "a").json()["error"]
+    assert "...aaa" in said
+
+
 def bomb(width, height):
     """A PNG of a few bytes for so many pixels."""
 
@@ -308,7 +382,8 @@ FORM = "multipart/form-data; boundary=x"
         ("labels", JSON, b'{"short_side": %s}' % (b"9" * 400), "got a whole number of 1329 bits"),
         ("labels", JSON, b'{"key_smoothing": NaN}', "`key_smoothing`: expected a finite number, g"),
         ("labels", JSON, b'{"words": 3}', "`words`: expected text, got 3"),
-        ("labels", JSON, b'{"wibble": 1}', "`wibble`: expected a name that is taken here"),
+        ("labels", JSON, b'{"wibble": 1}', "no value is called 'wibble': expected some of words, "),
+        ("labels", JSON, b'{"refin": 1}', "no value is called 'refin' (did you mean refine"),
         (
             "download",
             JSON,

@@ -1,5 +1,6 @@
 """A process of its own: what it prints, whom it answers, how it stops; the client that asks it."""
 
+import logging
 import os
 import re
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ import maskclip
 from maskclip.core.errors import MaskCLIPError
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.web.app import create_app
+from maskclip.web.asking import Limits
 from maskclip.web.engine import Engine
 from maskclip.web.models import Models
-from maskclip.web.server import listen, server_of
+from maskclip.web.server import Connection, ended_by_sigterm, listen, server_of
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def address(tmp_path_factory):
         found = re.fullmatch(r"maskclip is at (http://127\.0\.0\.1:(\d+))\n", first)
         yield found[1], int(found[2])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) == 0
         assert process.stderr.read() == ""
 
 
@@ -165,3 +168,154 @@ def test_a_stop_ends_what_runs_and_refuses_what_comes(scene, monkeypatch):
             thread.join(60)
             assert not thread.is_alive()
     assert found[0].labels.shape == (96, 96)
+
+
+@contextmanager
+def serving(**options):
+    """A service of a thread: (its server, its port)."""
+    with listen("127.0.0.1", 0) as place:
+        app = create_app(Engine(Models(["emoji"], device="cpu")), **options)
+        server = server_of(app)
+        thread = threading.Thread(target=server.run, args=([place.socket],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        try:
+            yield server, place.socket.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def sent(port, data):
+    """A connection over which that was sent; nothing is read of the answer."""
+    found = socket.create_connection(("127.0.0.1", port), timeout=60)
+    found.sendall(data)
+    return found
+
+
+def rest(connection):
+    """What is read until the other end closes."""
+    read = b""
+    try:
+        while piece := connection.recv(65536):
+            read += piece
+    except ConnectionError:
+        pass
+    return read
+
+
+HEADERS = b"Host: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Clients have to keep up within moments."""
+    monkeypatch.setattr(Connection, "PATIENCE", 0.3)
+    monkeypatch.setattr(Connection, "_LOOK", 0.02)
+
+
+def test_who_does_not_keep_up_is_let_go_and_others_are_answered(hasty, caplog):
+    with serving(limits=Limits(timeout=0.3)) as (server, port):
+        silent = [
+            sent(port, b""),
+            sent(port, b"GET /healthz HTT"),
+            sent(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: y\r\n"),
+        ]
+        late = sent(
+            port, b"POST /v1/segment HTTP/1.1\r\nContent-Length: 99\r\n" + HEADERS + b"\r\n--x"
+        )
+        slow = sent(port, b"GET /hea")
+        for letter in b"lthz HTTP/1.1":
+            slow.sendall(bytes([letter]))
+            time.sleep(0.01)
+        assert b"200 OK" in sent(port, b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").recv(99)
+        assert [rest(one) for one in (*silent, slow)] == [b""] * 4
+        assert rest(late).startswith(b"HTTP/1.1 408 ")
+        assert not server.server_state.connections
+    assert not caplog.records
+
+
+def test_who_does_not_read_the_answer_is_let_go_with_it(hasty):
+    with serving() as (server, port):
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400)
+        state, until = server.server_state, time.monotonic() + 60
+        while not state.connections:
+            assert time.monotonic() < until
+        while state.connections or state.tasks:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        deaf.close()
+
+
+def test_where_too_many_are_connected_the_longest_silent_goes(monkeypatch):
+    monkeypatch.setattr(Connection, "MOST", 3)
+    with serving() as (_, port):
+        silent = [sent(port, b"GET /heal") for _ in range(5)]
+        assert [rest(one) for one in silent[:2]] == [b"", b""]
+        silent[-1].sendall(b"thz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert rest(silent[-1]).endswith(b'{"status":"ok","waiting":0}')
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"POST /v1/segment HTTP/1.1\r\nContent-Length: -5\r\n" + HEADERS + b"\r\n",
+        b"POST /v1/segment HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEADERS + b"\r\nzz\r\n",
+    ],
+    ids=["tls", "two hosts", "long", "negative", "no chunk"],
+)
+def test_what_is_no_http_gets_one_line_and_leaves_none_in_the_log(data, caplog):
+    with serving() as (server, port):
+        answer = rest(sent(port, data))
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"X-Content-Type-Options: nosniff\r\n" in answer
+        assert answer.endswith(b'{"error":"this is no HTTP request that can be read"}')
+        while server.server_state.tasks:
+            time.sleep(0.005)
+    assert not caplog.records
+
+
+def test_a_second_signal_ends_what_a_first_lets_end(scene, monkeypatch):
+    begun, gate = threading.Event(), threading.Event()
+
+    def held(*_, **__):
+        begun.set()
+        assert gate.wait(60)
+        raise MaskCLIPError("too late")
+
+    monkeypatch.setattr(PhotoSegmenter, "encode", held)
+    level = logging.getLogger("uvicorn.error").level
+    with serving() as (server, port):
+        body = b'--x\r\nContent-Disposition: form-data; name="words"\r\n\r\ncow\r\n--x\r\n'
+        body += b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + scene[0]
+        body += b"\r\n--x--\r\n"
+        length = b"Content-Length: %d\r\n" % len(body)
+        waiting = sent(port, b"POST /v1/segment HTTP/1.1\r\n" + length + HEADERS + b"\r\n" + body)
+        assert begun.wait(60)
+        server.handle_exit(signal.SIGTERM, None)
+        server.handle_exit(signal.SIGTERM, None)
+        assert rest(waiting) == b""
+        gate.set()
+    logging.getLogger("uvicorn.error").setLevel(level)
+    server._captured_signals.clear()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGTERM on this system")
+def test_sigterm_ends_a_block_as_if_it_were_done():
+    closed = []
+    with ended_by_sigterm(), closing(SimpleNamespace(close=lambda: closed.append(1))):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        closed.append("not reached")
+    assert closed == [1]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

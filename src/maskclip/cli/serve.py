@@ -141,7 +141,7 @@ def serve(
     from maskclip.web.asking import Limits
     from maskclip.web.engine import Engine
     from maskclip.web.models import Models, default_models
-    from maskclip.web.server import listen, run
+    from maskclip.web.server import ended_by_sigterm, listen, run
     from maskclip.web.task_files import TaskFiles
 
     files = TaskFiles(
@@ -151,6 +151,7 @@ def serve(
         max_bytes=max_upload * 2**20,
     )
     with ExitStack() as stack:
+        stack.enter_context(ended_by_sigterm())
         reviewed = None
         if review is not None:
             from maskclip.tasks.label.review import Review

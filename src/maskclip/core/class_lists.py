@@ -298,7 +298,7 @@ def builtin_text(name: str) -> str:
         near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise VocabularyError(
-            f"no built-in vocabulary {name!r}{hint} There are: {', '.join(known)}"
+            f"no built-in vocabulary {brief(name)}{hint} There are: {', '.join(known)}"
         )
     folder = resources.files("maskclip.core") / "vocabularies"
     return (folder / f"{name}.toml").read_text(encoding="utf-8")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib import resources
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import check_key, printable
+from maskclip.core.text import brief, check_key, printable
 from maskclip.data.images import TooLargeError
 from maskclip.tasks.label.review import Review
 from maskclip.web.answers import json_bytes, public_line
@@ -129,7 +131,18 @@ def _add_errors(app: FastAPI) -> None:
         unread = unread_line(error) if error.status_code == 400 else None
         if unread is not None:
             return line(400, unread[:300])
+        if error.detail == HTTPStatus(error.status_code).phrase:  # of the router
+            return nowhere(request)
         return line(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    def nowhere(request: Request) -> Response:
+        scope = request.scope
+        there = [one for one in app.routes if one.matches(scope)[0] is Match.PARTIAL]
+        taken = sorted({method for one in there for method in getattr(one, "methods", None) or ()})
+        if taken:
+            text = f"expected {' or '.join(taken)}, got {brief(request.method)}"
+            return line(405, text, {"Allow": ", ".join(taken)})
+        return line(404, "nothing is here: what can be called is described at /docs")
 
     async def busy(_: Request, error: Exception) -> Response:
         return line(503, f"busy: {error}; try again in a moment", {"Retry-After": "2"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from fastapi import HTTPException, Request, UploadFile
 from maskclip.core.text import printable
 from maskclip.data.images import read_image, read_size
 from maskclip.web.engine import BusyError, Engine
-from maskclip.web.guard import RefusedError
+from maskclip.web.guard import RefusedError, visitor_of
 from maskclip.web.photos import Photo, read_photo
 from maskclip.web.reading import Answer, Question, SlowError
 from maskclip.web.settings import Choice
+from maskclip.web.turns import Share
 
 _LONGEST_NAME = 120  # characters of the name of a photo's file
 
@@ -59,9 +60,9 @@ class Asker:
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits = engine, limits
-        self._pixels = 0
+        self._pixels = Share(limits.max_photos * limits.max_pixels)
 
-    async def read(self, image: UploadFile) -> Photo:
+    async def read(self, request: Request, image: UploadFile) -> Photo:
         """Return an uploaded photo, to be kept.
 
         Raises:
@@ -69,7 +70,7 @@ class Asker:
             BusyError: too many pixels are worked on.
         """
         data, most = await _bytes_of(image), self.limits.max_pixels
-        with self._room_for(data):
+        async with self._room_for(data, visitor_of(request.scope)):
             return await asyncio.to_thread(
                 read_photo, data, file_name(image.filename), max_pixels=most
             )
@@ -81,21 +82,25 @@ class Asker:
             ImageError: it cannot be read, or is too large.
             MaskCLIPError, BusyError, SlowError: it cannot be answered.
         """
-        return await self.ask_file(await _bytes_of(image), choice, request)
+        visitor = visitor_of(request.scope)
+        return await self.ask_file(await _bytes_of(image), choice, visitor, request)
 
-    async def ask_file(self, data: bytes, choice: Choice, request: Request | None = None) -> Answer:
+    async def ask_file(
+        self, data: bytes, choice: Choice, visitor: str, request: Request | None = None
+    ) -> Answer:
         """Return the answer for a photo's file in memory.
 
         Args:
             data: the file.
             choice: words and options.
+            visitor: who asks, by `visitor_of`.
             request: whose sender may lose patience; None where whoever waits is cancelled then.
 
         Raises:
             ImageError: it cannot be read, or is too large.
             MaskCLIPError, BusyError, SlowError: it cannot be answered.
         """
-        with self._room_for(data):
+        async with self._room_for(data, visitor):
             photo = await asyncio.to_thread(
                 read_image, data, name="the photo", max_pixels=self.limits.max_pixels
             )
@@ -105,6 +110,7 @@ class Asker:
                 size=(photo.height, photo.width),
                 digest=secrets.token_hex(),
                 keep=False,
+                visitor=visitor,
             )
             return await self._answered(question, request)
 
@@ -130,6 +136,7 @@ class Asker:
         Raises:
             MaskCLIPError, BusyError, SlowError: it cannot be answered.
         """
+        visitor = visitor_of(request.scope)
         question = _question(
             choice,
             photo=photo.open,
@@ -137,28 +144,31 @@ class Asker:
             digest=photo.digest,
             shown=photo.shown if shown else None,
             heat=heat,
+            visitor=visitor,
         )
-        with self._room(photo.size[0] * photo.size[1]):
+        with self._room(photo.size[0] * photo.size[1], visitor):
             return await self._answered(question, request)
 
-    def _room_for(self, data: bytes) -> Any:
-        width, height = read_size(data, name="the photo", max_pixels=self.limits.max_pixels)
-        return self._room(width * height)
+    @asynccontextmanager
+    async def _room_for(self, data: bytes, visitor: str) -> AsyncIterator[None]:
+        most = self.limits.max_pixels  # a thread: a file may have millions of parts at its start
+        width, height = await asyncio.to_thread(read_size, data, name="the photo", max_pixels=most)
+        with self._room(width * height, visitor):
+            yield
 
     @contextmanager
-    def _room(self, pixels: int) -> Iterator[None]:
+    def _room(self, pixels: int, visitor: str) -> Iterator[None]:
         """Count the pixels of a photo as in work.
 
         Raises:
             BusyError: there are too many.
         """
-        if self._pixels + pixels > self.limits.max_photos * self.limits.max_pixels:
+        if not self._pixels.take(visitor, pixels):
             raise BusyError("photos that are in work take all the memory")
-        self._pixels += pixels
         try:
             yield
         finally:
-            self._pixels -= pixels
+            self._pixels.give_back(visitor, pixels)
 
     async def _answered(self, question: Question, request: Request | None) -> Answer:
         return await _answered(self.engine.ask(question), request, self.limits.timeout)

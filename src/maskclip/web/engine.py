@@ -1,4 +1,4 @@
-"""One thread that owns the models; a bounded queue of questions before it. No HTTP.
+"""One thread that owns the models; questions wait before it, each visitor's in turn. No HTTP.
 
 Those that wait together are encoded together, where photos are of one size; what a network saw in a
 photo is kept, and scored again with other words.
@@ -6,7 +6,6 @@ photo is kept, and scored again with other words.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from maskclip.tasks.photos import BATCH
 from maskclip.web.kept import Kept
 from maskclip.web.models import Models
 from maskclip.web.reading import Answer, Question, Reading, SlowError, bytes_of
+from maskclip.web.turns import Turns
 
 
 class BusyError(Exception):
@@ -59,9 +59,9 @@ class Engine:
     ) -> None:
         self.models, self.timeout = models, timeout
         self._patience = patience
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(queue_size)
+        self._turns: Turns[_Waiting] = Turns(queue_size)
         self._kept: Kept[Any, EncodedPhoto] = Kept(kept_bytes, kept_seconds)
-        self._closed = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="maskclip-engine", daemon=True)
         self._thread.start()
 
@@ -72,19 +72,15 @@ class Engine:
             BusyError: too many wait, or the engine stops.
         """
         future: Future[Answer] = Future()
-        if self._closed.is_set():
-            raise BusyError("the service is stopping")
-        try:
-            waiting = _Waiting(question, future, time.monotonic() + self.timeout)
-            self._queue.put_nowait(waiting)
-        except queue.Full:
-            raise BusyError("too many requests wait") from None
+        waiting = _Waiting(question, future, time.monotonic() + self.timeout)
+        if not self._turns.put(question.visitor, waiting):
+            raise BusyError("the service is stopping" if self._closed else "too many requests wait")
         return future
 
     @property
     def waiting(self) -> int:
         """How many questions wait."""
-        return self._queue.qsize()
+        return len(self._turns)
 
     @property
     def held(self) -> int:
@@ -97,38 +93,32 @@ class Engine:
             if key[0] == digest:
                 self._kept.remove(key)
 
-    def stop(self, *, seconds: float = 30.0) -> None:
-        """Answer what waits, then end; later questions are refused."""
-        if not self._closed.is_set():
-            self._closed.set()
-            threading.Thread(target=self._queue.put, args=(None,), daemon=True).start()
+    def stop(self, *, seconds: float = 5.0) -> bool:
+        """Answer what waits, then end; later questions are refused. Return whether it has ended."""
+        self._closed = True
+        self._turns.close()
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            batch, ended = self._next()
-            if batch:
-                try:
-                    with torch.inference_mode():
-                        self._answer_all(batch)
-                except Exception as error:  # a bug: the thread outlives it, and nobody waits
-                    for one in batch:
-                        if not one.future.done():
-                            one.future.set_exception(error)
-            if ended:
-                return
+        while not self._turns.ended:
+            batch = self._next()
+            try:
+                with torch.inference_mode():
+                    self._answer_all(batch)
+            except Exception as error:  # a bug: the thread outlives it, and nobody waits
+                for one in batch:
+                    if not one.future.done():
+                        one.future.set_exception(error)
 
-    def _next(self) -> tuple[list[_Waiting], bool]:
-        """Return the next questions, and whether no more will come."""
+    def _next(self) -> list[_Waiting]:
+        """Wait for questions, and return the next; none where the engine ends."""
         batch: list[_Waiting] = []
         until = 0.0
         while len(batch) < BATCH:
-            try:
-                one = self._queue.get(timeout=max(0.0, until - time.monotonic()) if batch else None)
-            except queue.Empty:
-                break
+            one = self._turns.get(max(0.0, until - time.monotonic()) if batch else None)
             if one is None:
-                return batch, True
+                break
             if not one.future.set_running_or_notify_cancel():
                 continue
             if time.monotonic() > one.deadline:
@@ -136,7 +126,7 @@ class Engine:
                 continue
             batch.append(one)
             until = until or time.monotonic() + self._patience
-        return batch, False
+        return batch
 
     def _answer_all(self, batch: Sequence[_Waiting]) -> None:
         """Answer questions; those of one model and view are encoded together."""

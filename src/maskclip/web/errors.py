@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
-from starlette.datastructures import FormData
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import brief, parse_json
+from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.text import brief, parse_json, printable
 
 _JSON = "a JSON object, sent with Content-Type: application/json"
 _FORM = "a form, sent as multipart/form-data"
+_MOST_FILES, _MOST_FIELDS = 8, 64
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -33,18 +37,22 @@ _KINDS = {
     "model": "an object",
 }
 """How pydantic's names of errors of types begin -> what was expected."""
+_UNKNOWN = "unknown_name"
 _WAYS = ("type", "parsing", "from", "number", "attributes")
 """How these names go on."""
 
 
 class ReadingRoute(APIRoute):
-    """A route whose JSON is read as that of every stranger: UTF-8, and within bounds."""
+    """A route whose bodies are read as those of every stranger: UTF-8, in bounds, nothing twice."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         handler = super().get_route_handler()
 
         async def read(request: Request) -> Response:
+            if request.method == "POST" and request.query_params:
+                name = next(iter(request.query_params))
+                raise MaskCLIPError(f"{brief(name)} in the address: expected values in the body")
             return await handler(_Request(request.scope, request.receive))
 
         return read
@@ -59,6 +67,24 @@ class _Request(Request):
         """
         return await asyncio.to_thread(_values, await self.body())
 
+    async def form(self, **_: Any) -> FormData:  # type: ignore[override]
+        """Return the fields of the body.
+
+        Raises:
+            MaskCLIPError: they are not UTF-8, or one is there twice.
+        """
+        _kind, options = parse_options_header(self.headers.get("content-type"))
+        charset = options.get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in ("utf-8", "utf8"):  # some of Python's take minutes
+            raise MaskCLIPError(f"the body: expected a form in UTF-8, got {brief(charset)}")
+        found = await super().form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS)
+        counts = Counter(name for name, _ in found.multi_items())
+        twice = next((name for name, count in counts.items() if count > 1), None)
+        if twice is not None:
+            await found.close()
+            raise MaskCLIPError(f"`{printable(twice)[:80]}` is there twice: expected it once")
+        return found
+
 
 def _values(body: bytes) -> Any:
     try:
@@ -68,6 +94,21 @@ def _values(body: bytes) -> Any:
             f"the body is not UTF-8 text (byte {error.start}): expected {_JSON}"
         ) from None
     return parse_json(text, "the body", _JSON)
+
+
+class Values(BaseModel):
+    """Values that a request brings by their names; others are refused."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                known = list(cls.model_fields)
+                raise PydanticCustomError(_UNKNOWN, "unknown", {"name": name, "known": known})
+        return values
 
 
 def no_boolean(expected: Literal["int_type", "float_type"]) -> Callable[[Any], Any]:
@@ -93,6 +134,8 @@ def unread_line(error: BaseException) -> str | None:
     """
     reason = error.__cause__ or error.__context__
     if isinstance(reason, MultiPartException):
+        if " maximum " in reason.message.lower():
+            return f"too much in one form: {reason.message.rstrip('.')}"
         return f"the body is no such form ({reason.message.rstrip('.')}): expected {_FORM}"
     return None if reason is None else f"the body cannot be read: expected {_FORM}, or {_JSON}"
 
@@ -117,6 +160,11 @@ def invalid_line(errors: Sequence[Any], *, prefix: str = "") -> str:
         prefix: what the names of values begin with for whoever sent them.
     """
     first = errors[0]
+    if first["type"] == _UNKNOWN:
+        known = [f"{prefix}{name}" for name in first["ctx"]["known"]]
+        name = f"{prefix}{first['ctx']['name']}"
+        near = did_you_mean(name, known)
+        return f"no value is called {brief(name)}{near}: expected some of {', '.join(known)}"
     got, place = _shown(first.get("input")), ".".join(map(str, first["loc"]))
     if not place:
         came = "nothing" if first["type"] == "missing" else got
@@ -124,13 +172,13 @@ def invalid_line(errors: Sequence[Any], *, prefix: str = "") -> str:
     name = f"`{prefix}{place}`"
     if first["type"] == "missing":
         return f"{name} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"{name}: expected a name that is taken here (see /docs), got this one with {got}"
     return f"{name}: expected {_expected(first)}, got {got}"
 
 
 def _shown(value: object) -> str:
     """Return a value for a message: true, false and null as in JSON."""
+    if isinstance(value, UploadFile):
+        return "a file"
     return json.dumps(value) if value is None or isinstance(value, bool) else brief(value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
-import json
 import logging
 import secrets
 import socket
@@ -15,10 +14,17 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maskclip.web.answers import json_bytes
+from maskclip.web.turns import Share
 
 OPEN_PATHS = ("/healthz",)
 """What is answered without a key."""
+
+VISITOR = "maskclip_visitor"
+"""The cookie that tells visitors of the page apart: a random number, and nothing about them."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
@@ -31,6 +37,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
+_CLOSE = {"Connection": "close"}
 _FAILED = "an error of the service; its log has more"
 _LOG = logging.getLogger("uvicorn.error")
 _READING = ("GET", "HEAD", "OPTIONS")
@@ -67,8 +74,8 @@ class Guard:
         timeout: float,
     ) -> None:
         self.app, self.key, self.hosts = app, key, hosts
-        self.max_body, self.max_bodies, self.timeout = max_body, max_bodies, timeout
-        self._arriving = 0
+        self.max_body, self.timeout = max_body, timeout
+        self._arriving = Share(max_bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -86,13 +93,15 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        size = 0
+        size, visitor = 0, visitor_of(scope)
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope, headers)
             self._check_key(scope, headers)
-            size = self._reserve(scope, headers)
+            size = self._reserve(scope, headers, visitor)
+            if scope["method"] == "HEAD":  # as GET; the server leaves out the body
+                scope = {**scope, "method": "GET"}
             await self.app(scope, self._bounded(receive), answer)
         except RefusedError as refused:
             if not started:
@@ -101,15 +110,19 @@ class Guard:
             _LOG.exception("an error of maskclip, at %s %s", scope["method"], scope["path"])
             if not started:
                 await _refuse(RefusedError(500, _FAILED), answer)
+        except asyncio.CancelledError:  # a stop waits no longer
+            if not started:
+                await _refuse(RefusedError(503, "busy: the service is stopping", _CLOSE), answer)
         finally:
-            self._arriving -= size
+            self._arriving.give_back(visitor, size)
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse other names of this machine: a stranger's page may have pointed its own here."""
         if self.hosts is None:
             return
-        parts = _split(f"//{headers.get('host', '')}")
-        name = None if parts is None else parts.hostname
+        host = headers.get("host", "")
+        parts = _split(f"//{host}")
+        name = None if parts is None or "@" in host or parts.netloc != host else parts.hostname
         if name is None or not (name in self.hosts or _is_loopback(name)):
             raise RefusedError(421, "this service is not known by that name: use its own address")
 
@@ -140,7 +153,7 @@ class Guard:
                 {"WWW-Authenticate": 'Basic realm="maskclip", charset="UTF-8"'},
             )
 
-    def _reserve(self, scope: Scope, headers: Headers) -> int:
+    def _reserve(self, scope: Scope, headers: Headers, visitor: str) -> int:
         """Return the bytes that a body may take, of those that all may take together."""
         if scope["method"] in _READING:
             return 0
@@ -153,16 +166,13 @@ class Guard:
             size = int(digits or "0")
         if size > self.max_body:
             raise self._too_large()
-        if self._arriving + size > self.max_bodies:
+        if not self._arriving.take(visitor, size):
             raise RefusedError(503, "busy: too much is being sent at once", {"Retry-After": "2"})
-        self._arriving += size
         return size
 
     def _too_large(self) -> RefusedError:
         most = self.max_body / 2**20
-        return RefusedError(
-            413, f"too large: at most {most:g} MiB are taken", {"Connection": "close"}
-        )
+        return RefusedError(413, f"too large: at most {most:g} MiB are taken", _CLOSE)
 
     def _bounded(self, receive: Receive) -> Receive:
         """Return what receives a body, up to its limits."""
@@ -179,9 +189,7 @@ class Guard:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
-                raise RefusedError(
-                    408, "the request took too long to arrive", {"Connection": "close"}
-                ) from None
+                raise RefusedError(408, "the request took too long to arrive", _CLOSE) from None
             read += len(message.get("body", b""))
             complete = message["type"] != "http.request" or not message.get("more_body", False)
             if read > self.max_body:
@@ -189,6 +197,21 @@ class Guard:
             return message
 
         return bounded
+
+
+def visitor_of(scope: Scope) -> str:
+    """Return who sends a request, for what visitors share.
+
+    It is an address, for who has many of them tells others apart by what is none of their making;
+    of IPv6 its network. Visitors on this machine are told apart by the cookie of the page too.
+    """
+    address = (scope.get("client") or ("", 0))[0]
+    if _is_loopback(address):
+        return f"{address} {cookie_parser(Headers(scope=scope).get('cookie', '')).get(VISITOR, '')}"
+    try:
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    except ValueError:
+        return str(address)
 
 
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
@@ -244,7 +267,7 @@ def _password_of(value: str) -> str:
 
 
 async def _refuse(refused: RefusedError, send: Send) -> None:
-    body = json.dumps({"error": refused.detail}).encode()
+    body = json_bytes({"error": refused.detail})
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

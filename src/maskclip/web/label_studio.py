@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
@@ -25,6 +25,7 @@ from maskclip.web import answers
 from maskclip.web.asking import Asker
 from maskclip.web.engine import BusyError
 from maskclip.web.errors import invalid_line
+from maskclip.web.guard import visitor_of
 from maskclip.web.label_config import OPTION, Brush, read_brushes
 from maskclip.web.reading import SlowError
 from maskclip.web.settings import Choice, Settings, read_settings
@@ -91,14 +92,15 @@ class _Backend:
         """Check a labelling configuration; the version changes with words, model and options."""
         return {"model_version": self._planned(given.labels).version}
 
-    async def predict(self, given: Tasks) -> Response:
+    async def predict(self, request: Request, given: Tasks) -> Response:
         """Label the images of tasks: JSON whose `results` has a prediction a task, in their order.
 
         A task that cannot be labelled has `error` instead of a prediction. The answer is sent as it
         grows, so that nobody waits in vain for the last of many tasks.
         """
         plan = self._planned(given.label_config)
-        return StreamingResponse(self._results(given.tasks, plan), media_type="application/json")
+        results = self._results(given.tasks, plan, visitor_of(request.scope))
+        return StreamingResponse(results, media_type="application/json")
 
     def _planned(self, config: str) -> _Plan:
         """Return what a labelling configuration wants; the log has why there is nothing.
@@ -125,13 +127,15 @@ class _Backend:
             raise MaskCLIPError(invalid_line(error.errors(), prefix=OPTION)) from None
         return read_settings(settings, self.asker.engine.models, classes=brush.vocabulary)
 
-    async def _results(self, tasks: Sequence[Task], plan: _Plan) -> AsyncIterator[bytes]:
+    async def _results(
+        self, tasks: Sequence[Task], plan: _Plan, visitor: str
+    ) -> AsyncIterator[bytes]:
         yield b'{"model_version":' + answers.json_bytes(plan.version) + b',"results":['
         running: list[asyncio.Task[bytes]] = []
         try:
             for number, _ in enumerate(tasks):
                 for task in tasks[number + len(running) : number + _AHEAD]:
-                    running.append(asyncio.create_task(self._result(task, plan)))
+                    running.append(asyncio.create_task(self._result(task, plan, visitor)))
                 result = await running.pop(0)
                 yield result if number == 0 else b"," + result
         finally:
@@ -139,11 +143,11 @@ class _Backend:
                 each.cancel()
         yield b"]}"
 
-    async def _result(self, task: Task, plan: _Plan) -> bytes:
+    async def _result(self, task: Task, plan: _Plan, visitor: str) -> bytes:
         """Return the prediction for a task, or why there is none, as JSON."""
         try:
             async with asyncio.timeout(self.asker.limits.timeout):
-                return await self._prediction(task, plan)
+                return await self._prediction(task, plan, visitor)
         except MaskCLIPError as error:
             line = answers.public_line(error)
         except (SlowError, TimeoutError):
@@ -154,20 +158,20 @@ class _Backend:
         _warn(f"Label Studio's task {printable(str(task.id))[:40]}", line)
         return answers.json_bytes({"error": printable(line)})
 
-    async def _prediction(self, task: Task, plan: _Plan) -> bytes:
+    async def _prediction(self, task: Task, plan: _Plan, visitor: str) -> bytes:
         found = await asyncio.gather(
-            *(self._answer(brush, choice, task) for brush, choice in plan.brushes)
+            *(self._answer(brush, choice, task, visitor) for brush, choice in plan.brushes)
         )
         brushes = [brush for brush, _ in plan.brushes]
         return await asyncio.to_thread(_prediction, brushes, found, plan.version)
 
-    async def _answer(self, brush: Brush, choice: Choice, task: Task) -> Segmentation:
+    async def _answer(self, brush: Brush, choice: Choice, task: Task, visitor: str) -> Segmentation:
         seconds = self.asker.limits.timeout
         address = brush.image_of(task.data)
         data = await asyncio.to_thread(self.files.read, address, seconds=seconds)
         while True:
             try:
-                return (await self.asker.ask_file(data, choice)).found
+                return (await self.asker.ask_file(data, choice, visitor)).found
             except BusyError:  # nobody else waits for this task: it can wait for its turn
                 await asyncio.sleep(_RETRY)
 

@@ -14,14 +14,12 @@ from pydantic import Field
 from maskclip.web import answers
 from maskclip.web.asking import Asker
 from maskclip.web.examples import example_file, examples
+from maskclip.web.guard import VISITOR
 from maskclip.web.options import describe_options
 from maskclip.web.photos import Photo, Photos
 from maskclip.web.reading import Answer
 from maskclip.web.repeat import command_of, python_of
 from maskclip.web.settings import Number, Settings, Whole, read_settings
-
-VISITOR = "maskclip_visitor"
-"""The cookie that tells visitors apart: a random number, and nothing about them."""
 
 _COOKIE_BYTES = 32
 
@@ -91,7 +89,7 @@ def _add_photos(app: FastAPI, asker: Asker, photos: Photos) -> None:
             visitor = secrets.token_urlsafe(_COOKIE_BYTES)
             secure = request.url.scheme == "https"
             response.set_cookie(VISITOR, visitor, httponly=True, samesite="strict", secure=secure)
-        photo = await asker.read(image)
+        photo = await asker.read(request, image)
         return {
             "id": photos.add(visitor, photo),
             "name": photo.name,

@@ -55,6 +55,7 @@ class Question:
         shown: the picture, at its size, that labels are wanted of; None is the photo itself.
         heat: the class whose map is wanted beside the labels; None for none.
         keep: whether what the network sees is kept for further questions.
+        visitor: who asks; those who do have turns.
     """
 
     photo: Callable[[], Image.Image]
@@ -67,6 +68,7 @@ class Question:
     shown: Image.Image | None = None
     heat: int | None = None
     keep: bool = True
+    visitor: str = ""
 
 
 class Answer(NamedTuple):

@@ -8,22 +8,21 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.regions import region_at
 from maskclip.tasks.label.finished import LabeledPhoto
 from maskclip.tasks.label.review import Edit, Review, UnknownPhotoError
 from maskclip.web import answers
+from maskclip.web.errors import Values
 from maskclip.web.settings import Whole
 
 T = TypeVar("T")
 
 
-class Change(BaseModel):
+class Change(Values):
     """An action on a photo."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="The photo.", max_length=4096)
     action: Literal["accept", "reject", "open", "reset", "relabel", "ignore", "merge"]

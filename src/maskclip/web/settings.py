@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from maskclip.core.class_lists import read_background, split_words
 from maskclip.core.config import Options, own_refinement, read_refinements
@@ -15,7 +15,7 @@ from maskclip.core.regions import SLIC
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary, builtin_names
 from maskclip.tasks.voting import Voting
-from maskclip.web.errors import no_boolean
+from maskclip.web.errors import Values, no_boolean
 from maskclip.web.models import Models
 
 MOST_CHARACTERS = 20_000
@@ -38,10 +38,8 @@ Share = Annotated[Number | None, BeforeValidator(_or_none)]
 Pixels = Annotated[Whole | None, BeforeValidator(_or_none)]
 
 
-class Settings(BaseModel):
+class Settings(Values):
     """Words and options: the same in JSON and in forms, named as in Python."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     words: Text = Field(
         None,
