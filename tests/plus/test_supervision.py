@@ -210,7 +210,7 @@ class TestConfig:
             ({"prompt_denoising": 1.5}, r"prompt_denoising: expected a threshold in \[0, 1\]"),
             ({"key_smoothing": float("nan")}, "key_smoothing: expected a threshold"),
             ({"refine": ("surgery",)}, "refine: surgery goes by .*take some of dominant, tlp and"),
-            ({"teacher_short_side": 0}, "teacher_short_side: expected at least 1 px, got 0"),
+            ({"teacher_short_side": 0}, "teacher_short_side: expected at least 1, got 0"),
             ({"teacher_short_side": 8, "teacher_scale": 2}, "leave one of them out"),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),
             (

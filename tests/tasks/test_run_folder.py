@@ -25,6 +25,7 @@ from maskclip.plus import dataset
 from maskclip.plus.config import Supervision, TrainingError
 from maskclip.tasks import run_folder
 from maskclip.tasks import train as task
+from maskclip.tasks.callbacks import find_checkpoint
 from tests import training
 from tests.training import MACHINE, ONE_THREAD, SCENES, TINY, StopAt, StoppedError, same, weights
 
@@ -245,11 +246,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, message, run: 
     sound = weights(run / "last.ckpt")
     damage(run / "last.ckpt")
     with pytest.warns(MaskCLIPWarning, match=rf"last\.ckpt {message}.*goes on from previous\.ckpt"):
-        found = run_folder.find_checkpoint(run, sound)
+        found = find_checkpoint(run, sound)
     assert torch.load(found, weights_only=True)["global_step"] == 2
     damage(run / "previous.ckpt")
     with pytest.raises(TrainingError, match=rf"last\.ckpt {message}.* and .*previous.*begin anew"):
-        run_folder.find_checkpoint(run, sound)
+        find_checkpoint(run, sound)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_a_checkpoint_of_other_content_is_none(change, run: Path) -> None:
         content = torch.load(run / name, weights_only=True)
         torch.save({**content, **change}, run / name)
     with pytest.raises(TrainingError, match=r"(no|not a) checkpoint of .*: begin anew"):
-        run_folder.find_checkpoint(run, sound)
+        find_checkpoint(run, sound)
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,15 @@ from typing import Any
 
 from maskclip.core.class_lists import (
     WHAT,
+    ClassFile,
     VocabularyError,
     label_map,
-    parse_color,
     parse_line,
-    read_table,
+    parse_toml_classes,
+    read_color,
     synonyms,
-    table_colors,
 )
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
-from maskclip.core.palettes import Color
 from maskclip.core.text import brief, parse_json, parse_yaml, read_text
 
 _MAX_BYTES = 8 << 20  # of 65,535 classes with their synonyms there are fewer
@@ -38,24 +37,8 @@ _NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")  # what oth
 _WRAPPED = re.compile(r"_.*_")  # so others write what is no class: __ignore__, _background_
 _QUOTED = re.compile(r"""'([^'\n]*)'|"([^"\n]*)\"""")
 _NUMBERED = re.compile(r"(\d+)\s*[:.)]\s*(\D.*)")
+_Lines = Sequence[tuple[int, str]]  # with their numbers
 _WRITE = "write a class a line, such as dog or person=man,woman"
-
-
-@dataclass(frozen=True)
-class ClassFile:
-    """What a file says.
-
-    Attributes:
-        classes: (name, what is put into prompts) in the order of their labels.
-        colors: one a class, or None where the file has none.
-        background: the rule of a TOML file, unchecked.
-        confidence: the score that each class of a TOML file needs, unchecked.
-    """
-
-    classes: tuple[tuple[str, tuple[str, ...]], ...]
-    colors: tuple[Color, ...] | None = None
-    background: Any = None
-    confidence: Any = None
 
 
 @dataclass(frozen=True)
@@ -89,26 +72,6 @@ def read_classes(path: Path) -> ClassFile:
         return _class_file(entries, str(path))
     except VocabularyError as error:
         raise VocabularyError(f"{path}: {error}") from None
-
-
-def parse_toml_classes(text: str, source: str) -> ClassFile:
-    """Return what a TOML text says; `source` is named in messages.
-
-    Raises:
-        VocabularyError: it has another form, or a class or colour that is none.
-    """
-    table = read_table(text, source)
-    try:
-        classes = tuple(map(parse_line, table["classes"]))
-        colors = table_colors(table)
-    except VocabularyError as error:
-        raise VocabularyError(f"{source}: {error}") from None
-    return ClassFile(
-        classes,
-        None if colors is None else tuple(colors),
-        table.get("background"),
-        table.get("confidence"),
-    )
 
 
 def _entries(text: str, path: Path) -> Sequence[_Entry]:
@@ -195,7 +158,7 @@ def _of_lines(text: str, *, is_csv: bool) -> list[_Entry]:
     return [_Entry(line, f"line {number}: ") for number, line in lines]
 
 
-def _numbered(lines: Sequence[tuple[int, str]]) -> list[_Entry] | None:
+def _numbered(lines: _Lines) -> list[_Entry] | None:
     """Return classes of lines such as `1. dog`, `1) dog` and `1 dog`; None if they are none."""
     matches = [re.fullmatch(r"(\d{1,9})[.)]?\s+(\D.*)", line) for _, line in lines]
     found = [
@@ -222,11 +185,8 @@ def _check_plain(number: int, line: str, *, alone: bool) -> None:
     elif "," in line and "=" not in line and alone:
         looks = "like several classes"
     if looks is not None:
-        raise VocabularyError(
-            f"line {number}: {brief(line)} looks {looks}, and the file is not all so: {_WRITE}"
-            if not alone
-            else f"line {number}: {brief(line)} looks {looks}: {_WRITE}"
-        )
+        others = "" if alone else ", and the file is not all so"
+        raise VocabularyError(f"line {number}: {brief(line)} looks {looks}{others}: {_WRITE}")
     if "," in line and "=" not in line:
         first = line.partition(",")[0].strip()
         warnings.warn(
@@ -237,7 +197,7 @@ def _check_plain(number: int, line: str, *, alone: bool) -> None:
         )
 
 
-def _of_table(lines: Sequence[tuple[int, str]], *, is_csv: bool) -> list[_Entry] | None:
+def _of_table(lines: _Lines, *, is_csv: bool) -> list[_Entry] | None:
     """Return the classes of a table, or None of lines that are none."""
     for delimiter in "\t;:," if not is_csv else "\t;,":
         if lines and all(delimiter in line for _, line in lines):
@@ -253,14 +213,16 @@ def _of_table(lines: Sequence[tuple[int, str]], *, is_csv: bool) -> list[_Entry]
     return None
 
 
-def _without_unlabeled(
-    rows: list[list[str]], lines: Sequence[tuple[int, str]]
-) -> tuple[list[list[str]], Sequence[tuple[int, str]]]:
+def _without_unlabeled(rows: list[list[str]], lines: _Lines) -> tuple[list[list[str]], _Lines]:
     """Leave the black `background` of CVAT's labelmap.txt out: what nobody labelled has its colour.
 
     Warns (MaskCLIPWarning) where there is one.
     """
-    kept = [place for place, row in enumerate(rows) if not _is_cvats_background(row)]
+    kept = [  # of rows with a name, a colour, parts and actions
+        place
+        for place, row in enumerate(rows)
+        if len(row) != 4 or (row[0].casefold(), row[1].replace(" ", "")) != ("background", "0,0,0")
+    ]
     if len(kept) in (0, len(rows)):
         return rows, lines
     warnings.warn(
@@ -272,11 +234,6 @@ def _without_unlabeled(
     return [rows[place] for place in kept], [lines[place] for place in kept]
 
 
-def _is_cvats_background(row: Sequence[str]) -> bool:
-    is_line = len(row) == 4  # name, colour, parts, actions
-    return is_line and row[0].casefold() == "background" and row[1].replace(" ", "") == "0,0,0"
-
-
 def _cells(number: int, line: str, delimiter: str) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
@@ -284,9 +241,7 @@ def _cells(number: int, line: str, delimiter: str) -> list[str]:
         raise VocabularyError(f"line {number}: not a row of a table ({error})") from None
 
 
-def _of_rows(
-    lines: Sequence[tuple[int, str]], rows: Sequence[Sequence[str]], *, certain: bool
-) -> list[_Entry] | None:
+def _of_rows(lines: _Lines, rows: Sequence[Sequence[str]], *, certain: bool) -> list[_Entry] | None:
     """Return the classes of rows; None where these need not be rows, unless that is `certain`."""
     header = [cell.casefold().replace(" ", "_") for cell in rows[0]]
     named = next((i for i, cell in enumerate(header) if cell in _NAMES), None)
@@ -323,9 +278,8 @@ def _guessed_header(rows: Sequence[Sequence[str]]) -> list[str]:
     width = max(map(len, rows))
     columns = [[row[i] if i < len(row) else "" for row in rows] for i in range(width)]
     kinds = [_kind(column) for column in columns]
-    bytes_alone = all(_is_byte(cell) for column in columns[-3:] for cell in column)
-    if kinds[-3:] == ["id"] * 3 and bytes_alone:  # as in name, red, green, blue
-        kinds[-3:] = ["r", "g", "b"]
+    if kinds[-3:] == ["id"] * 3 and all(int(c) < 256 for column in columns[-3:] for c in column):
+        kinds[-3:] = ["r", "g", "b"]  # as in name, red, green, blue
     return kinds
 
 
@@ -336,15 +290,10 @@ def _kind(column: Sequence[str]) -> str:
         return ""
     try:
         for cell in column:
-            _read_color(cell)
+            read_color(cell)
     except VocabularyError:
         return "name" if not all(re.fullmatch(r"[-+.\d]+", cell) for cell in column) else ""
     return "color"
-
-
-def _is_byte(cell: str) -> bool:
-    number = _whole(cell)
-    return number is not None and number < 256
 
 
 def _color_in(row: Sequence[str], header: Sequence[str]) -> Any:
@@ -353,13 +302,6 @@ def _color_in(row: Sequence[str], header: Sequence[str]) -> Any:
             return [_whole(row[header.index(name)]) for name in names]
     at = next((i for i, cell in enumerate(header) if cell in _COLORS), None)
     return None if at is None else row[at]
-
-
-def _read_color(value: Any) -> Color:
-    """Read a colour as tools write it: "#rrggbb", "r,g,b", or a list of three numbers."""
-    if isinstance(value, str) and value.count(",") == 2:
-        value = [_whole(part.strip()) for part in value.strip("[]() ").split(",")]
-    return parse_color(value)
 
 
 def _with_synonyms(cell: str) -> str:
@@ -392,7 +334,7 @@ def _class_file(entries: Sequence[_Entry], source: str) -> ClassFile:
         classes[name], places[name] = prompts, entry.where
     colors = None
     if entries and all(entry.color is not None for entry in entries):
-        colors = tuple(_read_color(entry.color) for entry in entries)
+        colors = tuple(read_color(entry.color) for entry in entries)
     return ClassFile(tuple(classes.items()), colors)
 
 

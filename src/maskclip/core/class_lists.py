@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +34,23 @@ class VocabularyError(MaskCLIPError):
 
 
 _LONGEST_NAME = 1000  # characters; a CLIP reads some 300 at most
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """What a file of classes says.
+
+    Attributes:
+        classes: (name, what is put into prompts) in the order of their labels.
+        colors: one a class, or None where the file has none.
+        background: the rule of a TOML file, unchecked.
+        confidence: the score that each class of a TOML file needs, unchecked.
+    """
+
+    classes: tuple[tuple[str, tuple[str, ...]], ...]
+    colors: tuple[Color, ...] | None = None
+    background: Any = None
+    confidence: Any = None
 
 
 def fold(name: object) -> str:
@@ -162,6 +180,19 @@ def parse_color(value: object) -> Color:
     )
 
 
+def read_color(value: object) -> Color:
+    """Read a colour as tools write it: as `parse_color`, or "r,g,b".
+
+    Raises:
+        VocabularyError: it is something else.
+    """
+    if isinstance(value, str) and value.count(",") == 2:
+        parts = value.strip("[]() ").split(",")
+        if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", part) for part in parts):
+            value = [int(part) for part in parts]
+    return parse_color(value)
+
+
 def label_map(text: str) -> list[dict[str, str]] | None:
     """Return the items of a label map of TensorFlow: `item { id: 1 name: "dog" }`, or None."""
     text = _COMMENT.sub("", text)
@@ -177,7 +208,7 @@ def label_map(text: str) -> list[dict[str, str]] | None:
     ]
 
 
-def read_table(text: str, source: str) -> dict[str, Any]:
+def _read_table(text: str, source: str) -> dict[str, Any]:
     """Parse TOML from `source` and check its keys, and that `classes` is a list.
 
     Raises:
@@ -211,8 +242,8 @@ def read_table(text: str, source: str) -> dict[str, Any]:
     return table
 
 
-def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
-    """Return the colours of a table that `read_table` read; None leaves the choice open.
+def _table_colors(table: Mapping[str, Any]) -> list[Color] | None:
+    """Return the colours of a table that `parse_toml_classes` read; None leaves the choice open.
 
     Raises:
         VocabularyError: a colour that is none, or an unknown palette.
@@ -230,6 +261,26 @@ def table_colors(table: Mapping[str, Any]) -> list[Color] | None:
             raise VocabularyError(f"unknown palette {brief(other)}: there are 'voc' and 'distinct'")
 
 
+def parse_toml_classes(text: str, source: str) -> ClassFile:
+    """Return what a TOML text says; `source` is named in messages.
+
+    Raises:
+        VocabularyError: it has another form, or a class or colour that is none.
+    """
+    table = _read_table(text, source)
+    try:
+        classes = tuple(map(parse_line, table["classes"]))
+        colors = _table_colors(table)
+    except VocabularyError as error:
+        raise VocabularyError(f"{source}: {error}") from None
+    return ClassFile(
+        classes,
+        None if colors is None else tuple(colors),
+        table.get("background"),
+        table.get("confidence"),
+    )
+
+
 def table_text(
     classes: Sequence[tuple[str, Sequence[str]]],
     colors: Sequence[Color],
@@ -238,7 +289,7 @@ def table_text(
     confidence: Mapping[str, float] = MappingProxyType({}),
     description: str = "",
 ) -> str:
-    """Return the TOML of which `read_table` and `parse_line` read the same again.
+    """Return the TOML of which `parse_toml_classes` and `parse_line` read the same again.
 
     Args:
         classes: names and what is put into prompts.
@@ -302,3 +353,12 @@ def builtin_text(name: str) -> str:
         )
     folder = resources.files("maskclip.core") / "vocabularies"
     return (folder / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def describe(name: str) -> str:
+    """Return one line about the built-in class set `name`.
+
+    Raises:
+        VocabularyError: there is no such set; names the nearest ones and all of them.
+    """
+    return str(_read_table(builtin_text(name), name).get("description", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -232,3 +233,24 @@ def _room_of_groups() -> list[int]:
             if most != "max":
                 rooms.append(int(most) - taken + cache.get("inactive_file", 0))
     return rooms
+
+
+class Processes(NamedTuple):
+    """The processes that train together, as `torchrun` describes them; alone without it."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Read the variables that `torchrun` sets."""
+        values = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        return cls(*(int(os.environ.get(name, value)) for name, value in values.items()))
+
+    def device_of(self, device: torch.device) -> torch.device:
+        """Return the GPU of this process, where a launcher started one for each."""
+        if device.type != "cuda" or device.index is not None:
+            return device
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())

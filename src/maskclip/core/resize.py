@@ -196,13 +196,7 @@ class _Span(NamedTuple):
 
 
 def _spans(
-    windows: Sequence[range],
-    inputs: int,
-    *,
-    per_pixel: float,
-    seen: int,
-    output: int,
-    resizes: int,
+    windows: Sequence[range], inputs: int, *, per_pixel: float, seen: int, output: int, resizes: int
 ) -> dict[range, _Span]:
     """Return what the grids of windows add to an axis of the output.
 
@@ -257,11 +251,12 @@ def label(
     """
     labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
-    cells_are_large = geometry.output[0] >= 2 * maps.shape[2]  # else bands take fewer steps
     if len(maps) > 1 or geometry.resizes > 1:
         parts = _by_bands(maps, geometry)
-    else:
-        parts = (_by_cells if cells_are_large else _by_taps)(maps[0], geometry)
+    elif geometry.output[0] >= 2 * maps.shape[2]:
+        parts = _by_cells(maps[0], geometry)
+    else:  # cells are small: bands take fewer steps
+        parts = _by_taps(maps[0], geometry)
     for rows, winner, best in parts:
         labels[rows], scores[rows] = winner.to(dtype), best
     return labels, scores
@@ -271,20 +266,14 @@ Part = tuple[slice, Tensor, Tensor]
 """Some output rows, the winning class of their pixels, and its value."""
 
 
-def _taps(maps: Tensor, geometry: Geometry) -> tuple[Taps, Taps]:
+def _taps(maps: Tensor, geometry: Geometry) -> list[Taps]:
     """Return what one grid (K, h, w) adds to the rows and to the columns of the output."""
-    rows, columns = (
-        bilinear_taps(
-            maps.shape[axis + 1],
-            range(geometry.output[axis]),
-            scale=geometry.seen[axis]
-            / geometry.output[axis]
-            * maps.shape[axis + 1]
-            / geometry.covered[axis],
-        )
-        for axis in (0, 1)
-    )
-    return rows, columns
+    grid, output = maps.shape[1:], geometry.output
+    pixels = (seen / out for seen, out in zip(geometry.seen, output, strict=True))
+    return [
+        bilinear_taps(inputs, range(out), scale=each * inputs / covered)
+        for inputs, out, each, covered in zip(grid, output, pixels, geometry.covered, strict=True)
+    ]
 
 
 def _by_taps(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
@@ -367,25 +356,15 @@ def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
 
 
 def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
-    """Enlarge maps to the output and average them where windows overlap, all classes at once.
+    """Enlarge maps, as `label` takes them, to the output: all classes at once, (K, H, W) float32.
 
-    Args:
-        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
-        geometry: where they lie.
-
-    Returns:
-        (K, H, W) float32: for what needs them all, since `label` is there to avoid just this.
+    For what needs them all, since `label` is there to avoid just this.
     """
     return _band(lay_out(maps, geometry), range(geometry.output[0]), geometry.output[1])
 
 
 def bands(maps: Tensor, geometry: Geometry) -> Iterator[tuple[slice, Tensor]]:
-    """Yield some output rows at a time, and all maps there, as `enlarge` makes them: (K, rows, W).
-
-    Args:
-        maps: (n, K, h, w) float32, those of n windows, which cover the network's input.
-        geometry: where they lie.
-    """
+    """Yield some output rows at a time, and what `enlarge` makes there: (K, rows, W)."""
     height, width = geometry.output
     tiles = lay_out(maps, geometry)
     step = max(1, BAND_BYTES // (4 * maps.shape[1] * width))
@@ -409,10 +388,6 @@ def _band(tiles: list[Tile], band: range, width: int) -> Tensor:
         first, last = max(band.start, tile.top), min(band.stop, tile.bottom)
         if first < last:
             rows = tile.rows[first - tile.top : last - tile.top]
-            place = (
-                slice(None),
-                slice(first - band.start, last - band.start),
-                slice(tile.left, tile.right),
-            )
-            total[place] += rows @ tile.maps @ tile.columns.T
+            place = slice(first - band.start, last - band.start), slice(tile.left, tile.right)
+            total[:, *place] += rows @ tile.maps @ tile.columns.T
     return total

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from maskclip.core.class_files import ClassFile, parse_toml_classes, read_classes
+from maskclip.core.class_files import read_classes
 from maskclip.core.class_lists import (
+    ClassFile,
     VocabularyError,
     builtin_names,
     builtin_text,
+    describe,
     fold,
     parse_color,
     parse_line,
-    read_table,
+    parse_toml_classes,
     synonyms,
     table_text,
 )
@@ -348,15 +350,6 @@ def _is_description(values: Mapping[str, Any]) -> bool:
 
 def _all_of(values: object, kind: type) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
-
-
-def describe(name: str) -> str:
-    """Return one line about the built-in class set `name`.
-
-    Raises:
-        VocabularyError: there is no such set; names the nearest ones and all of them.
-    """
-    return str(read_table(builtin_text(name), name).get("description", ""))
 
 
 def _listed(values: object) -> Iterable[Any]:

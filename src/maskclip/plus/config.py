@@ -100,16 +100,14 @@ class StudentConfig:
             return
         if self.backbone is None and self.decoder not in PUBLISHED_DECODERS:
             raise StudentError(
-                f"decoder: expected {_either(PUBLISHED_DECODERS)}, got {self.decoder!r}; any other "
-                "needs a backbone, as unet:mobilenetv4_conv_small has"
+                f"decoder: expected {' or '.join(PUBLISHED_DECODERS)}, got {self.decoder!r}; any "
+                "other needs a backbone, as unet:mobilenetv4_conv_small has"
             )
         if self.depth not in DEPTHS:
-            raise StudentError(f"depth: expected {_either(DEPTHS)}, got {self.depth}")
+            raise StudentError(f"depth: expected {' or '.join(map(str, DEPTHS))}, got {self.depth}")
         if self.width < 2 or self.width % 2:
             raise StudentError(f"width: expected an even number from 2, got {self.width}")
-        for name in ("skip", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise StudentError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        _check_counts(self, "skip", "embed_dim", error=StudentError)
 
 
 def parse_student(name: str, *, embed_dim: int, background: bool = False) -> StudentConfig:
@@ -142,8 +140,14 @@ def parse_student(name: str, *, embed_dim: int, background: bool = False) -> Stu
     )
 
 
-def _either(values: tuple[object, ...]) -> str:
-    return " or ".join(str(value) for value in values)
+def _check_counts(
+    config: object, *names: str, least: int = 1, error: type[MaskCLIPError] = TrainingError
+) -> None:
+    """Refuse counts below the least; None is no count."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise error(f"{name}: expected at least {least}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +166,7 @@ class Supervision:
             it that the student sees; None is the crop.
         teacher_scale: CLIP sees the student's crops enlarged by this factor: a small student can
             learn from a CLIP at its best size.
-        refine: what refines CLIP's maps first, in this order: some of `"dominant"`, `"tlp"` and
-            `"pamr"`; () for nothing.
+        refine: of CLIP's maps, in order: some of `"dominant"`, `"tlp"`, `"pamr"`; () for none.
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
         distillation: weight of the distance between the student's features and CLIP's, in every
             step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
@@ -205,10 +208,6 @@ class Supervision:
                 raise SupervisionError(
                     f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
                 )
-        if not 0 < self.teacher_scale < math.inf:
-            raise SupervisionError(
-                f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
-            )
         self._check_view()
         for name in ("confidence", "distillation"):
             value = getattr(self, name)
@@ -228,12 +227,13 @@ class Supervision:
             )
 
     def _check_view(self) -> None:
-        side = self.teacher_short_side
-        if side is None:
-            return
-        if side < 1:
-            raise SupervisionError(f"teacher_short_side: expected at least 1 px, got {side}")
-        if self.teacher_scale != 1 or self.distillation is not None:
+        if not 0 < self.teacher_scale < math.inf:
+            raise SupervisionError(
+                f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
+            )
+        _check_counts(self, "teacher_short_side", error=SupervisionError)
+        further = self.teacher_scale != 1 or self.distillation is not None
+        if self.teacher_short_side is not None and further:
             other = "distillation" if self.teacher_scale == 1 else "teacher_scale"
             raise SupervisionError(
                 f"teacher_short_side: CLIP sees whole photos by it, crops by {other}: leave one "
@@ -307,29 +307,24 @@ class Optimization:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        _check_counts(self, "steps", "batch_size")
         if not 0 < self.min_lr <= self.lr or not math.isfinite(self.lr):
             raise TrainingError(
                 f"lr, min_lr: expected 0 < min_lr <= lr, got lr {self.lr:g} and min_lr "
                 f"{self.min_lr:g}"
             )
-        if not 0 < self.head_lr_mult < math.inf:
-            raise TrainingError(
-                f"head_lr_mult: expected a factor above 0, got {self.head_lr_mult:g}"
-            )
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(
                 f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )
-        if not 0 <= self.momentum < 1:
-            raise TrainingError(f"momentum: expected [0, 1), got {self.momentum:g}")
-        for name in ("weight_decay", "power"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TrainingError(
-                    f"{name}: expected a number from 0, got {getattr(self, name):g}"
-                )
+        for name, fits, expected in (
+            ("head_lr_mult", 0 < self.head_lr_mult < math.inf, "a factor above 0"),
+            ("momentum", 0 <= self.momentum < 1, "[0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0"),
+            ("power", 0 <= self.power < math.inf, "a number from 0"),
+        ):
+            if not fits:
+                raise TrainingError(f"{name}: expected {expected}, got {getattr(self, name):g}")
         if self.seed < 0:
             raise TrainingError(f"seed: expected a whole number from 0, got {self.seed}")
 
@@ -361,10 +356,7 @@ class Training:
 
     @property
     def short_side(self) -> int:
-        """The working size of the student in px: the geometric middle of its training sizes.
-
-        It is at most what a file may name.
-        """
+        """The student's working size in px: the geometric middle of its training sizes, bounded."""
         low, high = self.augmentation.ratio
         middle = round(min(self.augmentation.scale) * math.sqrt(low * high))
         return min(max(middle, SHORT_SIDES[0]), SHORT_SIDES[1])
@@ -403,10 +395,5 @@ class Machine:
                 f"precision: expected one of {', '.join(LIGHTNING_PRECISIONS)}, got "
                 f"{self.precision!r}"
             )
-        for name in ("save_every", "validate_every", "keep_every", "validate_on"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{name}: expected at least 1, got {value}")
-        for name in ("workers", "overlays"):
-            if getattr(self, name) < 0:
-                raise TrainingError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        _check_counts(self, "save_every", "validate_every", "keep_every", "validate_on")
+        _check_counts(self, "workers", "overlays", least=0)

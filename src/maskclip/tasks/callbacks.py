@@ -1,10 +1,16 @@
-"""Callbacks of a training: checkpoints, stopping between steps, images that cannot be read."""
+"""What Lightning trains with: checkpoints, written and read; stops between steps; lost images."""
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 import signal
 import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +20,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import LayerSync
 from timm.layers.norm_act import convert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import atomic_path
 from maskclip.plus.config import Machine, TrainingError
 from maskclip.plus.dataset import Batch
@@ -30,6 +37,29 @@ PREVIOUS = "previous.ckpt"
 _TOLERATED = 3  # images that cannot be read, of however few
 _SHARE = 0.1  # of all images that may be unreadable
 _MOST = 1000
+
+_NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError,
+    pickle.UnpicklingError, zipfile.BadZipFile, MaskCLIPError,
+)  # fmt: skip
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress Lightning's remarks: callers report what users need."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[ModelCheckpoint]:
@@ -237,3 +267,99 @@ class StopBetweenSteps(Callback):
         """Restore the previous signal handler."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+
+
+def steps_done(out: Path) -> int | None:
+    """Return how many steps the last checkpoint holds, None where it cannot be read."""
+    try:
+        return int(_load(out / LAST)["global_step"])
+    except _UNREADABLE:
+        return None
+
+
+def find_checkpoint(out: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Return the last checkpoint that is sound, and warn if it is not the last.
+
+    Args:
+        out: the run folder.
+        weights: of the training, whose names and shapes a checkpoint has to have.
+
+    Raises:
+        TrainingError: none is; the message says what is wrong with the last and what to do.
+    """
+    problems: list[str] = []
+    for name in (LAST, PREVIOUS):
+        path = out / name
+        if not os.path.lexists(path):
+            continue
+        problem = _problem(path, weights)
+        if problem is None:
+            if problems:
+                warnings.warn(
+                    f"{problems[0]}: the training goes on from {name}",
+                    MaskCLIPWarning,
+                    stacklevel=2,
+                )
+            return path
+        problems.append(f"{path} {problem}")
+    raise TrainingError(
+        f"{' and '.join(problems)}: begin anew with another `out`, or put a copy of a checkpoint "
+        f"of this training there as {LAST}"
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def _problem(path: Path, weights: Mapping[str, Tensor]) -> str | None:
+    """Return what is wrong with a checkpoint, None if nothing is."""
+    if not path.is_file():
+        return "is not a file"
+    if not path.stat().st_size:
+        return "is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            foreign = any(e.compress_type != zipfile.ZIP_STORED for e in archive.infolist())
+            damaged = "of another program" if foreign else archive.testzip()
+        if damaged is not None:
+            return "is damaged"
+        content = _load(path)
+        missing = [key for key in _NEEDED if key not in content]
+        state = dict(content["state_dict"])
+        shapes = {key: value.shape for key, value in state.items()}
+        finite = all(bool(value.isfinite().all()) for value in state.values())
+        sound = not missing and _fits_a_training(content, set(shapes.values()))
+    except zipfile.BadZipFile:
+        return "is damaged or cut short"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except _UNREADABLE:
+        return "is damaged, or no checkpoint of a training"
+    if not sound or shapes != {key: value.shape for key, value in weights.items()}:
+        return "is not a checkpoint of this training"
+    return None if finite else "holds weights that are not finite"
+
+
+def _fits_a_training(content: Mapping[str, Any], shapes: set[torch.Size]) -> bool:
+    """Return whether the state beside the weights is of the kinds that a training takes up."""
+    optimizers, schedulers = content["optimizer_states"], content["lr_schedulers"]
+    loops, callbacks = content["loops"], content.get("callbacks", {})
+    if type(content["global_step"]) is not int or content["global_step"] < 0:
+        return False
+    parts = (optimizers, schedulers)
+    if not all(isinstance(part, list) and all(isinstance(o, dict) for o in part) for part in parts):
+        return False
+    if len(optimizers) != 1 or not all(
+        isinstance(part, dict) and all(isinstance(value, dict) for value in part.values())
+        for part in (loops, callbacks)
+    ):
+        return False
+    known = shapes | {torch.Size()}
+    return all(
+        value.shape in known
+        for state in optimizers[0]["state"].values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )

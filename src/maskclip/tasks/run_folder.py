@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import warnings
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from maskclip.clip.choice import settle
 from maskclip.core.config import Options
@@ -48,7 +43,6 @@ _LOCK = ".lock"
 _FIRST_WEIGHTS = ("initial", "student_weights")  # files that are not needed once it has begun
 _LARGEST_RECORD = 2**30  # bytes: 10 million images
 _NAMED = 3  # images, in a message
-_NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 
 
 @contextmanager
@@ -321,105 +315,3 @@ def _content(name: str, sizes: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def steps_done(out: Path) -> int | None:
-    """Return how many steps the last checkpoint holds, None where it cannot be read."""
-    try:
-        return int(_load(out / LAST)["global_step"])
-    except _UNREADABLE:
-        return None
-
-
-def find_checkpoint(out: Path, weights: Mapping[str, Tensor]) -> Path:
-    """Return the last checkpoint that is sound, and warn if it is not the last.
-
-    Args:
-        out: the run folder.
-        weights: of the training, whose names and shapes a checkpoint has to have.
-
-    Raises:
-        TrainingError: none is; the message says what is wrong with the last and what to do.
-    """
-    problems: list[str] = []
-    for name in (LAST, PREVIOUS):
-        path = out / name
-        if not os.path.lexists(path):
-            continue
-        problem = _problem(path, weights)
-        if problem is None:
-            if problems:
-                warnings.warn(
-                    f"{problems[0]}: the training goes on from {name}",
-                    MaskCLIPWarning,
-                    stacklevel=2,
-                )
-            return path
-        problems.append(f"{path} {problem}")
-    raise TrainingError(
-        f"{' and '.join(problems)}: begin anew with another `out`, or put a copy of a checkpoint "
-        f"of this training there as {LAST}"
-    )
-
-
-_UNREADABLE = (
-    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError,
-    pickle.UnpicklingError, zipfile.BadZipFile, MaskCLIPError,
-)  # fmt: skip
-
-
-def _load(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return content
-
-
-def _problem(path: Path, weights: Mapping[str, Tensor]) -> str | None:
-    """Return what is wrong with a checkpoint, None if nothing is."""
-    if not path.is_file():
-        return "is not a file"
-    if not path.stat().st_size:
-        return "is empty"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            foreign = any(e.compress_type != zipfile.ZIP_STORED for e in archive.infolist())
-            damaged = "of another program" if foreign else archive.testzip()
-        if damaged is not None:
-            return "is damaged"
-        content = _load(path)
-        missing = [key for key in _NEEDED if key not in content]
-        state = dict(content["state_dict"])
-        shapes = {key: value.shape for key, value in state.items()}
-        finite = all(bool(value.isfinite().all()) for value in state.values())
-        sound = not missing and _fits_a_training(content, set(shapes.values()))
-    except zipfile.BadZipFile:
-        return "is damaged or cut short"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    except _UNREADABLE:
-        return "is damaged, or no checkpoint of a training"
-    if not sound or shapes != {key: value.shape for key, value in weights.items()}:
-        return "is not a checkpoint of this training"
-    return None if finite else "holds weights that are not finite"
-
-
-def _fits_a_training(content: Mapping[str, Any], shapes: set[torch.Size]) -> bool:
-    """Return whether the state beside the weights is of the kinds that a training takes up."""
-    optimizers, schedulers = content["optimizer_states"], content["lr_schedulers"]
-    loops, callbacks = content["loops"], content.get("callbacks", {})
-    if type(content["global_step"]) is not int or content["global_step"] < 0:
-        return False
-    parts = (optimizers, schedulers)
-    if not all(isinstance(part, list) and all(isinstance(o, dict) for o in part) for part in parts):
-        return False
-    if len(optimizers) != 1 or not all(
-        isinstance(part, dict) and all(isinstance(value, dict) for value in part.values())
-        for part in (loops, callbacks)
-    ):
-        return False
-    known = shapes | {torch.Size()}
-    return all(
-        value.shape in known
-        for state in optimizers[0]["state"].values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from maskclip.core.device import choose_device, is_out_of_memory
+from maskclip.core.device import Processes, choose_device, is_out_of_memory
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, write_text
 from maskclip.core.methods import get_method
@@ -51,6 +49,9 @@ from maskclip.tasks.callbacks import (
     StopBetweenSteps,
     SyncNorms,
     checkpoint_callbacks,
+    find_checkpoint,
+    quiet,
+    steps_done,
 )
 from maskclip.tasks.overlays import DrawOverlays
 from maskclip.tasks.run_folder import (
@@ -58,12 +59,10 @@ from maskclip.tasks.run_folder import (
     Places,
     begin,
     compare,
-    find_checkpoint,
     holds_training,
     locked,
     run_config,
     settle_teacher,
-    steps_done,
 )
 
 LOGS, OVERLAYS, SKIPPED, SHOWN = "logs", "overlays", "skipped.txt", "classes.json"
@@ -90,21 +89,6 @@ class Trained:
     chosen_step: int | None = None
     miou: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
-
-
-class Processes(NamedTuple):
-    """The processes that train together, as `torchrun` describes them; alone without it."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-
-    @classmethod
-    def from_environment(cls) -> Processes:
-        """Read the variables that `torchrun` sets."""
-        values = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        return cls(*(int(os.environ.get(name, value)) for name, value in values.items()))
 
 
 def train(
@@ -135,7 +119,12 @@ def train(
             folder; many images cannot be read.
     """
     machine, processes = machine or Machine(), Processes.from_environment()
-    _check_batch_size(training.optimization.batch_size, processes)
+    batch_size = training.optimization.batch_size
+    if batch_size % processes.world_size:
+        raise TrainingError(
+            f"batch_size: {batch_size} images cannot be shared among {processes.world_size} "
+            "processes"
+        )
     fresh = not holds_training(out)
     if fresh:
         check_words(training.teacher, samples.vocabulary, training.supervision)
@@ -156,7 +145,7 @@ def train(
                 return finished
             if places.changes and processes.rank == 0:
                 warnings.warn(places.changes, MaskCLIPWarning, stacklevel=2)
-        device = _device_of(processes, choose_device(machine.device))
+        device = processes.device_of(choose_device(machine.device))
         # Weights that a checkpoint holds need not be found again.
         start = training if fresh else replace(training, student_weights=RANDOM, initial=None)
         module = build(start, samples.vocabulary, device=device)
@@ -242,7 +231,7 @@ def _fit(
         folder=out / OVERLAYS,
         short_side=training.short_side,
     )
-    with _quiet():
+    with quiet():
         trainer = _trainer(job, callbacks=[*best_and_last, counting, drawing, *callbacks])
         share = {"rank": processes.rank, "world_size": processes.world_size}
         loader = training_loader(
@@ -358,11 +347,8 @@ def _trainer(job: _Job, *, callbacks: Sequence[Callback]) -> L.Trainer:
     training, machine, processes, device, out = (
         job.training, job.machine, job.processes, job.device, job.out,
     )  # fmt: skip
-    steps, logs, validated = (
-        training.optimization.steps,
-        str(out / LOGS),
-        job.validation is not None,
-    )
+    steps, logs = training.optimization.steps, str(out / LOGS)
+    validated = job.validation is not None
     alone, local = processes.world_size == 1, processes.local_world_size
     synchronized = not alone and device.type == "cuda"
     return L.Trainer(
@@ -406,35 +392,3 @@ def _choose_strategy(
     if alone:
         return "auto"
     return "ddp" if trial.known else "ddp_find_unused_parameters_true"
-
-
-def _device_of(processes: Processes, device: torch.device) -> torch.device:
-    """Return the GPU of this process, where a launcher started one for each."""
-    if device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-
-
-def _check_batch_size(batch_size: int, processes: Processes) -> None:
-    if batch_size % processes.world_size:
-        raise TrainingError(
-            f"batch_size: {batch_size} images cannot be shared among {processes.world_size} "
-            "processes"
-        )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Lightning's remarks: callers report what users need."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

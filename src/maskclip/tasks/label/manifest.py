@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from maskclip.core.errors import differences, list_differences
 from maskclip.core.text import brief
@@ -277,7 +277,6 @@ class Manifest:
                     "insert into class_stats values (?, ?, ?, ?, ?)",
                     ((number, c.label, c.pixels, c.kept, c.score) for c in outcome.classes),
                 )
-
         self._counts = counts
 
     def counts(self) -> Counts:
@@ -302,13 +301,10 @@ class Manifest:
                     (task[0],),
                 )
                 with self._wrap_content():
-                    size = _size(json.loads(metadata or "{}"))
-                    outcome = Outcome(
-                        _task(*task),
-                        **size,
-                        classes=tuple(self._class_stats(*row) for row in classes),
-                        error=error,
-                    )
+                    size = json.loads(metadata or "{}") or {"width": 0, "height": 0}
+                    stats = tuple(self._class_stats(*row) for row in classes)
+                    width, height = int(size["width"]), int(size["height"])
+                    outcome = Outcome(_task(*task), width, height, stats, error)
                 yield outcome
 
     def _class_stats(self, label: int, pixels: int, kept: int, score: float) -> ClassStats:
@@ -378,17 +374,6 @@ def _stamp(*paths: Path) -> str:
 def _plain(text: str) -> str:
     """Return a text in valid UTF-8, with the bytes of a path that is not UTF-8 escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-class _Size(TypedDict, total=False):
-    width: int
-    height: int
-
-
-def _size(metadata: dict[str, int]) -> _Size:
-    if not metadata:
-        return {}
-    return {"width": int(metadata["width"]), "height": int(metadata["height"])}
 
 
 def _task(number: int, path: bytes, relative_path: str, name: str) -> Task:
