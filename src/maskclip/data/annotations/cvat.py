@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -17,12 +16,17 @@ from maskclip.core.vocabulary import WIDE_IGNORE, Vocabulary
 from maskclip.data.annotations.base import (
     MAX_BYTES,
     AnnotationError,
-    Annotations,
     PhotoNames,
     class_ids,
 )
 from maskclip.data.annotations.mask_folder import MaskFolder
-from maskclip.data.annotations.shapes import ShapeError, polygons, row_rle
+from maskclip.data.annotations.shapes import (
+    DrawnAnnotations,
+    DrawnPhoto,
+    ShapeError,
+    polygons,
+    row_rle,
+)
 from maskclip.data.masks import Ids, LabelRule
 
 LABEL_MAP = "labelmap.txt"
@@ -101,16 +105,10 @@ class _Shape(NamedTuple):
     fields: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Photo:
-    """The regions of a photo of (width, height), the lowest first."""
-
-    name: str
-    size: tuple[int, int]
-    shapes: tuple[_Shape, ...]
+_Photo = DrawnPhoto[_Shape]
 
 
-class CvatImages(Annotations[_Photo]):
+class CvatImages(DrawnAnnotations[_Shape]):
     """`annotations.xml` of "CVAT for images": its masks and polygons; the rest is left out.
 
     A photo of the file without a region is labelled if any is: nothing of it has a class.
@@ -138,21 +136,20 @@ class CvatImages(Annotations[_Photo]):
         self.note_unknown(missing)
         self.note_left_out(left_out)
 
-    def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
-        """Paint the regions; a higher one lies over a lower one."""
-        found = self.photos[photo]
-        self.check_size(photo, found.size, size)
-        ids = self.empty(found.size)
-        for shape in found.shapes:
-            try:
-                _paint(ids, shape, found.size)
-            except ShapeError as error:
-                raise AnnotationError(f"{self.where(photo)}: {error}") from None
-        return ids
-
-    def where(self, photo: str) -> str:
-        """Return the file and the photo's name in it."""
-        return f"{self.place}, {self.photos[photo].name}"
+    def paint(self, ids: Ids, region: _Shape, size: tuple[int, int]) -> None:
+        """Give the pixels of a mask or polygon its class."""
+        if region.kind == "polygon":
+            ring = _numbers(region.fields.get("points", "").replace(";", ","), float)
+            ids[polygons([ring], size)] = region.label
+            return
+        place = Path("the mask")
+        left, top, width, height = (
+            _number(region.fields, name, place) for name in ("left", "top", "width", "height")
+        )
+        if min(left, top, width, height) < 0 or left + width > size[0] or top + height > size[1]:
+            raise ShapeError("a mask reaches over the edge of its photo")
+        mask = row_rle(_numbers(region.fields.get("rle", ""), int), (width, height))
+        ids[top : top + height, left : left + width][mask] = region.label
 
     def files(self) -> Iterable[Path]:
         """Return the file."""
@@ -206,21 +203,6 @@ def _number(fields: dict[str, str], name: str, place: Path) -> int:
     if not value.removeprefix("-").isdecimal() or len(value) > 9:
         raise AnnotationError(f"{place}: expected a whole number as {name}, got {brief(value)}")
     return int(value)
-
-
-def _paint(ids: Ids, shape: _Shape, size: tuple[int, int]) -> None:
-    if shape.kind == "polygon":
-        ring = _numbers(shape.fields.get("points", "").replace(";", ","), float)
-        ids[polygons([ring], size)] = shape.label
-        return
-    place = Path("the mask")
-    left, top, width, height = (
-        _number(shape.fields, name, place) for name in ("left", "top", "width", "height")
-    )
-    if min(left, top, width, height) < 0 or left + width > size[0] or top + height > size[1]:
-        raise ShapeError("a mask reaches over the edge of its photo")
-    mask = row_rle(_numbers(shape.fields.get("rle", ""), int), (width, height))
-    ids[top : top + height, left : left + width][mask] = shape.label
 
 
 def _numbers(listed: str, kind: type[int] | type[float]) -> list[Any]:

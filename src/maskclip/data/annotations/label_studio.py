@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,7 +14,6 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.annotations.base import (
     MAX_BYTES,
     AnnotationError,
-    Annotations,
     PhotoNames,
     class_ids,
     mapping,
@@ -23,7 +21,13 @@ from maskclip.data.annotations.base import (
     text,
     whole,
 )
-from maskclip.data.annotations.shapes import Mask, ShapeError, brush, percent_points, polygons
+from maskclip.data.annotations.shapes import (
+    DrawnAnnotations,
+    DrawnPhoto,
+    brush,
+    percent_points,
+    polygons,
+)
 from maskclip.data.kinds import image_suffixes
 from maskclip.data.masks import Ids
 
@@ -45,16 +49,10 @@ class _Region(NamedTuple):
     shape: bytes | list[Any]
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The regions of a photo of (width, height), the first below the others."""
-
-    name: str
-    size: tuple[int, int]
-    regions: tuple[_Region, ...]
+_Task = DrawnPhoto[_Region]
 
 
-class LabelStudioTasks(Annotations[_Task]):
+class LabelStudioTasks(DrawnAnnotations[_Region]):
     """Brush regions and polygons of tasks; the rest is left out.
 
     Of several annotations of a task the last counts that was not cancelled. Predictions count in
@@ -150,21 +148,13 @@ class LabelStudioTasks(Annotations[_Task]):
         known = text(listed[0], f"the label of a region of {name}", file)
         return class_ids([known], self.vocabulary, file)[known]
 
-    def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
-        """Paint the regions; a later one lies over an earlier one."""
-        task = self.photos[photo]
-        self.check_size(photo, task.size, size)
-        ids = self.empty(task.size)
-        for region in task.regions:
-            try:
-                ids[_mask(region, task.size)] = region.label
-            except ShapeError as error:
-                raise AnnotationError(f"{self.where(photo)}: {error}") from None
-        return ids
-
-    def where(self, photo: str) -> str:
-        """Return the file or folder, and the photo's address in it."""
-        return f"{self.place}, {self.photos[photo].name}"
+    def paint(self, ids: Ids, region: _Region, size: tuple[int, int]) -> None:
+        """Give the pixels of a brush layer or polygon its class."""
+        if isinstance(region.shape, bytes):
+            mask = brush(region.shape, size)
+        else:
+            mask = polygons([percent_points(region.shape, size)], size)
+        ids[mask] = region.label
 
     def files(self) -> Iterable[Path]:
         """Return the files of tasks."""
@@ -238,9 +228,3 @@ def _shape(fields: Mapping[str, Any], name: str, file: Path) -> bytes | list[Any
             ) from None
     points = fields.get("points")
     return points if isinstance(points, list) else None
-
-
-def _mask(region: _Region, size: tuple[int, int]) -> Mask:
-    if isinstance(region.shape, bytes):
-        return brush(region.shape, size)
-    return polygons([percent_points(region.shape, size)], size)

@@ -1,16 +1,25 @@
-"""Shapes of annotations -> masks of pixels; bounds are checked before memory is taken."""
+"""Shapes of annotations -> masks of pixels; bounds are checked before memory is taken.
+
+And what annotations share that are drawn as regions of one class each.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from maskclip.data.annotations.base import AnnotationError, Annotations
+from maskclip.data.masks import Ids
+
 Mask = npt.NDArray[np.bool_]
 _Ints = npt.NDArray[np.int64]
+Region = TypeVar("Region")
 
 _MOST_DIGITS = 7  # of a run length in COCO's compressed form: 5 bits each
 _LONGEST_OUTLINE = 10_000_000  # px: pycocotools keeps every fifth of a pixel of an outline
@@ -18,6 +27,43 @@ _LONGEST_OUTLINE = 10_000_000  # px: pycocotools keeps every fifth of a pixel of
 
 class ShapeError(ValueError):
     """A shape that does not fit its photo or makes no sense; the message is one line."""
+
+
+@dataclass(frozen=True)
+class DrawnPhoto(Generic[Region]):
+    """The regions of a photo of (width, height), as its file has them, the lowest first."""
+
+    name: str
+    size: tuple[int, int]
+    regions: tuple[Region, ...]
+
+
+class DrawnAnnotations(Annotations[DrawnPhoto[Region]], Generic[Region]):
+    """Annotations that are regions of one class each."""
+
+    @abstractmethod
+    def paint(self, ids: Ids, region: Region, size: tuple[int, int]) -> None:
+        """Give the pixels of a region its class, in the ids (H, W) of a photo.
+
+        Raises:
+            ShapeError: the region does not fit a photo of (width, height).
+        """
+
+    def read(self, photo: str, size: tuple[int, int] | None = None) -> Ids:
+        """Paint the regions; a higher one lies over a lower one."""
+        found = self.photos[photo]
+        self.check_size(photo, found.size, size)
+        ids = self.empty(found.size)
+        for region in found.regions:
+            try:
+                self.paint(ids, region, found.size)
+            except ShapeError as error:
+                raise AnnotationError(f"{self.where(photo)}: {error}") from None
+        return ids
+
+    def where(self, photo: str) -> str:
+        """Return the file or folder, and what the photo is called in it."""
+        return f"{self.place}, {self.photos[photo].name}"
 
 
 def coco_rle(counts: object, size: tuple[int, int]) -> Mask:
