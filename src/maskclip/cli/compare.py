@@ -115,6 +115,8 @@ def compare(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
 
+    samples = _without_confidence(samples)
+
     from maskclip.cli import scores  # torch comes with it
     from maskclip.core.files import check_writable
     from maskclip.tasks.evaluation.evaluate import process_group
@@ -131,6 +133,19 @@ def compare(
         cells = scores.measure_readings(readings, out / "cells", device=device, group=group)
         if group.is_main:
             _show(cells, called, readings, out)
+
+
+def _without_confidence(samples: Samples) -> Samples:
+    """Return the data set without the scores that its classes need, and say so."""
+    from maskclip.cli.console import warning_line
+
+    if not samples.vocabulary.confidence:
+        return samples
+    warning_line(
+        "the scores that classes need ([confidence] of the class file) are those of one model and "
+        "method: all are compared without them; `maskclip eval` measures with them"
+    )
+    return replace(samples, vocabulary=samples.vocabulary.with_confidence({}))
 
 
 def _read_refinements(text: str) -> dict[str, tuple[str, ...]]:

@@ -11,10 +11,11 @@ import typer
 
 from maskclip.cli import options as opt
 from maskclip.cli.train_inputs import (
+    checked_confidence,
+    least_scores,
     open_inputs,
     read_student_weights,
     say_if_small,
-    warn_if_useless,
 )
 from maskclip.core.errors import MaskCLIPError, require_extra
 
@@ -324,7 +325,7 @@ def train(
             refine=None if refine is None else read_refinements(refine),
             key_smoothing=key_smoothing,
             prompt_denoising=prompt_denoising,
-            confidence=confidence,
+            confidence=least_scores(confidence, training.supervision.confidence),
             teacher_short_side=teacher_short_side,
             teacher_scale=teacher_scale,
             distillation=distillation,
@@ -346,7 +347,7 @@ def train(
             crop=None if crop is None else (crop, crop),
         ),
     )
-    warn_if_useless(training, samples)
+    training = checked_confidence(training, samples, given=confidence)
     _run(training, samples, out, validation=validation, machine=machine, resume=resume)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from maskclip.cli.inputs import check_words, open_data, read_vocabulary, warn_of_unused
 from maskclip.core.errors import MaskCLIPError
 
+Confidence = float | tuple[float, ...] | None
+
 if TYPE_CHECKING:
     from maskclip.core.samples import Samples
     from maskclip.core.vocabulary import Vocabulary
@@ -40,10 +42,14 @@ def open_inputs(
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
         if labels is None and validate is not None:
             raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
-        vocabulary = read_vocabulary(*words).with_confidence({})  # which is of a CLIP's scores
-        if labels is None:
-            return _own_photos(images, vocabulary)
-        return _labeled_photos(images, vocabulary, labels, validate=validate, seed=seed)
+        vocabulary = read_vocabulary(*words)
+        plain = vocabulary.with_confidence({})  # the student's own scores are others
+        opened: tuple[Training, Samples, Samples | None] = (
+            _own_photos(images, plain)
+            if labels is None
+            else _labeled_photos(images, plain, labels, validate=validate, seed=seed)
+        )
+        return _with_confidence(opened[0], vocabulary), *opened[1:]
     if labels is not None or validate is not None:
         raise MaskCLIPError("--labels and --validate belong to --images; a recipe has its own")
     if any(words):
@@ -63,6 +69,14 @@ def open_inputs(
     samples = _published(training.dataset, data, training.split)
     validation = _published(training.dataset, data, "val")
     return training, samples, validation
+
+
+def _with_confidence(training: Training, vocabulary: Vocabulary) -> Training:
+    """Return a training in which CLIP's labels need the scores that a class file says."""
+    from dataclasses import replace
+
+    needed = vocabulary.confidence or None
+    return replace(training, supervision=replace(training.supervision, confidence=needed))
 
 
 def _published(name: str, data: Path | None, split: str) -> Samples:
@@ -136,18 +150,38 @@ def say_if_small(samples: Samples, training: Training) -> None:
         )
 
 
-def warn_if_useless(training: Training, samples: Samples) -> None:
-    """Warn of a confidence by which no label of CLIP is ignored."""
+def least_scores(given: float | None, needed: Confidence) -> Confidence:
+    """Return the scores that labels need: those of a class file, and what is given elsewhere."""
+    if given is None or not isinstance(needed, tuple):
+        return given
+    return tuple(own or given for own in needed)
+
+
+def checked_confidence(training: Training, samples: Samples, *, given: float | None) -> Training:
+    """Return a training without the scores of a class file where there are none like them.
+
+    Warns of that, and of a score that no label is below.
+    """
+    from dataclasses import replace
+
     from maskclip.cli.console import warning_line
     from maskclip.core.cleaning import Cleaning
     from maskclip.core.methods import gives_probabilities
 
-    if not gives_probabilities(training.teacher.method):
-        return
-    confidence = Cleaning(confidence=training.supervision.confidence or 0)
-    useless = confidence.useless(samples.vocabulary)
+    supervision = training.supervision
+    probable, needed = gives_probabilities(training.teacher.method), supervision.confidence
+    if isinstance(needed, tuple):
+        needed = given
+        if not probable or supervision.clip_guided is None:
+            why = "no labels of CLIP are learnt" if probable else "the method gives none like them"
+            warning_line(
+                f"the scores that classes need ([confidence] of the class file) are left out: {why}"
+            )
+            training = replace(training, supervision=replace(supervision, confidence=given))
+    useless = Cleaning(confidence=needed or 0).useless(samples.vocabulary) if probable else None
     if useless is not None:
         warning_line(useless)
+    return training
 
 
 def read_student_weights(

@@ -102,7 +102,7 @@ def clean(
     Pixels of low confidence are dropped first, and regions are measured without them.
 
     Args:
-        labels: (H, W) class ids; not changed.
+        labels: (H, W) class ids, or the ignored label; not changed.
         scores: (H, W), the score of each label.
         cleaning: what is dropped.
         vocabulary: the classes.
@@ -115,12 +115,24 @@ def clean(
     cleaned = labels
     if needed.any():
         cleaned = labels.copy()
+        needed = np.pad(needed, (0, vocabulary.ignore + 1 - len(needed)))
         rows = max(1, _BAND // labels.shape[1])
         for part in (slice(top, top + rows) for top in range(0, len(labels), rows)):
             cleaned[part][scores[part] < needed[labels[part]]] = ignored
     if cleaning.min_region > 1:
         cleaned = np.where(_small_regions(cleaned, cleaning.min_region), ignored, cleaned)
     return cleaned
+
+
+def drop_unsure(labels: Labels, scores: npt.NDArray[np.float32], vocabulary: Vocabulary) -> Labels:
+    """Return labels (H, W) without pixels that score less than the vocabulary says they need.
+
+    As `clean` without more to be dropped: what all do who label with a class file.
+    """
+    return clean(labels, scores, _NOTHING_MORE, vocabulary) if vocabulary.confidence else labels
+
+
+_NOTHING_MORE = Cleaning()
 
 
 def _small_regions(labels: Labels, least: int) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from maskclip.core.palettes import Color
+from maskclip.core.palettes import BLACK, IGNORED_COLOR, Color
 
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 LegendEntry = tuple[str, Color, float]  # name, colour, fraction of the picture in 0..1
@@ -36,6 +36,9 @@ _LONGEST_NAME = 15  # in font sizes; longer names end in an ellipsis
 def palette_image(labels: Labels, colors: Sequence[Color]) -> Image.Image:
     """Return `labels` (H, W) uint8 as a palette image (mode P) that shows class i in colour i.
 
+    A label beyond the colours, which is the ignored one, is VOC's cream: without a colour of its
+    own, a file would not hold it.
+
     Raises:
         ValueError: labels of another type or shape.
     """
@@ -44,6 +47,9 @@ def palette_image(labels: Labels, colors: Sequence[Color]) -> Image.Image:
             f"a palette image holds labels (H, W) of uint8, got {labels.dtype} {labels.shape}"
         )
     image = Image.fromarray(np.ascontiguousarray(labels))
+    unused = int(labels.max(initial=0)) - len(colors)
+    if unused >= 0:
+        colors = (*colors, *[BLACK] * unused, IGNORED_COLOR)
     image.putpalette(np.asarray(colors[:256], dtype=np.uint8).tobytes())
     return image
 

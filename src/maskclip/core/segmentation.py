@@ -22,7 +22,8 @@ class Segmentation:
     """What was found in one image. H and W are the image's own height and width.
 
     Attributes:
-        labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary.
+        labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary; its
+            `ignore` where a pixel scores less than its class needs (`Vocabulary.confidence`).
         scores: (H, W) float32, the value with which each pixel's class won. Probabilities in
             [0, 1], except from the published method, and others made of it: the cosines of methods
             whose `upsample` is `"maps"` (or `"prompts"`, with prompt denoising), and the sums of
@@ -47,10 +48,9 @@ class Segmentation:
         if labels.dtype not in (self.vocabulary.label_dtype, np.uint16):
             wanted = np.dtype(self.vocabulary.label_dtype).name
             raise ValueError(f"labels of {count} classes must be {wanted}, got {labels.dtype}")
-        if int(labels.max()) >= count:
-            raise ValueError(
-                f"labels must be below {count}, the number of classes, got {labels.max()}"
-            )
+        most = int(labels.max(where=labels != self.vocabulary.ignore, initial=0))
+        if most >= count:
+            raise ValueError(f"labels must be below {count}, the number of classes, got {most}")
         if scores.shape != labels.shape or scores.dtype != np.float32:
             raise ValueError(
                 f"scores must be float32 of the labels' shape {labels.shape}, "
@@ -77,7 +77,10 @@ class Segmentation:
         return f"Segmentation({width}x{height}: {found})"
 
     def coverage(self) -> dict[str, float]:
-        """Return the fraction of pixels of each class that appears, largest first (sum: 1)."""
+        """Return the fraction of pixels of each class that appears, largest first.
+
+        Their sum is 1, or less where pixels were dropped.
+        """
         names = self.vocabulary.names
         found = draw.class_pixels(self.labels, len(names))
         return {names[label]: pixels / self.labels.size for label, pixels in found}
@@ -90,12 +93,13 @@ class Segmentation:
 
         Args:
             regions: (H, W) whole numbers, of any tool; pixels of 0 and below belong to no segment
-                and stay as they are.
+                and stay as they are, as do pixels that were dropped.
 
         Raises:
             MaskCLIPError: regions of another shape or type.
         """
-        labels, scores = vote(self.labels, self.scores, regions)
+        ignore = self.vocabulary.ignore
+        labels, scores = vote(self.labels, self.scores, regions, ignore=ignore)
         return replace(self, labels=labels, scores=scores)
 
     def overlay(

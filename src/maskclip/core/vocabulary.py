@@ -64,8 +64,8 @@ class Vocabulary:
         colors: one (red, green, blue) in 0..255 per class.
         threshold: None, or the score in (-1, 1) below which class 0, the background, wins a pixel
             from every other class.
-        confidence: one score in [0, 1] per class, below which `label` and `segment` drop its pixels
-            from their files; () where no class needs one.
+        confidence: one score in [0, 1] per class, below which its pixels are dropped: they get the
+            ignored label; () where no class needs one.
 
     Raises:
         VocabularyError: no classes or too many, an empty or duplicate name, missing prompts,

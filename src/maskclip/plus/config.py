@@ -170,8 +170,8 @@ class Supervision:
         prompt_denoising, key_smoothing: thresholds for CLIP's maps, in [0, 1]; None is off.
         distillation: weight of the distance between the student's features and CLIP's, in every
             step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
-        confidence: assigned labels whose winning map value is lower are ignored, in the unit of
-            the maps (CLIP's: see `refine`; the student's: inner products); None is off.
+        confidence: assigned labels of a lower map value are ignored, in the maps' unit (CLIP's: see
+            `refine`; the student's: inner products); one, or one a class id (0: none); None is off.
         background: whether class 0 is the student's learnable background, which CLIP cannot label.
         published_loss: whether cross entropy is averaged over all pixels, ignored ones included
             (published code, P4), or over those that count.
@@ -190,7 +190,7 @@ class Supervision:
     prompt_denoising: float | None = None
     key_smoothing: float | None = None
     distillation: float | None = None
-    confidence: float | None = None
+    confidence: float | tuple[float, ...] | None = None
     background: bool = False
     published_loss: bool = True
 
@@ -211,7 +211,8 @@ class Supervision:
         self._check_view()
         for name in ("confidence", "distillation"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(0 <= v < math.inf for v in values) or value == 0:
                 raise SupervisionError(
                     f"{name}: expected a value above 0, or None for none, got {value}"
                 )

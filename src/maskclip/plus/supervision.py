@@ -299,7 +299,7 @@ def assign_labels(
     maps: Tensor,
     classes: Sequence[int],
     *,
-    confidence: float | None = None,
+    confidence: float | Sequence[float] | None = None,
     ignore: int = IGNORE,
 ) -> Tensor:
     """Fill unlabelled pixels alone, with the best class of the maps (published code, P5).
@@ -308,7 +308,8 @@ def assign_labels(
         labels: (B, H, W) int64.
         maps: (B, U, h, w), enlarged bilinearly to the labels.
         classes: the class id of each map; the first of equals wins.
-        confidence: assigned pixels with a lower winning value become `ignore`.
+        confidence: assigned pixels with a lower winning value become `ignore`; one value, or one
+            for each class id.
         ignore: the label that does not count.
 
     Returns:
@@ -320,12 +321,14 @@ def assign_labels(
     if maps.shape[1] != len(classes):
         raise ValueError(f"expected {len(classes)} maps, one per class, got {maps.shape[1]}")
     ids = torch.tensor(classes, device=labels.device)
+    needed = None if confidence is None else torch.as_tensor(confidence, device=labels.device)
     assigned = labels.clone()
     for label, image_maps in zip(assigned, maps, strict=True):  # never B x U full-size maps
         best, index = _resize(image_maps[None], label.shape)[0].max(dim=0)
         found = ids[index]
-        if confidence is not None:
-            found = found.where(best >= confidence, ignore)
+        if needed is not None:
+            least = needed[found] if needed.ndim else needed
+            found = found.where(best >= least, ignore)
         label.copy_(label.where(label != UNLABELED, found))
     return assigned
 

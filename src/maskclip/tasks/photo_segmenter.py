@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskclip.core.cleaning import drop_unsure
 from maskclip.core.config import (
     DEFAULT_OPTIONS,
     Options,
@@ -23,8 +25,9 @@ from maskclip.core.config import (
     check_keywords,
 )
 from maskclip.core.dense import Dense, Scoring
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
+from maskclip.core.methods import get_method, gives_probabilities
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
@@ -343,7 +346,8 @@ class PhotoSegmenter(ABC):
                 `refine` it is the model's own: none, but for embedded ones.
 
         Returns:
-            A `Segmentation` at the image's own size, or a list of them for a list.
+            A `Segmentation` at the image's own size, or a list of them for a list. Pixels that
+            score less than their class needs (`Vocabulary.confidence`) have the ignored label.
 
         Raises:
             MaskCLIPError: an image, a name or an option cannot be used.
@@ -431,6 +435,22 @@ def useless(vocabulary: Vocabulary, method: Method) -> str | None:
     )
 
 
+def with_usable_confidence(vocabulary: Vocabulary, method: str | Method) -> Vocabulary:
+    """Return the vocabulary; without the scores that classes need where a method has no such ones.
+
+    Warns (MaskCLIPWarning) where that is so.
+    """
+    if not vocabulary.confidence or gives_probabilities(method):
+        return vocabulary
+    warnings.warn(
+        "the scores that classes need ([confidence] of the class file) are probabilities, and the "
+        f"method {get_method(method).name} gives none: no pixel is dropped by them",
+        MaskCLIPWarning,
+        stacklevel=4,  # the caller of `segment`
+    )
+    return vocabulary.with_confidence({})
+
+
 class _Photo(NamedTuple):
     """An image, and its path if it is a file."""
 
@@ -452,6 +472,7 @@ def _segmentation(
     labels, scores = found.labels(vocabulary)
     if voting is not None:
         labels, scores = voting.vote(labels, scores, photo=photo.path, seen=seen)
+    labels = drop_unsure(labels, scores, vocabulary)
     return Segmentation(labels, scores, vocabulary, photo.image)
 
 

@@ -42,7 +42,13 @@ from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
+from maskclip.tasks.photo_segmenter import (
+    Classes,
+    PhotoSegmenter,
+    as_vocabulary,
+    useless,
+    with_usable_confidence,
+)
 from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.tasks.without_clip import (
     PreviewSegmenter,
@@ -161,6 +167,7 @@ class Segmenter(PhotoSegmenter):
             self.check_keys()
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
+        vocabulary = with_usable_confidence(vocabulary, self.method)
         self.text_rows(vocabulary, on_word=on_word)
         warning = useless(vocabulary, self.method)
         if warning is not None:

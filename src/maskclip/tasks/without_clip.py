@@ -33,7 +33,13 @@ from maskclip.imagenet.classifier import (
 from maskclip.imagenet.words import ids_of
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.plus.words import StudentWords
-from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary, useless
+from maskclip.tasks.photo_segmenter import (
+    Classes,
+    PhotoSegmenter,
+    as_vocabulary,
+    useless,
+    with_usable_confidence,
+)
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 _FEW = 20  # words below which the preview is sure of one of them nearly everywhere
@@ -184,6 +190,7 @@ class StudentSegmenter(PhotoSegmenter):
         if background is not None and own.names[0] == BACKGROUND:
             raise MaskCLIPError(f"{self.name} has learnt a background: leave the background out")
         given = (own if classes is None else as_vocabulary(classes)).with_background(background)
+        given = with_usable_confidence(given, self.method)
         if self.weights is not None and not self.words.new(given):
             raise MaskCLIPError(
                 f"`weights`: all of these are {self.name}'s own {count} classes, which need no "
@@ -206,7 +213,7 @@ class StudentSegmenter(PhotoSegmenter):
                 f"{self.name} carries no class names: give its {count} classes in the order of "
                 "its training, or put them into the file with `maskclip convert`"
             )
-        given = as_vocabulary(classes)
+        given = with_usable_confidence(as_vocabulary(classes), self.method)
         if len(given) != count:
             raise MaskCLIPError(
                 f"{self.name} tells {count} classes apart, not {len(given)}: give those that it "
@@ -295,6 +302,7 @@ class PreviewSegmenter(PhotoSegmenter):
             raise MaskCLIPError(f"no classes: {self.name} labels with the words that it gets")
         self.check_view(options)
         vocabulary = as_vocabulary(classes).with_background(background)
+        vocabulary = with_usable_confidence(vocabulary, self.method)
         ids_of([word for words in vocabulary.prompts for word in words], threshold=True)
         warning = useless(vocabulary, self.method) or _too_few(vocabulary)
         if warning is not None:

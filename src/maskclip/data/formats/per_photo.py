@@ -53,20 +53,14 @@ class LabelImage(PerPhotoFormat):
         """Write the image."""
         labels = self.class_ids(item)
         if labels.dtype == np.uint8:
-            image = palette_image(labels, self._colors(labels))
+            image = palette_image(labels, self._colors())
         else:
             image = Image.fromarray(labels)
         self._save(image, item.name)
 
-    def _colors(self, labels: Labels) -> tuple[Color, ...]:
-        """Return the palette; it reaches to the ignored label only where that is needed."""
-        if (labels == self.vocabulary.ignore).any():
-            return self._all_colors()
+    def _colors(self) -> tuple[Color, ...]:
+        """Return the palette; that of the ignored label comes where it is needed."""
         return self.vocabulary.colors
-
-    def _all_colors(self) -> tuple[Color, ...]:
-        unused = self.vocabulary.ignore - len(self.vocabulary)
-        return (*self.vocabulary.colors, *[BLACK] * unused, IGNORED_COLOR)
 
 
 class Palette(LabelImage):
@@ -83,8 +77,9 @@ class Palette(LabelImage):
         write_text("".join(f"{name}\n" for name in self.vocabulary.names), self.out / "classes.txt")
         return []
 
-    def _colors(self, labels: Labels) -> tuple[Color, ...]:
-        return self._all_colors()
+    def _colors(self) -> tuple[Color, ...]:
+        unused = self.vocabulary.ignore - len(self.vocabulary)
+        return (*self.vocabulary.colors, *[BLACK] * unused, IGNORED_COLOR)
 
 
 class Overlay(PerPhotoFormat):

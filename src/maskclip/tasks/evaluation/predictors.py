@@ -11,6 +11,7 @@ from PIL import Image
 
 from maskclip.clip.choice import settle
 from maskclip.clip.prompts import OnWord, template_set
+from maskclip.core.cleaning import drop_unsure
 from maskclip.core.config import PREVIEWS, Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
@@ -77,8 +78,10 @@ class ModelPredictor:
         if folder is None:
             return self.segmenter.segment(image, self.vocabulary, **asdict(self.options)).labels
         options = replace(self.options, regions=None)  # the image has no path to find its map by
-        found = self.segmenter.segment(image, self.vocabulary, **asdict(options))
-        return found.voted(folder.read(name, image.size)).labels
+        words = self.vocabulary.with_confidence({})  # what is unsure is dropped after the vote
+        found = self.segmenter.segment(image, words, **asdict(options))
+        found = found.voted(folder.read(name, image.size))
+        return drop_unsure(found.labels, found.scores, self.vocabulary)
 
     def refined(self, options: Options) -> Self:
         """Return the same predictor by other refinements, and with superpixels or without.
@@ -107,11 +110,13 @@ class ModelPredictor:
 
     def metadata(self) -> dict[str, Any]:
         """Return the weights, the protocol and options, the precision and the device."""
+        needed = dict(zip(self.vocabulary.names, self.vocabulary.confidence, strict=False))
         return {
             "weights": self.segmenter.fingerprint,
             "protocol": self.protocol,
             "options": asdict(self.options),
             **({} if self.regions is None else {"regions": self.regions}),
+            **({"confidence": needed} if needed else {}),
             "precision": str(self.segmenter.precision).removeprefix("torch."),
             "device": self.segmenter.device.type,
         }
@@ -308,7 +313,7 @@ def load_predictor(
     assert isinstance(segmenter, Segmenter)
     segmenter.why = why or reason
     # Refuses before any image is read.
-    segmenter.prepare(vocabulary, options=options, on_word=on_word)
+    vocabulary = segmenter.prepare(vocabulary, options=options, on_word=on_word)
     return ZeroShotPredictor(
         segmenter, vocabulary, options, protocol, voting, regions, evaluation=evaluation
     )

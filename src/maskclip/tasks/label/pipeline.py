@@ -26,6 +26,7 @@ from maskclip.tasks.label import MANIFEST, Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.report import write_report
 from maskclip.tasks.label.worker import Worker
+from maskclip.tasks.photo_segmenter import with_usable_confidence
 from maskclip.tasks.voting import Voting
 
 Backend = Callable[[Job, Iterable[Chunk]], Generator[list[Outcome], None, None]]
@@ -60,6 +61,9 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     beside = _maps_beside(job, sources)
     manifest = Manifest.copy_of(job.out / MANIFEST)
     job, why = _as_begun(job, manifest)
+    if job.vocabulary is not None:
+        words = with_usable_confidence(job.vocabulary, job.model.method)
+        job = replace(job, vocabulary=words)
     corrections = Corrections(job.out)
     settings = _settings(job, weights="", why=why)
     unknown = ["auto", "weights", *(["vocabulary"] if job.vocabulary is None else [])]

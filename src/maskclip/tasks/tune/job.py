@@ -13,17 +13,18 @@ from PIL import Image
 from maskclip.core.config import ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import gives_probabilities
-from maskclip.core.regions import SLIC
 from maskclip.core.text import counted
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 from maskclip.data.corrections import Corrections
 from maskclip.data.images import load_image
+from maskclip.data.region_folder import RegionFolder
 from maskclip.tasks.label.finished import FinishedLabels, LabeledPhoto, open_labels
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.tune.changes import background_changes, read_tries, synonym_changes
 from maskclip.tasks.tune.propose import Bench, Proposal, Reviewed, bins, propose
 from maskclip.tasks.tune.tallies import folds
+from maskclip.tasks.voting import Voting
 from maskclip.tasks.without_clip import names_student
 
 LEAST, MOST = 10, 200
@@ -90,10 +91,10 @@ def tune_labels(
             "`model` or `weights`"
         )
     chosen, left_out = _chosen(reviewed)
-    refinement, skipped = _refinement(finished)
+    refinement, folder = _refinement(finished)
     photos = []
     for photo in chosen:
-        photos.append(_encoded(photo, corrections, finished, segmenter))
+        photos.append(_encoded(photo, corrections, finished, segmenter, folder))
         on_progress("photos encoded", len(photos))
     count = 0
 
@@ -105,7 +106,7 @@ def tune_labels(
     bench = Bench(segmenter, photos, finished.vocabulary, refinement, counted_one)
     needed = bins(finished.cleaning.thresholds(finished.vocabulary).tolist())
     found = propose(bench, needed, changes, thresholds=gives_probabilities(segmenter.method))
-    return Tuned(found, finished.vocabulary, (*left_out, *skipped))
+    return Tuned(found, finished.vocabulary, tuple(left_out))
 
 
 def _changes(
@@ -138,14 +139,17 @@ def _chosen(reviewed: Sequence[LabeledPhoto]) -> tuple[list[LabeledPhoto], list[
     )
 
 
-def _refinement(finished: FinishedLabels) -> tuple[dict[str, Any], list[str]]:
-    """Return how maps are refined, and a line about what cannot be done here."""
-    values = asdict(finished.options)
+def _refinement(finished: FinishedLabels) -> tuple[dict[str, Any], RegionFolder | None]:
+    """Return how maps are refined, and the folder of the segments that vote, if they are of one.
+
+    Raises:
+        MaskCLIPError: it is gone.
+    """
+    values, voting = asdict(finished.options), Voting.of(finished.options)
     refinement = {name: value for name, value in values.items() if name not in _VIEW}
-    if refinement["regions"] not in (None, SLIC):
-        refinement["regions"] = None
-        return refinement, ["the segments of a folder are not taken into account"]
-    return refinement, []
+    if voting is None or voting.folder is None:
+        return refinement, None
+    return {**refinement, "regions": None}, voting.folder
 
 
 def _encoded(
@@ -153,27 +157,29 @@ def _encoded(
     corrections: Corrections,
     finished: FinishedLabels,
     segmenter: PhotoSegmenter,
+    folder: RegionFolder | None,
 ) -> Reviewed:
     """Return what the network sees in a photo, and its true classes, at a size that is kept."""
+    task, least = photo.outcome.task, finished.cleaning.min_region
+    regions = None if folder is None else folder.read(task.relative_path, photo.size)
     truth = corrections.read_labels(photo.name, finished.vocabulary, photo.size)
-    image, options = load_image(photo.outcome.task.path), finished.options
+    image, options = load_image(task.path), finished.options
     if image.size != photo.size:
-        raise MaskCLIPError(
-            f"{photo.outcome.task.path}: has another size than when it was labelled"
-        )
+        raise MaskCLIPError(f"{task.path}: has another size than when it was labelled")
     short = segmenter.short_side if options.short_side is None else options.short_side
     factor = 2 * short / min(image.size)
     if short and factor < 1:  # the network sees half of that, and nobody the rest
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(size, Image.Resampling.BOX)
         rows, columns = np.arange(image.height), np.arange(image.width)
-        truth = truth[
-            np.ix_(rows * len(truth) // image.height, columns * truth.shape[1] // image.width)
-        ]
+        kept = np.ix_(rows * len(truth) // image.height, columns * truth.shape[1] // image.width)
+        least = round(least * image.width * image.height / truth.size)
+        truth = truth[kept]
+        regions = None if regions is None else regions[kept]
     encoded = segmenter.encode(
         image,
         keys=options.key_smoothing is not None,
         image="surgery" in options.refine,
         **{name: getattr(options, name) for name in _VIEW},
     )
-    return Reviewed(photo.name, encoded, truth)
+    return Reviewed(photo.name, encoded, truth, regions, least)

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from maskclip.core.cleaning import Cleaning, clean
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.regions import Regions
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
 from maskclip.tasks.tune.changes import Change
@@ -38,11 +40,15 @@ class Reviewed:
         name: of its results.
         encoded: what the network sees in it.
         labels: (H, W) of the encoded photo, the true classes.
+        regions: (H, W), the segments that vote, where they are of a folder.
+        min_region: regions of fewer pixels of the encoded photo are dropped.
     """
 
     name: str
     encoded: EncodedPhoto
     labels: Labels
+    regions: Regions | None = None
+    min_region: int = 0
 
 
 class Bench:
@@ -66,23 +72,45 @@ class Bench:
     ) -> None:
         self._segmenter, self.photos, self.vocabulary = segmenter, photos, vocabulary
         self._refinement, self._on_count = refinement, on_count
-        self._known: dict[tuple[Vocabulary, int], Tally] = {}
+        self._known: dict[tuple[Vocabulary, bytes, int], Tally] = {}
 
     def tally(self, vocabulary: Vocabulary, photos: Sequence[int]) -> Tally:
-        """Return the counts of some photos, labelled with a vocabulary of the same classes."""
+        """Return the counts of some photos, labelled with a vocabulary of the same classes.
+
+        Regions that are too small are dropped from what has any score.
+        """
         return reduce(add, (self._one(vocabulary, index) for index in photos))
 
-    def _one(self, vocabulary: Vocabulary, index: int) -> Tally:
-        known = self._known.get((vocabulary, index))
+    def overlaps(self, choice: Choice, photos: Sequence[int]) -> Overlaps:
+        """Return the counts of some photos, labelled as `label` does it."""
+        return reduce(
+            add,
+            (
+                self._one(choice.vocabulary, index, choice.needed).at(choice.needed)
+                for index in photos
+            ),
+        )
+
+    def _one(self, vocabulary: Vocabulary, index: int, needed: Bins | None = None) -> Tally:
+        """Count a photo; regions are as large as what scores as `needed` leaves them."""
+        photo, own = self.photos[index], self.vocabulary.names
+        decides = needed is not None and photo.min_region > 1
+        key = vocabulary, needed.tobytes() if needed is not None and decides else b"", index
+        known = self._known.get(key)
         if known is not None:
             return known
-        photo, own = self.photos[index], self.vocabulary.names
+        words = vocabulary.with_confidence({})
         with warnings.catch_warnings():  # of words that are only tried
             warnings.simplefilter("ignore", MaskCLIPWarning)
-            found = self._segmenter.score(photo.encoded, vocabulary, **self._refinement)
+            found = self._segmenter.score(photo.encoded, words, **self._refinement)
+        if photo.regions is not None:
+            found = found.voted(photo.regions)
+        if needed is not None and decides:
+            words = words.with_confidence(_least(needed, own, words))
+        labels = clean(found.labels, found.scores, Cleaning(min_region=photo.min_region), words)
         classes = [own.index(name) if name in own else -1 for name in vocabulary.names]
-        tally = Tally.of(found.labels, found.scores, photo.labels, classes, count=len(own))
-        self._known[vocabulary, index] = tally
+        tally = Tally.of(labels, found.scores, photo.labels, classes, count=len(own))
+        self._known[key] = tally
         self._on_count()
         return tally
 
@@ -133,7 +161,7 @@ def propose(
     parts = folds([photo.name for photo in bench.photos], FOLDS)
     everything = list(range(len(bench.photos)))
     start = Choice(bench.vocabulary, needed)
-    before = bench.tally(bench.vocabulary, everything).at(needed)
+    before = bench.overlaps(start, everything)
     taken: list[str] = []
     after, stages = before, {}
     for stage in STAGES:
@@ -150,11 +178,21 @@ def propose(
 
 def _described(choice: Choice, bench: Bench) -> Vocabulary:
     """Return the vocabulary of a choice, with the scores that its classes need."""
-    own, threshold = bench.vocabulary.names, choice.vocabulary.threshold
-    values = dict(zip(own, (choice.needed / BINS).tolist(), strict=True))
-    if threshold is not None:
-        values.pop(choice.vocabulary.names[0], None)
-    return choice.vocabulary.with_confidence({name: v for name, v in values.items() if v})
+    words = choice.vocabulary
+    return words.with_confidence(_least(choice.needed, bench.vocabulary.names, words))
+
+
+def _least(needed: Bins, own: Sequence[str], words: Vocabulary) -> dict[str, float]:
+    """Return the scores that classes of a vocabulary need, where they need any.
+
+    Args:
+        needed: (K,) their bins, of the classes `own`.
+        own: the names of all K classes.
+        words: the vocabulary; its background needs none where it is a threshold.
+    """
+    values = dict(zip(own, (needed / BINS).tolist(), strict=True))
+    start = 0 if words.threshold is None else 1
+    return {name: values[name] for name in words.names[start:] if values.get(name)}
 
 
 def _cross_validated(
@@ -169,7 +207,7 @@ def _cross_validated(
     for part in parts:
         rest = [index for other in parts if other is not part for index in other]
         choice = _choose(bench, start, stages, changes, rest)
-        found.append(bench.tally(choice.vocabulary, part).at(choice.needed))
+        found.append(bench.overlaps(choice, part))
     return reduce(add, found)
 
 
@@ -198,7 +236,7 @@ def _with_changes(
     """Return the vocabulary with all changes that help alone, or the best where that is better."""
 
     def figure(vocabulary: Vocabulary) -> float:
-        return bench.tally(vocabulary, photos).at(choice.needed).miou
+        return bench.overlaps(Choice(vocabulary, choice.needed), photos).miou
 
     start = figure(choice.vocabulary)
     gains = {change: figure(change.apply(choice.vocabulary)) - start for change in changes}

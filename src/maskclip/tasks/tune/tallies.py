@@ -52,7 +52,7 @@ class Tally:
         """Count a photo.
 
         Args:
-            labels: (H, W), what was found.
+            labels: (H, W), what was found; what is no label of `classes` is of no class.
             scores: (H, W), of the labels; below 0 and above 1 they count as these.
             truth: (H, W) true classes; those from `count` on are ignored.
             classes: what each label is among the true classes; -1 for none of them.
@@ -60,7 +60,9 @@ class Tally:
         """
         known = truth < count
         true = truth[known].astype(np.int64)
-        found = np.array(classes, np.int64)[labels[known]]
+        table = np.full(np.iinfo(labels.dtype).max + 1, -1)
+        table[: len(classes)] = classes
+        found = table[labels[known]]
         bins = (scores[known] * BINS).astype(np.int64).clip(0, BINS - 1)
         place, some = found * BINS + bins, found >= 0
 
