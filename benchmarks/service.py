@@ -2,10 +2,11 @@
 
     python benchmarks/service.py --markdown
 
-Latency is that of whole requests: words that change, a new photo, eight photos at once; by the
-processor time of the service with `--clock cpu`, where other work is on the machine. Load is
-`--clients` clients that send `--requests` requests together: what they were answered, how long it
-took, and by how much the memory of the process has grown between the first and the second half.
+Latency is that of whole requests: words that change, as a draft and then refined, which is how the
+page sends them; a new photo; eight photos at once; by the processor time of the service with
+`--clock cpu`, where other work is on the machine. Load is `--clients` clients that send
+`--requests` requests together: what they were answered, how long it took, and by how much the
+memory of the process has grown between the first and the second half.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def posted(client: httpx.Client, path: str, **content: object) -> httpx.Response
 
 def latency(given: Namespace) -> Rows:
     """Measure requests one after another, and eight at once."""
-    rows = [["model", "refinement", "words changed, ms", "new photo, ms", "8 at once, ms"]]
+    rows = [["model", "refinement", "words changed, ms", "then refined, ms", "new photo, ms",
+             "8 at once, ms"]]  # fmt: skip
     for model in given.models:
         with serving("--model", model, threads=given.threads) as (address, process):
             clock = wall if given.clock == "wall" else partial(processor, process)
@@ -118,8 +120,8 @@ def _latencies(
     for start in range(len(WORDS)):  # every word is encoded once
         posted(client, f"/v1/photos/{photo}/labels", json={"words": words(start), "refine": "none"})
 
-    def changed(index: int) -> None:
-        content = {"words": words(index), **settings}
+    def changed(index: int, *, draft: bool) -> None:
+        content = {"words": words(index), **settings, "draft": draft}
         assert not posted(client, f"/v1/photos/{photo}/labels", json=content).json()["network_ran"]
 
     def new(index: int) -> None:
@@ -133,7 +135,9 @@ def _latencies(
         for thread in threads:
             thread.join()
 
-    return [timed(given.runs, clock, run) for run in (changed, new, at_once)]
+    first, then = partial(changed, draft=True), partial(changed, draft=False)
+    found = [timed(given.runs, clock, run) for run in (first, then, new, at_once)]
+    return found if "refine" not in settings else [found[0], "-", *found[2:]]
 
 
 def load(given: Namespace) -> Rows:

@@ -66,6 +66,23 @@ def test_words_that_change_do_not_run_the_network_again(serve, scene, expected):
     assert client.post(f"{place}/labels", json={"words": WORDS}).status_code == 404
 
 
+def test_a_draft_leaves_out_what_takes_time_and_is_repeated_as_the_whole(serve, scene, expected):
+    client = serve()
+    photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
+
+    def labels(**settings):
+        json = {"words": WORDS, **settings}
+        return client.post(f"/v1/photos/{photo['id']}/labels", json=json).json()
+
+    draft, whole = labels(draft=True), labels()
+    assert (draft["draft"], whole["draft"]) == (True, False)
+    assert draft["command"] == whole["command"]
+    rough = expected.segment(scene[1], LINES, refine="none")
+    assert np.array_equal(picture(draft["labels"]), rough.labels)
+    assert labels(draft=True, refine="dominant")["draft"] is False
+    assert labels(draft=True, refine="none", regions="slic")["draft"] is True
+
+
 def test_a_photo_is_its_visitors_alone(serve, scene):
     client = serve()
     photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()
@@ -84,7 +101,7 @@ def test_a_photo_is_its_visitors_alone(serve, scene):
     [
         ({}, 422, "no words: give `words`"),
         ({"words": "dog", "short_side": "x"}, 422, "`short_side`: "),
-        ({"words": "dog", "wibble": "1"}, 422, "`wibble`: "),
+        ({"words": "dog", "wibble": "1"}, 422, "no value is called 'wibble'"),
         ({"words": "dog", "method": "/etc/passwd"}, 422, "no method '/etc/passwd'"),
         ({"words": "dog", "model": "/etc/passwd"}, 422, "no model '/etc/passwd' here"),
         ({"words": "dog", "regions": "/etc"}, 422, "`regions`: expected slic"),

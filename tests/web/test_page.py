@@ -111,6 +111,11 @@ def wait_for(page, *names):
         page.wait_for_selector(f"#legend li:has-text('{name.strip()}')")
 
 
+def until(page, condition):
+    while not condition():
+        page.wait_for_timeout(10)
+
+
 def seen(page):
     """What is on the canvas."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
@@ -136,6 +141,41 @@ def test_an_example_is_labelled_and_words_and_classes_change_what_is_seen(visit)
         assert "features reused" in page.inner_text("#readout")
         page.fill("#words", "cow, grass=")
         page.wait_for_selector("#words-error:has-text('grass')")
+
+
+def test_a_draft_is_seen_until_it_is_refined_and_older_words_never_come_back(visit, scene):
+    with visit() as page:
+        held, sent = [], []
+
+        def hold(route):
+            sent.append(json.loads(route.request.post_data))
+            if "draft" in sent[-1]:
+                route.continue_()
+            else:
+                held.append(route)
+
+        page.route("**/labels", hold)
+        open_photo(page, scene)
+        page.wait_for_selector("#draft:has-text('refining')")
+        assert "refining" in page.inner_text("#readout")
+        page.wait_for_selector("#command:has-text('maskclip segment')", state="attached")
+        page.fill("#words", "sky, cow")
+        wait_for(page, "sky")
+        draft = seen(page)
+        until(page, lambda: len(held) == 2)
+        for one in held:  # nobody waits for the first any more, which is of older words
+            one.continue_()
+        page.wait_for_selector("#draft", state="hidden")
+        assert "refined" in page.inner_text("#readout")
+        assert seen(page) != draft
+        assert page.locator("#legend li:has-text('grass')").count() == 0
+        page.select_option("#refine", "none")
+        page.wait_for_selector("#command:has-text('--refine none')", state="attached")
+        assert ["draft" in one for one in sent] == [True, False, True, False, True]
+        page.select_option("#refine", "pamr")
+        until(page, lambda: len(held) == 3)
+        held[-1].fulfill(status=500, json={"error": "it went wrong"})
+        page.wait_for_selector("#draft:has-text('not refined')")
 
 
 def test_photos_come_by_file_drop_and_paste_and_what_is_none_is_refused_in_a_line(visit, scene):

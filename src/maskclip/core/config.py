@@ -90,6 +90,9 @@ REFINEMENTS = {
 }
 """What refines maps, beside key smoothing and prompt denoising: by name, in words."""
 
+BY_PHOTO = ("tlp", "pamr")
+"""Those that the photo does, on maps as large as it: they take most of the time of other words."""
+
 NO_REFINEMENT = "none"
 """What switches off the refinements that a model has of its own."""
 

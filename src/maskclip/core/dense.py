@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.core import resize
+from maskclip.core.config import BY_PHOTO
 from maskclip.core.method import Method
 from maskclip.core.refinement import (
     PAMR_DILATIONS,
@@ -135,7 +136,7 @@ class Scoring:
     @property
     def by_photo(self) -> tuple[str, ...]:
         """The refinements that are done by the photo, on maps as large as it."""
-        return tuple(name for name in self.refine if name in ("tlp", "pamr"))
+        return tuple(name for name in self.refine if name in BY_PHOTO)
 
     @property
     def prompts_compete(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -21,14 +22,16 @@ class Example:
     Attributes:
         name: what requests call it.
         title: what it shows.
-        words: what to look for in it.
-        model: a kind of model that knows these words.
+        words: what to look for in it, by a model that takes any.
+        model: a kind of model that does not, and still labels it.
+        settings: with which that does so.
     """
 
     name: str
     title: str
     words: str
     model: str
+    settings: Mapping[str, str]
 
 
 _SCENES = {
@@ -37,26 +40,22 @@ _SCENES = {
     "meadow": (5, ("sheep", "house", "apple"), ("grass",)),
 }
 _PHOTOS = {
-    "cat": ("chelsea", "a cat", "cat"),
+    "cat": ("chelsea", "a cat", "cat, wall"),
     "coffee": ("coffee", "a cup of coffee on a table", "cup, spoon, table"),
     "rocket": ("rocket", "a rocket on its launch pad", "rocket, sky"),
 }
+_PREVIEW = {"vocabulary": "photo", "background": "0.5"}  # it knows nothing of skies and walls
 
 
 def examples() -> list[Example]:
     """Return the pictures that there are on this machine."""
-    found = [
-        Example(
-            f"scene-{name}",
-            ", ".join((*things, *grounds)),
-            ", ".join((*things, *grounds)),
-            "embedded",
-        )
-        for name, (_, things, grounds) in _SCENES.items()
-    ]
+    found = []
+    for name, (_, things, grounds) in _SCENES.items():
+        words = ", ".join((*things, *grounds))
+        found.append(Example(f"scene-{name}", words, words, "embedded", {"words": words}))
     if find_spec("skimage") is not None:
         found += [
-            Example(f"photo-{name}", title, words, "preview")
+            Example(f"photo-{name}", title, words, "preview", _PREVIEW)
             for name, (_, title, words) in _PHOTOS.items()
         ]
     return found

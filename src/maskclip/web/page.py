@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -24,7 +25,16 @@ from maskclip.web.settings import Number, Settings, Whole, read_settings
 _COOKIE_BYTES = 32
 
 
-class HeatRequest(Settings):
+class LabelsRequest(Settings):
+    """Words and options, and whether labels are wanted at once."""
+
+    draft: bool = Field(
+        False,
+        description="Leave out what takes most of the time: refinements by the photo, superpixels.",
+    )
+
+
+class HeatRequest(LabelsRequest):
     """Words and options, and the class whose map is wanted."""
 
     id: Whole = Field(ge=0, description="The class, by its id in the legend.")
@@ -58,16 +68,7 @@ def _add_choices(app: FastAPI, asker: Asker) -> None:
     @app.get("/v1/examples", tags=["page"])
     async def all_examples() -> list[dict[str, Any]]:
         """List the pictures to try the page with."""
-        return [
-            {
-                "name": one.name,
-                "title": one.title,
-                "words": one.words,
-                "model": one.model,
-                "image": f"/v1/examples/{one.name}",
-            }
-            for one in examples()
-        ]
+        return [{**asdict(one), "image": f"/v1/examples/{one.name}"} for one in examples()]
 
     @app.get("/v1/examples/{name}", tags=["page"], response_class=answers.Png)
     async def example(name: str) -> Response:
@@ -117,13 +118,15 @@ def _add_labels(app: FastAPI, asker: Asker, photos: Photos) -> None:
     models = asker.engine.models
 
     @app.post("/v1/photos/{id}/labels", tags=["page"])
-    async def labels(request: Request, id: str, given: Settings) -> Response:
+    async def labels(request: Request, id: str, given: LabelsRequest) -> Response:
         """Label a photo: the legend, and class ids and scores as 8-bit images at its shown size."""
-        photo, choice = _photo(photos, request, id), read_settings(given, models)
+        photo, whole = _photo(photos, request, id), read_settings(given, models)
+        choice = whole.draft() if given.draft else whole
         answer = await asker.ask(request, photo, choice)
         offered = models.find(choice.model)
         content = {
             **await asyncio.to_thread(_layers, answer, offered.name),
+            "draft": choice != whole,
             "command": command_of(given, offered, photo.name),
             "python": python_of(given, offered, photo.name),
         }
@@ -133,6 +136,7 @@ def _add_labels(app: FastAPI, asker: Asker, photos: Photos) -> None:
     async def heat(request: Request, id: str, given: HeatRequest) -> Response:
         """Return the map of one class, 8-bit grey; headers say which values 0 and 255 are."""
         photo, choice = _photo(photos, request, id), read_settings(given, models)
+        choice = choice.draft() if given.draft else choice
         answer = await asker.ask(request, photo, choice, heat=given.id)
         assert answer.heat is not None
         drawn, low, high = await asyncio.to_thread(answers.heat_image, answer.heat)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskclip.clip.prompts import never_saw, text_rows
-from maskclip.core.config import Options, RefinementValues, ViewValues
+from maskclip.core.config import BY_PHOTO, Options, RefinementValues, ViewValues
 from maskclip.core.dense import pool_synonyms
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.refinement import probabilities
@@ -225,7 +225,7 @@ def _check_size(question: Question, classes: int, segmenter: PhotoSegmenter) -> 
             f"{MOST_SEEN:,} and {MOST_AT_ONCE:,} are allowed: take a smaller `short_side`, or "
             "other windows"
         )
-    if set(options.refine) & {"tlp", "pamr"} and classes * height * width > MOST_MAPS:
+    if set(options.refine) & set(BY_PHOTO) and classes * height * width > MOST_MAPS:
         raise MaskCLIPError(
             f"{classes} classes at {width}x{height} pixels are too much to refine by the photo: "
             "take fewer words, a smaller `short_side` or `refine=none`"

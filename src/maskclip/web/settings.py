@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from maskclip.core.class_lists import read_background, split_words
-from maskclip.core.config import Options, own_refinement, read_refinements
+from maskclip.core.config import BY_PHOTO, Options, own_refinement, read_refinements
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import AUTO, METHODS
 from maskclip.core.regions import SLIC
@@ -79,6 +79,11 @@ class Choice:
     method: str
     vocabulary: Vocabulary | None
     options: Options
+
+    def draft(self) -> Choice:
+        """Return the same without what the photo does to maps and labels, which is quick."""
+        refine = tuple(name for name in self.options.refine if name not in BY_PHOTO)
+        return replace(self, options=replace(self.options, refine=refine, regions=None))
 
 
 def read_settings(given: Settings, models: Models, *, classes: Vocabulary | None = None) -> Choice:

@@ -2,39 +2,16 @@
 
 import { call } from "./api.js";
 import { Controls, say } from "./controls.js";
-import { decode, paintHeat, paintLabels, paintScale } from "./layers.js";
+import { paintHeat, paintLabels, paintScale } from "./layers.js";
 import { aboutAnswer, busy, described, Legend, readOut } from "./legend.js";
 import { exampleFile, listenForPhotos, pictureOf, showExamples, upload } from "./photos.js";
 import { listenForSaves, showRepeat } from "./save.js";
 import { readHash, toSend, writeHash } from "./settings.js";
+import { Side } from "./side.js";
 import { Stage } from "./stage.js";
 
 const PATIENCE = 120; // ms without a key before words are sent
 const find = (id) => document.getElementById(id);
-
-/** A side: its settings, and what came for them. */
-class Side {
-  constructor(index, settings) {
-    this.index = index;
-    this.settings = settings;
-    this.hidden = new Set();
-    this.heatName = null;
-    this.forget();
-  }
-
-  /** Begin as another side is. */
-  begin({ settings, hidden, answer, labels, scores, sent }) {
-    Object.assign(this, { settings: { ...settings }, answer, labels, scores, sent });
-    this.hidden = new Set(hidden);
-  }
-
-  /** Without labels: they were of another photo. */
-  forget() {
-    this.request?.abort();
-    clearTimeout(this.timer);
-    this.answer = this.labels = this.scores = this.heat = this.error = null;
-  }
-}
 
 class Page {
   constructor(options, examples) {
@@ -118,10 +95,15 @@ class Page {
       const now = this.controls.modelOf(this.side.settings);
       const knows = now.kind === "clip" || now.kind === example.model;
       const model = knows ? now : (models.find((one) => one.kind === example.model) ?? now);
-      const name = model.default ? undefined : model.name;
+      const chosen = {
+        words: undefined,
+        vocabulary: undefined,
+        background: undefined,
+        ...(model.kind === example.model ? example.settings : { words: example.words }),
+        model: model.default ? undefined : model.name,
+      };
       for (const side of this.comparing ? this.sides : [this.side]) {
-        const { words } = example;
-        side.settings = { ...side.settings, words, vocabulary: undefined, model: name };
+        side.settings = { ...side.settings, ...chosen };
       }
       this.controls.show(this.side.settings);
     }
@@ -178,18 +160,13 @@ class Page {
     const { side } = this;
     side.settings = settings;
     this.remember();
-    clearTimeout(side.timer);
-    side.request?.abort();
+    side.stop();
     side.timer = setTimeout(() => this.label(side), PATIENCE);
   }
 
-  /** Label the photo for a side; an answer that another request has overtaken is dropped. */
+  /** Label the photo for a side, and show what comes: a draft, then the whole. */
   async label(side) {
     if (!this.photo) return;
-    side.request?.abort();
-    const request = (side.request = new AbortController());
-    const { signal } = request;
-    const { id } = this.photo;
     const sent = toSend(side.settings, this.controls.modelOf(side.settings));
     if (!sent) {
       side.forget();
@@ -197,18 +174,16 @@ class Page {
       return;
     }
     const started = performance.now();
+    const times = [];
     const slow = setTimeout(() => readOut("labelling …"), 400);
     find("stage").setAttribute("aria-busy", "true");
     try {
-      const same = side.answer && JSON.stringify(sent) === JSON.stringify(side.sent);
-      const found = same ? side : await this.labelsOf(id, sent, signal);
-      const { answer, labels, scores } = found;
-      const heat = await this.heatOf(side, sent, answer, signal);
-      if (signal.aborted || request !== side.request) return;
-      Object.assign(side, { answer, labels, scores, heat, sent, error: null });
-      this.shown(side, aboutAnswer(answer, performance.now() - started));
+      for await (const _ of side.label(this.photo.id, sent)) {
+        clearTimeout(slow);
+        times.push(performance.now() - started);
+        this.shown(side, aboutAnswer(side.answer, times));
+      }
     } catch (error) {
-      if (signal.aborted || request !== side.request) return;
       if (error.status === 404 && this.photo.file && !this.photo.again) {
         this.openAgain();
         return;
@@ -217,7 +192,7 @@ class Page {
       this.shown(side, error.message);
     } finally {
       clearTimeout(slow);
-      if (request === side.request) find("stage").removeAttribute("aria-busy");
+      if (!this.sides.some((one) => one.request)) find("stage").removeAttribute("aria-busy");
     }
   }
 
@@ -231,26 +206,19 @@ class Page {
     }
   }
 
-  async labelsOf(id, sent, signal) {
-    const path = `/v1/photos/${id}/labels`;
-    const answer = await (await call(path, { json: sent, signal, onBusy: busy })).json();
-    const { labels, bits, scores } = answer;
-    return { answer, labels: await decode(labels, bits), scores: await decode(scores) };
-  }
-
-  async heatOf(side, sent, answer, signal) {
-    const wanted = answer.classes.find((one) => one.name === side.heatName);
-    if (!wanted) return null;
-    const path = `/v1/photos/${this.photo.id}/heat`;
-    const response = await call(path, { json: { ...sent, id: wanted.id }, signal, onBusy: busy });
-    const [low, high] = ["X-Low", "X-High"].map((name) => Number(response.headers.get(name)));
-    return { name: wanted.name, low, high, map: await decode(await response.blob()) };
-  }
-
   shown(side, line) {
     readOut(line);
     this.paint(side);
+    this.showDraft();
     if (side === this.side) this.showSide();
+  }
+
+  /** Say whether what is seen is refined yet. */
+  showDraft() {
+    const seen = this.comparing ? this.sides : [this.side];
+    const drafts = seen.filter((one) => one.answer?.draft);
+    find("draft").hidden = drafts.length === 0;
+    say("draft", drafts.some((one) => one.error) ? "not refined" : "refining …");
   }
 
   paint(side) {
@@ -276,6 +244,7 @@ class Page {
     }
     find("compare").setAttribute("aria-pressed", this.comparing);
     this.stage.setComparing(this.comparing);
+    this.showDraft();
     this.controls.show(this.side.settings);
     this.showSide();
   }
@@ -305,8 +274,7 @@ class Page {
     if (comparing) {
       const [first, second] = this.sides;
       if (Object.keys(second.settings).length === 0) second.begin(first);
-      if (second.answer) this.paint(second);
-      else this.label(second);
+      this.label(second);
     }
     this.activate(comparing ? 1 : 0);
     this.remember();

@@ -94,9 +94,16 @@ export function busy(seconds) {
   readOut(`the service is busy: again in ${seconds} s`);
 }
 
-/** Say in one line how an answer came. */
-export function aboutAnswer(answer, milliseconds) {
-  const parts = [answer.model, answer.method, `${Math.round(milliseconds)} ms`];
+/**
+ * Say in one line how an answer came.
+ *
+ * @param {object} answer
+ * @param {number[]} times ms until there was something to show, and until it was refined.
+ */
+export function aboutAnswer(answer, times) {
+  const took = times.map((time) => `${Math.round(time)} ms`).join(", refined ");
+  const parts = [answer.model, answer.method, took];
+  if (answer.draft) parts.push("refining …");
   if (!answer.network_ran) parts.push("features reused");
   if (answer.why) parts.push(answer.why);
   return parts.join(" · ");
