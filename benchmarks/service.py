@@ -7,6 +7,8 @@ page sends them; a new photo; eight photos at once; by the processor time of the
 `--clock cpu`, where other work is on the machine. Load is `--clients` clients that send
 `--requests` requests together: what they were answered, how long it took, and by how much the
 memory of the process has grown between the first and the second half.
+Photos are refined as the model does (`own`) or not (`none`); of `mixed`, one request in three is
+spoilt: a photo cut short, a bomb, no photo, 10 MB of words, a name that no value has.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import numpy as np
@@ -140,58 +143,89 @@ def _latencies(
     return found if "refine" not in settings else [found[0], "-", *found[2:]]
 
 
+def spoilt(file: bytes) -> list[dict[str, bytes | str]]:
+    """Return requests that have to be refused, each with a status of 4xx: a photo, words."""
+    claims = file[:16] + (100_000).to_bytes(4, "big") * 2 + file[24:]
+    good = words(0)
+    return [
+        {"image": file[: len(file) // 2], "words": good},
+        {"image": claims, "words": good},
+        {"image": b"<html>not a photo</html>", "words": good},
+        {"image": file, "words": "dog, " * 2_000_000},
+        {"image": file, "words": good, "refin": "none"},
+    ]
+
+
 def load(given: Namespace) -> Rows:
-    """Let many clients send requests together."""
+    """Let many clients send requests together: refined, not refined, and one in three spoilt."""
+    rows = [["requests", "clients", "sent", "answered", "busy", "refused", "errors", "a second",
+             "p50, ms", "p95, ms", "memory, MiB", "growth, MiB", "answers after"]]  # fmt: skip
+    for name in given.loads:
+        settings = {} if name == "own" else {"refine": "none"}
+        with serving("--model", given.models[0], threads=given.threads) as (address, process):
+            rows.append([name, *_loaded(given, address, process, settings, mixed=name == "mixed")])
+    return rows
+
+
+def _loaded(
+    given: Namespace, address: str, process: int, settings: dict[str, str], *, mixed: bool
+) -> list[str]:
     files = [file_of(seed, given.side) for seed in range(4)]
+    bad = spoilt(files[0])
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(given.requests):
         waiting.put(index)
-    statuses: Counter[int] = Counter()
+    found: Counter[str] = Counter()
     times: list[float] = []
     memory: list[float] = []
 
-    def run(address: str, process: int) -> None:
+    def send(client: httpx.Client, index: int) -> None:
+        is_bad = mixed and index % 3 == 0
+        form = {"image": files[index % 4], "words": words(index % 7)}
+        fields: dict[str, Any] = {**settings, **(bad[index // 3 % len(bad)] if is_bad else form)}
+        image = fields.pop("image")
+        start = time.perf_counter()
+        try:
+            status = client.post("/v1/segment", files={"image": image}, data=fields).status_code
+        except httpx.HTTPError:  # a body that is too large need not be read to its end
+            status = 0
+        right = status // 100 == (4 if is_bad else 2)
+        kind = "busy" if status == 503 else "errors"
+        found[("refused" if is_bad else "answered") if right else kind] += 1
+        if status == 200:
+            times.append(1e3 * (time.perf_counter() - start))
+
+    def run() -> None:
         with httpx.Client(base_url=address, timeout=600) as client:
             while True:
                 try:
                     index = waiting.get_nowait()
                 except queue.Empty:
                     return
-                image = {"image": ("a.png", files[index % 4])}
-                form = {"words": words(index % 7), "refine": "none"}
-                start = time.perf_counter()
-                status = client.post("/v1/segment", files=image, data=form).status_code
-                statuses[status] += 1
-                if status == 200:
-                    times.append(1e3 * (time.perf_counter() - start))
+                send(client, index)
                 if index % 20 == 0:
                     memory.append(kib(f"{process}/status", "VmRSS") / 1024)
 
-    with serving("--model", given.models[0], threads=given.threads) as (address, process):  # noqa: SIM117
-        with httpx.Client(base_url=address, timeout=600) as client:
-            for start in range(8):
-                form = {"words": words(start), "refine": "none"}
-                posted(client, "/v1/segment", files={"image": ("a.png", files[0])}, data=form)
-            began = time.perf_counter()
-            threads = [
-                threading.Thread(target=run, args=(address, process)) for _ in range(given.clients)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            took = time.perf_counter() - began
-            alive = client.get("/healthz").status_code == 200 == client.get("/").status_code
+    with httpx.Client(base_url=address, timeout=600) as client:
+        for start in range(8):
+            form = {"words": words(start), **settings}
+            posted(client, "/v1/segment", files={"image": ("a.png", files[0])}, data=form)
+        began = time.perf_counter()
+        threads = [threading.Thread(target=run) for _ in range(given.clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took = time.perf_counter() - began
+        alive = client.get("/healthz").status_code == 200 == client.get("/").status_code
     half = len(memory) // 2
     growth = np.median(memory[half:]) - np.median(memory[: half or None])
     median, late = np.percentile(times, (50, 95))
+    counts = [str(found[name]) for name in ("answered", "busy", "refused", "errors")]
     return [
-        ["clients", "requests", "answered", "busy", "errors", "a second", "p50, ms", "p95, ms",
-         "memory, MiB", "growth, MiB", "answers after"],
-        [str(given.clients), str(given.requests), str(statuses[200]), str(statuses[503]),
-         str(given.requests - statuses[200] - statuses[503]), f"{len(times) / took:.3g}",
-         f"{median:.0f}", f"{late:.0f}", f"{max(memory):.0f}", f"{growth:+.0f}",
-         "yes" if alive else "no"],
+        str(given.clients), str(given.requests), *counts, f"{len(times) / took:.3g}",
+        f"{median:.0f}", f"{late:.0f}", f"{max(memory):.0f}", f"{growth:+.0f}",
+        "yes" if alive else "no",
     ]  # fmt: skip
 
 
@@ -205,6 +239,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the service")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument(
+        "--loads", nargs="+", default=["own", "none", "mixed"], help="what clients send together"
+    )
     parser.add_argument("--tables", nargs="+", default=["latency", "load"])
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()

@@ -120,21 +120,15 @@ class Client:
             MaskCLIPError: the service refuses, cannot be reached, or stays busy.
         """
         text = words if words is None or isinstance(words, str) else "; ".join(words)
+        if "format" in options:
+            raise MaskCLIPError("`format`: labels come as an array, whatever they are sent as")
         fields = {"words": text, "vocabulary": vocabulary, **options}
         body, kind = _form({n: _text(v) for n, v in fields.items() if v is not None}, _file(image))
         answer = self._ask("/v1/segment", body, kind)
-        with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
-            found = np.array(labels)
-        narrow = len(answer["classes"]) <= _MOST_NARROW
-        return Found(
-            labels=found.astype(np.uint8) if narrow else found.astype(np.uint16),
-            classes=tuple(
-                FoundClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
-            ),
-            model=answer["model"],
-            method=answer["method"],
-            notes=tuple(answer["notes"]),
-        )
+        try:
+            return _found(answer)
+        except (KeyError, TypeError, ValueError, OSError):
+            raise MaskCLIPError(f"{self.address} answers otherwise than `maskclip serve`") from None
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models of the service, the default first."""
@@ -148,9 +142,9 @@ class Client:
         headers = {"Accept": "application/json"}
         if kind:
             headers["Content-Type"] = kind
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(f"{self.address}{path}", body, headers)
+        if self.key:  # for this address, and for none to which it leads on
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         for waits in range(_MOST_WAITS + 1):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
@@ -167,6 +161,21 @@ class Client:
                     f"{self.address} does not answer ({reason}): is `maskclip serve` running there?"
                 ) from None
         raise AssertionError("not reached")
+
+
+def _found(answer: Any) -> Found:
+    with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
+        found = np.array(labels)
+    narrow = len(answer["classes"]) <= _MOST_NARROW
+    return Found(
+        labels=found.astype(np.uint8) if narrow else found.astype(np.uint16),
+        classes=tuple(
+            FoundClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
+        ),
+        model=answer["model"],
+        method=answer["method"],
+        notes=tuple(answer["notes"]),
+    )
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

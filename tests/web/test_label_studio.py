@@ -4,6 +4,12 @@ import numpy as np
 import pytest
 
 import maskclip
+from maskclip.clip.prompts import class_rows
+from maskclip.clip.weights import load_clip
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.plus.config import StudentConfig
+from maskclip.plus.files import TrainedStudent, save_student
+from maskclip.plus.student import build_student
 from maskclip.web.asking import Limits
 from maskclip.web.task_files import TaskFiles
 
@@ -15,6 +21,7 @@ CONFIG = """<View>
     <View><Label value="dog, or cat"/></View>
   </BrushLabels>
 </View>"""
+STUDENT = CONFIG.replace(' maskclip_background="0.3"', "")
 LINES = {
     "Kuh": ["cow"],
     "green": ["lawn", "green", "grass", "meadow"],
@@ -76,6 +83,49 @@ def test_predictions_are_the_labels_of_segment(serve, scene, files):
     assert answer["model_version"] == prediction["model_version"] == version
 
 
+def student_file(folder, classes, **fields):
+    """The file of a student of these classes, whose rows are those of emoji-vit."""
+    vocabulary = Vocabulary.parse(classes)
+    rows = class_rows(load_clip("emoji-vit"), vocabulary.prompts, templates="published")
+    config = StudentConfig(depth=50, width=8, embed_dim=rows.shape[1], **fields)
+    trained = TrainedStudent(build_student(config, rows).eval(), vocabulary, clip="emoji-vit")
+    save_student(trained, folder / "student.safetensors")
+    return folder / "student.safetensors"
+
+
+@pytest.mark.filterwarnings("ignore::maskclip.core.errors.MaskCLIPWarning")
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_student_looks_for_labels_that_it_was_not_trained_on(
+    serve, scene, files, tmp_path, takes
+):
+    file = student_file(tmp_path, ["Cow", "grass", "sky"], trained_rows=not takes)
+    (prediction,) = predict(serve(models=(str(file),), files=files), STUDENT).json()["results"]
+    lines = {"Cow": ["Cow"], "grass": ["grass"], "sky": ["sky"]}
+    if takes:
+        lines["dog, or cat"] = ["dog, or cat"]
+    found = maskclip.load(str(file), device="cpu").segment(scene[1], lines, refine="none")
+    called = {"Cow": "Kuh", "grass": "green", "dog, or cat": "dog, or cat"}
+    coverage = found.coverage()
+    expected = {label for name, label in called.items() if coverage.get(name)}
+    assert expected
+    got = {region["value"]["brushlabels"][0]: region for region in prediction["result"]}
+    assert set(got) == expected
+    for name, label in called.items():
+        if label in got:
+            mask = found.labels == found.vocabulary.names.index(name)
+            assert got[label]["score"] == pytest.approx(found.scores[mask].mean(), abs=1e-4)
+
+
+def test_a_configuration_of_too_many_brushes_is_refused(serve, files):
+    brush = '<BrushLabels name="b" toName="i"><Label value="cow"/>'
+    config = f'<View><Image name="i" value="$i"/>{brush * 17}{"</BrushLabels>" * 17}</View>'
+    answer = setup(serve(files=files), config)
+    assert (answer.status_code, answer.json()) == (
+        422,
+        {"error": "the labelling configuration has 17 brushes, and at most 16 are read"},
+    )
+
+
 def test_the_version_changes_with_what_is_looked_for(serve, files):
     client = serve(files=files)
     versions = {
@@ -126,7 +176,11 @@ def test_the_key_is_a_password_of_basic_auth(serve, files):
         ("BrushLabels", "PolygonLabels", "the labelling configuration has no brush"),
         ('toName="photo"', 'toName="text"', "the labelling configuration has no brush"),
         ("<Label ", "<Other ", "the brush 'what' has no labels"),
-        ("maskclip_refine", "maskclip_rifine", "`maskclip_rifine`: expected a name"),
+        (
+            "maskclip_refine",
+            "maskclip_rifine",
+            "no value is called 'maskclip_rifine' (did you mean maskclip_refine",
+        ),
         ("maskclip_refine", "maskclip_words", "maskclip_words: the words are those of the labels"),
         ('maskclip_refine="none"', 'maskclip_model="/etc/passwd"', "no model '/etc/passwd' here"),
         ('"0.3"', '"x, cow"', "the background word 'cow' is also one of the classes"),

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,37 @@ def test_a_body_is_refused_by_its_length_and_by_its_bytes(address):
     answer = send(port, head + begun, [chunk] * 1000)
     assert b" 413 " in answer.partition(b"\r\n")[0] or answer == b""  # or a reset, after it
     assert b" 400 " in send(port, head + chunk + b"0\r\n\r\n").partition(b"\r\n")[0]
+
+
+def test_the_client_takes_its_key_nowhere_else_and_no_answer_for_granted():
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Authorization")))
+            self.send_response(302 if self.path == "/v1/models" else 200)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        client = maskclip.Client(f"http://127.0.0.1:{server.server_port}", key="secret")
+        assert client.models() == []
+        assert asked == [("/v1/models", "Bearer secret"), ("/elsewhere", None)]
+        with pytest.raises(MaskCLIPError, match="answers otherwise than `maskclip serve`"):
+            client.segment(b"x", "dog")
+        with pytest.raises(MaskCLIPError, match="`format`"):
+            client.segment(b"x", "dog", format="rle")
+        server.shutdown()
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(address, capsys):

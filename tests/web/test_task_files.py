@@ -1,6 +1,7 @@
 """Files of tasks are read below the folders, or from the one host, and nowhere else."""
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,6 +9,7 @@ import pytest
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
+from maskclip.web import task_files
 from maskclip.web.task_files import TaskFileError, TaskFiles
 
 LIMIT = 1000
@@ -117,6 +119,19 @@ def test_nothing_else_is_read_and_nothing_is_told(folder, address):
     told = str(refused.value).replace(brief(given), "").replace(given, "")
     assert "secret" not in told
     assert str(folder) not in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_no_regular_file_is_neither_read_nor_waited_for(folder, monkeypatch, late):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "late.png").symlink_to(folder / "in" / "a b.png")
+    if late:  # it becomes one after it was looked at
+        monkeypatch.setattr(task_files, "_below", lambda root, place: root / place)
+    for name in ("pipe.png", "device.png", *(["late.png"] if late else [])):
+        with pytest.raises(TaskFileError):
+            TaskFiles([folder], max_bytes=LIMIT).read(f"/data/local-files/?d={name}", seconds=5)
 
 
 def test_a_file_that_is_too_large_is_refused(folder, hosts):

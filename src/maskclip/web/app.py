@@ -27,9 +27,8 @@ from maskclip.web.guard import Guard, local_hosts
 from maskclip.web.label_studio import add_label_studio
 from maskclip.web.page import add_page
 from maskclip.web.reading import SlowError
-from maskclip.web.reference import add_reference
 from maskclip.web.review import add_review
-from maskclip.web.service import add_service
+from maskclip.web.service import add_reference, add_service
 from maskclip.web.task_files import TaskFiles
 
 _BETWEEN = 60.0  # seconds

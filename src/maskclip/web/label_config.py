@@ -14,6 +14,8 @@ OPTION = "maskclip_"
 """What attributes of a BrushLabels tag begin with that choose an option: `maskclip_method`."""
 MOST_CHARACTERS = 1_000_000
 """Of a configuration."""
+MOST_BRUSHES = 16
+"""Of a configuration: every task is labelled once for each."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ def read_brushes(text: str) -> tuple[Brush, ...]:
     images = {
         tag.get("name", ""): tag.get("value", "").removeprefix("$") for tag in _tags(root, "image")
     }
-    found = tuple(
-        _brush(tag, images[tag.get("toName", "")])
-        for tag in _tags(root, "brushlabels")
-        if images.get(tag.get("toName", ""))
-    )
+    tags = [tag for tag in _tags(root, "brushlabels") if images.get(tag.get("toName", ""))]
+    if len(tags) > MOST_BRUSHES:
+        raise MaskCLIPError(
+            f"the labelling configuration has {len(tags):,} brushes, and at most {MOST_BRUSHES} "
+            "are read"
+        )
+    found = tuple(_brush(tag, images[tag.get("toName", "")]) for tag in tags)
     if not found:
         raise MaskCLIPError(
             "the labelling configuration has no brush: expected <BrushLabels> whose toName is the "

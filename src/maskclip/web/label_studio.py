@@ -18,8 +18,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from maskclip.core.class_lists import fold
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.palettes import class_colors
 from maskclip.core.segmentation import Segmentation, class_totals
 from maskclip.core.text import printable
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.label_studio import brush_region
 from maskclip.web import answers
 from maskclip.web.asking import Asker
@@ -27,6 +29,7 @@ from maskclip.web.engine import BusyError
 from maskclip.web.errors import invalid_line
 from maskclip.web.guard import visitor_of
 from maskclip.web.label_config import OPTION, Brush, read_brushes
+from maskclip.web.models import Offer
 from maskclip.web.reading import SlowError
 from maskclip.web.settings import Choice, Settings, read_settings
 from maskclip.web.task_files import TaskFiles
@@ -90,7 +93,7 @@ class _Backend:
 
     async def setup(self, given: Setup) -> dict[str, str]:
         """Check a labelling configuration; the version changes with words, model and options."""
-        return {"model_version": self._planned(given.labels).version}
+        return {"model_version": (await asyncio.to_thread(self._planned, given.labels)).version}
 
     async def predict(self, request: Request, given: Tasks) -> Response:
         """Label the images of tasks: JSON whose `results` has a prediction a task, in their order.
@@ -98,7 +101,7 @@ class _Backend:
         A task that cannot be labelled has `error` instead of a prediction. The answer is sent as it
         grows, so that nobody waits in vain for the last of many tasks.
         """
-        plan = self._planned(given.label_config)
+        plan = await asyncio.to_thread(self._planned, given.label_config)
         results = self._results(given.tasks, plan, visitor_of(request.scope))
         return StreamingResponse(results, media_type="application/json")
 
@@ -125,7 +128,9 @@ class _Backend:
             settings = Settings.model_validate(brush.options)
         except ValidationError as error:
             raise MaskCLIPError(invalid_line(error.errors(), prefix=OPTION)) from None
-        return read_settings(settings, self.asker.engine.models, classes=brush.vocabulary)
+        models = self.asker.engine.models
+        classes = _looked_for(brush, models.find(settings.model))
+        return read_settings(settings, models, classes=classes)
 
     async def _results(
         self, tasks: Sequence[Task], plan: _Plan, visitor: str
@@ -174,6 +179,30 @@ class _Backend:
                 return (await self.asker.ask_file(data, choice, visitor)).found
             except BusyError:  # nobody else waits for this task: it can wait for its turn
                 await asyncio.sleep(_RETRY)
+
+
+def _looked_for(brush: Brush, offered: Offer) -> Vocabulary | None:
+    """Return the classes to look for: the labels; of a student, its own and labels that are new.
+
+    None for a student's own alone. All of its own are looked for, whichever of them are labels: a
+    pixel of another class is none of a label.
+    """
+    own = offered.own
+    if own is None:
+        return brush.vocabulary
+    known = {name.casefold() for name in own.names}
+    words = {name: (name, *words) for name, words in brush.labels.items()}
+    new = {
+        name: brush.labels[name]
+        for name, those in words.items()
+        if known.isdisjoint(fold(word).casefold() for word in those)
+    }
+    if not new or not offered.takes_words:
+        return None
+    others = Vocabulary.parse(new)
+    names = (*own.names, *others.names)
+    colors = tuple(class_colors(names))
+    return Vocabulary(names, (*own.prompts, *others.prompts), colors, own.threshold)
 
 
 def _warn(what: str, error: object) -> None:

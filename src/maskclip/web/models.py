@@ -13,6 +13,7 @@ from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, PREVIEWS, Model
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import AUTO
 from maskclip.core.text import brief
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.files import read_student
 from maskclip.plus.words import takes_words
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
@@ -33,6 +34,7 @@ class Offer:
         kind: `clip`, `student`, `preview` or `embedded`.
         note: one line about it.
         takes_words: whether words can be given; some students have their own classes alone.
+        own: the classes of a student that knows their names.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Offer:
     kind: str
     note: str
     takes_words: bool = True
+    own: Vocabulary | None = None
 
     @property
     def needs_words(self) -> bool:
@@ -61,9 +64,10 @@ def offer(source: str) -> Offer:
     Raises:
         MaskCLIPError: it names a file that there is not, or one of a student that cannot be read.
     """
-    takes = True
+    takes, own = True, None
     if names_student(source):
-        kind, takes = "student", takes_words(read_student(Path(source)))
+        student = read_student(Path(source))
+        kind, takes, own = "student", takes_words(student), student.vocabulary
     elif source in PREVIEWS:
         kind = "preview"
     elif source in EMBEDDED or source in ALIASES:
@@ -71,7 +75,7 @@ def offer(source: str) -> Offer:
     else:
         kind = "clip"
     name = Path(source).name if Path(source).exists() else source
-    return Offer(name, source, kind, _NOTES[kind], takes)
+    return Offer(name, source, kind, _NOTES[kind], takes, own)
 
 
 def default_models() -> list[str]:

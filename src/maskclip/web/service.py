@@ -1,11 +1,16 @@
-"""What programs call: label a photo, list what can be chosen."""
+"""What programs call: label a photo, list what can be chosen; the description of all calls."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Form, Request, Response, UploadFile
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, Template
 from pydantic import Field
 
 from maskclip.web import answers
@@ -80,3 +85,64 @@ def _described(answer: Answer, model: str, form: str) -> bytes:
     elif form == "rle":
         content["labels"] = answers.run_lengths(found.labels, found.vocabulary)
     return answers.json_bytes(content)
+
+
+def add_reference(app: FastAPI) -> None:
+    """Add `/docs`: a page made of the OpenAPI document, without scripts."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference(app.openapi()))
+
+
+def reference(openapi: Mapping[str, Any]) -> str:
+    """Return a page of HTML that lists the calls of an OpenAPI document, and their fields."""
+    schemas = openapi.get("components", {}).get("schemas", {})
+    calls = [
+        {
+            "verb": verb.upper(),
+            "path": path,
+            "text": call.get("description", ""),
+            "tag": call["tags"][0],
+            "fields": _fields(call, schemas),
+        }
+        for path, verbs in openapi["paths"].items()
+        for verb, call in verbs.items()
+    ]
+    return str(_template().render(title=openapi["info"]["title"], calls=calls))
+
+
+def _fields(call: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of a call's body: name, kind, whether it is needed, what it is."""
+    content = call.get("requestBody", {}).get("content", {})
+    found = []
+    for kind in content.values():
+        schema = kind["schema"]
+        schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        needed = schema.get("required", [])
+        for name, field in schema.get("properties", {}).items():
+            found.append(
+                {
+                    "name": name,
+                    "kind": _kind(field),
+                    "needed": name in needed,
+                    "text": field.get("description", ""),
+                }
+            )
+    return sorted(found, key=lambda field: not field["needed"])
+
+
+def _kind(field: Mapping[str, Any]) -> str:
+    if "enum" in field:
+        return " or ".join(field["enum"])
+    if field.get("contentMediaType") or field.get("format") == "binary":
+        return "file"
+    kinds = [one.get("type") for one in field.get("anyOf", [field]) if one.get("type") != "null"]
+    names = {"string": "text", "integer": "whole number", "number": "number"}
+    return " or ".join(names.get(kind, str(kind)) for kind in kinds)
+
+
+@cache
+def _template() -> Template:
+    text = resources.files(__package__).joinpath("reference.html.jinja").read_text("utf-8")
+    return Environment(autoescape=True).from_string(text)

@@ -92,7 +92,7 @@ def read_settings(given: Settings, models: Models, *, classes: Vocabulary | None
     Args:
         given: what it says.
         models: those that are offered.
-        classes: what is looked for, where it is not in `given`; a student has its own.
+        classes: what is looked for, where it is not in `given`; None for a student's own.
 
     Raises:
         MaskCLIPError: a name is unknown, a value out of its range, or there are no words.
@@ -142,8 +142,6 @@ def _vocabulary(
         return Vocabulary.builtin(given.vocabulary).with_background(rule)
     if given.words is not None:
         classes = Vocabulary.parse(split_words(given.words))
-    elif not needs_words:
-        classes = None
     if classes is not None:
         found = classes.with_background(rule)
         if len(found.flat_prompts) > MOST_WORDS:

@@ -7,6 +7,8 @@ one of the folders, or a path on the one host that the service was started with.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -100,7 +102,7 @@ class TaskFiles:
 
     def _read_file(self, path: Path) -> bytes:
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_open_file) as file:
                 data = file.read(self._max_bytes + 1)
         except OSError:
             raise TaskFileError("a file of a task cannot be read") from None
@@ -130,6 +132,20 @@ def _below(root: Path, place: str) -> Path | None:
         if path.is_relative_to(root) and path.is_file():
             return path
     return None
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a regular file, also where another one has just taken its name: a link, or a pipe.
+
+    Raises:
+        OSError: it is none.
+    """
+    never = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    opened = os.open(path, flags | never)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError("no regular file")
+    return opened
 
 
 def _checked(data: bytes, max_bytes: int) -> bytes:
