@@ -149,7 +149,8 @@ KeySmoothing = Annotated[
     float | None,
     _of_refine(
         metavar="T",
-        help="Smooth positions whose best probability is below T (paper: 1.0); default: off.",
+        help="Smooth positions whose best probability is below T (paper: 1.0; 0: none); default: "
+        "off.",
     ),
 ]
 PromptDenoising = Annotated[
