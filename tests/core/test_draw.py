@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from maskclip.core.draw import (
     palette_image,
     with_legend,
 )
+from maskclip.core.specks import SPECK, specks
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -157,3 +159,31 @@ def test_a_line_of_many_pixels_gets_no_legend():
     labels = np.zeros((30_000, 1), np.uint8)
     photo = Image.new("RGB", (1, 30_000))
     assert overlay_with_legend(photo, labels, ["sky"], [(0, 0, 255)]).size == photo.size
+
+
+class TestSpecks:
+    @pytest.mark.parametrize("line", [1, 3])
+    def test_they_are_connected_regions_that_are_small_and_low(self, line):
+        chance = np.random.default_rng(line)
+        noise = chance.integers(0, 3, (70, 90), dtype=np.uint8)
+        wide = np.asarray(Image.fromarray(noise[:9, :9]).resize((90, 70), Image.Resampling.NEAREST))
+        labels = np.where(chance.random((70, 90)) < 0.3, noise, wide)
+        expected = np.zeros(labels.shape, bool)
+        for label in range(3):
+            mask = (labels == label).view(np.uint8)
+            _, regions, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+            for region in range(1, len(stats)):
+                height, area = stats[region, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA]]
+                if area < SPECK * line**2 and height < SPECK * line:
+                    expected |= regions == region
+        assert expected.any()
+        assert np.array_equal(specks(labels, line), expected)
+
+    def test_no_line_is_drawn_around_them(self):
+        labels = halves()
+        labels[5:8, 5:8], labels[20:24, 5:9] = 1, 1
+        picture = overlay(Image.new("RGB", (60, 40)), labels, [RED, RED]).convert("L")
+        light = np.asarray(picture) > 200
+        assert not light[:12, :12].any()
+        assert light[18:26, 3:11].any()
+        assert light[:, 28:31].any(axis=1).all()

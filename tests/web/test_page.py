@@ -6,9 +6,11 @@ import shutil
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import uvicorn
 
+from maskclip.core.specks import specks
 from maskclip.web.app import create_app
 from maskclip.web.engine import Engine
 from maskclip.web.models import Models
@@ -176,6 +178,20 @@ def test_a_draft_is_seen_until_it_is_refined_and_older_words_never_come_back(vis
         until(page, lambda: len(held) == 3)
         held[-1].fulfill(status=500, json={"error": "it went wrong"})
         page.wait_for_selector("#draft:has-text('not refined')")
+
+
+def test_specks_are_those_that_saved_overlays_have(visit):
+    labels = np.random.default_rng(0).integers(0, 3, (40, 700), dtype=np.uint8)
+    labels[:, 300:600] = labels[:, 300:600].repeat(3, axis=1)[:, :300]
+    with visit() as page:
+        found = page.evaluate(
+            """async ([height, width, data]) => {
+              const { specks } = await import("/specks.js");
+              return [...specks({ width, height, data })];
+            }""",
+            [*labels.shape, labels.ravel().tolist()],
+        )
+    assert found == specks(labels).ravel().astype(int).tolist()
 
 
 def test_photos_come_by_file_drop_and_paste_and_what_is_none_is_refused_in_a_line(visit, scene):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from maskclip.core.palettes import BLACK, IGNORED_COLOR, Color
+from maskclip.core.specks import SPECK, specks
 
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 LegendEntry = tuple[str, Color, float]  # name, colour, fraction of the picture in 0..1
@@ -57,7 +58,7 @@ def palette_image(labels: Labels, colors: Sequence[Color]) -> Image.Image:
 def overlay(
     image: Image.Image, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.62
 ) -> Image.Image:
-    """Blend class colours over the photo and draw lines where regions meet.
+    """Blend class colours over the photo and draw lines where regions meet, but none around specks.
 
     Under the colours the photo becomes grey and of less contrast, the more the more opaque they
     are: a class has the hue of its legend whatever it lies on, and pale ones can be told from dark.
@@ -97,14 +98,18 @@ def _draw_over(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
-    thickness = round(math.sqrt(labels.size) / 1200)
+    reach = min(4, round(math.sqrt(labels.size) / 1200))  # one pixel wide up to 600 x 600
+    far = _LINES + SPECK * (2 * reach + 1)  # as far as one must look to tell a speck
     height, width = labels.shape
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         first, last = max(0, top - _LINES), min(height, bottom + _LINES)
         band = image.crop((0, first, width, last)).convert("RGB")
-        drawn = _blended(band, labels[first:last], colors, opacity, thickness)
+        above = max(0, top - far)
+        small = specks(labels[above : bottom + far], line=2 * reach + 1)
+        edges = _edges(labels[first:last], small[first - above : last - above])
+        drawn = _blended(band, labels[first:last], colors, opacity, edges, reach)
         canvas.paste(drawn.crop((0, top - first, width, bottom - first)), (0, top))
 
 
@@ -113,7 +118,8 @@ def _blended(
     labels: Labels,
     colors: Sequence[Color],
     opacity: float,
-    thickness: int,
+    edges: npt.NDArray[np.bool_],
+    reach: int,
 ) -> Image.Image:
     ignored = labels >= len(colors)
     known = np.where(ignored, labels.dtype.type(0), labels) if ignored.any() else labels
@@ -123,7 +129,8 @@ def _blended(
         layer = Image.fromarray(np.asarray(colors, dtype=np.uint8)[known])
     grey = image.convert("L").point(_FAINT).convert("RGB")
     below = Image.blend(image, grey, min(1.0, 2 * opacity))
-    blended = _draw_boundaries(Image.blend(below, layer, opacity), labels, thickness)
+    blended = Image.blend(below, layer, opacity)
+    _draw_lines(blended, edges, reach)
     if known is not labels:
         blended.paste(image, mask=Image.fromarray(ignored))
     return blended
@@ -171,16 +178,24 @@ def class_pixels(labels: Labels, count: int) -> list[tuple[int, int]]:
     return [(int(label), int(counts[label])) for label in order if counts[label]]
 
 
-def _draw_boundaries(image: Image.Image, labels: Labels, thickness: int) -> Image.Image:
-    """Draw a light line within a dark one: readable on any photo and between any two colours."""
+def _edges(labels: Labels, small: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the pixels before whose right or lower side another region begins; specks are none."""
+    across, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
+    if small.any():
+        across &= ~(small[:, :-1] | small[:, 1:])
+        down &= ~(small[:-1] | small[1:])
     edges = np.zeros(labels.shape, dtype=bool)
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edges[:-1] |= labels[:-1] != labels[1:]
-    light = _dilated(edges, min(4, thickness))  # one pixel wide on photos up to 600 x 600
-    dark = _dilated(light, max(1, min(4, thickness)))
+    edges[:, :-1] = across
+    edges[:-1] |= down
+    return edges
+
+
+def _draw_lines(image: Image.Image, edges: npt.NDArray[np.bool_], reach: int) -> None:
+    """Draw a light line within a dark one: readable on any photo and between any two colours."""
+    light = _dilated(edges, reach)
+    dark = _dilated(light, max(1, reach))
     image.paste((0, 0, 0), mask=Image.fromarray(dark * np.uint8(115)))
     image.paste((255, 255, 255), mask=Image.fromarray(light * np.uint8(230)))
-    return image
 
 
 def _dilated(mask: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:

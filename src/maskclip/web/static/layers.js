@@ -1,5 +1,7 @@
 // Answers as pictures: class ids and scores are decoded, and drawn as layers over the photo.
 
+import { specks } from "./specks.js";
+
 const LIGHT = pixel(255, 255, 255, 230);
 const DARK = pixel(0, 0, 0, 115);
 const FAINT = 0.2; // of the classes that are not pointed at
@@ -22,7 +24,8 @@ export async function decode(png, bits = 8) {
 }
 
 /**
- * Draw class ids: {colors, lines}, two canvases of their size; hidden classes are transparent.
+ * Draw class ids: {colors, lines}, two canvases of their size; hidden classes are transparent, and
+ * specks have no line around them.
  *
  * @param {object} labels of `decode`.
  * @param {Array} classes the legend, by id.
@@ -37,16 +40,18 @@ export function paintLabels(labels, classes, hidden, spot = null) {
     const [red, green, blue] = [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
     table[id] = pixel(red, green, blue, spot === null || spot === id ? 255 : 255 * FAINT);
   }
+  const small = (labels.specks ??= specks(labels)); // of labels that are painted many times
   const colors = new Uint32Array(data.length);
   const lines = new Uint32Array(data.length);
   for (let y = 0, i = 0; y < height; y += 1) {
     for (let x = 0; x < width; x += 1, i += 1) {
       const here = data[i];
       colors[i] = table[here];
-      const right = x + 1 < width ? data[i + 1] : here;
-      const below = y + 1 < height ? data[i + width] : here;
-      if (here !== right && (table[here] || table[right])) border(lines, i, x, width);
-      else if (here !== below && (table[here] || table[below])) border(lines, i, x, width);
+      const meets = (j) =>
+        here !== data[j] && !small[i] && !small[j] && (table[here] || table[data[j]]);
+      if ((x + 1 < width && meets(i + 1)) || (y + 1 < height && meets(i + width))) {
+        border(lines, i, x, width);
+      }
     }
   }
   return { colors: toCanvas(colors, width, height), lines: toCanvas(lines, width, height) };
