@@ -158,8 +158,9 @@ def spoilt(file: bytes) -> list[dict[str, bytes | str]]:
 
 def load(given: Namespace) -> Rows:
     """Let many clients send requests together: refined, not refined, and one in three spoilt."""
-    rows = [["requests", "clients", "sent", "answered", "busy", "refused", "errors", "a second",
-             "p50, ms", "p95, ms", "memory, MiB", "growth, MiB", "answers after"]]  # fmt: skip
+    rows = [["requests", "clients", "sent", "answered", "busy", "late", "refused", "errors",
+             "a second", "p50, ms", "p95, ms", "memory, MiB", "growth, MiB",
+             "answers after"]]  # fmt: skip
     for name in given.loads:
         settings = {} if name == "own" else {"refine": "none"}
         with serving("--model", given.models[0], threads=given.threads) as (address, process):
@@ -190,7 +191,7 @@ def _loaded(
         except httpx.HTTPError:  # a body that is too large need not be read to its end
             status = 0
         right = status // 100 == (4 if is_bad else 2)
-        kind = "busy" if status == 503 else "errors"
+        kind = {503: "busy", 504: "late"}.get(status, "errors")
         found[("refused" if is_bad else "answered") if right else kind] += 1
         if status == 200:
             times.append(1e3 * (time.perf_counter() - start))
@@ -221,7 +222,7 @@ def _loaded(
     half = len(memory) // 2
     growth = np.median(memory[half:]) - np.median(memory[: half or None])
     median, late = np.percentile(times, (50, 95))
-    counts = [str(found[name]) for name in ("answered", "busy", "refused", "errors")]
+    counts = [str(found[name]) for name in ("answered", "busy", "late", "refused", "errors")]
     return [
         str(given.clients), str(given.requests), *counts, f"{len(times) / took:.3g}",
         f"{median:.0f}", f"{late:.0f}", f"{max(memory):.0f}", f"{growth:+.0f}",

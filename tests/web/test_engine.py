@@ -255,6 +255,19 @@ def test_what_is_kept_is_bounded_in_bytes_and_in_time():
     assert not kept.remove("a")
 
 
+def test_who_keeps_most_makes_room():
+    kept = Kept(100, 10.0)
+    kept.put("small", 0, 20, "a")
+    for name in ("one", "two", "three"):
+        kept.put(name, 0, 25, "b")
+    kept.put("new", 0, 30, "c")
+    assert kept.keys() == ["small", "two", "three", "new"]
+    kept.put("four", 0, 25, "b")
+    assert (kept.keys(), kept.held) == (["small", "three", "new", "four"], 100)
+    kept.put("all", 0, 100, "c")
+    assert (kept.keys(), kept.held) == (["all"], 100)
+
+
 def test_without_other_weights_the_embedded_models_are_offered():
     assert "emoji" in default_models()
     assert "ViT-B-16:openai" not in default_models()

@@ -175,7 +175,9 @@ class Engine:
                 reading.encoded = encoded
             if any(reading.question.keep for _, reading in same):
                 slim = replace(encoded, photo=_NOTHING)  # who asks again brings the photo along
-                self._kept.put((digest, same[0][1].network), slim, bytes_of(encoded))
+                first, reading = same[0]
+                key, size = (digest, reading.network), bytes_of(encoded)
+                self._kept.put(key, slim, size, first.question.visitor)
 
     def _score(self, one: _Waiting, reading: Reading) -> None:
         if reading.encoded is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,11 +18,13 @@ class _Entry(Generic[V]):
     value: V
     size: int
     used: float
+    owner: str
 
 
 class Kept(Generic[K, V]):
     """Values by key: the longest unused go first, and all that nobody uses for a time go.
 
+    Where they become too many, those of the owner go who has most: nobody fills it for others.
     Threads may share it.
 
     Args:
@@ -50,17 +52,17 @@ class Kept(Generic[K, V]):
             self._entries.move_to_end(key)
             return entry.value
 
-    def put(self, key: K, value: V, size: int) -> None:
+    def put(self, key: K, value: V, size: int, owner: str = "") -> None:
         """Keep a value of so many bytes; one that is larger than all may be is not kept."""
         with self._lock:
             self._remove(key)
             if size > self._max_bytes:
                 return
-            self._entries[key] = _Entry(value, size, self._clock())
-            self._held += size
             self._drop_old()
-            while self._held > self._max_bytes:
-                self._remove(next(iter(self._entries)))
+            while self._held + size > self._max_bytes:
+                self._drop_of_most()
+            self._entries[key] = _Entry(value, size, self._clock(), owner)
+            self._held += size
 
     def remove(self, key: K) -> bool:
         """Let a value go; return whether it was there."""
@@ -84,6 +86,13 @@ class Kept(Generic[K, V]):
         entry = self._entries.pop(key, None)
         self._held -= 0 if entry is None else entry.size
         return entry is not None
+
+    def _drop_of_most(self) -> None:
+        sizes: Counter[str] = Counter()
+        for entry in self._entries.values():
+            sizes[entry.owner] += entry.size
+        most = max(sizes, key=lambda owner: sizes[owner])
+        self._remove(next(key for key, entry in self._entries.items() if entry.owner == most))
 
     def _drop_old(self) -> None:
         oldest = self._clock() - self._max_seconds

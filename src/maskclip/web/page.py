@@ -15,7 +15,7 @@ from pydantic import Field
 from maskclip.web import answers
 from maskclip.web.asking import Asker
 from maskclip.web.examples import example_file, examples
-from maskclip.web.guard import VISITOR
+from maskclip.web.guard import VISITOR, visitor_of
 from maskclip.web.options import describe_options
 from maskclip.web.photos import Photo, Photos
 from maskclip.web.reading import Answer
@@ -92,7 +92,7 @@ def _add_photos(app: FastAPI, asker: Asker, photos: Photos) -> None:
             response.set_cookie(VISITOR, visitor, httponly=True, samesite="strict", secure=secure)
         photo = await asker.read(request, image)
         return {
-            "id": photos.add(visitor, photo),
+            "id": photos.add(visitor, photo, sender=visitor_of(request.scope)),
             "name": photo.name,
             "width": photo.size[1],
             "height": photo.size[0],

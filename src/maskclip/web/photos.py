@@ -72,13 +72,19 @@ class Photos:
     def __init__(self, max_bytes: int, max_seconds: float) -> None:
         self._kept: Kept[tuple[str, str], Photo] = Kept(max_bytes, max_seconds)
 
-    def add(self, visitor: str, photo: Photo) -> str:
-        """Keep a photo, and return the id that nobody can guess."""
+    def add(self, visitor: str, photo: Photo, *, sender: str) -> str:
+        """Keep a photo, and return the id that nobody can guess.
+
+        Args:
+            visitor: whose it is, by the cookie.
+            photo: it.
+            sender: who sent it, by `visitor_of`: memory is shared between those.
+        """
         name = secrets.token_urlsafe(16)
         own = [key for key in self._kept.keys() if key[0] == visitor]  # noqa: SIM118
         for key in own[: max(0, len(own) + 1 - MOST_PHOTOS)]:
             self._kept.remove(key)
-        self._kept.put((visitor, name), photo, photo.nbytes)
+        self._kept.put((visitor, name), photo, photo.nbytes, sender)
         return name
 
     def get(self, visitor: str, name: str) -> Photo | None:

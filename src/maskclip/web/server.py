@@ -96,7 +96,9 @@ def _most_connections() -> int:
     with suppress(ImportError):  # Windows has no such bound
         import resource
 
-        return min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files != resource.RLIM_INFINITY:
+            return min(_MOST, files // 2)
     return _MOST
 
 
