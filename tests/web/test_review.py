@@ -113,6 +113,7 @@ def test_photos_are_listed_with_what_is_worth_a_look_first(out):
             "doubt": 0.4375,
             "state": "open",
             "corrected": False,
+            "edit": None,
         }
         assert str(out.parent) not in client.get("/v1/review").text
 
@@ -218,6 +219,68 @@ def test_what_cannot_be_saved_is_said(out, monkeypatch):
         assert client.get("/v1/review").json()["photos"][1]["state"] == "open"
 
 
+def test_who_looked_at_other_labels_is_refused_and_changes_nothing(out):
+    dog = {"row": 35, "column": 15}
+    with served(out) as client:
+        seen = change(client, "a", "relabel", label=2, **dog).json()["photo"]["edit"]
+        assert seen == 1
+        for action, fields in (("relabel", {"label": 1, **dog}), ("accept", {})):
+            late = change(client, "a", action, edit=None, **fields)
+            assert late.status_code == 409
+            assert "somebody else has corrected this photo" in late.json()["error"]
+        assert change(client, "a", "accept", edit=seen).json()["photo"]["state"] == "accepted"
+        assert change(client, "a", "ignore", edit=seen, **dog).status_code == 200
+        assert change(client, "a", "reset").json()["photo"]["edit"] is None  # whatever was seen
+    assert (now(out, "a") == labels_of("a")).all()
+
+
+def test_photos_that_changed_or_are_gone_say_so_and_the_others_are_reviewed(out):
+    photos = out.parent / "photos"
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photos / "a.png", compress_level=0)
+    (photos / "c.png").unlink()
+    with served(out) as client:
+        found = client.get("/v1/review").json()["photos"]
+        assert [photo["reasons"] for photo in found] == [
+            [],
+            ["the photo has changed since it was labelled"],
+            ["the photo is missing"],
+        ]
+        assert client.get("/v1/review/image", params={"name": "c"}).status_code == 422
+        assert change(client, "c", "accept").status_code == 200
+
+
+def test_a_damaged_correction_says_how_it_is_mended(out):
+    with served(out) as client:
+        edit = change(client, "a", "relabel", row=35, column=15, label=2).json()["photo"]["edit"]
+        file = out / f"corrections/labels/a.{edit}.png"
+        file.write_bytes(file.read_bytes()[:60])
+        for answer in (
+            client.get("/v1/review/labels", params={"name": "a"}),
+            change(client, "a", "relabel", row=0, column=0, label=0),
+        ):
+            assert answer.status_code == 422
+            assert "give the photo the model's labels back" in answer.json()["error"]
+        assert change(client, "a", "reset").status_code == 200
+        assert client.get("/v1/review/labels", params={"name": "a"}).status_code == 200
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_a_line(out, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    assert main(["serve", "--review", str(out), "--port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "corrections cannot be written (Read-only file system)" in told
+    assert "copy the labels to where they can be corrected" in told
+
+
+def test_a_labelling_that_is_being_made_is_not_opened(out, capsys):
+    with Manifest(out / MANIFEST):
+        assert main(["serve", "--review", str(out), "--port", "0"]) == 2
+    assert "in use" in capsys.readouterr().err
+
+
 def test_a_service_without_a_review_has_none(serve):
     assert serve().get("/v1/review").status_code == 404
 
@@ -266,6 +329,64 @@ def page(out, browser):
         thread.join(30)
         assert errors == []
         assert [url for url in asked if not url.startswith(listening.address)] == []
+
+
+def other(page):
+    """Open the review in a second window."""
+    second = page.context.browser.new_page(viewport={"width": 1200, "height": 800})
+    second.goto(page.url)
+    second.wait_for_selector("#classes li")
+    return second
+
+
+def test_two_windows_see_what_each_other_does(page, out):
+    second = other(page)
+    second.wait_for_selector("#name:has-text('sub/b.png')")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("3")
+    page.wait_for_selector("#state:has-text('corrected')")
+    second.keyboard.press("a")  # of labels that it has not seen
+    second.wait_for_selector("#problem:has-text('somebody else has corrected this photo')")
+    second.wait_for_selector("#state:has-text('corrected')")
+    assert Corrections(out).of("sub/b").state == "open"
+    second.keyboard.press("a")
+    second.wait_for_selector("#progress:has-text('1 of 3')")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.wait_for_selector("#state:has-text('corrected, accepted')")
+    second.close()
+
+
+def test_what_cannot_be_shown_or_saved_is_said_on_the_page(page, out):
+    (out.parent / "photos" / "a.png").unlink()
+    second = other(page)  # which has not fetched the photo ahead
+    second.keyboard.press("ArrowRight")
+    second.wait_for_selector("#problem:has-text('a.png: no such file')")
+    second.wait_for_selector("#region:has-text('Click a region')")  # whose labels are there
+    second.keyboard.press("x")
+    second.wait_for_selector("#progress:has-text('1 of 3')")
+    second.context.set_offline(True)
+    second.keyboard.press("x")
+    second.wait_for_selector("#problem:has-text('not saved: the service cannot be reached')")
+    second.context.set_offline(False)
+    assert Corrections(out).of("c").state == "open"
+    second.keyboard.press("x")
+    second.wait_for_selector("#progress:has-text('2 of 3')")
+    second.close()
+
+
+def test_photos_are_listed_by_what_was_made_of_them(page):
+    press = page.keyboard.press
+    press("x")
+    page.wait_for_selector("#name:has-text('a.png')")
+    page.select_option("#filter", "rejected")
+    shown = "() => [...document.querySelectorAll('#photos li')].map((one) => one.checkVisibility())"
+    assert page.evaluate(shown) == [True, True, False]  # the one that is looked at stays
+    page.focus("#stage")
+    press("ArrowLeft")
+    page.wait_for_selector("#name:has-text('sub/b.png')")
+    assert page.evaluate(shown) == [True, False, False]
+    page.reload()  # the address says which photo
+    page.wait_for_selector("#name:has-text('sub/b.png')")
 
 
 UNNAMED = """() => [...document.querySelectorAll("button, input, select, [tabindex]")]

@@ -28,7 +28,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats.base import Labeled
 from maskclip.data.formats.per_photo import Palette
 from maskclip.data.journal import Journal
-from maskclip.data.masks import LabelRule, load_labels
+from maskclip.data.masks import LabelRule, MaskError, SizeError, load_labels
 
 FOLDER = "corrections"
 LABELS = "png"
@@ -189,7 +189,16 @@ class Corrections:
         Raises:
             MaskCLIPError: they are missing, damaged or not of the (width, height) `size`.
         """
-        ids = load_labels(self.labels_file(name), LabelRule.of(vocabulary), size=size)
+        path = self.labels_file(name)
+        try:
+            ids = load_labels(path, LabelRule.of(vocabulary), size=size)
+        except SizeError:
+            raise
+        except MaskError as error:
+            what = "the file, or remove it: `maskclip label` writes it anew"
+            if self.of(name).edit is not None:
+                what = "it, or give the photo the model's labels back in a review"
+            raise MaskError(f"{error}; restore {what}") from None
         if vocabulary.label_dtype is np.uint8:
             return ids.astype(np.uint8)
         return ids.astype(np.uint16)
@@ -247,17 +256,22 @@ class CorrectionJournal(Corrections):
         vocabulary: its classes.
 
     Raises:
-        CorrectionError: another process corrects the same labels, or those are of other classes.
+        CorrectionError: another process corrects the same labels, those are of other classes, or
+            the folder cannot be written.
         MaskCLIPError: as `Corrections`. Methods that change something raise it when the journal is
             not the file any more that was read; nothing is written then.
-        OSError: the folder cannot be written.
     """
 
     def __init__(self, out: Path, vocabulary: Vocabulary) -> None:
         self._closing = ExitStack()
-        (out / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
+            (out / FOLDER).mkdir(parents=True, exist_ok=True)
             self._closing.enter_context(lock(out / FOLDER / _LOCK))
+        except OSError as error:
+            raise CorrectionError(
+                f"{out / FOLDER} cannot be written ({error.strerror or error}), and each action is "
+                "saved there: copy the labels to where they can be corrected"
+            ) from None
         except InUseError:
             raise CorrectionError(
                 f"{out / FOLDER} is in use: another process corrects these labels"

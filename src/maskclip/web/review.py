@@ -13,7 +13,7 @@ from pydantic import Field
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.regions import region_at
 from maskclip.tasks.label.finished import LabeledPhoto
-from maskclip.tasks.label.review import Edit, Review, UnknownPhotoError
+from maskclip.tasks.label.review import Edit, OtherLabelsError, Review, UnknownPhotoError
 from maskclip.web import answers
 from maskclip.web.errors import Values
 from maskclip.web.settings import Whole
@@ -30,6 +30,11 @@ class Change(Values):
     column: Whole = 0
     label: Whole | None = Field(None, description="The class that a region gets.")
     whole: bool = Field(False, description="All regions of that class in the photo.")
+    edit: Whole | None = Field(
+        None,
+        description="The `edit` of the photo that was looked at: 409 if it is another by now. "
+        "Whatever it is, if this is left out.",
+    )
 
 
 def add_review(app: FastAPI, review: Review) -> None:
@@ -92,8 +97,12 @@ def _add_changing(app: FastAPI, review: Review) -> None:
     @app.post("/v1/review/change", tags=["review"])
     def change(given: Change) -> dict[str, Any]:
         """Do something to a photo; it is saved when this is answered."""
-        values = given.model_dump(exclude={"name"})
-        return answered(_saved(review, lambda: review.change(given.name, Edit(**values))))
+        edit, known = Edit(**given.model_dump(exclude={"name", "edit"})), given.model_fields_set
+
+        def seen(step: int | None) -> bool:
+            return "edit" not in known or step == given.edit
+
+        return answered(_saved(review, lambda: review.change(given.name, edit, seen=seen)))
 
     @app.post("/v1/review/undo", tags=["review"])
     def undo() -> dict[str, Any]:
@@ -125,6 +134,8 @@ def _public(review: Review) -> Iterator[None]:
         yield
     except UnknownPhotoError as error:
         raise HTTPException(404, str(error)) from None
+    except OtherLabelsError as error:
+        raise HTTPException(409, str(error)) from None
     except MaskCLIPError as error:
         line = str(error).replace(f"{review.finished.out}/", "")
         for photo in review.finished.photos:

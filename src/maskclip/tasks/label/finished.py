@@ -26,11 +26,25 @@ class LabeledPhoto:
         outcome: its size and classes.
         reasons: why it is worth a look: the label of a class, and what is odd about it.
         doubt: how unsure its labels are, as `tasks.label.statistics.doubt` has it.
+        bytes: of its file when it was labelled; None where that is not known.
     """
 
     outcome: Outcome
     reasons: tuple[tuple[int, str], ...]
     doubt: float
+    bytes: int | None = None
+
+    def change(self) -> str:
+        """Return what became of its file since it was labelled; "" if it has the same size.
+
+        Its time is not compared, for copies of folders often have others.
+        """
+        try:
+            found = self.outcome.task.path.stat().st_size
+        except OSError:
+            return "the photo is missing"
+        same = self.bytes in (None, found)
+        return "" if same else "the photo has changed since it was labelled"
 
     @property
     def name(self) -> str:
@@ -140,12 +154,17 @@ def open_labels(out: Path) -> FinishedLabels:
                 f"{out} has its labels as {', '.join(map(str, formats))}: the format {LABELS} is "
                 "needed; name it when you label"
             )
-        outcomes = list(manifest.outcomes())
+        outcomes, sizes = list(manifest.outcomes()), manifest.sizes()
     beyond = [s.label for o in outcomes for s in o.classes if not 0 <= s.label < len(vocabulary)]
     if beyond:
         raise _damaged(path, ValueError(f"a class {beyond[0]} of {len(vocabulary)}"))
     photos = tuple(
-        LabeledPhoto(outcome, tuple((flag.label, flag.reason) for flag in flags), doubt)
+        LabeledPhoto(
+            outcome,
+            tuple((flag.label, flag.reason) for flag in flags),
+            doubt,
+            sizes.get(outcome.task.name),
+        )
         for outcome, flags, doubt in by_worth(lambda: iter(outcomes), vocabulary)
     )
     if not photos:

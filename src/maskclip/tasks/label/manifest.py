@@ -307,6 +307,12 @@ class Manifest:
                     outcome = Outcome(_task(*task), width, height, stats, error)
                 yield outcome
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes that each photo had when it was planned, by the name of its results."""
+        rows = self._all("select name, stamp from photos where stamp <> ''")
+        with self._wrap_content():
+            return {name: int(stamp.split()[0]) for name, stamp in rows}
+
     def _class_stats(self, label: int, pixels: int, kept: int, score: float) -> ClassStats:
         if self._classes is not None and not 0 <= label < self._classes:
             raise ValueError(f"a class {label} of {self._classes}")

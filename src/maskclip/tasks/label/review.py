@@ -6,6 +6,7 @@ Every action is on the disk when its method returns, and can be undone.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +35,10 @@ class UnknownPhotoError(MaskCLIPError):
     """A photo that the labelling does not have."""
 
 
+class OtherLabelsError(MaskCLIPError):
+    """A photo that has other labels by now than those that were looked at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edit:
     """What is done to a photo.
@@ -60,8 +65,7 @@ class Review:
         out: the folder of the labelling.
 
     Raises:
-        MaskCLIPError: it is none, or another process corrects it.
-        OSError: it cannot be written.
+        MaskCLIPError: it is none, another process corrects it, or it cannot be written.
     """
 
     def __init__(self, out: Path) -> None:
@@ -89,18 +93,18 @@ class Review:
 
     def describe(self, photo: LabeledPhoto) -> dict[str, Any]:
         """Describe a photo for JSON: its size, why it is worth a look, and what was made of it."""
-        correction = self.journal.of(photo.name)
+        correction, change = self.journal.of(photo.name), photo.change()
+        flags = [f"{self.vocabulary.names[label]}: {reason}" for label, reason in photo.reasons]
         return {
             "name": photo.name,
             "photo": photo.outcome.task.relative_path,
             "width": photo.outcome.width,
             "height": photo.outcome.height,
-            "reasons": [
-                f"{self.vocabulary.names[label]}: {reason}" for label, reason in photo.reasons
-            ],
+            "reasons": [*([change] if change else []), *flags],
             "doubt": round(photo.doubt, 4),
             "state": correction.state,
             "corrected": correction.edit is not None,
+            "edit": correction.edit,
         }
 
     def image(self, name: str) -> Image.Image:
@@ -141,15 +145,28 @@ class Review:
         reduced: Labels = labels[np.ix_(rows, columns)]
         return reduced
 
-    def change(self, name: str, edit: Edit) -> LabeledPhoto:
+    def change(
+        self, name: str, edit: Edit, *, seen: Callable[[int | None], bool] = lambda _: True
+    ) -> LabeledPhoto:
         """Do something to a photo.
 
+        Args:
+            name: of the photo.
+            edit: what is done.
+            seen: whether the labels of an edit, of that step, are those that were looked at.
+
         Raises:
+            OtherLabelsError: others were, for somebody else has corrected the photo.
             MaskCLIPError: there is no such photo, pixel or class.
             OSError: it cannot be written; nothing has changed.
         """
         photo = self.photo(name)
         with self._turn:
+            if not seen(self.journal.of(name).edit):
+                raise OtherLabelsError(
+                    "not done: somebody else has corrected this photo meanwhile; it is shown as it "
+                    "is now"
+                )
             if edit.action in _STATES:
                 self.journal.mark(name, _STATES[edit.action])
             elif edit.action == "reset":

@@ -106,6 +106,10 @@ def tune_labels(
     bench = Bench(segmenter, photos, finished.vocabulary, refinement, counted_one)
     needed = bins(finished.cleaning.thresholds(finished.vocabulary).tolist())
     found = propose(bench, needed, changes, thresholds=gives_probabilities(segmenter.method))
+    changed = [photo.name for photo in chosen if photo.change()]
+    if changed:
+        what = counted(len(changed), "photo has", "photos have")
+        left_out.append(f"{what} changed since the labels were made, the first {changed[0]}")
     return Tuned(found, finished.vocabulary, tuple(left_out))
 
 

@@ -1,42 +1,22 @@
 /* The page of a review: photos in the order of what is worth a look, and what is done to them. */
 
+import { call } from "./api.js";
+import { decode } from "./layers.js";
 import { connected, outlined, painted } from "./regions.js";
+import { PhotoList, span, stateOf } from "./reviewed.js";
 
 const $ = (id) => document.getElementById(id);
 const AROUND = 2; // photos before and after the one that is shown whose pictures are fetched
 
 const page = {
-  photos: [], // as the service describes them
+  photos: null, // the list of them
   classes: [],
-  ignore: 255,
   colors: new Map(), // class -> pixel of an image
-  at: -1,
   shown: null, // {width, height, labels, numbers, regions, order}
   selected: null, // a region of it
   hovered: null,
   busy: Promise.resolve(),
 };
-
-async function call(path, body) {
-  const answer = await fetch(
-    path,
-    body === undefined
-      ? {}
-      : {
-          method: "POST",
-          headers: { "Content-Type": "application/json" },
-          body: JSON.stringify(body),
-        },
-  );
-  if (answer.ok) return answer;
-  let line = `the service answered ${answer.status}`;
-  try {
-    line = (await answer.json()).error ?? line;
-  } catch {
-    /* no JSON: the status has to do */
-  }
-  throw new Error(line);
-}
 
 function address(what, name) {
   return `v1/review/${what}?name=${encodeURIComponent(name)}`;
@@ -49,97 +29,35 @@ function inTurn(task) {
       $("problem").textContent = "";
       await task();
     } catch (error) {
-      $("problem").textContent = error instanceof TypeError ? offline(error) : error.message;
+      $("problem").textContent = error.message;
+      if (error.status === 409) await refresh();
     }
   });
   return page.busy;
 }
 
-function offline(error) {
-  return /fetch|network|load failed/i.test(error.message)
-    ? "not saved: the service cannot be reached"
-    : error.message;
-}
-
-/* What is listed */
-
-function stateOf(photo) {
-  if (photo.state !== "open") return photo.state;
-  return photo.corrected ? "corrected" : "open";
-}
-
-const MARKS = { accepted: "✓", rejected: "✕", corrected: "✎", open: "" };
-
-function isListed(photo) {
-  const wanted = $("filter").value;
-  if (wanted === "all") return true;
-  if (wanted === "corrected") return photo.corrected && photo.state !== "rejected";
-  return stateOf(photo) === wanted;
-}
-
-function listPhotos() {
-  const list = $("photos");
-  list.replaceChildren(
-    ...page.photos.map((photo, index) => {
-      const item = document.createElement("li");
-      const button = document.createElement("button");
-      button.type = "button";
-      button.append(span("mark"), span("path", photo.photo), span("doubt"));
-      button.addEventListener("click", () => inTurn(() => show(index)));
-      item.append(button);
-      return item;
-    }),
-  );
-  page.photos.forEach((_, index) => describe(index));
-  listed();
-}
-
-function span(kind, text = "") {
-  const element = document.createElement("span");
-  element.className = kind;
-  element.textContent = text;
-  return element;
-}
-
-function describe(index) {
-  const photo = page.photos[index];
-  const button = $("photos").children[index].firstElementChild;
-  const state = stateOf(photo);
-  const [mark, , doubt] = button.children;
-  mark.textContent = MARKS[state] || (photo.reasons.length ? "!" : "");
-  doubt.style.setProperty("--share", `${Math.round(100 * Math.min(1, photo.doubt))}%`);
-  button.dataset.state = state;
-  const flags = photo.reasons.length ? ", worth a look" : "";
-  const what = state === "open" ? `not reviewed${flags}` : state;
-  button.setAttribute("aria-label", `${photo.photo}, ${what}`);
-  button.title = `${what}; doubt ${photo.doubt.toFixed(2)}`;
-}
-
-function listed() {
-  page.photos.forEach((photo, index) => {
-    $("photos").children[index].hidden = !isListed(photo) && index !== page.at;
-  });
-  const done = page.photos.filter((photo) => stateOf(photo) !== "open").length;
-  $("progress").textContent = `${done} of ${page.photos.length} reviewed`;
+/** Send what is done; an error says that it is not saved. */
+async function send(what, json) {
+  try {
+    return await (await call(`v1/review/${what}`, { json })).json();
+  } catch (error) {
+    if (!error.status) error.message = `not saved: ${error.message}`;
+    throw error;
+  }
 }
 
 async function step(by) {
-  for (let at = page.at + by; at >= 0 && at < page.photos.length; at += by) {
-    if (isListed(page.photos[at])) return show(at);
-  }
+  const next = page.photos.next(by);
+  if (next !== null) await show(next);
 }
 
 /* The photo */
 
 async function show(index) {
-  const before = $("photos").children[page.at]?.firstElementChild;
-  before?.removeAttribute("aria-current");
-  page.at = index;
+  const { photos } = page;
+  photos.turnTo(index);
   page.selected = page.hovered = page.shown = null;
-  const photo = page.photos[index];
-  const current = $("photos").children[index].firstElementChild;
-  current.setAttribute("aria-current", "true");
-  current.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const photo = photos.current;
   history.replaceState(null, "", `#${encodeURIComponent(photo.name)}`);
   headings();
   clear($("labels"));
@@ -147,9 +65,8 @@ async function show(index) {
   $("image").src = address("image", photo.name);
   $("image").alt = photo.photo;
   await Promise.all([$("image").decode().catch(unreadable), readLabels(photo)]);
-  listed();
-  for (let near = index + 1; near <= index + AROUND && near < page.photos.length; near++) {
-    new Image().src = address("image", page.photos[near].name);
+  for (const near of photos.photos.slice(index + 1, index + 1 + AROUND)) {
+    new Image().src = address("image", near.name);
   }
 }
 
@@ -159,7 +76,7 @@ async function unreadable() {
 }
 
 function headings() {
-  const photo = page.photos[page.at];
+  const photo = page.photos.current;
   const state = stateOf(photo);
   $("name").textContent = photo.photo;
   $("state").textContent = photo.corrected && state !== "corrected" ? `corrected, ${state}` : state;
@@ -172,17 +89,7 @@ function headings() {
 
 async function readLabels(photo) {
   const blob = await (await call(address("labels", photo.name))).blob();
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-  const { width, height } = bitmap;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const pixels = context.getImageData(0, 0, width, height).data;
-  const wide = page.classes.length > 255;
-  const labels = new Uint16Array(width * height);
-  for (let at = 0; at < labels.length; at++) {
-    labels[at] = pixels[4 * at] + (wide ? 256 * pixels[4 * at + 1] : 0);
-  }
+  const { width, height, data: labels } = await decode(blob, page.classes.length > 255 ? 16 : 8);
   const { numbers, regions } = connected(labels, width, height);
   const order = [...regions].sort((one, other) => other.size - one.size);
   page.shown = { width, height, labels, numbers, regions, order };
@@ -300,8 +207,8 @@ function listClasses() {
 
 async function change(edit) {
   const { shown } = page;
-  const photo = page.photos[page.at];
-  const body = { name: photo.name, ...edit };
+  const photo = page.photos.current;
+  const body = { name: photo.name, edit: photo.edit, ...edit };
   const onRegion = ["relabel", "ignore", "merge"].includes(edit.action);
   if (onRegion) {
     if (page.selected === null) return;
@@ -312,34 +219,49 @@ async function change(edit) {
     body.column = Math.floor((x * photo.width) / shown.width);
     body.whole = $("whole").checked;
   }
-  took(await (await call("v1/review/change", body)).json());
-  if (onRegion || edit.action === "reset") await readLabels(page.photos[page.at]);
+  took(await send("change", body));
+  if (onRegion || edit.action === "reset") await readLabels(page.photos.current);
 }
 
 function took(answer) {
-  $("undo").disabled = !answer.can_undo;
-  $("redo").disabled = !answer.can_redo;
+  offerHistory(answer);
   if (!answer.photo) return -1;
-  const index = page.photos.findIndex((photo) => photo.name === answer.photo.name);
-  page.photos[index] = answer.photo;
-  describe(index);
-  if (index === page.at) headings();
-  listed();
+  const index = page.photos.take(answer.photo);
+  page.photos.refresh();
+  if (index === page.photos.at) headings();
   return index;
 }
 
+function offerHistory({ can_undo: undo, can_redo: redo }) {
+  $("undo").disabled = !undo;
+  $("redo").disabled = !redo;
+}
+
 async function judge(action) {
-  const at = page.at;
   const state = { accept: "accepted", reject: "rejected" }[action];
-  const again = page.photos[at].state === state; // the same once more takes it back
+  const again = page.photos.current.state === state; // the same once more takes it back
   await change({ action: again ? "open" : action });
   if (!again) await step(1);
 }
 
 async function goBack(which) {
-  const index = took(await (await call(`v1/review/${which}`, {})).json());
-  if (index === page.at) await readLabels(page.photos[index]);
+  const index = took(await send(which, {}));
+  if (index === page.photos.at) await readLabels(page.photos.current);
   else if (index >= 0) await show(index);
+}
+
+/** Take in what others have done meanwhile. */
+async function refresh() {
+  const found = await (await call("v1/review")).json();
+  const before = page.photos.current;
+  if (found.photos.length !== page.photos.photos.length) return location.reload();
+  const { photos } = page.photos;
+  const other = (photo, index) => JSON.stringify(photo) !== JSON.stringify(photos[index]);
+  found.photos.filter(other).forEach((photo) => page.photos.take(photo));
+  page.photos.refresh();
+  offerHistory(found);
+  headings();
+  if (page.photos.current.edit !== before.edit) await readLabels(page.photos.current);
 }
 
 /* Hands */
@@ -426,33 +348,35 @@ function listen() {
   click("merge", () => change({ action: "merge" }));
   $("whole").addEventListener("change", outline);
   $("opacity").addEventListener("input", (event) => setOpacity(event.target.value));
-  $("filter").addEventListener("change", listed);
   $("search").addEventListener("input", listClasses);
   document.addEventListener("keydown", keyed);
+  window.addEventListener("focus", () => {
+    page.busy = page.busy.then(refresh).catch(() => {}); // what is done next says it
+  });
 }
 
 async function start() {
-  const answer = await fetch("v1/review");
-  if (answer.status === 404) {
-    throw new Error("no labels are reviewed here: start the service with --review LABELS");
-  }
-  const found = await (answer.ok ? answer : call("v1/review")).json();
-  Object.assign(page, { photos: found.photos, classes: found.classes, ignore: found.ignore });
+  const found = await (await call("v1/review").catch(absent)).json();
+  page.classes = found.classes;
   for (const { id, color } of page.classes) {
     const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
     page.colors.set(id, (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0);
   }
   $("title").textContent = found.title;
-  $("undo").disabled = !found.can_undo;
-  $("redo").disabled = !found.can_redo;
+  offerHistory(found);
   setOpacity($("opacity").value);
-  listPhotos();
+  const parts = { list: $("photos"), filter: $("filter"), progress: $("progress") };
+  page.photos = new PhotoList(found.photos, parts, (index) => inTurn(() => show(index)));
   listen();
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const at = page.photos.findIndex((photo) => photo.name === wanted);
-  const open = page.photos.findIndex((photo) => stateOf(photo) === "open");
-  await inTurn(() => show(Math.max(0, at >= 0 ? at : open)));
+  const wanted = page.photos.placeOf(decodeURIComponent(location.hash.slice(1)));
+  const open = found.photos.findIndex((photo) => stateOf(photo) === "open");
+  await inTurn(() => show(wanted ?? Math.max(0, open)));
   $("stage").focus();
+}
+
+function absent(error) {
+  if (error.status !== 404) throw error;
+  throw new Error("no labels are reviewed here: start the service with --review LABELS");
 }
 
 start().catch((error) => {
