@@ -244,3 +244,10 @@ def test_photos_of_hostile_names_are_labelled_and_shown_harmlessly(tmp_path, cap
     for shown in (r"a\x1b[2J\u202egpj.png", r"b[red]:dog:\n.png", r"c\udce9.png", r"d\x9b31m.png"):
         assert shown in printed
     assert len(list(Path(out).glob("*_labels.png"))) == 3
+
+
+def test_how_far_a_loop_is_is_said_where_there_is_no_terminal(monkeypatch, capsys):
+    times = iter(range(0, 1000, 10))  # seconds: each look at the clock is ten later
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    assert list(console.track(range(7), what="images", total=7)) == list(range(7))
+    assert capsys.readouterr().err == "images: 3 of 7\nimages: 6 of 7\n"

@@ -438,6 +438,9 @@ def test_a_region_is_clicked(page, out):
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.click(x + (20 - 40) * scale, y + (40 - 30) * scale)
     page.wait_for_selector("#region:has-text('Selected: dog')")
+    drawn = "() => [...new Uint32Array(outline.getContext('2d').getImageData(0, 0, outline.width, "
+    drawn += "outline.height).data.buffer)].filter((one, at, all) => all.indexOf(one) === at)"
+    assert set(page.evaluate(drawn)) == {0, 0xFF000000, 0xFFFFFFFF}  # light within dark
     page.click("#merge")
     page.wait_for_selector("#state:has-text('corrected')")
     assert now(out, "sub/b")[40, 20] == 1

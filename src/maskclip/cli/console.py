@@ -163,16 +163,8 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         timer = threading.Timer(_PATIENCE, print_line, [f"{what} ..."], {"errors": True})
         timer.daemon = True
         timer.start()
-        printed = time.monotonic()
-
-        def tell(text: str) -> None:
-            nonlocal printed
-            if time.monotonic() - printed >= _BETWEEN:
-                printed = time.monotonic()
-                print_line(text, errors=True)
-
         try:
-            yield tell
+            yield _telling()
         finally:
             timer.cancel()
         return
@@ -180,10 +172,29 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(printable(text)))
 
 
+def _telling() -> Callable[[str], None]:
+    """Return what prints a line on standard error, if the last one was some time ago."""
+    printed = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= _BETWEEN:
+            printed = time.monotonic()
+            print_line(text, errors=True)
+
+    return tell
+
+
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
-    """Pass items on, with a progress bar on standard error where that is a terminal."""
-    with progress_bar() as bar:
-        yield from bar.track(items, total=total, description=printable(what))
+    """Pass items on, with a progress bar on standard error; where that is no terminal, by lines."""
+    if sys.stderr.isatty():
+        with progress_bar() as bar:
+            yield from bar.track(items, total=total, description=printable(what))
+        return
+    tell = _telling()
+    for done, item in enumerate(items, start=1):
+        yield item
+        tell(f"{what}: {done:,} of {total:,}")
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:

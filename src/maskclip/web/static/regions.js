@@ -47,14 +47,14 @@ export function painted(labels, width, height, colors) {
   return data;
 }
 
-/** Return the image data of the borders of what `inside(at)` says, light within dark. */
+/** Return the image data of the borders of what `inside(x, y)` says, light within dark. */
 export function outlined(width, height, inside, thickness) {
   const data = new ImageData(width, height);
   const pixels = new Uint32Array(data.data.buffer);
-  const within = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside(y * width + x);
+  const within = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside(x, y);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      if (!inside(y * width + x)) continue;
+      if (!inside(x, y)) continue;
       let near = thickness + 1;
       for (let step = 1; step <= thickness && near > thickness; step++) {
         const all =

@@ -142,9 +142,13 @@ function outline() {
   const inside = whole
     ? (at) => labels[at] === region.label
     : (at) => numbers[at] === region.number;
-  const thickness = Math.max(1, Math.round((region === page.selected ? 4 : 2) / scale()));
-  const data = outlined(width, height, inside, thickness);
-  sized($("outline")).getContext("2d").putImageData(data, 0, 0);
+  const fine = Math.max(1, Math.floor(scale())); // a small photo is shown large, with fine lines
+  const within = (x, y) => inside(Math.floor(y / fine) * width + Math.floor(x / fine));
+  const thickness = Math.max(2, Math.round(((region === page.selected ? 4 : 2) * fine) / scale()));
+  const data = outlined(width * fine, height * fine, within, thickness);
+  const canvas = $("outline");
+  Object.assign(canvas, { width: data.width, height: data.height });
+  canvas.getContext("2d").putImageData(data, 0, 0);
 }
 
 function nameOf(label) {
