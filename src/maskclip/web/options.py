@@ -124,6 +124,11 @@ _PRESETS = [
         "settings": {},
     },
     {
+        "name": "plain",
+        "note": "maps as the model gives them, without refinement: the fastest",
+        "settings": {"refine": "none"},
+    },
+    {
         "name": "paper",
         "note": "MaskCLIP as published, with key smoothing and prompt denoising (ECCV 2022)",
         "settings": {

@@ -154,8 +154,11 @@ export class Controls {
     say("vocabulary-note", vocabulary?.note ?? "");
     say("windows-note", index < 0 ? "the numbers below" : options.windows[index].note);
     say("preset-note", preset?.note ?? "your own settings");
-    [...find("presets").children].forEach((button, at) =>
-      button.setAttribute("aria-pressed", options.presets[at] === preset));
+    [...find("presets").children].forEach((button, at) => {
+      const one = options.presets[at];
+      button.setAttribute("aria-pressed", one === preset);
+      button.disabled = Boolean(one.settings.method) && !model.takes_methods;
+    });
   }
 
   showBackground(kind) {
