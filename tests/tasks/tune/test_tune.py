@@ -146,6 +146,18 @@ def test_segments_that_are_gone_are_named(labeled, tmp_path):
         tune_labels(tmp_path / "labels", device="cpu")
 
 
+def test_words_that_the_model_does_not_know_are_refused_before_photos_are_read(tuned, monkeypatch):
+    def prepare(self, classes=None, **_):
+        if "wall" in classes.flat_prompts:
+            raise MaskCLIPError("no class shows 'wall'")
+        return classes
+
+    monkeypatch.setattr("maskclip.tasks.segmenter.Segmenter.prepare", prepare)
+    monkeypatch.setattr("maskclip.tasks.tune.job.load_image", lambda _: pytest.fail("too late"))
+    with pytest.raises(MaskCLIPError, match="no class shows 'wall'"):
+        tune_labels(tuned[0], tries=["background=wall"], device="cpu")
+
+
 def test_too_few_photos_get_one_line(labeled, tmp_path):
     out = shutil.copytree(labeled, tmp_path / "labels")
     correct(out, range(10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maskclip.core.config import ModelConfig
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.methods import gives_probabilities
 from maskclip.core.text import counted
 from maskclip.core.vocabulary import BACKGROUND, Vocabulary
@@ -21,7 +22,7 @@ from maskclip.data.region_folder import RegionFolder
 from maskclip.tasks.label.finished import FinishedLabels, LabeledPhoto, open_labels
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import load
-from maskclip.tasks.tune.changes import background_changes, read_tries, synonym_changes
+from maskclip.tasks.tune.changes import Change, background_changes, read_tries, synonym_changes
 from maskclip.tasks.tune.propose import Bench, Proposal, Reviewed, bins, propose
 from maskclip.tasks.tune.tallies import folds
 from maskclip.tasks.voting import Voting
@@ -90,6 +91,10 @@ def tune_labels(
             f"the weights of {config.name} are not those that labelled {out}: name these by "
             "`model` or `weights`"
         )
+    changes = {
+        stage: [one for one in each if _is_known(one, finished, segmenter, given=bool(words))]
+        for stage, each in changes.items()
+    }
     chosen, left_out = _chosen(reviewed)
     refinement, folder = _refinement(finished)
     photos = []
@@ -130,6 +135,25 @@ def _changes(
         "words": synonym_changes(vocabulary, tries),
         "background": background_changes(vocabulary, background),
     }
+
+
+def _is_known(
+    change: Change, finished: FinishedLabels, segmenter: PhotoSegmenter, *, given: bool
+) -> bool:
+    """Return whether a model knows the words of a change; words that were given, it must.
+
+    Raises:
+        MaskCLIPError: it does not know them.
+    """
+    try:
+        with warnings.catch_warnings():  # of words that are only tried
+            warnings.simplefilter("ignore", MaskCLIPWarning)
+            segmenter.prepare(change.apply(finished.vocabulary), options=finished.options)
+    except MaskCLIPError:
+        if given:
+            raise
+        return False
+    return True
 
 
 def _chosen(reviewed: Sequence[LabeledPhoto]) -> tuple[list[LabeledPhoto], list[str]]:
