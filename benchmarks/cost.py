@@ -32,8 +32,8 @@ from maskclip.data.specs import SPECS
 from maskclip.plus.config import Machine, Optimization, Training, parse_student
 from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher, segmentation_loss, teacher_maps
-from maskclip.recipes import TRAININGS
 from maskclip.tasks.photos import LONG_SIDE_RATIO
+from maskclip.trainings import TRAININGS
 
 TEXT_DIMS = {"RN50:openai": 1024, "RN50x16:openai": 768, "ViT-B-16:openai": 512}
 PHOTO = (375, 500)  # a usual size, for validation

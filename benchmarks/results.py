@@ -28,7 +28,6 @@ from maskclip.emoji.layers import texture_names
 from maskclip.emoji.scenes import EmojiScenes, training_scenes
 from maskclip.emoji.sprites import HELD_OUT_PAIRS
 from maskclip.plus.config import Machine, Training
-from maskclip.recipes import TRAININGS
 from maskclip.tasks.evaluation.cells import earlier_result
 from maskclip.tasks.evaluation.charts import confusion_chart, line_chart
 from maskclip.tasks.evaluation.evaluate import EvaluationResult, describe, evaluate
@@ -42,6 +41,7 @@ from maskclip.tasks.evaluation.results import (
 )
 from maskclip.tasks.evaluation.settings import Evaluation, Run
 from maskclip.tasks.train import train
+from maskclip.trainings import TRAININGS
 
 MODELS = ("emoji-rn", "emoji-vit")
 REFINEMENTS = {

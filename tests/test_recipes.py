@@ -19,12 +19,13 @@ from maskclip.core.methods import SOURCES
 from maskclip.data.corruptions import Corruption
 from maskclip.data.datasets import open_dataset
 from maskclip.data.specs import SPECS
-from maskclip.recipes import KS_PD, RECIPES, TRAININGS, get_recipe, get_training, published_row
+from maskclip.recipes import KS_PD, RECIPES, get_recipe, published_row
 from maskclip.tasks import segmenter as task
 from maskclip.tasks.evaluation.evaluate import evaluate
 from maskclip.tasks.evaluation.figures import COLUMNS
 from maskclip.tasks.evaluation.predictors import load_predictor
 from maskclip.tasks.evaluation.settings import Evaluation, Run
+from maskclip.trainings import TRAININGS, get_training
 
 RN50 = ModelConfig(name="RN50", method="published")
 VITB16 = ModelConfig(name="ViT-B-16", method="published")

@@ -30,8 +30,8 @@ from maskclip.data.specs import SPECS
 from maskclip.plus import supervision
 from maskclip.plus.config import Machine, Training
 from maskclip.plus.files import read_student
-from maskclip.recipes import TRAININGS
 from maskclip.tasks import train as task
+from maskclip.trainings import TRAININGS
 
 pytestmark = pytest.mark.timeout(600)  # a machine that is busy takes minutes for one
 

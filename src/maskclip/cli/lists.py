@@ -130,7 +130,8 @@ def recipes() -> None:
     """
     from maskclip.cli.console import print_line, print_table
     from maskclip.core.methods import method_name
-    from maskclip.recipes import EMBEDDED, RECIPES, TRAININGS, published_variants
+    from maskclip.recipes import EMBEDDED, RECIPES, published_variants
+    from maskclip.trainings import TRAININGS
 
     rows = [
         (

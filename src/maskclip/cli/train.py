@@ -275,7 +275,7 @@ def train(
     from maskclip.plus.config import TEACHER, Machine
     from maskclip.plus.files import student_file
     from maskclip.plus.schedule import rescale_phases
-    from maskclip.recipes import FROM_TEACHER
+    from maskclip.trainings import FROM_TEACHER
 
     require_extra("train", "lightning", "tensorboard", "torchmetrics")
     machine = Machine(

@@ -56,7 +56,7 @@ def open_inputs(
         raise MaskCLIPError(
             "-c, --classes and --vocabulary belong to --images; a recipe has its own"
         )
-    from maskclip.recipes import get_training
+    from maskclip.trainings import get_training
 
     assert recipe is not None
     training = get_training(recipe).training
@@ -86,7 +86,7 @@ def _published(name: str, data: Path | None, split: str) -> Samples:
 def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, None]:
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.data.photos import open_photos
-    from maskclip.recipes import own_training
+    from maskclip.trainings import own_training
 
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))
     return training, open_photos(images, words), None
@@ -102,8 +102,8 @@ def _labeled_photos(
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.core.text import counted
     from maskclip.data.photos import open_photos
-    from maskclip.recipes import own_training
     from maskclip.tasks.check_dataset import doubt_labels
+    from maskclip.trainings import own_training
 
     if validate is not None and not 0 < validate < 1:
         raise MaskCLIPError(
