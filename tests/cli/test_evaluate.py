@@ -259,7 +259,7 @@ def test_recipes_are_listed_with_their_scores_and_never_cut(capsys):
     assert " ".join(columns["*-naclip-vitb16"]) == "58.9 32.2 33.2 79.7 35.2 23.3 35.5 17.4 39.4"
     assert columns["*-clean-vitb16"][-1] == "30.3"  # 30.25
     assert "context60 (C60)" in later[-1]
-    assert len(trained) == 1 + 11 + 3 + 2  # published, of the embedded world, of real photos
+    assert len(trained) == 1 + 11 + 4 + 2  # published, of the embedded world, of real photos
     assert trained[11].split()[-4:] == ["80,000", "39.7", "54.7", "45.0"]
     assert embedded[0].startswith("embedded, offline")
     listed = {*rows, *(line.split()[0] for line in embedded[1:])}
