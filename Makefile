@@ -29,7 +29,7 @@ demo: $(READY)
 	@echo "== labelling three real photos by everyday words, with a preview that is no CLIP (docs/models.md)"
 	photos="$$($(BIN)/python -c 'import skimage; print(skimage.data_dir)')" && $(BIN)/maskclip segment \
 		"$$photos/chelsea.png" "$$photos/coffee.png" "$$photos/rocket.jpg" \
-		--vocabulary photo --background 0.5 --model photo --out demo
+		--vocabulary photo --background 0.5 --model photo --regions slic --out demo
 	@echo "== look at demo/*_overlay.png; demo/*_labels.png are the labels. Next, try:"
 	@echo "   $(BIN)/maskclip segment demo/scenes/JPEGImages -c dog -c car -c grass -c sky --model emoji"
 	@echo "   $(BIN)/maskclip eval emoji"
