@@ -112,9 +112,10 @@ class TestNames:
             ("unet:resnet81", r"no 'resnet81' \(did you mean resnet18 .*timm\.list_models"),
             ("unet:hf-hub:some/one", r"no 'hf-hub:some/one'.*timm\.list_models"),
             ("unet:resnet18.nope", r"no weights 'resnet18\.nope'.*timm\.list_pretrained"),
-            ("deeplabv2:vit_tiny_patch16_224", r"does not dilate.*`student=unet:vit_tiny_patch16"),
-            ("deeplabv2:densenet121", r"deeplabv2:densenet121 cannot be built: .*such as tf_eff"),
+            ("deeplabv2:vit_tiny_patch16_224", r"such as resnet18 or tf_efficientnet_lite0$"),
+            ("deeplabv2:densenet121", r"deeplabv2:densenet121 cannot be built: .*such as resnet18"),
             ("unet:mixer_s16_224", r"unet:mixer_s16_224 cannot be built: .*take another backbone"),
+            ("unet:vit_tiny_patch16_224", r"cannot be built: .*[^.]; take another backbone"),
         ],
     )
     def test_what_cannot_be_built_is_refused_in_a_line(self, name, message):

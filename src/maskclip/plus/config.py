@@ -145,8 +145,7 @@ def _check_counts(
 ) -> None:
     """Refuse counts below the least; None is no count."""
     for name in names:
-        value = getattr(config, name)
-        if value is not None and value < least:
+        if (value := getattr(config, name)) is not None and value < least:
             raise error(f"{name}: expected at least {least}, got {value}")
 
 
@@ -228,13 +227,15 @@ class Supervision:
             )
 
     def _check_view(self) -> None:
-        if not 0 < self.teacher_scale < math.inf:
+        if not 0 < self.teacher_scale <= 8:
             raise SupervisionError(
-                f"teacher_scale: expected a factor above 0, got {self.teacher_scale}"
+                f"teacher_scale: expected a factor above 0, at most 8, got {self.teacher_scale}: "
+                "CLIP sees crops that many times as large, in memory"
             )
         _check_counts(self, "teacher_short_side", error=SupervisionError)
-        further = self.teacher_scale != 1 or self.distillation is not None
-        if self.teacher_short_side is not None and further:
+        if (side := self.teacher_short_side or 0) > 4096:
+            raise SupervisionError(f"teacher_short_side: expected at most 4096 px, got {side}")
+        if side and (self.teacher_scale != 1 or self.distillation is not None):
             other = "distillation" if self.teacher_scale == 1 else "teacher_scale"
             raise SupervisionError(
                 f"teacher_short_side: CLIP sees whole photos by it, crops by {other}: leave one "
@@ -247,10 +248,9 @@ class Supervision:
         return self.clip_guided is not None or self.distillation is not None
 
     def _check_phases(self) -> None:
-        ids = self.unlabeled
+        ids, guided, own = self.unlabeled, self.clip_guided, self.self_training
         if len(set(ids)) < len(ids) or any(index < 0 for index in ids):
             raise SupervisionError(f"unlabeled: expected distinct class ids from 0, got {ids}")
-        guided, own = self.clip_guided, self.self_training
         for name, steps in (("clip_guided", guided), ("self_training", own)):
             if steps is not None and (steps[0] < 1 or not within(steps[0], steps)):
                 raise SupervisionError(
@@ -319,7 +319,7 @@ class Optimization:
                 f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )
         for name, fits, expected in (
-            ("head_lr_mult", 0 < self.head_lr_mult < math.inf, "a factor above 0"),
+            ("head_lr_mult", 0 < self.head_lr_mult <= 1000, "a factor above 0, at most 1000"),
             ("momentum", 0 <= self.momentum < 1, "[0, 1)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0"),
             ("power", 0 <= self.power < math.inf, "a number from 0"),

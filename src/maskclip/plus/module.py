@@ -284,11 +284,14 @@ class MaskCLIPPlus(L.LightningModule):
             buffer.copy_(copy)
         path = Path(self.trainer.default_root_dir) / LAST
         self.trainer.save_checkpoint(path)
+        config = self.optimization
         precise = "" if self.trainer.precision == "32-true" else ", or train in float32"
+        faster = config.head_lr_mult != 1
+        head = f" or a smaller `head_lr_mult` than {config.head_lr_mult:g}" if faster else ""
         raise TrainingError(
             f"the {what} of step {self.global_step + 1} is not finite: training stopped; {path} "
             f"holds the step before. Start from it with a lower learning rate (`initial={path}`, "
-            f"`lr={self.optimization.lr / 2:g}` and another `out`){precise}"
+            f"`lr={config.lr / 2:g}`{head}, and another `out`){precise}"
         )
 
     def _count_learnt(self, given: Tensor, labels: Tensor) -> None:
@@ -300,7 +303,7 @@ class MaskCLIPPlus(L.LightningModule):
         self._assigned += int((valid & unlabeled).sum())
         self._learnt += torch.bincount(labels[valid], minlength=classes)
         step = self.global_step + 1
-        if step != _FIRST_CHECK and step % _CHECK_EVERY:
+        if step not in (_FIRST_CHECK, self.optimization.steps) and step % _CHECK_EVERY:
             return
         needed = phase_at(self.supervision, step) != "none"
         self.no_labels = needed and self._unlabeled > 0 and not self._assigned

@@ -114,8 +114,8 @@ def _build_dilated(config: StudentConfig, backbone: str, *, weights: str) -> Net
     except Exception as error:  # timm raises whatever its models do
         raise StudentError(
             f"{config.decoder}:{backbone} cannot be built: timm does not dilate this backbone to "
-            f"stride {DeepLabV2.stride}; take one that it does, such as tf_efficientnet_lite0 or "
-            f"resnet18, or another decoder, as in `student=unet:{backbone}`"
+            f"stride {DeepLabV2.stride}; take one that it does, such as resnet18 or "
+            "tf_efficientnet_lite0"
         ) from error
     deepest = len(strides) - 1
     with first_weights(weights, backbone) as file:
@@ -164,7 +164,7 @@ def _build_modern(config: StudentConfig, backbone: str, *, weights: str) -> Netw
             encoder = ModernBackbone(model.encoder)
             channels, stride = _probe(encoder, model.decoder)
         except Exception as error:  # timm and smp raise whatever their models do
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise StudentError(
                 f"{config.decoder}:{backbone} cannot be built: {reason}; take another backbone, "
                 "such as mobilenetv4_conv_small or resnet18"
