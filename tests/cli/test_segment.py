@@ -65,6 +65,19 @@ def test_writes_what_is_wanted_and_prints_coverage(photo, tmp_path, capsys):
         assert f"{share:.1%}" in printed
 
 
+def test_the_table_is_of_the_labels_that_a_class_file_leaves(photo, tmp_path, capsys):
+    file, out = tmp_path / "words.toml", tmp_path / "out"
+    file.write_text('classes = ["dog", "grass"]\n\n[confidence]\ndog = 1\ngrass = 0.9\n')
+    assert segment(photo, "--classes", file, *EMOJI, "--out", out, "--save", "json") == 0
+    entries = json.loads((out / "photo.json").read_text())["classes"]
+    assert 0 < sum(entry["coverage"] for entry in entries) < 0.99
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = [row for row in rows if row and row[0] in ("dog", "grass")]
+    assert sorted(printed) == sorted(
+        [entry["name"], f"{entry['coverage']:.1%}", f"{entry['score']:.2f}"] for entry in entries
+    )
+
+
 def test_the_labels_are_mostly_right_on_a_scene(tmp_path):
     scene = draw_scene(3, size=256, objects=["car"], grounds=["grass"])
     Image.fromarray(scene.image).save(tmp_path / "car.png")

@@ -297,7 +297,9 @@ class Worker:
             except MaskCLIPError as error:
                 return Outcome(task, error=str(error))
             labels, scores = _corrected(labels, scores, kept, self.vocabulary.ignore)
-        stats = tuple(_class_stats(labels, kept, scores))
+        # `segment` tells of what it writes; the report of `label` also of what was dropped.
+        won = kept if self.job.flat else labels
+        stats = tuple(_class_stats(won, kept, scores, len(self.vocabulary)))
         (height, width), wanted = labels.shape, scores if self._wants_scores else None
         del labels, scores  # of a large photo they are gigabytes, which drawing needs
         try:
@@ -387,10 +389,11 @@ def _corrected(
 
 
 def _class_stats(
-    labels: Labels, kept: Labels, scores: npt.NDArray[np.float32]
+    labels: Labels, kept: Labels, scores: npt.NDArray[np.float32], count: int
 ) -> Iterator[ClassStats]:
+    """Yield the figures of the `count` classes that appear; ignored pixels are of none."""
     pixels, sums = class_totals(labels, scores)
-    left = dict(class_pixels(kept, len(pixels)))
-    for label in np.flatnonzero(pixels).tolist():
-        count = int(pixels[label])
-        yield ClassStats(label, count, left.get(label, 0), float(sums[label] / count))
+    left = dict(class_pixels(kept, count))
+    for label in np.flatnonzero(pixels[:count]).tolist():
+        won = int(pixels[label])
+        yield ClassStats(label, won, left.get(label, 0), float(sums[label] / won))
