@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.files import atomic_path, make_durable
 from maskclip.core.text import parse_json, read_bytes
 
@@ -46,7 +47,8 @@ class Journal:
         """Read the file, if there is one, and give the values of each whole line to `take`.
 
         What stands after the last end of a line was never answered, and is left out, unless it is
-        a whole object: then an editor has dropped the end of the file, and it counts.
+        a whole object: then an editor has dropped the end of the file, and it counts. A line that
+        was answered and lost its end later looks the same, so a warning says that one is left out.
 
         Raises:
             JournalError: it is not plain UTF-8, or a line is damaged: no JSON, or `take` raises
@@ -72,6 +74,13 @@ class Journal:
                 told = isinstance(error, MaskCLIPError | ValueError)
                 why = str(error) if told else "an unknown entry"
                 raise self.refusal(f"line {number} is damaged ({why})") from None
+        if self._length < len(data):
+            warnings.warn(
+                f"{self.path}: the last line is incomplete and left out, and the next action "
+                "removes it: if it was whole once, restore the file first",
+                MaskCLIPWarning,
+                stacklevel=2,
+            )
 
     def append(self, values: Sequence[Any]) -> None:
         """Write a line for each value; they are on the disk when it returns, or none of them is.
