@@ -57,7 +57,8 @@ def pamr(
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
     offsets = [(dilation * y, dilation * x) for dilation in dilations for y, x in _AROUND]
     weights = _likeness(images, offsets, count=len(dilations))
-    if maps.device.type == "cpu" and maps.shape[1] >= _BESIDE and size.numel() <= _TABLED:
+    tabled = maps.shape[1] >= _BESIDE and size.numel() <= _TABLED
+    if tabled and maps.device.type == "cpu" and maps.dtype == weights.dtype:
         pairs = zip(maps, weights, strict=True)
         return torch.stack([_gather_pixels(*pair, offsets, iterations) for pair in pairs])
     for _ in range(iterations):
