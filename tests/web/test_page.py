@@ -145,6 +145,46 @@ def test_an_example_is_labelled_and_words_and_classes_change_what_is_seen(visit)
         page.wait_for_selector("#words-error:has-text('grass')")
 
 
+def test_own_photos_go_back_to_the_model_before_an_example(visit, scene):
+    def options(route):  # a service whose first model is of photos
+        found = route.fetch().json()
+        drawn = {**found["models"][0], "default": False}
+        found["models"] = [{**drawn, "name": "photo", "kind": "preview", "default": True}, drawn]
+        route.fulfill(json=found)
+
+    def own(name):
+        photo = {"name": name, "mimeType": "image/png", "buffer": scene[0]}
+        page.set_input_files("#file", photo)
+        page.wait_for_selector(f"#photo-name:has-text('{name}')")
+        page.wait_for_selector("#readout:has-text('back to the model photo')")
+        return page.input_value("#model"), page.input_value("#words")
+
+    def example():
+        page.click("#show-examples")
+        page.click("#examples button")
+        page.wait_for_selector("#photo-name:has-text('scene')")
+        return page.input_value("#model"), page.input_value("#words")
+
+    with visit() as page:
+        page.route("**/v1/options", options)
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        page.fill("#words", "cow")
+        assert example() == ("emoji", "cow, tree, grass, sky")
+        assert own("a.png") == ("", "cow")
+        wait_for(page, "cow")
+        example()
+        page.fill("#words", "grass")
+        assert own("b.png") == ("", "grass")  # typed since
+        page.fill("#words", "cow, grass")
+        page.wait_for_function("() => !readout.textContent.includes('back to')")
+        example()
+        page.reload()  # what was before is forgotten
+        page.wait_for_selector("html[data-ready]")
+        assert page.input_value("#model") == "emoji"
+        assert own("c.png") == ("", "")
+
+
 def test_a_draft_is_seen_until_it_is_refined_and_older_words_never_come_back(visit, scene):
     with visit() as page:
         held, sent = [], []
@@ -257,6 +297,7 @@ def test_an_error_is_where_it_belongs_and_in_the_status_line(visit, scene):
             filled = "[...document.querySelectorAll('.error')].filter((one) => one.textContent)"
             found = page.evaluate(f"{filled}.map((one) => [one.id, one.textContent])")
             assert found == [[f"{place}-error", line]]
+            assert "background=0.5" not in line  # which is for programs
 
 
 def test_controls_and_presets_change_the_labels_and_the_command_that_repeats_them(visit, scene):
@@ -341,6 +382,10 @@ def test_results_are_taken_along(visit, scene):
             sizes[waiting.value.suggested_filename] = waiting.value.path().read_bytes()
         assert set(sizes) == {"a_labels.png", "a_overlay.png", "a_scores.png", "a_coco.json"}
         assert json.loads(sizes["a_coco.json"])["images"][0]["file_name"] == "a.png"
+        page.click("#compare")
+        with page.expect_download() as waiting:
+            page.click("[data-save='labels']")
+        assert waiting.value.suggested_filename == "a_labels_B.png"
         page.click("text=Command line")
         assert "--class cow --class grass" in page.inner_text("#command")
 

@@ -339,6 +339,20 @@ def other(page):
     return second
 
 
+def test_letters_of_a_class_are_no_keys_while_a_photo_is_still_on_its_way(page, out):
+    held = []
+    page.route("**/v1/review/labels?*", lambda route: held.append(route))
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#name:has-text('a.png')")
+    page.keyboard.press("/")
+    page.keyboard.type("gra")
+    held[0].continue_()
+    page.wait_for_selector("#region:has-text('Click a region')")
+    assert page.locator("#classes li").count() == 1
+    assert page.input_value("#search") == "gra"
+    assert Corrections(out).of("a").state == "open"
+
+
 def test_two_windows_see_what_each_other_does(page, out):
     second = other(page)
     second.wait_for_selector("#name:has-text('sub/b.png')")
@@ -349,8 +363,8 @@ def test_two_windows_see_what_each_other_does(page, out):
     second.wait_for_selector("#problem:has-text('somebody else has corrected this photo')")
     second.wait_for_selector("#state:has-text('corrected')")
     assert Corrections(out).of("sub/b").state == "open"
-    second.keyboard.press("a")
-    second.wait_for_selector("#progress:has-text('1 of 3')")
+    with second.expect_response(lambda answer: answer.request.method == "POST" and answer.ok):
+        second.keyboard.press("a")
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     page.wait_for_selector("#state:has-text('corrected, accepted')")
     second.close()
@@ -430,6 +444,40 @@ def test_a_review_by_keyboard_alone_on_a_small_screen(page, out):
     assert page.locator("#classes li").count() == 1
     assert page.evaluate(UNNAMED) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_phone_stays_at_the_photo_while_one_reviews_and_goes_up_to_one_that_is_chosen(page):
+    def expect(name):
+        page.wait_for_selector(f"#name:has-text('{name}')")
+
+    def top():
+        return page.evaluate("scrollY")
+
+    page.set_viewport_size({"width": 390, "height": 600})
+    page.reload()
+    page.wait_for_selector("#classes li")
+    assert top() == 0
+    for button, name in [("next", "a.png"), ("accept", "c.png"), ("undo", "a.png")]:
+        page.click(f"#{button}")
+        expect(name)
+        assert top() == 0
+    page.click("#photos li:last-child button")  # Playwright scrolls down to it
+    expect("c.png")
+    page.wait_for_function("scrollY < 100")
+    assert page.locator("#previous").bounding_box()["y"] > -1
+
+
+def test_a_number_is_that_of_the_list_which_is_seen(page, out):
+    press = page.keyboard.press
+    press("/")
+    page.keyboard.type("sky")
+    press("Enter")  # without a region
+    page.wait_for_selector("#region:has-text('Select a region first')")
+    assert page.locator("#classes li").count() == 3
+    press("ArrowDown")
+    press("1")
+    page.wait_for_selector("#state:has-text('corrected')")
+    assert (now(out, "sub/b")[:, 50:] == 0).all()  # the largest, which was ignored
 
 
 def test_a_region_is_clicked(page, out):

@@ -1,7 +1,7 @@
 // The page: one photo, one or two sides with settings, and the labels that come for them.
 
 import { call } from "./api.js";
-import { Controls, say } from "./controls.js";
+import { Controls, onPage, say } from "./controls.js";
 import { paintHeat, paintLabels, paintScale } from "./layers.js";
 import { aboutAnswer, busy, described, Legend, readOut } from "./legend.js";
 import { exampleFile, listenForPhotos, pictureOf, showExamples, upload } from "./photos.js";
@@ -90,6 +90,7 @@ class Page {
   // Photos
 
   async openExample(example, { withWords = true } = {}) {
+    const sides = this.comparing ? this.sides : [this.side];
     if (withWords) {
       const { models } = this.controls.options;
       const now = this.controls.modelOf(this.side.settings);
@@ -102,10 +103,11 @@ class Page {
         ...(model.kind === example.model ? example.settings : { words: example.words }),
         model: model.default ? undefined : model.name,
       };
-      for (const side of this.comparing ? this.sides : [this.side]) {
-        side.settings = { ...side.settings, ...chosen };
-      }
+      for (const side of sides) side.borrow(chosen);
       this.controls.show(this.side.settings);
+    } else {
+      sides.filter((side) => this.controls.modelOf(side.settings).kind === example.model)
+        .forEach((side) => side.borrow(side.settings, {}));
     }
     const before = this.uploading;
     try {
@@ -126,11 +128,21 @@ class Page {
       const photo = await upload(file, { signal: request.signal, onBusy: busy });
       if (request !== this.uploading) return;
       this.example = example;
+      if (!example) this.leaveExample();
       this.use(photo);
     } catch (error) {
       if (request !== this.uploading || error.name === "AbortError") return;
       tell(find("start").hidden ? "stage-error" : "photo-error", error.message);
     }
+  }
+
+  /** A visitor's own photo has come: the model that an example chose may know nothing of it. */
+  leaveExample() {
+    for (const side of this.sides) {
+      if (!side.giveBack()) continue;
+      side.news = `your own photo: back to the model ${this.controls.modelOf(side.settings).name}`;
+    }
+    this.controls.show(this.side.settings);
   }
 
   use(photo) {
@@ -159,6 +171,7 @@ class Page {
   changed(settings) {
     const { side } = this;
     side.settings = settings;
+    side.news = "";
     this.remember();
     side.stop();
     side.timer = setTimeout(() => this.label(side), PATIENCE);
@@ -188,8 +201,8 @@ class Page {
         this.openAgain();
         return;
       }
-      side.error = error.message;
-      this.shown(side, error.message);
+      side.error = onPage(error.message);
+      this.shown(side, side.error);
     } finally {
       clearTimeout(slow);
       if (!this.sides.some((one) => one.request)) find("stage").removeAttribute("aria-busy");
@@ -207,7 +220,7 @@ class Page {
   }
 
   shown(side, line) {
-    readOut(line);
+    readOut(side.news ? `${side.news} · ${line}` : line);
     this.paint(side);
     this.showDraft();
     if (side === this.side) this.showSide();
@@ -328,7 +341,8 @@ class Page {
     if (!side.answer) return null;
     const hidden = side.answer.classes.filter((one) => side.hidden.has(one.name)).map((one) => one.id);
     const json = { ...side.sent, opacity: this.opacity, hidden };
-    return { path: `/v1/photos/${photo.id}/download`, json };
+    const mark = this.comparing ? `_${"AB"[side.index]}` : "";
+    return { path: `/v1/photos/${photo.id}/download`, json, mark };
   }
 
   // The address

@@ -16,6 +16,11 @@ const PLACES = [
   ["refine", /^(no |the |unknown )?`?refine(ment)?\b|^surgery\b|^[\d,]+ classes at .* to refine\b/],
   ["model", /^(no )?`?(model|weights)\b/],
 ];
+/** What lines of the service advise to programs, and what does so on the page. */
+const ADVICE = [
+  [/`background=([\d.]+)`/, "Background “below a threshold”, $1"],
+  [/`maskclip vocabularies \S+` lists/, "“Words that this model knows” lists"],
+];
 
 const find = (id) => document.getElementById(id);
 
@@ -199,6 +204,11 @@ export class Controls {
   showAdvice(lines) {
     find("notes").replaceChildren(...lines.map((line) => element("li", { textContent: line })));
   }
+}
+
+/** Return an error's line as it is said on the page. */
+export function onPage(line) {
+  return ADVICE.reduce((said, [pattern, here]) => said.replace(pattern, here), line);
 }
 
 /** Make an element with properties. */

@@ -51,6 +51,12 @@ async function step(by) {
   if (next !== null) await show(next);
 }
 
+/** Show a photo that is chosen from the list, which may be far below it. */
+function choose(index) {
+  $("name").parentElement.scrollIntoView({ block: "nearest" });
+  inTurn(() => show(index));
+}
+
 /* The photo */
 
 async function show(index) {
@@ -215,7 +221,10 @@ async function change(edit) {
   const body = { name: photo.name, edit: photo.edit, ...edit };
   const onRegion = ["relabel", "ignore", "merge"].includes(edit.action);
   if (onRegion) {
-    if (page.selected === null) return;
+    if (page.selected === null) {
+      $("region").textContent = "Select a region first.";
+      return;
+    }
     const { start } = page.selected;
     const x = start % shown.width;
     const y = Math.floor(start / shown.width);
@@ -285,16 +294,19 @@ function keyed(event) {
     const { id } = found()[0];
     inTurn(() => change({ action: "relabel", label: id }));
     $("search").value = "";
+    listClasses(); // numbers are those of the list that is seen
     return $("stage").focus();
   }
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const pressed = event.target.matches("button, summary, input") && [" ", "Enter"].includes(event.key);
   if (pressed || (event.target.type === "range" && event.key.startsWith("Arrow"))) return;
-  const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const action = KEYS[key] ?? AT_ONCE[key];
   const digit = /^[1-9]$/.test(event.key) ? found()[Number(event.key) - 1] : undefined;
   if (!action && !digit) return;
   event.preventDefault();
   if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held judges once
+  if (AT_ONCE[key]) return action();
   inTurn(digit ? () => change({ action: "relabel", label: digit.id }) : action);
 }
 
@@ -306,13 +318,17 @@ const KEYS = {
   y: () => goBack("redo"),
   m: () => change({ action: "merge" }),
   0: () => change({ action: "ignore" }),
-  o: () => setOpacity($("opacity").value === "0" ? 60 : 0),
-  w: () => $("whole").click(),
-  "/": () => $("search").focus(),
   ArrowLeft: () => step(-1),
   ArrowRight: () => step(1),
   ArrowUp: () => stepRegion(-1),
   ArrowDown: () => stepRegion(1),
+};
+
+/** What waits for nothing: letters that follow a "/" are a class's name, and no keys. */
+const AT_ONCE = {
+  o: () => setOpacity($("opacity").value === "0" ? 60 : 0),
+  w: () => $("whole").click(),
+  "/": () => $("search").focus(),
 };
 
 function setOpacity(value) {
@@ -370,7 +386,7 @@ async function start() {
   offerHistory(found);
   setOpacity($("opacity").value);
   const parts = { list: $("photos"), filter: $("filter"), progress: $("progress") };
-  page.photos = new PhotoList(found.photos, parts, (index) => inTurn(() => show(index)));
+  page.photos = new PhotoList(found.photos, parts, choose);
   listen();
   const wanted = page.photos.placeOf(decodeURIComponent(location.hash.slice(1)));
   const open = found.photos.findIndex((photo) => stateOf(photo) === "open");

@@ -65,7 +65,15 @@ export class PhotoList {
     this.at = index;
     this.buttons[index].setAttribute("aria-current", "true");
     this.refresh();
-    this.buttons[index].scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.reveal(this.buttons[index]);
+  }
+
+  /** Scroll the list, and nothing around it: on a phone it is far below the photo. */
+  reveal(button) {
+    const { list } = this.parts;
+    const [box, row] = [list, button].map((one) => one.getBoundingClientRect());
+    if (row.top < box.top) list.scrollTop -= box.top - row.top;
+    else if (row.bottom > box.bottom) list.scrollTop += row.bottom - box.bottom;
   }
 
   /** Return the place of the next listed photo in a direction, or null. */

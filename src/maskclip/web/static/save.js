@@ -8,7 +8,8 @@ const find = (id) => document.getElementById(id);
 /**
  * Let the buttons save.
  *
- * @param {() => {path: string, json: object} | null} request what is shown, as it is asked for.
+ * @param {() => {path: string, json: object, mark: string} | null} request what is shown, as it is
+ *   requested; names of files end in the mark.
  */
 export function listenForSaves(request) {
   for (const button of document.querySelectorAll("[data-save]")) {
@@ -19,7 +20,8 @@ export function listenForSaves(request) {
       try {
         const what = button.dataset.save;
         const response = await call(shown.path, { json: { ...shown.json, what } });
-        save(await response.blob(), nameOf(response) ?? `${what}.png`);
+        const name = nameOf(response) ?? `${what}.png`;
+        save(await response.blob(), name.replace(/(?=\.\w+$)/, shown.mark));
         say("save-error", "");
       } catch (error) {
         say("save-error", error.message);

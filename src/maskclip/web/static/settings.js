@@ -74,16 +74,16 @@ export function readHash(hash) {
 
 /** Return the hash of an address that tells the state; see `readHash`. */
 export function writeHash({ sides, comparing, example, opacity }) {
-  const told = new URLSearchParams();
+  const state = new URLSearchParams();
   sides.slice(0, comparing ? 2 : 1).forEach((side, index) => {
     for (const name of FIELDS) {
-      if (isSet(side[name])) told.set((index ? "b." : "") + name, side[name]);
+      if (isSet(side[name])) state.set((index ? "b." : "") + name, side[name]);
     }
   });
-  if (comparing) told.set("compare", "1");
-  if (example) told.set("example", example);
-  if (opacity !== 0.62) told.set("opacity", opacity);
-  return `#${told}`;
+  if (comparing) state.set("compare", "1");
+  if (example) state.set("example", example);
+  if (opacity !== 0.62) state.set("opacity", opacity);
+  return `#${state}`;
 }
 
 function isSet(value) {

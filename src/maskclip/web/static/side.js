@@ -4,19 +4,45 @@ import { call } from "./api.js";
 import { decode } from "./layers.js";
 import { busy } from "./legend.js";
 
+const CLASSES = ["words", "vocabulary", "background"];
+
 export class Side {
   constructor(index, settings) {
     this.index = index;
     this.settings = settings;
     this.hidden = new Set();
     this.heatName = null;
+    this.lent = null; // by an example: {before, chosen}
+    this.news = ""; // what is said of its settings until they change
     this.forget();
   }
 
   /** Begin as another side is. */
-  begin({ settings, hidden, answer, labels, scores, sent }) {
-    Object.assign(this, { settings: { ...settings }, answer, labels, scores, sent });
+  begin({ settings, lent, hidden, answer, labels, scores, sent }) {
+    Object.assign(this, { settings: { ...settings }, lent, answer, labels, scores, sent });
     this.hidden = new Set(hidden);
+  }
+
+  /** Take what an example chooses, until `giveBack`. */
+  borrow(chosen, before = this.settings) {
+    const still = this.lent && this.settings.model === this.lent.chosen.model;
+    this.lent = { before: still ? this.lent.before : before, chosen };
+    this.settings = { ...this.settings, ...chosen };
+  }
+
+  /**
+   * Go back to the model that was there before an example chose one, and to its words, unless
+   * others were typed meanwhile; return whether the model has changed.
+   */
+  giveBack() {
+    const { before, chosen } = this.lent ?? { before: this.settings, chosen: this.settings };
+    this.lent = null;
+    const { settings } = this;
+    if (settings.model !== chosen.model || settings.model === before.model) return false;
+    const typed = CLASSES.some((name) => settings[name] !== chosen[name]);
+    const names = typed ? ["model"] : ["model", ...CLASSES];
+    this.settings = { ...settings, ...Object.fromEntries(names.map((name) => [name, before[name]])) };
+    return true;
   }
 
   /** Without labels: they were of another photo. */
