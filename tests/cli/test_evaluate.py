@@ -281,6 +281,14 @@ def test_eval_writes_scores_that_can_be_repeated(tmp_path, capsys):
     assert {"protocol", "seed", "versions", "weights", "arithmetic", "templates"} <= first.keys()
 
 
+def test_labels_of_ones_own_photos_that_label_would_refine_are_named(own, capsys):
+    command = [*folder(own), "--model", "emoji", "--templates", "plain"]
+    assert main(command) == 0
+    assert "--refine tlp,pamr measures its labels" in " ".join(capsys.readouterr().err.split())
+    assert main([*command, "--refine", "none"]) == 0
+    assert "measures its labels" not in capsys.readouterr().err
+
+
 def test_segments_vote_by_the_samples_names_and_say_of_which(own, capsys):
     (own / "segments").mkdir()
     write(own / "segments", [[1, 1], [2, 2]])

@@ -293,6 +293,15 @@ def test_photos_that_cannot_be_read_are_named_before_the_first_step(photos, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("place", ["", "runs/mine", ".."])
+def test_a_run_folder_and_photos_in_one_another_are_refused(photos, place, capsys):
+    run = photos / place
+    before = sorted(photos.rglob("*"))
+    assert main(["train", "--images", str(photos), "-c", "dog", "--out", str(run), *SHORT]) == 2
+    assert "lie in one another" in capsys.readouterr().err
+    assert sorted(photos.rglob("*")) == before
+
+
 def test_words_are_refused_before_photos_are_looked_at_and_no_empty_run_is_left(
     photos, tmp_path, capsys
 ):

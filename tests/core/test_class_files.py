@@ -86,6 +86,12 @@ def test_colours_are_kept(tmp_path, name):
     assert not warned
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_scores_that_only_toml_may_have_are_refused(tmp_path, name):
+    with pytest.raises(VocabularyError, match="only a TOML file of classes may have one"):
+        read(tmp_path, name, '{"classes": ["dog", "cat"], "confidence": {"dog": 0.5}}')
+
+
 def test_a_table_of_synonyms_is_classes_with_synonyms(tmp_path):
     table = "Idx\tRatio\tName\n0\t0.15\tdog, domestic dog\n1\t0.10\tcat\n"
     vocabulary, _ = read(tmp_path, "objectInfo150.txt", table)

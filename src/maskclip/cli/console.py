@@ -164,7 +164,7 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         timer.daemon = True
         timer.start()
         try:
-            yield _telling()
+            yield _line_printer()
         finally:
             timer.cancel()
         return
@@ -172,7 +172,7 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(printable(text)))
 
 
-def _telling() -> Callable[[str], None]:
+def _line_printer() -> Callable[[str], None]:
     """Return what prints a line on standard error, if the last one was some time ago."""
     printed = time.monotonic()
 
@@ -191,7 +191,7 @@ def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
         with progress_bar() as bar:
             yield from bar.track(items, total=total, description=printable(what))
         return
-    tell = _telling()
+    tell = _line_printer()
     for done, item in enumerate(items, start=1):
         yield item
         tell(f"{what}: {done:,} of {total:,}")

@@ -195,6 +195,8 @@ def evaluate(
         predictor = _load_predictor(evaluation, predictions, samples, run, device, why)
         if group.is_main:
             _warn_of_differences(row, evaluation, predictor, samples, run)
+            if name == "folder" and evaluation is not None and not refine:
+                _warn_of_own_refinement(evaluation.model.name)
         if sweep:
             assert out is not None
             scores.run_sweep(evaluation, predictor, samples, run, out=out, group=group)
@@ -323,6 +325,19 @@ def _load_predictor(
             )
     assert predictions is not None
     return PredictedFolder.open(predictions, samples, run.count(samples))
+
+
+def _warn_of_own_refinement(model: str) -> None:
+    """Warn that labels of one's own photos are not measured as `label` makes them."""
+    from maskclip.cli.console import warning_line
+    from maskclip.core.config import own_refinement
+
+    names = ",".join(own_refinement(model))
+    if names:
+        warning_line(
+            f"`maskclip label` refines the maps of {model} by {names}, and these are measured as "
+            f"they are: --refine {names} measures its labels, --refine none says that this is meant"
+        )
 
 
 def _warn_of_differences(

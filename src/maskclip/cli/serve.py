@@ -104,7 +104,7 @@ def serve(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many requests may wait; others are told that it is busy.",
+            help="How many requests may wait; others get the answer that it is busy.",
             rich_help_panel=_LIMITS,
         ),
     ] = 32,

@@ -296,6 +296,7 @@ def train(
         labels=labels,
         validate=validate,
         seed=seed or 0,
+        out=out,
     )
     if short_side is not None:
         if images is None:

@@ -27,10 +27,12 @@ def open_inputs(
     labels: Path | None = None,
     validate: float | None = None,
     seed: int = 0,
+    out: Path | None = None,
 ) -> tuple[Training, Samples, Samples | None]:
     """Return what is trained, what it learns from, and the validation set.
 
-    `validate` is the share of photos with labels to validate on, and `seed` chooses them.
+    `validate` is the share of photos with labels to validate on, and `seed` chooses them. Photos
+    of one's own are refused where `out`, the run folder, lies in theirs, or they in it.
     """
     if recipe is not None and images is not None and words[0]:
         check_words([recipe], words[0])  # as in -c dog cat
@@ -43,6 +45,8 @@ def open_inputs(
         if labels is None and validate is not None:
             raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
         vocabulary = read_vocabulary(*words)
+        if out is not None:
+            _check_apart(images, out)
         plain = vocabulary.with_confidence({})  # the student's own scores are others
         opened: tuple[Training, Samples, Samples | None] = (
             _own_photos(images, plain)
@@ -69,6 +73,16 @@ def open_inputs(
     samples = _published(training.dataset, data, training.split)
     validation = _published(training.dataset, data, "val")
     return training, samples, validation
+
+
+def _check_apart(images: Path, out: Path) -> None:
+    """Refuse a run folder whose overlays would be taken for photos by the next training."""
+    photos, run = images.resolve(), out.resolve()
+    if run.is_relative_to(photos) or photos.is_relative_to(run):
+        raise MaskCLIPError(
+            f"--out {out} and --images {images} lie in one another, and the next training would "
+            "take what is drawn in a run folder for photos: choose another --out"
+        )
 
 
 def _with_confidence(training: Training, vocabulary: Vocabulary) -> Training:

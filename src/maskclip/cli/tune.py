@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from maskclip.cli.console import print_line, print_path, print_table, warning_li
 from maskclip.core.files import write_text
 
 if TYPE_CHECKING:
+    from maskclip.core.config import ModelConfig
     from maskclip.core.vocabulary import Vocabulary
     from maskclip.tasks.tune.job import Tuned
 
@@ -97,7 +99,21 @@ def tune(
     path = out or labels / TUNED
     write_text(proposal.vocabulary.to_toml(_figures(found)), path)
     print_path(path)
-    print_line("`maskclip label PHOTOS --classes FILE --out DIR` labels with it, elsewhere")
+    print_line(f"next: {_next_command(found.model, path)}")
+
+
+def _next_command(model: ModelConfig, classes: Path) -> str:
+    """Return the command that labels other photos by what was found."""
+    from maskclip.core.method import CLEAN
+
+    file, name = shlex.quote(str(classes)), shlex.quote(model.name)
+    if model.weights is not None:
+        name += f" --weights {shlex.quote(model.weights)}"
+    how = model.method if isinstance(model.method, str) else model.method.name
+    if how == CLEAN.name:
+        return f"`maskclip label PHOTOS --classes {file} --model {name} --out DIR`"
+    how = shlex.quote(how)
+    return f"`maskclip label PHOTOS --classes {file} --model {name} --method {how} --out DIR`"
 
 
 def _figures(found: Tuned) -> str:

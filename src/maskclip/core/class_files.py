@@ -112,6 +112,11 @@ def _of_values(values: Any, path: Path) -> list[_Entry]:
     if isinstance(values, dict):
         for key in ("names", "classes", "categories", "labels", "id2label"):
             if isinstance(values.get(key), dict | list):
+                if "confidence" in values:
+                    raise VocabularyError(
+                        f"{path}: confidence: only a TOML file of classes may have one, under "
+                        "[confidence]; write the classes as TOML, or leave it out"
+                    )
                 return _of_values(values[key], path)
         items = list(values.items())
         if items and all(_whole(key) is not None and isinstance(v, str) for key, v in items):

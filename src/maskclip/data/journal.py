@@ -71,8 +71,8 @@ class Journal:
             try:
                 take(parse_json(line, str(self.path), self._what))
             except (MaskCLIPError, ValueError, KeyError, TypeError, IndexError) as error:
-                told = isinstance(error, MaskCLIPError | ValueError)
-                why = str(error) if told else "an unknown entry"
+                known = isinstance(error, MaskCLIPError | ValueError)
+                why = str(error) if known else "an unknown entry"
                 raise self.refusal(f"line {number} is damaged ({why})") from None
         if self._length < len(data):
             warnings.warn(

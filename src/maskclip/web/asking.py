@@ -211,7 +211,7 @@ async def _answered(future: Future[Answer], request: Request | None, timeout: fl
 
 
 async def _gone(request: Request) -> None:
-    """Return when who asked has closed the connection."""
+    """Return when the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

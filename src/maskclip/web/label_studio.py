@@ -38,7 +38,7 @@ MOST_TASKS = 10_000
 """Of one request."""
 
 _AHEAD = 2  # tasks of a request that are worked on at once, so that others have their turn
-_RETRY = 0.5  # seconds until a busy engine is asked again
+_RETRY = 0.5  # seconds until a busy engine is tried again
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ class Offer:
 
     Attributes:
         name: what requests call it; of a file, its name without folders.
-        source: what `load` takes: the same, or a path, which is never told to visitors.
+        source: what `load` takes: the same, or a path, which visitors never see.
         kind: `clip`, `student`, `preview` or `embedded`.
         note: one line about it.
         takes_words: whether words can be given; some students have their own classes alone.
@@ -117,7 +117,7 @@ class Models:
         self._ready: OrderedDict[tuple[str, str], PhotoSegmenter] = OrderedDict()
 
     def warm_up(self) -> None:
-        """Load every model, so that what cannot be loaded is told before anybody asks.
+        """Load every model, so that what cannot be loaded is an error before the first request.
 
         Raises:
             MaskCLIPError: one cannot be loaded.

@@ -43,7 +43,7 @@ class SlowError(Exception):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Question:
-    """A photo, and what is asked of it.
+    """A photo, and what is wanted of it.
 
     Attributes:
         photo: returns it, RGB and upright; called where the network has to see it.
@@ -76,8 +76,8 @@ class Answer(NamedTuple):
 
     Attributes:
         found: labels and scores.
-        heat: (H, W) float32, the map of the class that was asked for: what its scores are made of.
-        method: by name, where `auto` was asked for.
+        heat: (H, W) float32, the map of the class that was wanted: what its scores are made of.
+        method: by name, where `auto` was wanted.
         why: why `auto` became it.
         kept: whether the network did not have to run.
         notes: what works, and probably not as the visitor thinks.
@@ -95,7 +95,7 @@ class Reading:
     """A question on its way to its answer.
 
     Args:
-        question: what is asked.
+        question: what is wanted.
         segmenter: of its model and method.
         until: when its time is up, by `time.monotonic`.
 

@@ -45,7 +45,7 @@ class Listening:
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[Listening]:
-    """Bind a port before models are loaded, so that what is taken already is told at once.
+    """Bind a port before models are loaded, so that one that is taken is an error at once.
 
     Raises:
         MaskCLIPError: the address cannot be had.
@@ -172,7 +172,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves until it is told to exit: running requests end then, and new ones are refused.
+    """Serves until it gets a signal to exit: running requests end then, and new ones are refused.
 
     Told so again, it ends at once.
     """

@@ -32,7 +32,7 @@ _MOST_TOKEN_BYTES = 1 << 16
 
 
 class TaskFileError(MaskCLIPError):
-    """A file of a task that may not be read, or cannot; nothing of this machine is told."""
+    """A file of a task that may not be read, or cannot; its line says nothing of this machine."""
 
 
 class TaskFiles:

@@ -177,6 +177,8 @@ def test_a_class_file_is_written_that_label_reads(tuned, capsys):
     assert main(["tune", str(out), "--try", "background=cow", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "cross-validated over 12 corrected photos" in printed
+    following = f"next: `maskclip label PHOTOS --classes {out / 'tuned.toml'} --model emoji"
+    assert following in " ".join(printed.split())
     written = Vocabulary.from_file(out / "tuned.toml")
     assert written.names == WORDS.names
     assert written.prompts == found.proposal.vocabulary.prompts

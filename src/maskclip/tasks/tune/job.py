@@ -43,11 +43,13 @@ class Tuned:
     Attributes:
         proposal: it.
         vocabulary: the classes as they are now.
+        model: which labelled, and for which it is proposed.
         left_out: lines about what could not be taken into account.
     """
 
     proposal: Proposal
     vocabulary: Vocabulary
+    model: ModelConfig
     left_out: tuple[str, ...]
 
 
@@ -115,7 +117,7 @@ def tune_labels(
     if changed:
         what = counted(len(changed), "photo has", "photos have")
         left_out.append(f"{what} changed since the labels were made, the first {changed[0]}")
-    return Tuned(found, finished.vocabulary, tuple(left_out))
+    return Tuned(found, finished.vocabulary, config, tuple(left_out))
 
 
 def _changes(
