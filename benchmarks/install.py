@@ -16,7 +16,10 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("", "eval", "train", "ray", "images", "photo", "regions", "web", "cvat", "all")
+EXTRAS = (
+    *("", "eval", "train", "ray", "images", "photo", "regions", "web", "cvat"),
+    *("hf", "export", "openvino", "all"),
+)
 TAGS = {tag: rank for rank, tag in enumerate(sys_tags())}
 
 

@@ -26,6 +26,9 @@ _EXTRAS = {
     "regions": ("scikit-image",),
     "web": ("fastapi", "uvicorn", "python-multipart"),
     "cvat": ("cvat-sdk",),
+    "hf": ("transformers", "sentencepiece"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
 }
 
 
