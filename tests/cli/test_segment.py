@@ -65,6 +65,13 @@ def test_writes_what_is_wanted_and_prints_coverage(photo, tmp_path, capsys):
         assert f"{share:.1%}" in printed
 
 
+def test_overlays_among_the_photos_are_not_labelled_the_next_time(photo, tmp_path):
+    out = tmp_path / "labels"
+    for _ in range(2):
+        assert segment(tmp_path, *WORDS, *EMOJI, "--out", out) == 0
+    assert {path.name for path in out.iterdir()} == {"photo_overlay.png", "photo_labels.png"}
+
+
 def test_the_table_is_of_the_labels_that_a_class_file_leaves(photo, tmp_path, capsys):
     file, out = tmp_path / "words.toml", tmp_path / "out"
     file.write_text('classes = ["dog", "grass"]\n\n[confidence]\ndog = 1\ngrass = 0.9\n')

@@ -110,7 +110,7 @@ def segment(
         max_pixels=max_pixels or MAX_PIXELS,
     )
     check_photos(images, names)
-    sources = find_sources(images)
+    sources = find_sources(images, outside=out)  # whose overlays are no photos
     if not any(source.path.exists() for source in sources):
         raise MaskCLIPError(f"{sources[0].path}: no such file")  # before a model is downloaded
     voting = Voting.of(job.options)
