@@ -206,7 +206,8 @@ class TestFiles:
         problem = only_problem(report)
         assert problem == (
             "other size",
-            f"{voc / MASKS / 'b.png'}: the mask is 2x1 but its image 3x2",
+            f"{voc / MASKS / 'b.png'}: the mask is 2x1 but its image 3x2: save it again at the "
+            "image's size, without smooth resizing",
         )
         assert report.pixels.sum() == 10
 

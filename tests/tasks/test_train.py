@@ -466,22 +466,28 @@ def test_labels_of_one_class_alone_are_noticed(by_masks: bool, tmp_path: Path, m
     assert seen[-1] == (None if by_masks else (7, 1.0))
 
 
-def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("saved", "kept"),
+    [(0, "it was the first: nothing is kept"), (1, "the one before is kept")],
+)
+def test_a_checkpoint_that_cannot_be_written_says_what_is_kept(
+    saved: int, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from maskclip.tasks import callbacks
 
     plain, calls = torch.save, iter(range(100))
 
     def full(content, path) -> None:
-        if next(calls) == 1:
+        if next(calls) == saved:
             raise OSError(28, "No space left on device")
         plain(content, path)
 
     monkeypatch.setattr(callbacks.torch, "save", full)
-    with pytest.raises(MaskCLIPError, match=r"last\.ckpt.*No space left on device"):
+    with pytest.raises(MaskCLIPError, match=rf"last\.ckpt.*No space left on device.*{kept}"):
         task.train(TINY, SCENES, tmp_path, machine=replace(MACHINE, keep_every=None))
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert (tmp_path / "last.ckpt").is_file() == bool(saved)
+    if saved:
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_300_classes_are_learnt_and_class_255_is_one_of_them(tmp_path: Path) -> None:

@@ -280,7 +280,10 @@ def _check_size(path: Path, image: Image.Image, size: tuple[int, int] | None) ->
 def size_error(start: str, found: tuple[int, int], size: tuple[int, int]) -> SizeError:
     """Return the error about labels of another (width, height) than their photo's."""
     turned = found == size[::-1] and size[0] != size[1]
-    why = ": one of them is rotated; images follow their EXIF orientation" if turned else ""
+    if turned:
+        why = ": one of them is rotated; images follow their EXIF orientation"
+    else:
+        why = ": save it again at the image's size, without smooth resizing"
     return SizeError(f"{start} {found[0]}x{found[1]} but its image {size[0]}x{size[1]}{why}")
 
 

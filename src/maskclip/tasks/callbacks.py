@@ -133,9 +133,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 _keep_previous(Path(path))
         except (OSError, RuntimeError) as error:  # torch reports a full disk by the second
             reason = (str(error).splitlines() or ["unknown"])[0]
+            before = Path(path).is_file()
+            kept = "the one before is kept" if before else "it was the first: nothing is kept"
+            again = "run the same again with `resume=True`" if before else "start again"
             raise TrainingError(
-                f"{path}: the checkpoint cannot be written ({reason}); the one before is kept. "
-                "Make room and run the same again with `resume=True`"
+                f"{path}: the checkpoint cannot be written ({reason}); {kept}. Make room "
+                f"and {again}"
             ) from error
 
     def load_checkpoint(

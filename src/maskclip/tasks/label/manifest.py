@@ -360,7 +360,9 @@ class Manifest:
                     f"{self.path} is in use: another labelling writes there"
                 ) from None
             raise LabelingError(
-                f"{self.path}: the record of what is done cannot be read or written ({error})"
+                f"{self.path}: the record of what is done cannot be read or written ({error}). If "
+                "the disk has room, it is damaged: remove it to label everything again, or choose "
+                "another `out`"
             ) from error
 
 

@@ -195,7 +195,10 @@ def _encoded(
     truth = corrections.read_labels(photo.name, finished.vocabulary, photo.size)
     image, options = load_image(task.path), finished.options
     if image.size != photo.size:
-        raise MaskCLIPError(f"{task.path}: has another size than when it was labelled")
+        raise MaskCLIPError(
+            f"{task.path}: has another size than when it was labelled: put back "
+            "the photo that was labelled, or label it again"
+        )
     short = segmenter.short_side if options.short_side is None else options.short_side
     factor = 2 * short / min(image.size)
     if short and factor < 1:  # the network sees half of that, and nobody the rest
