@@ -105,7 +105,7 @@ def test_messages_of_a_verb_name_its_own_options(module):
                         continue  # which opens published data sets alone
                     assert named(text)[0] <= options(verb), f"{path}:{line} {verb.name}"
         return
-    if module == "lists":  # its tables are about the other verbs
+    if module in ("lists", "models"):  # their tables are about the other verbs
         verbs = COMMANDS
     elif module.startswith("train"):
         verbs = verbs_of("train")

@@ -10,7 +10,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from maskclip.clip.choice import choose, settle
 from maskclip.clip.embedded import EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.clip.open_clip_models import _raw_config, architectures
+from maskclip.clip.published import architectures, model_config
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
@@ -22,7 +22,7 @@ WINDOWS = Options(short_side=336, window=224, stride=112)
 
 def loaded(name, short_side=512, **vision):
     """What is known of a model before its encoder is built, without its weights."""
-    config = _raw_config(name)
+    config = model_config(name)
     with torch.device("meta"):
         vision = CLIPVisionCfg(**{**config["vision_cfg"], **vision})
         visual = _build_vision_tower(config["embed_dim"], vision)

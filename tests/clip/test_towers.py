@@ -9,7 +9,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.families import traits_of, traits_of_config
-from maskclip.clip.open_clip_models import _raw_config, architectures
+from maskclip.clip.published import architectures, model_config
 from maskclip.clip.towers import (
     UnsupportedMethodError,
     UnsupportedTowerError,
@@ -105,7 +105,7 @@ def test_a_resnet_resizes_its_position_table_to_the_grid(make_clip):
 @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
 @pytest.mark.parametrize("name", architectures())
 def test_every_listed_architecture_is_taken(name, method):
-    config = _raw_config(name)
+    config = model_config(name)
     with torch.device("meta"):
         visual = _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]))
     cell = 32 if isinstance(config["vision_cfg"]["layers"], list) else visual.patch_size[0]

@@ -9,10 +9,10 @@ import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from maskclip.clip import open_clip_models
+from maskclip.clip import open_clip_models, published
 from maskclip.clip.checkpoint import Checkpoint, WeightsError
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD
-from maskclip.clip.open_clip_models import architectures, cached_path, locate, tags
+from maskclip.clip.published import architectures, cached_path, locate, tags
 from maskclip.clip.weights import load_clip, remembering
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
@@ -279,14 +279,14 @@ class TestDownload:
         def broken(*_, **__):
             raise OSError("connection reset")
 
-        monkeypatch.setattr(open_clip_models, "check_reachable", lambda: None)
+        monkeypatch.setattr(published, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", broken)
         with pytest.raises(WeightsError, match="cannot be downloaded") as error:
             locate("RN50", "openai")
         assert "connection reset" in str(error.value.__cause__)
 
     def test_a_download_gives_its_path(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(open_clip_models, "check_reachable", lambda: None)
+        monkeypatch.setattr(published, "check_reachable", lambda: None)
         monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "x.bin"))
         assert locate("RN50", "openai") == tmp_path / "x.bin"
 
@@ -295,7 +295,7 @@ class TestDownload:
             for tag in tags(architecture):
                 assert cached_path(architecture, tag) is None
                 pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-                message = open_clip_models._cannot_download(architecture, tag, pretrained)
+                message = published._cannot_download(architecture, tag, pretrained)
                 assert "cached in None" not in message
                 assert f"{architecture}:{tag} (" in message
 
@@ -307,7 +307,7 @@ def test_the_last_model_is_remembered_and_what_failed_is_not_tried_again(monkeyp
         tried.append(1)
         raise OSError("no net")
 
-    monkeypatch.setattr(open_clip_models, "check_reachable", unreachable)
+    monkeypatch.setattr(published, "check_reachable", unreachable)
     with remembering():
         first = load_clip("emoji")
         assert load_clip("emoji-rn") is first

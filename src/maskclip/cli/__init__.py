@@ -19,6 +19,7 @@ from maskclip.cli import (
     evaluate,
     label,
     lists,
+    models,
     reproduce,
     segment,
     serve,
@@ -70,7 +71,7 @@ app.command("serve")(serve.serve)
 app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
 app.command("recipes")(lists.recipes)
-app.command("models")(lists.models)
+app.command("models")(models.models)
 app.command("methods")(lists.methods)
 app.command("vocabularies")(lists.vocabularies)
 app.command("doctor")(lists.doctor)

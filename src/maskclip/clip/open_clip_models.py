@@ -1,16 +1,13 @@
-"""open_clip's architectures and tags, their weights here and on the hub, as loaded models."""
+"""Models of open_clip, built of a configuration and filled with the weights of a file."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
 import warnings
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import open_clip
 import torch
@@ -19,15 +16,13 @@ from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import (
     Checkpoint,
-    MissingWeightsError,
     StateDict,
     WeightsError,
     one_line,
     read_checkpoint,
 )
-from maskclip.clip.families import SUPPORTED, check_tower, traits_of_config
+from maskclip.clip.families import SUPPORTED, check_tower
 from maskclip.clip.fitting import build_fitting, config_of
-from maskclip.clip.hub import check_reachable
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -38,7 +33,15 @@ from maskclip.clip.model import (
     fingerprint,
     temperature_of,
 )
-from maskclip.clip.towers import UnsupportedTowerError, adapter_for
+from maskclip.clip.published import (
+    architectures,
+    default_tag,
+    known_config,
+    locate,
+    model_config,
+    published_config,
+    tags,
+)
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
@@ -53,10 +56,10 @@ def load_pretrained(
     `other_names` are models of another kind, for the hint that an unknown name gets.
     """
     architecture, _, tag = name.replace("/", "-").partition(":")
-    config = _architecture(architecture, other_names)
+    config = known_config(architecture, other_names)
     if weights is None:
-        tag = tag or _default_tag(architecture)
-    pretrained = _pretrained(architecture, tag) if tag else {}
+        tag = tag or default_tag(architecture)
+    pretrained = published_config(architecture, tag) if tag else {}
     # Tags know what architectures do not: OpenAI's weights want QuickGELU in a plain ViT-B-16 too.
     config["quick_gelu"] = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
     path = Path(weights) if weights is not None else locate(architecture, tag)
@@ -84,16 +87,6 @@ def load_pretrained(
         mean=pretrained.get("mean", OPENAI_MEAN),
         std=pretrained.get("std", OPENAI_STD),
     )
-
-
-def architectures() -> list[str]:
-    """Return open_clip's architectures that have a dense reading."""
-    return [name for name in open_clip.list_models() if _is_read_densely(_raw_config(name))]
-
-
-def tags(architecture: str) -> list[str]:
-    """Return the pretrained tags of an architecture."""
-    return list(open_clip.list_pretrained_tags_by_model(architecture))
 
 
 def _loaded(
@@ -140,53 +133,6 @@ def build_visual(embed_dim: int, vision_cfg: dict[str, Any], *, quick_gelu: bool
     model: Any = _build({**config, "quick_gelu": quick_gelu})
     visual: nn.Module = model.visual
     return visual
-
-
-def _raw_config(architecture: str) -> dict[str, Any]:
-    config: dict[str, Any] = open_clip.get_model_config(architecture)
-    return config
-
-
-def _architecture(architecture: str, other_names: Collection[str]) -> dict[str, Any]:
-    """Return a supported architecture's configuration."""
-    if architecture not in open_clip.list_models():
-        known = {name.casefold(): name for name in (*other_names, *architectures())}
-        near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
-        raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
-    config = _raw_config(architecture)
-    if not _is_read_densely(config):
-        raise UnsupportedTowerError(
-            f"{architecture} has no dense reading here: expected {SUPPORTED}"
-        )
-    return config
-
-
-def _is_read_densely(config: dict[str, Any]) -> bool:
-    return adapter_for(traits_of_config(config)) is not None
-
-
-def _default_tag(architecture: str) -> str:
-    known = tags(architecture)
-    if "openai" in known:
-        return "openai"
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        raise WeightsError(f"{architecture} has no published weights: give `weights=FILE`")
-    raise WeightsError(
-        f"{architecture} has several weights: say {architecture}:TAG with one of {', '.join(known)}"
-    )
-
-
-def _pretrained(architecture: str, tag: str) -> dict[str, Any]:
-    if tag not in tags(architecture):
-        raise WeightsError(
-            f"{architecture} has no weights tagged {tag!r}: expected one of "
-            f"{', '.join(tags(architecture)) or 'none; give `weights=FILE`'}"
-        )
-    pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
-    return pretrained
 
 
 def _build(config: dict[str, Any]) -> nn.Module:
@@ -243,7 +189,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         heads, text["heads"] = checkpoint.heads
         found["vision_cfg"]["head_width"] = found["vision_cfg"]["width"] // heads
     for architecture in architectures():
-        known = _raw_config(architecture)
+        known = model_config(architecture)
         if _same_shapes(known, found):
             tokenizer = _tokenizer(architecture)
             break
@@ -335,75 +281,3 @@ def _same_shapes(known: dict[str, Any], found: dict[str, Any]) -> bool:
         and vision == found["vision_cfg"]
         and text == {key: value for key, value in found["text_cfg"].items() if key != "heads"}
     )
-
-
-def cached_path(architecture: str, tag: str) -> Path | None:
-    """Return where the weights lie on this machine, or None when they were never downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-    for repository, file in _hub_files(pretrained):
-        found = try_to_load_from_cache(repository, file)
-        if isinstance(found, str):
-            return Path(found)
-    legacy = _url_cache(pretrained)
-    return legacy if legacy is not None and legacy.is_file() else None
-
-
-def locate(architecture: str, tag: str) -> Path:
-    """Return the weights' path; download them first, with open_clip's own progress bar.
-
-    Raises:
-        MissingWeightsError: they are not on this machine and cannot be downloaded.
-    """
-    cached = cached_path(architecture, tag)
-    if cached is not None:
-        return cached
-    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-    try:
-        check_reachable()
-        return Path(open_clip.download_pretrained(pretrained))
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = _cannot_download(architecture, tag, pretrained)
-        raise MissingWeightsError(reason, _EMBEDDED) from error
-
-
-_EMBEDDED = (
-    "try what needs no download: `model=photo` for photographs, `model=emoji` for drawn scenes"
-)
-
-
-def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    files = _hub_files(pretrained)
-    if files:
-        repository, file = files[0]
-        what = f"{repository}/{file}"
-        where: Path | None = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    else:
-        what, where = pretrained["url"], _url_cache(pretrained)
-    return (
-        f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
-        f"downloaded; they would be cached in {where}. Give a local file for "
-        f"{architecture}:{tag} with `weights=FILE`"
-    )
-
-
-def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the (repository, file) pairs under which a tag's weights may be cached."""
-    hub = pretrained.get("hf_hub", "")
-    if not hub:
-        return []
-    repository, file = os.path.split(hub)
-    if not file:
-        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    else:
-        names = [str(Path(file).with_suffix(".safetensors")), file]
-    return [(repository, name) for name in dict.fromkeys(names)]
-
-
-def _url_cache(pretrained: dict[str, Any]) -> Path | None:
-    """Return where OpenAI's client and open_clip cache a file fetched by address."""
-    url = pretrained.get("url", "")
-    return Path("~/.cache/clip").expanduser() / Path(urlparse(url).path).name if url else None

@@ -75,7 +75,7 @@ def names_student(name: str) -> bool:
 
 
 def _is_clip(name: str) -> bool:
-    from maskclip.clip.open_clip_models import architectures
+    from maskclip.clip.published import architectures
 
     return name.partition(":")[0] in architectures()
 

@@ -87,7 +87,7 @@ def default_models() -> list[str]:
 
 
 def _is_here(name: str) -> bool:
-    from maskclip.clip.open_clip_models import cached_path
+    from maskclip.clip.published import cached_path
 
     architecture, _, tag = name.partition(":")
     return cached_path(architecture, tag) is not None

@@ -1,0 +1,164 @@
+"""What open_clip publishes: architectures, their tags, and where the weights of a tag lie."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import open_clip
+
+from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
+from maskclip.clip.families import SUPPORTED, traits_of_config
+from maskclip.clip.hub import check_reachable
+from maskclip.clip.towers import UnsupportedTowerError, adapter_for
+
+
+def architectures() -> list[str]:
+    """Return open_clip's architectures that have a dense reading."""
+    return [name for name in open_clip.list_models() if _is_read_densely(model_config(name))]
+
+
+def tags(architecture: str) -> list[str]:
+    """Return the pretrained tags of an architecture."""
+    return list(open_clip.list_pretrained_tags_by_model(architecture))
+
+
+def model_config(architecture: str) -> dict[str, Any]:
+    """Return the configuration of one of open_clip's architectures."""
+    config: dict[str, Any] = open_clip.get_model_config(architecture)
+    return config
+
+
+def known_config(architecture: str, other_names: Collection[str]) -> dict[str, Any]:
+    """Return the configuration of an architecture that has a dense reading.
+
+    `other_names` are models of another kind, for the hint that an unknown name gets.
+
+    Raises:
+        WeightsError: open_clip does not know it.
+        UnsupportedTowerError: it has no dense reading.
+    """
+    if architecture not in open_clip.list_models():
+        known = {name.casefold(): name for name in (*other_names, *architectures())}
+        near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
+        raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
+    config = model_config(architecture)
+    if not _is_read_densely(config):
+        raise UnsupportedTowerError(
+            f"{architecture} has no dense reading here: expected {SUPPORTED}"
+        )
+    return config
+
+
+def _is_read_densely(config: dict[str, Any]) -> bool:
+    return adapter_for(traits_of_config(config)) is not None
+
+
+def default_tag(architecture: str) -> str:
+    """Return the tag of an architecture that is named without one.
+
+    Raises:
+        WeightsError: it has none, or several and none of OpenAI's.
+    """
+    known = tags(architecture)
+    if "openai" in known:
+        return "openai"
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise WeightsError(f"{architecture} has no published weights: give `weights=FILE`")
+    raise WeightsError(
+        f"{architecture} has several weights: say {architecture}:TAG with one of {', '.join(known)}"
+    )
+
+
+def published_config(architecture: str, tag: str) -> dict[str, Any]:
+    """Return what open_clip says of the weights of a tag: where they are, how they were trained.
+
+    Raises:
+        WeightsError: there is no such tag.
+    """
+    if tag not in tags(architecture):
+        raise WeightsError(
+            f"{architecture} has no weights tagged {tag!r}: expected one of "
+            f"{', '.join(tags(architecture)) or 'none; give `weights=FILE`'}"
+        )
+    pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
+    return pretrained
+
+
+def cached_path(architecture: str, tag: str) -> Path | None:
+    """Return where the weights lie on this machine, or None when they were never downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    for repository, file in _hub_files(pretrained):
+        found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return Path(found)
+    legacy = _url_cache(pretrained)
+    return legacy if legacy is not None and legacy.is_file() else None
+
+
+def locate(architecture: str, tag: str) -> Path:
+    """Return the weights' path; download them first, with open_clip's own progress bar.
+
+    Raises:
+        MissingWeightsError: they are not on this machine and cannot be downloaded.
+    """
+    cached = cached_path(architecture, tag)
+    if cached is not None:
+        return cached
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    try:
+        check_reachable()
+        return Path(open_clip.download_pretrained(pretrained))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = _cannot_download(architecture, tag, pretrained)
+        raise MissingWeightsError(reason, _EMBEDDED) from error
+
+
+_EMBEDDED = (
+    "try what needs no download: `model=photo` for photographs, `model=emoji` for drawn scenes"
+)
+
+
+def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    files = _hub_files(pretrained)
+    if files:
+        repository, file = files[0]
+        what = f"{repository}/{file}"
+        where: Path | None = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    else:
+        what, where = pretrained["url"], _url_cache(pretrained)
+    return (
+        f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
+        f"downloaded; they would be cached in {where}. Give a local file for "
+        f"{architecture}:{tag} with `weights=FILE`"
+    )
+
+
+def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the (repository, file) pairs under which a tag's weights may be cached."""
+    hub = pretrained.get("hf_hub", "")
+    if not hub:
+        return []
+    repository, file = os.path.split(hub)
+    if not file:
+        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    else:
+        names = [str(Path(file).with_suffix(".safetensors")), file]
+    return [(repository, name) for name in dict.fromkeys(names)]
+
+
+def _url_cache(pretrained: dict[str, Any]) -> Path | None:
+    """Return where OpenAI's client and open_clip cache a file fetched by address."""
+    url = pretrained.get("url", "")
+    return Path("~/.cache/clip").expanduser() / Path(urlparse(url).path).name if url else None
