@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from maskclip.clip import likeness, purification
 from maskclip.clip.attention import KERNELS, read_blocks, run_block
+from maskclip.clip.blocks import OpenCLIPBlock
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.towers import UnsupportedMethodError
 from maskclip.core.method import CLEAN, Middle
@@ -67,8 +68,12 @@ def distances(grid):
     return torch.cdist(at, at)
 
 
+def views(blocks):
+    return [OpenCLIPBlock(block) for block in blocks]
+
+
 def read(blocks, x, /, **fields):
-    return read_blocks(blocks, x, replace(CLEAN, **fields), grid=GRID)
+    return read_blocks(views(blocks), x, replace(CLEAN, **fields), grid=GRID)
 
 
 @torch.inference_mode()
@@ -78,7 +83,7 @@ def read(blocks, x, /, **fields):
 def test_a_reading_follows_its_formula(blocks, tokens, kernels, residual, mlp, keys):
     block = blocks[-1]
     method = replace(CLEAN, kernels=kernels, residual=bool(residual), mlp=bool(mlp))
-    found = read_blocks([block], tokens, method, grid=GRID, keys=keys)
+    found = read_blocks(views([block]), tokens, method, grid=GRID, keys=keys)
     parts = projected(block, tokens)
     expected = finished(
         block, residual * tokens, maps(parts, kernels), parts["value"], mlp=bool(mlp)
@@ -126,7 +131,7 @@ def test_the_attention_of_middle_blocks_mixes_the_last_values(blocks, tokens):
 @torch.inference_mode()
 def test_an_ordinary_run_is_the_block_itself(blocks, tokens):
     torch.testing.assert_close(
-        run_block(blocks[0], tokens), blocks[0](tokens), rtol=1e-4, atol=1e-5
+        run_block(OpenCLIPBlock(blocks[0]), tokens), blocks[0](tokens), rtol=1e-4, atol=1e-5
     )
 
 
@@ -158,8 +163,8 @@ def test_patches_that_the_class_attends_to_more_than_they_do_are_outliers(blocks
     attended = of_class > own
     assert 0 < attended.sum() < attended.numel()
     with torch.inference_mode():
-        found = purification.attended(block, tokens, weight=1.5, most=TOKENS)
-        few = purification.attended(block, tokens, weight=1.5, most=2)
+        found = purification.attended(OpenCLIPBlock(block), tokens, weight=1.5, most=TOKENS)
+        few = purification.attended(OpenCLIPBlock(block), tokens, weight=1.5, most=2)
     assert torch.equal(found, attended)
     for image, chosen in enumerate(few):
         wanted = of_class[image].where(attended[image], 0).topk(2)

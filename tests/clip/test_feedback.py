@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from maskclip.clip import attention, feedback, likeness
 from maskclip.clip.attention import read_again, read_blocks
+from maskclip.clip.blocks import OpenCLIPBlock
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.feedback import alike
 from maskclip.clip.towers import UnsupportedMethodError
@@ -103,8 +104,9 @@ def test_a_second_reading_follows_its_formula(make_clip, kernels, window, whole)
         feedback=Feedback(logits=0.7, weight=1.5),
     )
     bias = alike(blobs(*grid, 2), method.feedback, x)
-    reading = read_blocks(blocks, x, method, grid=grid)
-    found = read_again(blocks[-1], reading.parts, method, grid=grid, alike=bias)
+    views = [OpenCLIPBlock(block) for block in blocks]
+    reading = read_blocks(views, x, method, grid=grid)
+    found = read_again(views[-1], reading.parts, method, grid=grid, alike=bias)
 
     def projected(block, x):
         normed = block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias

@@ -66,7 +66,7 @@ def plainly(encoder, proxy, pixels):
     cosine = unit @ unit.T
     logits = 3 * (cosine - 1.2 * cosine.mean())
     weights = torch.where(logits < 0, -torch.inf, logits).softmax(dim=1)
-    x, _ = encoder.tower._tokens((pixels - encoder.mean) / encoder.std)
+    x, _ = encoder.tower.network.tokens((pixels - encoder.mean) / encoder.std, encoder.method)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)

@@ -35,6 +35,8 @@ VARIANTS = {
     "odd heads": ("vit", {"width": 44, "head_width": 11, "mlp_ratio": 4.3637}),
     "other epsilon": ("vit", {"norm_kwargs": {"eps": 1e-3}}),
     "qk norm": ("vit", {"qk_norm": True}),
+    "scaled heads": ("vit", {"scale_heads": True}),
+    "norms of NormFormer": ("vit", {"scale_attn_inner": True, "scale_attn": True}),
 }
 
 
@@ -136,8 +138,7 @@ def test_other_families_are_refused_by_name(name):
         {"attentional_pool": "parallel", "attn_pooler_heads": 2},
         {"pool_type": "avg"},
         {"pool_type": "none"},
-        {"scale_heads": True},
-        {"scale_attn_inner": True},
+        {"scaled_cosine_attn": True},
     ],
     ids=str,
 )
@@ -192,14 +193,25 @@ class TestRefusedMethods:
             with pytest.raises(UnsupportedMethodError, match="no key smoothing"):
                 refused()
 
-    def test_mixtures_of_positions_by_an_attention_of_another_form(self, make_clip):
-        visual = make_clip("vit", qk_norm=True).visual
-        images = torch.zeros(1, 3, 32, 32)
-        for method in (CLEAN, PUBLISHED, BASELINE):
-            DenseCLIP(visual, method=method, mean=MEAN, std=STD).eval().encode(images)
-        half = replace(CLEAN, name="half", kernels=(("identity", 0.5), ("qk", 0.5)))
-        with pytest.raises(UnsupportedMethodError, match="'half' mixes positions"):
-            DenseCLIP(visual, method=half, mean=MEAN, std=STD)
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"qk_norm": True}, {"scale_heads": True, "scale_attn_inner": True, "scale_attn": True}],
+)
+def test_attentions_of_another_form_are_read_as_they_are(variant, make_clip):
+    """All that stands between the projections and the softmax, and after it, is in each reading."""
+    visual = make_clip("vit", **VARIANTS[variant][1]).visual
+    for block in visual.transformer.resblocks:
+        for name, weight in block.named_parameters():
+            torch.nn.init.normal_(weight, 1 if "ln" in name or "scale" in name else 0, 0.1)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    encoder = DenseCLIP(visual, method=BASELINE, mean=MEAN, std=STD).eval()
+    with torch.inference_mode():
+        x, _ = encoder.tower.network.tokens(encoder._normalize(images), BASELINE)
+        expected = encoder.visual.transformer(x)[:, 1:]
+        expected = encoder.visual.ln_post(expected) @ encoder.visual.proj
+        found = encoder.encode(images, keys=True)
+    torch.testing.assert_close(found.features.flatten(2).mT, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "cell", "token"), [("vit", 8, True), ("resnet", 32, False)])

@@ -1,4 +1,4 @@
-"""How the residual attention blocks of a ViT are read: pure functions of their weights.
+"""How the residual attention blocks of a ViT are read: pure functions over a view of the blocks.
 
 A reading mixes the values of all positions by weighted kernels: softmaxes of products of queries,
 keys and values, or the identity, which leaves each position its own value. No N x N map is held:
@@ -8,19 +8,17 @@ B images, N tokens, C channels, A heads, c = C / A channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskclip.clip.blocks import Block
 from maskclip.clip.likeness import attend_similar, bands
 from maskclip.core.method import Alignment, Method, Weighted
-
-PARTS = ("query", "key", "value")
-"""The thirds of an attention's input projection, in their order."""
 
 KERNELS: dict[str, tuple[str, ...]] = {
     "identity": (),
@@ -53,8 +51,8 @@ class Reading(NamedTuple):
     Attributes:
         tokens: (B, hw, C), as a method reads the last blocks.
         keys: (B, hw, C) of the last block if wanted, before the heads are split.
-        entering: (B, 1 + hw, C), CLIP's own stream before its last block.
-        parts: what `read_again` needs, (B, 1 + hw, C) each; empty without a feedback.
+        entering: (B, N, C), CLIP's own stream before its last block.
+        parts: what `read_again` needs, (B, N, C) each; empty without a feedback.
     """
 
     tokens: Tensor
@@ -68,21 +66,19 @@ def mixes_positions(kernels: Weighted) -> bool:
     return any(name not in ("identity", "proxy") for name, _ in kernels)
 
 
-def run_block(block: Any, x: Tensor) -> Tensor:
+def run_block(block: Block, x: Tensor) -> Tensor:
     """Run a residual attention block as CLIP itself does; x is (B, N, C)."""
-    if not isinstance(block.attn, nn.MultiheadAttention):
-        out: Tensor = block(x)  # open_clip's own attention holds no map either
-        return out
-    parts = project(block.attn, block.ln_1(x))
-    return _finish(block, x, mix(parts, ORDINARY, heads=block.attn.num_heads), mlp=True)
+    parts = block.project(block.enter(x))
+    return block.finish(x, mix(parts, ORDINARY, heads=block.heads), mlp=True)
 
 
 def read_blocks(
-    blocks: Any,
+    blocks: Sequence[Block],
     x: Tensor,
     method: Method,
     *,
     grid: tuple[int, int],
+    prefix: int = 1,
     keys: bool = False,
     proxy: Tensor | None = None,
 ) -> Reading:
@@ -92,10 +88,11 @@ def read_blocks(
     from it. Without kernels that mix positions the class token has no part in the last block.
 
     Args:
-        blocks: open_clip's, or some of the same parts.
-        x: tokens (B, 1 + hw, C), the class token first.
+        blocks: of the network.
+        x: tokens (B, N, C), those of no patch first.
         method: of it, `kernels` and what is said of them.
         grid: (h, w).
+        prefix: how many tokens are of no patch: N - hw.
         keys: also return the keys of the last block.
         proxy: (B, hw, D) unit vectors of another network, for the kernel `proxy`.
     """
@@ -104,27 +101,27 @@ def read_blocks(
     for index, block in enumerate(blocks[:first]):
         if method.middle and index in method.middle.blocks:
             wanted = _named(method.middle.kernels) - {"value"}
-            middle.append(project(block.attn, block.ln_1(x), wanted))
+            middle.append(block.project(block.enter(x), wanted))
         x = run_block(block, x)
     entering = x
     if method.blocks == 1 and not mixes_positions(method.kernels) and not middle:
-        x = x[:, 1:]
+        x, prefix = x[:, prefix:], 0
     stream = x if method.residual else torch.zeros_like(x)
     found: Tensor | None = None
     again: dict[str, Tensor] = {}
     for block in blocks[first:]:
-        normed = block.ln_1(x)
+        entered = block.enter(x)
         wanted = _named(method.kernels) | ({"key"} if keys else set())
-        parts = project(block.attn, normed, wanted)
-        how = _attention(normed, method, grid=grid)
-        mixed = _mixed(parts, method, heads=block.attn.num_heads, attention=how, proxy=proxy)
+        parts = block.project(entered, wanted)
+        how = _attention(entered, method, grid=grid, prefix=prefix)
+        mixed = _mixed(parts, method, heads=block.heads, prefix=prefix, attention=how, proxy=proxy)
         if method.feedback is not None:
             again = parts | {"stream": stream} if method.residual else dict(parts)
         if block is blocks[-1] and middle:
-            added = _middle(middle, parts["value"], method, heads=block.attn.num_heads)
+            added = _middle(middle, parts["value"], method, heads=block.heads)
             mixed = mixed + added
             again = again and again | {"added": added}
-        stream = _finish(block, stream, mixed, mlp=method.mlp)
+        stream = block.finish(stream, mixed, mlp=method.mlp)
         found = parts["key"] if keys else None
         if block is not blocks[-1]:
             x = entering = run_block(block, x)
@@ -134,7 +131,13 @@ def read_blocks(
 
 
 def read_again(
-    block: Any, parts: Parts, method: Method, *, grid: tuple[int, int], alike: Bias
+    block: Block,
+    parts: Parts,
+    method: Method,
+    *,
+    grid: tuple[int, int],
+    alike: Bias,
+    prefix: int = 1,
 ) -> Tensor:
     """Read the last block of a ViT once more, where patches alike are known: (B, hw, C).
 
@@ -144,36 +147,35 @@ def read_again(
         method: with a `feedback`.
         grid: (h, w).
         alike: what is added to the logits.
+        prefix: how many tokens are of no patch.
     """
     assert method.feedback is not None
-    value, heads = parts["value"], block.attn.num_heads
+    value, heads = parts["value"], block.heads
     scale = method.feedback.logits * (value.shape[2] // heads) ** -0.5
-    biases = [*_window(value, method, grid=grid), alike]
+    biases = [*_window(value, method, grid=grid, prefix=prefix), alike]
 
     def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(query, key, value, biases, scale=scale)
 
-    mixed = _mixed(parts, method, heads=heads, attention=attention)
+    mixed = _mixed(parts, method, heads=heads, prefix=prefix, attention=attention)
     if "added" in parts:
         mixed = mixed + parts["added"]
     stream = parts.get("stream", torch.zeros_like(mixed))
-    return _finish(block, stream, mixed, mlp=method.mlp)[:, 1:]
+    return block.finish(stream, mixed, mlp=method.mlp)[:, prefix:]
 
 
-def class_token(block: Any, x: Tensor) -> Tensor:
+def class_token(block: Block, x: Tensor) -> Tensor:
     """Return what the class token (B, C) becomes in a block, as CLIP itself runs it.
 
     Args:
-        block: open_clip's, or one of the same parts.
+        block: the last one.
         x: tokens (B, N, C) that enter it, the class token first.
     """
-    if not isinstance(block.attn, nn.MultiheadAttention):
-        return run_block(block, x)[:, 0]
-    normed = block.ln_1(x)
-    parts = project(block.attn, normed, {"key", "value"})
-    parts |= project(block.attn, normed[:, :1], {"query"})
-    mixed = mix(parts, ORDINARY, heads=block.attn.num_heads)
-    return _finish(block, x[:, :1], mixed, mlp=True)[:, 0]
+    entered = block.enter(x)
+    parts = block.project(entered, {"key", "value"})
+    parts |= block.project(entered[:, :1], {"query"}, prefix_only=True)
+    mixed = mix(parts, ORDINARY, heads=block.heads)
+    return block.finish(x[:, :1], mixed, mlp=True)[:, 0]
 
 
 def mix(
@@ -202,16 +204,6 @@ def mix(
     return weighted_sum((by(name), weight) for name, weight in kernels)
 
 
-def project(attention: Any, x: Tensor, wanted: Collection[str] = PARTS) -> dict[str, Tensor]:
-    """Return the wanted thirds of an attention's input projection, (B, N, C) each."""
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    if len(wanted) == len(PARTS):
-        return dict(zip(PARTS, F.linear(x, weight, bias).chunk(3, dim=2), strict=True))
-    weights = dict(zip(PARTS, weight.chunk(3), strict=True))
-    biases = dict.fromkeys(PARTS) if bias is None else dict(zip(PARTS, bias.chunk(3), strict=True))
-    return {part: F.linear(x, weights[part], biases[part]) for part in PARTS if part in wanted}
-
-
 def split(x: Tensor, heads: int) -> Tensor:
     """Turn (B, N, C) into (B, A, N, c)."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
@@ -232,8 +224,8 @@ def weighted_sum(terms: Iterable[tuple[Tensor, float]]) -> Tensor:
     return total
 
 
-def gaussian_window(grid: tuple[int, int], std: float, like: Tensor) -> Bias:
-    """Return the Gaussian of the distance between patches, in (0, 1]; 0 for the class token.
+def gaussian_window(grid: tuple[int, int], std: float, like: Tensor, *, prefix: int = 1) -> Bias:
+    """Return the Gaussian of the distance between patches, in (0, 1]; 0 for other tokens.
 
     Added to logits, it makes a patch look near itself (NACLIP, Hajimiri et al., WACV 2025).
 
@@ -241,6 +233,7 @@ def gaussian_window(grid: tuple[int, int], std: float, like: Tensor) -> Bias:
         grid: (h, w).
         std: standard deviation, in patches.
         like: gives dtype and device.
+        prefix: how many tokens are of no patch, before the patches.
     """
     height, width = grid
 
@@ -252,11 +245,11 @@ def gaussian_window(grid: tuple[int, int], std: float, like: Tensor) -> Bias:
 
     def rows(band: slice) -> Tensor:
         token = torch.arange(band.start, band.stop, device=like.device)
-        patch = (token - 1).clamp_min(0)
+        patch = (token - prefix).clamp_min(0)
         y, x = patch // width, patch % width
         near = vertical[y][:, :, None] * horizontal[x][:, None, :]
-        near = near.flatten(1) * (token > 0)[:, None]
-        return F.pad(near, (1, 0)).to(like.dtype)
+        near = near.flatten(1) * (token >= prefix)[:, None]
+        return F.pad(near, (prefix, 0)).to(like.dtype)
 
     return rows
 
@@ -301,14 +294,17 @@ def attend_to_like(same: Tensor, value: Tensor, *, iterations: int, temperature:
     return F.scaled_dot_product_attention(scale * same, same, value, scale=1.0)
 
 
-def attend_aligned(query: Tensor, key: Tensor, value: Tensor, alignment: Alignment) -> Tensor:
+def attend_aligned(
+    query: Tensor, key: Tensor, value: Tensor, alignment: Alignment, *, prefix: int = 1
+) -> Tensor:
     """Mix values by queries and keys that were turned towards them (PEARL).
 
     The turn of a head, c x c, is solved for centred queries and keys, weighted by the norms of the
-    queries; the class token is their first, and has no weight. Computed in float32; (B, A, N, c).
+    queries; the `prefix` tokens of no patch, their first, have no weight. Computed in float32;
+    (B, A, N, c).
     """
     q, k = query.float(), key.float()
-    norm = F.pad(q[:, :, 1:].norm(dim=3, keepdim=True), (0, 0, 1, 0))
+    norm = F.pad(q[:, :, prefix:].norm(dim=3, keepdim=True), (0, 0, prefix, 0))
     weight = norm / (norm.sum(dim=2, keepdim=True) + 1e-6)
     centered_q, centered_k = (x - (weight * x).sum(dim=2, keepdim=True) for x in (q, k))
     turned = k @ _turn(centered_k.mT @ centered_q, alignment.solver)
@@ -337,14 +333,14 @@ def _turn(m: Tensor, solver: str) -> Tensor:
     return turn
 
 
-def _attention(normed: Tensor, method: Method, *, grid: tuple[int, int]) -> Attention:
-    """Return what a method mixes values by; `normed` (B, N, C) enters the attention."""
-    biases = _window(normed, method, grid=grid)
+def _attention(entered: Tensor, method: Method, *, grid: tuple[int, int], prefix: int) -> Attention:
+    """Return what a method mixes values by; `entered` (B, N, C) enters the attention."""
+    biases = _window(entered, method, grid=grid, prefix=prefix)
 
     def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if method.unit_iterations is None:
             return attend(query, key, value, biases)
-        temperature = _unit_temperature(normed, value.shape[3], method)
+        temperature = _unit_temperature(entered, value.shape[3], method)
         return attend_to_like(
             query, value, iterations=method.unit_iterations, temperature=temperature
         )
@@ -352,8 +348,10 @@ def _attention(normed: Tensor, method: Method, *, grid: tuple[int, int]) -> Atte
     return attention
 
 
-def _window(like: Tensor, method: Method, *, grid: tuple[int, int]) -> list[Bias]:
-    return [] if method.window is None else [gaussian_window(grid, method.window, like)]
+def _window(like: Tensor, method: Method, *, grid: tuple[int, int], prefix: int) -> list[Bias]:
+    if method.window is None:
+        return []
+    return [gaussian_window(grid, method.window, like, prefix=prefix)]
 
 
 def _mixed(
@@ -361,35 +359,35 @@ def _mixed(
     method: Method,
     *,
     heads: int,
+    prefix: int,
     attention: Attention,
     proxy: Tensor | None = None,
 ) -> Tensor:
     """Return what a method's kernels make of a block's values, (B, N, C)."""
 
     def aligned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend_aligned(query, key, value, method.alignment)
+        return attend_aligned(query, key, value, method.alignment, prefix=prefix)
 
     def by(name: str) -> Tensor:
         if name == "proxy":
-            return _attend_by_proxy(proxy, parts["value"])
+            return _attend_by_proxy(proxy, parts["value"], prefix)
         how = aligned if name == "aligned" else attention
         return mix(parts, ((name, 1.0),), heads=heads, attention=how)
 
     return weighted_sum((by(name), weight) for name, weight in method.kernels)
 
 
-def _attend_by_proxy(proxy: Tensor | None, value: Tensor) -> Tensor:
-    """Mix values (B, N, C) by the likeness of a proxy's patches; a class token keeps its own."""
+def _attend_by_proxy(proxy: Tensor | None, value: Tensor, prefix: int) -> Tensor:
+    """Mix values (B, N, C) by the likeness of a proxy's patches; other tokens keep their own."""
     assert proxy is not None
-    first = value.shape[1] - proxy.shape[1]
-    mixed = attend_similar(proxy, value[:, first:], PROXY_SHARPNESS, level=PROXY_LEVEL)
-    return torch.cat([value[:, :first], mixed], dim=1)
+    mixed = attend_similar(proxy, value[:, prefix:], PROXY_SHARPNESS, level=PROXY_LEVEL)
+    return torch.cat([value[:, :prefix], mixed], dim=1)
 
 
-def _unit_temperature(normed: Tensor, width: int, method: Method) -> Tensor:
+def _unit_temperature(entered: Tensor, width: int, method: Method) -> Tensor:
     if method.unit_temperature is not None:
-        return normed.new_full((normed.shape[0],), method.unit_temperature)
-    temperature: Tensor = normed.norm(dim=2).mean(dim=1) * width**-0.5
+        return entered.new_full((entered.shape[0],), method.unit_temperature)
+    temperature: Tensor = entered.norm(dim=2).mean(dim=1) * width**-0.5
     return temperature
 
 
@@ -401,14 +399,6 @@ def _middle(middle: list[Parts], value: Tensor, method: Method, *, heads: int) -
         (mix({**parts, "value": value}, method.middle.kernels, heads=heads), share)
         for parts in middle
     )
-
-
-def _finish(block: Any, x: Tensor, mixed: Tensor, *, mlp: bool) -> Tensor:
-    """Project what a block's attention mixed, add it to its stream, and run the MLP."""
-    out: Tensor = x + block.ls_1(block.attn.out_proj(mixed))
-    if mlp:
-        out = out + block.ls_2(block.mlp(block.ln_2(out)))
-    return out
 
 
 def _named(kernels: Weighted) -> set[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
 
@@ -22,24 +20,27 @@ class Traits(NamedTuple):
     Attributes:
         family: `resnet`, `vit`, or what else the tower is.
         pooling: how its embedding is made: `attention` over a map, `tok` of the class token, ...
-        plain: whether nothing stands between values and output projection but the softmax.
     """
 
     family: str
     pooling: str
-    plain: bool = True
+
+
+OTHER = Traits("other", "other")
+"""Of towers that nothing here reads."""
 
 
 def traits_of_config(config: Mapping[str, Any]) -> Traits:
     """Return the traits of the image tower of open_clip's model configuration."""
     vision = config["vision_cfg"]
     if "multimodal_cfg" in config or vision.get("timm_model_name"):
-        return Traits("other", "other")
+        return OTHER
     if isinstance(vision["layers"], list | tuple):
         return Traits("resnet", "attention")
+    if vision.get("scaled_cosine_attn"):
+        return OTHER
     pooling = "attentional" if vision.get("attentional_pool") else vision.get("pool_type", "tok")
-    plain = not any(vision.get(f"scale_{part}") for part in ("heads", "attn_inner", "attn"))
-    return Traits("vit", pooling, plain)
+    return Traits("vit", pooling)
 
 
 def traits_of(visual: Any) -> Traits:
@@ -48,18 +49,12 @@ def traits_of(visual: Any) -> Traits:
         return Traits("resnet", "attention")
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if blocks is None or not hasattr(visual, "class_embedding") or visual.proj is None:
-        return Traits("other", "other")
-    last = blocks[-1]
-    between = (
-        getattr(last.attn, "head_scale", None),
-        getattr(last.attn, "ln_inner", None),
-        getattr(last, "ln_attn", None),
-    )
-    plain = hasattr(last.attn, "in_proj_weight") and all(
-        module is None or isinstance(module, nn.Identity) for module in between
-    )
-    pooling = visual.pool_type if visual.attn_pool is None else "attentional"
-    return Traits("vit", pooling, plain)
+        return OTHER
+    attention = blocks[-1].attn
+    cosine = getattr(attention, "logit_scale", None) is not None
+    if cosine or not hasattr(attention, "in_proj_weight"):
+        return OTHER
+    return Traits("vit", visual.pool_type if visual.attn_pool is None else "attentional")
 
 
 VISION = {

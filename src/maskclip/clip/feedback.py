@@ -20,17 +20,18 @@ PAIRS = 1 << 20
 """Pairs of patches that are looked at together."""
 
 
-def alike(classes: Tensor, how: Feedback, like: Tensor) -> Bias:
+def alike(classes: Tensor, how: Feedback, like: Tensor, *, prefix: int = 1) -> Bias:
     """Return what is added to logits where patches are of one class, in [0, weight].
 
     Each patch's row says which patches have its class, less where the line to them leaves it;
     blurred along the patches in raster order, of a sum of 1, and divided by the largest of all
-    rows. The class token has nothing of it.
+    rows. Tokens of no patch have nothing of it.
 
     Args:
         classes: (h, w) int64, those of the patches.
         how: of a method.
         like: gives dtype and device.
+        prefix: how many tokens are of no patch, before the patches.
     """
     grid = _Grid(classes, how)
     count = classes.numel()
@@ -52,11 +53,12 @@ def alike(classes: Tensor, how: Feedback, like: Tensor) -> Bias:
         largest = torch.stack([rows(band).amax() for band in whole]).amax()
 
     def bias(band: slice) -> Tensor:
-        patches = range(max(band.start - 1, 0), band.stop - 1)
+        others = max(prefix - band.start, 0)  # rows of the band that are of no patch
+        patches = range(band.start + others - prefix, max(band.stop, prefix) - prefix)
         found = kept[patches.start : patches.stop] if len(whole) == 1 else rows(patches)
         # The published code rounds to half precision, whatever it computes in.
         found = (found / largest).half().float().mul_(how.weight)
-        return F.pad(found, (1, 0, 1 if band.start == 0 else 0, 0)).to(like.dtype)
+        return F.pad(found, (prefix, 0, others, 0)).to(like.dtype)
 
     return bias
 

@@ -8,7 +8,7 @@ B images, n = hw patches, C channels.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +17,22 @@ from torch import Tensor
 from maskclip.clip.attention import (
     Reading,
     mix,
-    project,
     run_block,
     split,
     weighted_sum,
 )
+from maskclip.clip.blocks import Block
 from maskclip.clip.likeness import attend_similar, average_alike, bands, unit
 from maskclip.core.method import NEIGHBORS, Method
 
 
-def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, int]) -> Reading:
+def read_purified(
+    blocks: Sequence[Block], x: Tensor, method: Method, *, grid: tuple[int, int]
+) -> Reading:
     """Run all blocks of a ViT, and read the last one by repaired patches; there are no keys.
 
     Args:
-        blocks: open_clip's, or some of the same parts.
+        blocks: of the network.
         x: tokens (B, 1 + hw, C), the class token first.
         method: with a `purification`.
         grid: (h, w).
@@ -61,22 +63,21 @@ def read_purified(blocks: Any, x: Tensor, method: Method, *, grid: tuple[int, in
 
 
 def _attend_patches(
-    block: Any, patches: Tensor, class_token: Tensor, alike: Tensor, method: Method
+    block: Block, patches: Tensor, class_token: Tensor, alike: Tensor, method: Method
 ) -> Tensor:
     """Return what a block's attention makes of patches (B, n, C), with a share of the class."""
     how = method.purification
     assert how is not None
-    parts = project(block.attn, block.ln_1(patches))
-    heads = block.attn.num_heads
+    parts = block.project(block.enter(patches))
 
     def by(name: str) -> Tensor:
         if name == "similar":
             least = how.threshold if how.cut_similarities else None
             return attend_similar(alike, parts["value"], how.sharpness, least=least)
-        return mix(parts, ((name, 1.0),), heads=heads)
+        return mix(parts, ((name, 1.0),), heads=block.heads)
 
     mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
-    return cast(Tensor, block.attn.out_proj(mixed)) + how.class_token * class_token
+    return block.output(mixed) + how.class_token * class_token
 
 
 def outlier_factor(patches: Tensor) -> Tensor:
@@ -102,17 +103,17 @@ def outlier_factor(patches: Tensor) -> Tensor:
     return factor
 
 
-def attended(block: Any, x: Tensor, *, weight: float, most: int) -> Tensor:
+def attended(block: Block, x: Tensor, *, weight: float, most: int) -> Tensor:
     """Return which patches the class token attends to in a block more than they do: (B, n) bool.
 
     Args:
-        block: open_clip's, or one of the same parts.
+        block: of the network.
         x: tokens (B, 1 + n, C) that enter it.
         weight: by which the attention of the class token is multiplied before it is compared.
         most: so many patches of an image, those that get most of it.
     """
-    heads = block.attn.num_heads
-    parts = project(block.attn, block.ln_1(x), {"query", "key"})
+    heads = block.heads
+    parts = block.project(block.enter(x), {"query", "key"})
     query, key = (split(parts[name], heads) for name in ("query", "key"))
     scale = query.shape[3] ** -0.5
     of_class = (query[:, :, :1] @ key.mT).float().mul_(scale).softmax(dim=3).mean(dim=1)[:, 0, 1:]
