@@ -194,10 +194,7 @@ class TestRefusedMethods:
                 refused()
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [{"qk_norm": True}, {"scale_heads": True, "scale_attn_inner": True, "scale_attn": True}],
-)
+@pytest.mark.parametrize("variant", ["qk norm", "scaled heads", "norms of NormFormer"])
 def test_attentions_of_another_form_are_read_as_they_are(variant, make_clip):
     """All that stands between the projections and the softmax, and after it, is in each reading."""
     visual = make_clip("vit", **VARIANTS[variant][1]).visual
