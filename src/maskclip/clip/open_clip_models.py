@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from maskclip.clip.model import (
     CLIPModel,
     OpenCLIP,
     Statistics,
-    Tokenizer,
     fingerprint,
     temperature_of,
 )
@@ -42,6 +41,7 @@ from maskclip.clip.published import (
     published_config,
     tags,
 )
+from maskclip.clip.tokenizers import TokenizerSource, text_config
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
@@ -49,7 +49,12 @@ RANDOM_SEED = 0
 
 
 def load_pretrained(
-    name: str, *, weights: str | None = None, other_names: Collection[str] = ()
+    name: str,
+    *,
+    weights: str | None = None,
+    tokenizer: str | None = None,
+    language: str | None = None,
+    other_names: Collection[str] = (),
 ) -> CLIPModel:
     """Load an architecture of open_clip; see `clip.weights.load_clip` for arguments and errors.
 
@@ -57,6 +62,15 @@ def load_pretrained(
     """
     architecture, _, tag = name.replace("/", "-").partition(":")
     config = known_config(architecture, other_names)
+    words = TokenizerSource(
+        model=architecture,
+        text=config["text_cfg"],
+        given=None if tokenizer is None else Path(tokenizer),
+        language=language,
+    )
+    if tokenizer is not None:
+        words.folder()  # wrong ones are refused before weights are read
+    config["text_cfg"] = text_config(words)
     if weights is None:
         tag = tag or default_tag(architecture)
     pretrained = published_config(architecture, tag) if tag else {}
@@ -81,7 +95,8 @@ def load_pretrained(
         )
     return _loaded(
         f"{architecture}:{tag if weights is None else path.name}",
-        OpenCLIP(model, _tokenizer(architecture)),
+        model,
+        words=words,
         config=config,
         source=path,
         mean=pretrained.get("mean", OPENAI_MEAN),
@@ -91,25 +106,26 @@ def load_pretrained(
 
 def _loaded(
     name: str,
-    built: OpenCLIP,
+    model: Any,
     *,
+    words: TokenizerSource,
     config: Mapping[str, Any],
     source: Path,
     mean: Statistics = OPENAI_MEAN,
     std: Statistics = OPENAI_STD,
 ) -> CLIPModel:
     """Return a model that open_clip has built."""
-    model: Any = built.model
     return CLIPModel(
         name=name,
         visual=model.visual,
-        load_text=lambda: built,
+        load_text=cache(lambda: OpenCLIP(model, words.load())),
         fingerprint=fingerprint(model),
+        tokenizer_identity=cache(words.identity),
         mean=mean,
         std=std,
         temperature=temperature_of(model.logit_scale.detach(), source=str(source)),
         bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
-        context_length=model.context_length,
+        context_length=words.context_length,
         tower=_described(config),
     )
 
@@ -141,23 +157,13 @@ def _build(config: dict[str, Any]) -> nn.Module:
     custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     try:
         if custom_text:
-            text = {**config["text_cfg"], "hf_model_pretrained": False}
-            model: nn.Module = open_clip.CustomTextCLIP(**{**config, "text_cfg": text})
+            model: nn.Module = open_clip.CustomTextCLIP(**config)
         else:
             model = open_clip.CLIP(**config)
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"its text tower cannot be built here: {reason}") from error
     return model.eval()
-
-
-def _tokenizer(architecture: str) -> Tokenizer:
-    try:
-        tokenizer: Tokenizer = open_clip.get_tokenizer(architecture)
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the tokenizer of {architecture} cannot be loaded: {reason}") from error
-    return tokenizer
 
 
 def build_described(config: dict[str, Any], state: StateDict, *, source: str) -> OpenCLIP:
@@ -191,22 +197,21 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
     for architecture in architectures():
         known = model_config(architecture)
         if _same_shapes(known, found):
-            tokenizer = _tokenizer(architecture)
             break
     else:
         known, architecture = found, ""
-        tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-        words = open_clip.SimpleTokenizer().vocab_size
-        if text["vocab_size"] != words:
+        own = open_clip.SimpleTokenizer().vocab_size
+        if text["vocab_size"] != own:
             raise WeightsError(
-                f"{path}: expected the {words:,} tokens of CLIP's own tokenizer, got "
+                f"{path}: expected the {own:,} tokens of CLIP's own tokenizer, got "
                 f"{text['vocab_size']:,}; name its architecture: `model=NAME` and `weights=FILE`"
             )
     quick = _guess_quick_gelu(known, checkpoint, path, architecture)
     build = partial(_build, {**known, "quick_gelu": quick})
     model = build_fitting(build, checkpoint.state, source=str(path))
     config = {**known, "quick_gelu": quick}
-    return _loaded(path.stem, OpenCLIP(model, tokenizer), config=config, source=path)
+    words = TokenizerSource(model=architecture, text=known["text_cfg"])
+    return _loaded(path.stem, model, words=words, config=config, source=path)
 
 
 def _guess_quick_gelu(

@@ -35,6 +35,7 @@ MEMORY_BYTES = 32 * 2**20
 _PATIENCE = 0.5  # seconds for which a locked file is waited for; then words are encoded (again)
 _DAY = 86_400  # seconds: how exactly the last use of a row is kept
 _COLUMNS = "key, row, unknown, checksum, used"
+_UNSURE = 4  # tokens by which a sentence may be longer than its parts
 _AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds
 
 OnWord = Callable[[int, int], None]
@@ -130,9 +131,11 @@ def text_rows(
 
 
 def _keys(clip: CLIPModel, names: Sequence[str], sentences: Sequence[str]) -> list[bytes]:
-    """Return what each name's row depends on: the weights, the templates and the name."""
-    both = hashlib.sha256(json.dumps([clip.fingerprint, sentences]).encode()).digest()
-    return [hashlib.blake2b(name.encode(), key=both, digest_size=16).digest() for name in names]
+    """Return what each name's row depends on: weights, templates, tokenizer and the name."""
+    identity = clip.tokenizer_identity()
+    parts = [clip.fingerprint, sentences, *([identity] if identity else [])]
+    key = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return [hashlib.blake2b(name.encode(), key=key, digest_size=16).digest() for name in names]
 
 
 class RecentlyUsed(Generic[K, V]):
@@ -335,11 +338,17 @@ def check_lengths(clip: CLIPModel, names: Sequence[str], templates: Sequence[str
         PromptError: names the first name that is too long, and the limit.
     """
     tokenizer: Any = clip.tokenizer
-    encode = _token_counter(tokenizer)
     limit = tokenizer.context_length
-    frame = max(encode(template.format("")) for template in templates)
+    special = getattr(tokenizer, "special_tokens", 2)  # start and end of text
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text)) + special
+
+    frame = max(count(template.format("")) for template in templates)
     for name in names:
-        used = encode(name) + frame + 2  # start and end of text
+        used = len(tokenizer.encode(name)) + frame
+        if used > limit - _UNSURE:  # pieces of sentences join at their ends, in some tokenizers
+            used = max(count(template.format(name)) for template in templates)
         if used > limit:
             shown = name if len(name) <= 40 else f"{name[:40]}..."
             raise PromptError(
@@ -363,10 +372,3 @@ def never_saw(clip: CLIPModel, unknown: Sequence[str]) -> str:
         f"{clip.name} was trained on the words of the vocabulary emoji alone and never saw: "
         f"{', '.join(unknown[:8])}{more}"
     )
-
-
-def _token_counter(tokenizer: Any) -> Callable[[str], int]:
-    if hasattr(tokenizer, "encode"):
-        return lambda text: len(tokenizer.encode(text))
-    # open_clip's wrapper of transformers' tokenizers counts the special tokens in.
-    return lambda text: len(tokenizer.tokenizer(text)["input_ids"]) - 2

@@ -31,26 +31,36 @@ from maskclip.core.config import DEFAULT_MODEL
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
 
-_Key = tuple[str, str | None]
+_Key = tuple[str, str | None, str | None, str | None]
 _LOADED: ContextVar[dict[_Key, CLIPModel | WeightsError] | None] = ContextVar(
     "_LOADED", default=None
 )
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 
-def load_clip(name: str = DEFAULT_MODEL, *, weights: str | None = None) -> CLIPModel:
+def load_clip(
+    name: str = DEFAULT_MODEL,
+    *,
+    weights: str | None = None,
+    tokenizer: str | None = None,
+    language: str | None = None,
+) -> CLIPModel:
     """Load a CLIP by name.
 
     Args:
         name: `ViT-B-16:openai`, `RN50` (its only or its `openai` tag), `emoji-rn`, or a file.
         weights: a local file for the architecture `name`, or `"random"` for seeded random ones.
             A tag beside a file (`ViT-B-16:openai`) says how its weights were trained.
+        tokenizer: a folder of files of a tokenizer of transformers, of models that have one, in the
+            place of the hub's.
+        language: the language of the words, as `deu_Latn`, of models whose tokenizer writes it
+            before them (NLLB-CLIP); None is English.
 
     Raises:
-        WeightsError: unknown name or tag, weights not to be had, or not fitting.
+        WeightsError: unknown name or tag, weights or a tokenizer not to be had, or not fitting.
         UnsupportedTowerError: the image tower has no dense reading.
     """
-    loaded, key = _LOADED.get(), (ALIASES.get(name, name), weights)
+    loaded, key = _LOADED.get(), (ALIASES.get(name, name), weights, tokenizer, language)
     if loaded is None:
         return _load(*key)
     if key not in loaded:
@@ -80,15 +90,26 @@ def remembering() -> Iterator[None]:
         _LOADED.reset(token)
 
 
-def _load(name: str, weights: str | None) -> CLIPModel:
+def _load(name: str, weights: str | None, tokenizer: str | None, language: str | None) -> CLIPModel:
     if name in EMBEDDED:
-        if weights is not None:
-            raise WeightsError(f"{name} brings its own weights: leave `weights` out")
+        for argument, value in (
+            ("weights", weights),
+            ("tokenizer", tokenizer),
+            ("language", language),
+        ):
+            if value is not None:
+                raise WeightsError(f"{name} brings its own {argument}: leave `{argument}` out")
         return load_embedded(name)
     if os.sep in name and Path(name).is_dir():
         raise WeightsError(f"{name} is a folder: expected the name of a CLIP, or a file of weights")
     if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
         path = Path(name)
+        for argument, value in (("tokenizer", tokenizer), ("language", language)):
+            if value is not None:
+                raise WeightsError(
+                    f"`{argument}`: {path} alone is a CLIP with its own tokenizer: leave "
+                    f"`{argument}` out, or name its architecture: `model=NAME` and `weights={path}`"
+                )
         checkpoint = read_checkpoint(path)
         if describes_itself(checkpoint):
             return from_checkpoint(checkpoint, path)
@@ -98,7 +119,13 @@ def _load(name: str, weights: str | None) -> CLIPModel:
             return load_file(checkpoint, path)
     from maskclip.clip.open_clip_models import load_pretrained
 
-    return load_pretrained(name, weights=weights, other_names=(*EMBEDDED, *ALIASES))
+    return load_pretrained(
+        name,
+        weights=weights,
+        tokenizer=tokenizer,
+        language=language,
+        other_names=(*EMBEDDED, *ALIASES),
+    )
 
 
 def build_tower(config: Mapping[str, Any]) -> nn.Module:
