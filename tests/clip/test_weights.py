@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from maskclip.clip import open_clip_models, published
 from maskclip.clip.checkpoint import Checkpoint, WeightsError
+from maskclip.clip.hub import DownloadError
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD
 from maskclip.clip.published import architectures, cached_path, locate, tags
 from maskclip.clip.weights import load_clip, remembering
@@ -277,25 +278,41 @@ class TestDownload:
 
     def test_a_download_that_breaks_off_is_the_same_error(self, monkeypatch):
         def broken(*_, **__):
-            raise OSError("connection reset")
+            raise DownloadError("connection reset")
 
-        monkeypatch.setattr(published, "check_reachable", lambda: None)
-        monkeypatch.setattr(open_clip, "download_pretrained", broken)
-        with pytest.raises(WeightsError, match="cannot be downloaded") as error:
+        monkeypatch.setattr(published, "hub_file", broken)
+        monkeypatch.setattr(published, "fetch_address", broken)
+        with pytest.raises(
+            WeightsError, match=r"cannot be downloaded \(connection reset\).*weights=FILE"
+        ):
             locate("RN50", "openai")
-        assert "connection reset" in str(error.value.__cause__)
 
-    def test_a_download_gives_its_path(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(published, "check_reachable", lambda: None)
-        monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "x.bin"))
-        assert locate("RN50", "openai") == tmp_path / "x.bin"
+    def test_weights_that_the_hub_does_not_give_come_from_their_own_address(
+        self, isolated, monkeypatch
+    ):
+        fetched = []
+
+        def refused(*_, **__):
+            raise DownloadError("blocked")
+
+        monkeypatch.setattr(published, "hub_file", refused)
+        monkeypatch.setattr(
+            published, "fetch_address", lambda url, target, digest: fetched.append((url, digest))
+        )
+        target = isolated / ".cache" / "clip" / "RN50.pt"
+        assert locate("RN50", "openai") == target
+        assert locate("RN50", "yfcc15m").name == "rn50-quickgelu-yfcc15m-455df137.pt"
+        (openai, sha256), (_, start) = fetched
+        assert openai.endswith(f"/{sha256}/RN50.pt")
+        assert len(sha256) == 64
+        assert start == "455df137"
 
     def test_every_listed_tag_can_tell_where_it_would_lie(self):
         for architecture in architectures():
             for tag in tags(architecture):
                 assert cached_path(architecture, tag) is None
                 pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-                message = published._cannot_download(architecture, tag, pretrained)
+                message = published._cannot_download(architecture, tag, pretrained, "")
                 assert "cached in None" not in message
                 assert f"{architecture}:{tag} (" in message
 
@@ -307,14 +324,14 @@ def test_the_last_model_is_remembered_and_what_failed_is_not_tried_again(monkeyp
         tried.append(1)
         raise OSError("no net")
 
-    monkeypatch.setattr(published, "check_reachable", unreachable)
+    monkeypatch.setattr("maskclip.clip.hub.check_reachable", unreachable)
     with remembering():
         first = load_clip("emoji")
         assert load_clip("emoji-rn") is first
         for _ in range(2):
             with pytest.raises(WeightsError, match="cannot be downloaded"):
                 load_clip("RN50:openai")
-        assert len(tried) == 1
+        assert len(tried) == 2  # the hub, and the weights' own address
         assert load_clip("emoji-vit") is load_clip("emoji-vit")
     assert load_clip("emoji") is not first
 

@@ -210,7 +210,8 @@ def _timm_file(model: str) -> Path:
     except OSError as error:
         raise ProxyError(
             f"`proxy`: the weights of {model} ({known.hf_hub_id}/{file}) are not on this machine "
-            f"and cannot be downloaded: go online once, or give a local file, {model}:FILE"
+            f"and cannot be downloaded ({error}): go online once, or give a local file, "
+            f"{model}:FILE"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -13,8 +14,19 @@ import open_clip
 
 from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
 from maskclip.clip.families import SUPPORTED, traits_of_config
-from maskclip.clip.hub import check_reachable
+from maskclip.clip.hub import (
+    DownloadError,
+    cache_folder,
+    cached_file,
+    fetch_address,
+    hub_file,
+)
 from maskclip.clip.towers import UnsupportedTowerError, adapter_for
+
+_log = logging.getLogger(__name__)
+
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip calls the file of weights of a repository, the best first."""
 
 
 def architectures() -> list[str]:
@@ -94,19 +106,18 @@ def published_config(architecture: str, tag: str) -> dict[str, Any]:
 
 def cached_path(architecture: str, tag: str) -> Path | None:
     """Return where the weights lie on this machine, or None when they were never downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
-    for repository, file in _hub_files(pretrained):
-        found = try_to_load_from_cache(repository, file)
-        if isinstance(found, str):
-            return Path(found)
+    repository, files = hub_files(pretrained)
+    for file in files:
+        found = cached_file(repository, file)
+        if found is not None:
+            return found
     legacy = _url_cache(pretrained)
     return legacy if legacy is not None and legacy.is_file() else None
 
 
 def locate(architecture: str, tag: str) -> Path:
-    """Return the weights' path; download them first, with open_clip's own progress bar.
+    """Return the weights' path; download them first, from the hub or else from their own address.
 
     Raises:
         MissingWeightsError: they are not on this machine and cannot be downloaded.
@@ -115,11 +126,18 @@ def locate(architecture: str, tag: str) -> Path:
     if cached is not None:
         return cached
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    repository, files = hub_files(pretrained)
     try:
-        check_reachable()
-        return Path(open_clip.download_pretrained(pretrained))
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = _cannot_download(architecture, tag, pretrained)
+        if files:
+            return hub_file(repository, *files)
+        return _from_address(pretrained)
+    except DownloadError as error:
+        try:
+            if files and pretrained.get("url"):
+                return _from_address(pretrained)
+        except DownloadError as second:
+            _log.debug("nor from its own address: %s", second)
+        reason = _cannot_download(architecture, tag, pretrained, str(error))
         raise MissingWeightsError(reason, _EMBEDDED) from error
 
 
@@ -128,34 +146,43 @@ _EMBEDDED = (
 )
 
 
-def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any]) -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    files = _hub_files(pretrained)
+def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any], why: str) -> str:
+    repository, files = hub_files(pretrained)
     if files:
-        repository, file = files[0]
-        what = f"{repository}/{file}"
-        where: Path | None = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        what = f"{repository}/{files[0]}"
+        where: Path | None = cache_folder(repository)
     else:
         what, where = pretrained["url"], _url_cache(pretrained)
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
-        f"downloaded; they would be cached in {where}. Give a local file for "
+        f"downloaded ({why}); they would be cached in {where}. Give a local file for "
         f"{architecture}:{tag} with `weights=FILE`"
     )
 
 
-def _hub_files(pretrained: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the (repository, file) pairs under which a tag's weights may be cached."""
+def hub_files(pretrained: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the repository of a tag's weights, and the files that they may be, the best first."""
     hub = pretrained.get("hf_hub", "")
     if not hub:
-        return []
+        return "", []
     repository, file = os.path.split(hub)
     if not file:
-        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    else:
-        names = [str(Path(file).with_suffix(".safetensors")), file]
-    return [(repository, name) for name in dict.fromkeys(names)]
+        return repository, list(WEIGHTS_FILES)
+    return repository, list(dict.fromkeys([str(Path(file).with_suffix(".safetensors")), file]))
+
+
+def _from_address(pretrained: dict[str, Any]) -> Path:
+    """Download weights that have an address of their own, which may hold their hash."""
+    url, target = pretrained["url"], _url_cache(pretrained)
+    assert target is not None
+    parts = urlparse(url).path.split("/")
+    digest = ""
+    if "openaipublic" in url:
+        digest = parts[-2]
+    elif "mlfoundations" in url:
+        digest = Path(parts[-1]).stem.rpartition("-")[2]
+    fetch_address(url, target, digest=digest)
+    return target
 
 
 def _url_cache(pretrained: dict[str, Any]) -> Path | None:

@@ -82,9 +82,10 @@ def _imagenet_file(name: str) -> Path:
         preview = PREVIEWS[0]
         raise StudentError(
             f"the pretrained weights of {name} ({repository}/{file}) are not on this machine and "
-            "cannot be downloaded; bring that file and give it with `student_weights=FILE`, take "
-            f"the backbone {architecture_of(preview)} with `student_weights={preview}`, whose "
-            f"weights a package has, or start from random ones with `student_weights={RANDOM}`"
+            f"cannot be downloaded ({error}); bring that file and give it with "
+            f"`student_weights=FILE`, take the backbone {architecture_of(preview)} with "
+            f"`student_weights={preview}`, whose weights a package has, or start from random "
+            f"ones with `student_weights={RANDOM}`"
         ) from error
 
 
