@@ -246,7 +246,8 @@ def gaussian_window(grid: tuple[int, int], std: float, like: Tensor, *, prefix: 
     def rows(band: slice) -> Tensor:
         token = torch.arange(band.start, band.stop, device=like.device)
         patch = (token - prefix).clamp_min(0)
-        y, x = patch // width, patch % width
+        y = patch // width
+        x = patch - y * width  # ONNX has no remainder by a side that is not known
         near = vertical[y][:, :, None] * horizontal[x][:, None, :]
         near = near.flatten(1) * (token >= prefix)[:, None]
         return F.pad(near, (prefix, 0)).to(like.dtype)

@@ -141,7 +141,7 @@ def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: (h, w), h w = n.
     """
     sound = (~outliers).to(patches.dtype).view(-1, 1, *grid)
-    maps = patches.mT.reshape(len(patches), -1, *grid)
+    maps = patches.mT.reshape(patches.shape[0], -1, *grid)
     around = 9 * F.avg_pool2d(maps * sound, 3, stride=1, padding=1)
     count = 9 * F.avg_pool2d(sound, 3, stride=1, padding=1)
     # an outlier itself counts for nothing in either sum

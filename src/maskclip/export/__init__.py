@@ -1,0 +1,1 @@
+"""Networks and their words as files that other runtimes open: ONNX, and `torch.export`."""

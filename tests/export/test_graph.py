@@ -1,0 +1,60 @@
+import onnxruntime
+import pytest
+import torch
+
+from maskclip.clip.encoder import DenseCLIP
+from maskclip.core.methods import METHODS
+from maskclip.export.graph import MOST_BYTES, ExportError, build_graph, encoder_graph
+
+SIZES = [(1, 64, 64), (3, 97, 131), (2, 33, 203)]
+
+
+def drawn(batch, height, width):
+    """Smooth colours: what lies in a photo, not noise."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    waves = [(y * a + x * b) / 17.0 for a, b in ((1, 0.3), (0.2, 1), (0.7, -0.8))]
+    one = torch.stack([wave.sin() * 127 + 128 for wave in waves]).to(torch.uint8)
+    return torch.stack([one.roll(index, dims=1) for index in range(batch)])
+
+
+def test_a_graph_takes_batches_and_sizes_that_it_was_not_made_with(make_clip):
+    visual = make_clip("vit", layers=1).visual
+    encoder = DenseCLIP(visual, method=METHODS["naclip"], mean=(0.5,) * 3, std=(0.3,) * 3).eval()
+    model = encoder_graph(encoder, keys=True, image=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["features", "keys", "image"]
+    assert [part.shape for part in session.get_inputs()] == [["batch", 3, "height", "width"]]
+    for shape in SIZES:
+        images = drawn(*shape)
+        found = dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True))
+        with torch.inference_mode():
+            dense = encoder.encode(images, keys=True, image=True)
+        for name, values in found.items():
+            expected = getattr(dense, name)
+            torch.testing.assert_close(torch.from_numpy(values), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_of_this_machine_is_in_a_graph(make_clip):
+    model = build_graph(torch.nn.Conv2d(3, 2, 1), ["maps"], pixels="float32")
+    assert b".py" not in model.SerializeToString()
+    assert [dim.dim_param for dim in model.graph.output[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "height",
+        "width",
+    ]
+
+
+def test_what_cannot_be_traced_and_what_is_too_large_is_one_line():
+    class Counts(torch.nn.Module):
+        def forward(self, images):
+            return images[images > int(images.sum())]
+
+    with pytest.raises(ExportError, match="cannot be exported: ") as caught:
+        build_graph(Counts(), ["maps"])
+    assert "\n" not in str(caught.value)
+    with torch.device("meta"):
+        large = torch.nn.Linear(1 << 10, MOST_BYTES >> 11)
+    with pytest.raises(ExportError, match=r"has 4.3 GB of weights"):
+        build_graph(large, ["maps"])
