@@ -4,6 +4,7 @@
 #   make test-full  that, every published training at full size, and whole corpora of damaged and
 #                   hostile files, whose counts are printed: some minutes more
 #   make check   lint, types and import layers
+#   make docs    build the site of docs/ in build/site; a broken link is an error
 #   make wheel   build the package, and try it in an environment of its own
 #   make lock    pin the dependencies anew
 
@@ -19,7 +20,7 @@ BIN := $(VENV)/$(SCRIPTS)
 READY := $(VENV)/.ready
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
 
-.PHONY: demo test test-full check lint types layers format wheel lock clean
+.PHONY: demo test test-full check lint types layers format docs wheel lock clean
 
 demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
@@ -66,6 +67,11 @@ format: $(READY)
 
 # The environment is bare but for what the package asks for, in the pinned versions.
 BARE := build/bare
+docs: $(READY)
+	$(BIN)/python -m tools.site
+	$(BIN)/zensical build --clean --strict
+	@echo "== open build/site/index.html"
+
 wheel: $(READY)
 	@echo "== building dist/"
 	rm -rf dist $(BARE)
