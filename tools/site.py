@@ -32,10 +32,10 @@ def gather() -> None:
     """Write the pages into an empty folder."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", PAGES)
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        _write(page, PAGES / page.name)
-    for document, page in MOVED.items():
-        _write(ROOT / document, PAGES / page)
+    for document in sorted((ROOT / "docs").glob("*.md")):
+        _write(document, PAGES / document.name)
+    for path, page in MOVED.items():
+        _write(ROOT / path, PAGES / page)
     (PAGES / "commands.md").write_text(commands())
     (PAGES / "python.md").write_text(python_names())
 
