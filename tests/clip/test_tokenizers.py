@@ -5,6 +5,7 @@ import open_clip
 import pytest
 import torch
 
+from maskclip.clip.checkpoint import MissingWeightsError
 from maskclip.clip.prompts import PromptError, check_lengths, encode_names, text_rows
 from maskclip.clip.tokenizers import TokenizerError, TokenizerSource, text_config
 from maskclip.clip.weights import load_clip
@@ -287,7 +288,7 @@ class TestHub:
         assert found.load()(["a dog"]).shape == (1, 64)
 
     def test_offline_the_error_tells_the_way_out(self, source, isolated):
-        with pytest.raises(TokenizerError) as raised:
+        with pytest.raises(MissingWeightsError) as raised:
             source("siglip", given=None).load()
         for part in (
             "tokenizer of ViT-B-16-SigLIP",

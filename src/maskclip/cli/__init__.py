@@ -121,8 +121,10 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
     for name in ("model", "method"):  # where a verb takes several
         if f"{name}s" in options:
             options.setdefault(name, options[f"{name}s"])
-    if any(each.metavar == "MODEL=FILE" for each in command.params):
-        options["weights=FILE"] = f"{options['weights']} MODEL=FILE"
+    for each in command.params:
+        if each.metavar in ("MODEL=FILE", "MODEL=DIR"):  # where a verb takes several models
+            value = each.metavar.partition("=")[2]
+            options[f"{each.name}={value}"] = f"{options[each.name]} {each.metavar}"
     return options
 
 

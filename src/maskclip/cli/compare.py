@@ -15,6 +15,7 @@ from maskclip.cli.inputs import (
     DATASETS,
     default_evaluation,
     open_samples,
+    read_tokenizers,
     read_weights,
     show_notes,
     warn_of_count,
@@ -64,6 +65,7 @@ def compare(
         ),
     ] = None,
     weights: opt.WeightsOfModels = None,
+    tokenizer: opt.TokenizerOfModels = None,
     out: opt.OutFolder = Path("compared"),
     data: opt.Data = None,
     split: opt.OptionalSplit = None,
@@ -110,7 +112,7 @@ def compare(
     given = {"templates": templates, "precision": precision}
     config = replace(base.model, **{key: value for key, value in given.items() if value})
     base = replace(base, model=config, split=split or base.split)
-    evaluations = _with_weights(_each_evaluation(base, named, methods), weights)
+    evaluations = _with_files(_each_evaluation(base, named, methods), weights, tokenizer)
     samples = open_samples(
         dataset, data=data, split=split, size=size, images=images, masks=masks, classes=classes
     )
@@ -184,14 +186,18 @@ def _each_evaluation(
     return found
 
 
-def _with_weights(
-    evaluations: Sequence[tuple[Evaluation, str | None]], given: list[str] | None
+def _with_files(
+    evaluations: Sequence[tuple[Evaluation, str | None]],
+    weights: list[str] | None,
+    tokenizers: list[str] | None,
 ) -> list[tuple[Evaluation, str | None]]:
     """Return the settings with the files that are given for some of the models."""
-    files = read_weights(given, {evaluation.model.name for evaluation, _ in evaluations})
+    names = {evaluation.model.name for evaluation, _ in evaluations}
+    files, folders = read_weights(weights, names), read_tokenizers(tokenizers, names)
     found = []
     for evaluation, method in evaluations:
-        model = replace(evaluation.model, weights=files.get(evaluation.model.name))
+        name = evaluation.model.name
+        model = replace(evaluation.model, weights=files.get(name), tokenizer=folders.get(name))
         found.append((replace(evaluation, model=model), method))
     return found
 

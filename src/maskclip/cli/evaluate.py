@@ -86,6 +86,8 @@ def evaluate(
     proxy: opt.Proxy = None,
     protocol: opt.Protocol = None,
     templates: opt.ProtocolTemplates = None,
+    tokenizer: opt.Tokenizer = None,
+    language: opt.Language = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -151,6 +153,7 @@ def evaluate(
         stride=stride,
     )
     of_models = [weights, method, proxy, protocol, templates, background, precision, corruption]
+    of_models += [tokenizer, language]
     _check_sources(
         model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
     )
@@ -175,6 +178,8 @@ def evaluate(
                 "templates": templates,
                 "precision": precision,
                 "proxy": proxy,
+                "tokenizer": tokenizer,
+                "language": language,
             },
             split=split,
             protocol=protocol,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -249,18 +249,48 @@ def read_weights(given: Sequence[str] | None, models: Collection[str]) -> dict[s
     Raises:
         MaskCLIPError: not written so, no such file, or no such model.
     """
-    files = {}
+    return _of_models(
+        given,
+        models,
+        "--weights",
+        lambda file: file == "random" or Path(file).is_file(),
+        "MODEL=FILE, and the file to be there, or MODEL=random",
+    )
+
+
+def read_tokenizers(given: Sequence[str] | None, models: Collection[str]) -> dict[str, str]:
+    """Return the folders of tokenizers that are given for some of the models as MODEL=DIR.
+
+    Raises:
+        MaskCLIPError: not written so, no such folder, or no such model.
+    """
+    return _of_models(
+        given,
+        models,
+        "--tokenizer",
+        lambda folder: Path(folder).is_dir(),
+        "MODEL=DIR, and the folder to be there",
+    )
+
+
+def _of_models(
+    given: Sequence[str] | None,
+    models: Collection[str],
+    option: str,
+    is_there: Callable[[str], bool],
+    expected: str,
+) -> dict[str, str]:
+    """Return what is given for some of the models as MODEL=VALUE."""
+    found = {}
     for text in given or ():
-        model, _, file = text.partition("=")
-        if file != "random" and not Path(file).is_file():
-            raise MaskCLIPError(
-                f"--weights {text}: expected MODEL=FILE, and the file to be there, or MODEL=random"
-            )
+        model, _, value = text.partition("=")
+        if not value or not is_there(value):
+            raise MaskCLIPError(f"{option} {text}: expected {expected}")
         if model not in models:
             known = ", ".join(sorted(models))
-            raise MaskCLIPError(f"--weights {text}: no model is {model!r} here: there are {known}")
-        files[model] = file
-    return files
+            raise MaskCLIPError(f"{option} {text}: no model is {model!r} here: there are {known}")
+        found[model] = value
+    return found
 
 
 def warn_of_unused(masks: Sequence[Path]) -> None:

@@ -129,6 +129,32 @@ Proxy = Annotated[
         "CLIP's last attention; with FILE, its weights. Default: none.",
     ),
 ]
+Tokenizer = Annotated[
+    str | None,
+    _of_model(
+        metavar="DIR",
+        help="A folder with the files of the tokenizer, of models that read words with one of "
+        "transformers (SigLIP, CLIPA, NLLB-CLIP ...): tokenizer.json, tokenizer_config.json. "
+        "Default: the hub's, from its cache or downloaded.",
+    ),
+]
+TokenizerOfModels = Annotated[
+    list[str] | None,
+    _of_model(
+        "--tokenizer",
+        metavar="MODEL=DIR",
+        help="A folder with the files of the tokenizer of a model, as ViT-B-16-SigLIP:webli=DIR; "
+        "repeat it. Default: the hub's, from its cache or downloaded.",
+    ),
+]
+Language = Annotated[
+    str | None,
+    _of_model(
+        metavar="CODE",
+        help="The language of the words, such as deu_Latn, for NLLB-CLIP; others read words of any "
+        "language that they know. Default: eng_Latn.",
+    ),
+]
 Templates = Annotated[str, _of_model(help=f"{TEMPLATES}.")]
 ProtocolTemplates = Annotated[
     str | None,

@@ -36,6 +36,8 @@ def segment(
     method: opt.MethodName = "clean",
     proxy: opt.Proxy = None,
     templates: opt.Templates = "published",
+    tokenizer: opt.Tokenizer = None,
+    language: opt.Language = None,
     key_smoothing: opt.KeySmoothing = None,
     prompt_denoising: opt.PromptDenoising = None,
     refine: opt.Refine = "",
@@ -65,6 +67,8 @@ def segment(
 
     `maskclip segment photo.jpg -c dog -c grass --proxy vit_small_patch14_dinov2:dinov2.pth`
 
+    `maskclip segment photo.jpg -c dog -c grass --model ViT-B-16-SigLIP2:webli --tokenizer siglip2/`
+
     `maskclip segment photos/ --vocabulary voc21 --regions slic` (superpixels vote; `--regions DIR`:
     segments of any tool)
 
@@ -89,6 +93,8 @@ def segment(
             templates=templates,
             precision=precision,
             proxy=proxy,
+            tokenizer=tokenizer,
+            language=language,
         ),
         vocabulary=read_words(names, classes, vocabulary, background, model=model),
         out=out,

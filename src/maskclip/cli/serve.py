@@ -69,6 +69,7 @@ def serve(
             rich_help_panel=_LABEL_STUDIO,
         ),
     ] = None,
+    tokenizer: opt.TokenizerOfModels = None,
     label_studio: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +123,8 @@ def serve(
 
     `maskclip serve --model ViT-B-16:openai --model runs/mine/student.safetensors`
 
+    `maskclip serve --model nllb-clip-base:v1 --tokenizer nllb-clip-base:v1=nllb/`
+
     `maskclip serve --review labels`
 
     `maskclip serve --host 0.0.0.0 --key SECRET` (for other machines; put TLS before it)
@@ -129,6 +132,7 @@ def serve(
     `maskclip serve --label-studio http://localhost:8080` (predictions for those who label there)
     """
     from maskclip.cli.console import print_line, working
+    from maskclip.cli.inputs import read_tokenizers
     from maskclip.core.config import DEFAULT_MODEL
     from maskclip.core.errors import require_extra
     from maskclip.core.text import check_key, counted
@@ -158,7 +162,9 @@ def serve(
 
             with working(f"opening {review}"):
                 reviewed = stack.enter_context(Review(review))
-        offered = Models(models or default_models(), device=device)
+        named = models or default_models()
+        folders = read_tokenizers(tokenizer, named)
+        offered = Models(named, device=device, tokenizers=folders)
         sockets = stack.enter_context(listen(host, port))
         if reviewed is None:  # in a review the models wait until somebody wants one
             with working(f"loading {', '.join(offered.offers)}"):

@@ -85,6 +85,8 @@ def train(
     weights: opt.Weights = None,
     method: opt.MethodOfRecipe = None,
     proxy: opt.Proxy = None,
+    tokenizer: opt.Tokenizer = None,
+    language: opt.Language = None,
     student_weights: Annotated[
         str | None,
         typer.Option(
@@ -317,7 +319,13 @@ def train(
         training,
         student=student,
         teacher=_override(
-            training.teacher, name=model, weights=weights, method=_read_method(method), proxy=proxy
+            training.teacher,
+            name=model,
+            weights=weights,
+            method=_read_method(method),
+            proxy=proxy,
+            tokenizer=tokenizer,
+            language=language,
         ),
         student_weights=read_student_weights(student_weights, student, initial),
         initial=None if initial is None else str(student_file(initial)),

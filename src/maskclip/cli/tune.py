@@ -54,6 +54,7 @@ def tune(
         ),
     ] = None,
     weights: opt.Weights = None,
+    tokenizer: opt.Tokenizer = None,
     method_file: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +87,7 @@ def tune(
             model=model,
             weights=weights,
             method_file=method_file,
+            tokenizer=tokenizer,
             device=device,
             on_progress=lambda what, count: tell(f"{what}: {count:,}"),
         )
@@ -109,6 +111,9 @@ def _next_command(model: ModelConfig, classes: Path) -> str:
     file, name = shlex.quote(str(classes)), shlex.quote(model.name)
     if model.weights is not None:
         name += f" --weights {shlex.quote(model.weights)}"
+    for option, value in (("tokenizer", model.tokenizer), ("language", model.language)):
+        if value is not None:
+            name += f" --{option} {shlex.quote(value)}"
     how = model.method if isinstance(model.method, str) else model.method.name
     if how == CLEAN.name:
         return f"`maskclip label PHOTOS --classes {file} --model {name} --out DIR`"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from maskclip.clip.families import traits_of
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.towers import can_read
-from maskclip.clip.weights import load_clip
+from maskclip.clip.weights import load_of
 from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, NACLIP, SCCLIP, SOURCES, get_method
@@ -64,7 +64,7 @@ def settle(config: ModelConfig, options: Options) -> tuple[ModelConfig, str]:
     """
     if config.method != AUTO:
         return config, ""
-    choice = choose(load_clip(config.name, weights=config.weights), AUTO, options)
+    choice = choose(load_of(config), AUTO, options)
     return replace(config, method=choice.method.name), choice.why
 
 

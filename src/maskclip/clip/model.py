@@ -50,6 +50,7 @@ class CLIPModel:
             sigmoid(temperature x cosine + bias). Among words it cancels. None for others.
         context_length: tokens that its text tower reads, start and end among them.
         tokenizer_identity: a hash of the tokenizer and the language of its words; "" is CLIP's own.
+        language: of its words, where the tokenizer writes it before them and it is not English.
         short_side: the working size: images are resized so that their short side is this many px.
         refine: names of `core.config.REFINEMENTS`, done by `segment` where none are named.
         known_tokens: the token ids it was trained on; None for models of the open world.
@@ -67,6 +68,7 @@ class CLIPModel:
     bias: float | None = None
     context_length: int = 77
     tokenizer_identity: Callable[[], str] = str
+    language: str | None = None
     short_side: int = DEFAULT_SHORT_SIDE
     refine: tuple[str, ...] = ()
     known_tokens: frozenset[int] | None = None

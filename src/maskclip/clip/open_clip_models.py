@@ -121,6 +121,7 @@ def _loaded(
         load_text=cache(lambda: OpenCLIP(model, words.load())),
         fingerprint=fingerprint(model),
         tokenizer_identity=cache(words.identity),
+        language=words.language,
         mean=mean,
         std=std,
         temperature=temperature_of(model.logit_scale.detach(), source=str(source)),

@@ -16,10 +16,11 @@ from typing import Any
 import open_clip
 from torch import Tensor
 
-from maskclip.clip.checkpoint import WeightsError
+from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
 from maskclip.clip.hub import cache_folder, hub_folder
 from maskclip.clip.model import Tokenizer
 from maskclip.core.errors import MaskCLIPError, did_you_mean, require_extra
+from maskclip.core.files import file_fingerprint
 from maskclip.core.text import brief, printable, read_json
 
 CONTEXT_LENGTH = 77
@@ -50,7 +51,7 @@ _TEXT_MODELS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those tha
 
 
 class TokenizerError(WeightsError):
-    """A tokenizer is not to be had, or is not the text tower's."""
+    """A tokenizer cannot be read, or is not the text tower's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ class TokenizerSource:
         """Return the folder of its files: the given one, or the hub's, downloaded if need be.
 
         Raises:
-            TokenizerError: it is not to be had, or what it says of itself cannot be used.
+            MissingWeightsError: it is neither on this machine nor to be downloaded.
+            TokenizerError: what it says of itself cannot be used.
             MaskCLIPError: the extra of transformers is missing.
         """
         repository = self.repository
@@ -108,7 +110,7 @@ class TokenizerSource:
             try:
                 found = hub_folder(repository, VOCABULARY_FILES, (*VOCABULARY_FILES, *OTHER_FILES))
             except OSError as error:
-                raise TokenizerError(self._cannot_download(repository)) from error
+                raise MissingWeightsError(self._cannot_download(repository)) from error
         check_folder(found)
         return found
 
@@ -124,20 +126,15 @@ class TokenizerSource:
         """Return what tells its tokens from those of other tokenizers; "" for CLIP's own."""
         if self.repository is None:
             return ""
-        digest = hashlib.sha256(repr((self.language, self.text.get("tokenizer_kwargs"))).encode())
-        folder = self.folder()
-        for name in (*VOCABULARY_FILES, *OTHER_FILES):
-            path = folder / name
-            if path.is_file():
-                digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-                digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+        parts = (self.language, self.text.get("tokenizer_kwargs"))
+        files = folder_fingerprint(self.folder())
+        return hashlib.sha256(f"{parts!r} {files}".encode()).hexdigest()[:16]
 
     def load(self) -> Tokenizer:
         """Return the tokenizer.
 
         Raises:
-            TokenizerError: it is not to be had, damaged, or another tower's.
+            WeightsError: it is not to be had, damaged, or another tower's.
         """
         text = self.text
         if self.repository is None:
@@ -228,6 +225,16 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
             f"{brief(kind)}"
         )
     return {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return a hash of the files of a tokenizer's folder: 16 hex digits."""
+    digest = hashlib.sha256()
+    for name in (*VOCABULARY_FILES, *OTHER_FILES):
+        path = folder / name
+        if path.is_file():
+            digest.update(f"{name} {file_fingerprint(path)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def check_folder(folder: Path) -> None:

@@ -27,7 +27,7 @@ from maskclip.clip.embedded import (
 )
 from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
-from maskclip.core.config import DEFAULT_MODEL
+from maskclip.core.config import DEFAULT_MODEL, ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
 
@@ -74,6 +74,16 @@ def load_clip(
     if isinstance(found, WeightsError):
         raise found
     return found
+
+
+def load_of(config: ModelConfig) -> CLIPModel:
+    """Load the CLIP of a configuration, as `load_clip`."""
+    return load_clip(
+        config.name,
+        weights=config.weights,
+        tokenizer=config.tokenizer,
+        language=config.language,
+    )
 
 
 @contextmanager

@@ -36,6 +36,11 @@ class ModelConfig:
         precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
         proxy: a ViT of timm, whose patches' likeness becomes the attention of CLIP's last block:
             its name, with timm's weights, or `NAME:FILE` with those of a file (ProxyCLIP).
+        tokenizer: a folder of the files of a tokenizer of transformers, of models that have one
+            (SigLIP, CLIPA, NLLB-CLIP ...); None is the hub's, from its cache or downloaded. Of a
+            student, that of its CLIP.
+        language: the language of the words, such as `"deu_Latn"`, of models whose tokenizer
+            writes it before them (NLLB-CLIP); None is English.
 
     Raises:
         MaskCLIPError: a value is of another type, no method has that name, or it does not go with
@@ -48,11 +53,13 @@ class ModelConfig:
     templates: str = "published"
     precision: str = "auto"
     proxy: str | None = None
+    tokenizer: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         for name, expected in _TEXTS.items():
             value = getattr(self, name)
-            if value is not None or name not in ("weights", "proxy"):
+            if value is not None or name not in _MAY_BE_NONE:
                 argument = "model" if name == "name" else name
                 object.__setattr__(self, name, _text(value, f"`{argument}`: expected {expected}"))
         if not isinstance(self.method, Method):
@@ -70,7 +77,10 @@ _TEXTS = {
     "templates": "the name of a set of templates, such as published",
     "precision": "auto, or the name of a precision, such as float32",
     "proxy": "the name of a ViT of timm, such as vit_small_patch14_dinov2",
+    "tokenizer": "a folder with the files of a tokenizer",
+    "language": "the code of a language, such as deu_Latn",
 }
+_MAY_BE_NONE = ("weights", "proxy", "tokenizer", "language")
 _A_METHOD = "a name of `maskclip methods`, a file of TOML or a Method"
 
 
@@ -298,6 +308,8 @@ class ModelSettings(TypedDict, total=False):
     templates: str
     precision: str
     proxy: str | None
+    tokenizer: str | os.PathLike[str] | None
+    language: str | None
 
 
 class ViewValues(TypedDict, total=False):

@@ -64,6 +64,7 @@ class StudentMetadata:
         clip: the name of the CLIP that gave its text rows, or of its file, or of the preview that
             gave rows of its own; None where it is not known.
         templates: of the prompts that the rows are of.
+        language: of their words, where the CLIP's tokenizer writes it before them.
     """
 
     config: StudentConfig
@@ -72,6 +73,7 @@ class StudentMetadata:
     short_side: int = SHORT_SIDE
     clip: str | None = None
     templates: str = TEMPLATES
+    language: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -83,6 +85,7 @@ class StudentMetadata:
             "step": self.step,
             "clip": self.clip,
             "templates": self.templates,
+            **({} if self.language is None else {"language": self.language}),
         }
 
     @classmethod
@@ -110,8 +113,9 @@ class StudentMetadata:
                 f"{source}: short_side: expected px from {low} to {high:,}, got {brief(short_side)}"
             )
         clip, templates = values.get("clip"), values.get("templates", TEMPLATES)
-        for name, text in (("clip", clip), ("templates", templates)):
-            if not _is_name(text) and (name, text) != ("clip", None):
+        language = values.get("language")
+        for name, text in (("clip", clip), ("templates", templates), ("language", language)):
+            if not _is_name(text) and not (text is None and name != "templates"):
                 raise StudentError(f"{source}: {name}: expected a name, got {brief(text)}")
         config = _read_config(values.get("config"), source=source)
         classes = values.get("vocabulary")
@@ -126,6 +130,7 @@ class StudentMetadata:
             short_side=short_side,
             clip=clip,
             templates=templates,
+            language=language,
         )
 
 
@@ -170,7 +175,7 @@ class TrainedStudent:
 
     Attributes:
         student: the network; in eval mode when it was read from a file.
-        vocabulary, step, short_side, clip, templates: as in `StudentMetadata`.
+        vocabulary, step, short_side, clip, templates, language: as in `StudentMetadata`.
 
     Raises:
         StudentError: the vocabulary has another number of classes.
@@ -182,6 +187,7 @@ class TrainedStudent:
     short_side: int = SHORT_SIDE
     clip: str | None = None
     templates: str = TEMPLATES
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if self.vocabulary is not None and len(self.vocabulary) != len(self):
@@ -204,6 +210,7 @@ class TrainedStudent:
             short_side=self.short_side,
             clip=self.clip,
             templates=self.templates,
+            language=self.language,
         )
 
 
@@ -274,6 +281,7 @@ def _read(path: Path) -> TrainedStudent:
         metadata.short_side,
         clip=metadata.clip,
         templates=metadata.templates,
+        language=metadata.language,
     )
 
 

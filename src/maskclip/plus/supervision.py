@@ -22,7 +22,7 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import class_rows
 from maskclip.clip.proxy import Proxy, load_proxy
-from maskclip.clip.weights import load_clip
+from maskclip.clip.weights import load_of
 from maskclip.core.config import PREVIEWS, ModelConfig
 from maskclip.core.dense import Dense, Scoring, refine_large, score
 from maskclip.core.device import choose_precision
@@ -134,7 +134,7 @@ def load_teacher(
         source = load_classifier(config.name)
         rows, classes = source.word_rows(prompts)
     else:
-        source = load_clip(config.name, weights=config.weights)
+        source = load_of(config)
         rows = class_rows(source, prompts, templates=config.templates, device=device)
         classes = tuple(range(len(rows)))
     if supervision.background:

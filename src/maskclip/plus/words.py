@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -64,12 +64,21 @@ class StudentWords:
         name: what messages call it.
         weights: the CLIP that gave its rows, by name or as a file, where that of its training
             cannot be had by its name; None takes this one.
+        tokenizer: a folder of that CLIP's tokenizer, as `load_clip` takes it.
     """
 
-    def __init__(self, trained: TrainedStudent, *, name: str, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        trained: TrainedStudent,
+        *,
+        name: str,
+        weights: str | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
         self.trained = trained
         self.name = name
         self.weights = weights
+        self._load = partial(load_clip, tokenizer=tokenizer, language=trained.language)
         self._made: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
 
     def new(self, vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -172,15 +181,15 @@ class StudentWords:
         if given is not None:
             file = given == "random" or Path(given).is_file()
             if known is None or not file or known in _EMBEDDED or Path(known).suffix:
-                return load_clip(given)
-            return load_clip(known, weights=given)
+                return self._load(given)
+            return self._load(known, weights=given)
         needed = f"new words need the text tower of the CLIP that gave {self.name} its own rows"
         if known is None:
             raise StudentError(
                 f"{needed}, and its file does not name it: give its name or file as `weights`"
             )
         try:
-            return load_clip(known)
+            return self._load(known)
         except MaskCLIPError as error:
             raise StudentError(
                 f"{needed}, {known}: {error}. Its own words need none; for others give its file as "

@@ -109,6 +109,14 @@ class PhotoSegmenter(ABC):
             device=self.device,
         )
 
+    def tokenizer_identity(self) -> str:
+        """Return a hash of what makes tokens of its words; "" is CLIP's own tokenizer, or none.
+
+        Raises:
+            MaskCLIPError: its tokenizer is not to be had.
+        """
+        return ""
+
     @abstractmethod
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         """Encode crops (B, 3, h, w) uint8 of one shape, on the network's device."""

@@ -140,6 +140,10 @@ def run_config(training: Training, samples: Samples, *, why: str = "") -> dict[s
         "classes": list(samples.vocabulary.names),
         **({"auto": why} if why else {}),
     }
+    if teacher.tokenizer is not None:
+        from maskclip.clip.tokenizers import folder_fingerprint
+
+        content["files"]["teacher.tokenizer"] = folder_fingerprint(Path(teacher.tokenizer))
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
 

@@ -25,7 +25,7 @@ from maskclip.clip.prompts import (
 )
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.towers import build_tower
-from maskclip.clip.weights import load_clip
+from maskclip.clip.weights import load_of
 from maskclip.core.config import (
     DEFAULT_MODEL,
     DEFAULT_OPTIONS,
@@ -76,7 +76,7 @@ def load(
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,
-            `proxy`.
+            `proxy`, `tokenizer`, `language`.
 
     Raises:
         MaskCLIPError: the model or the device cannot be used; the message says what to do.
@@ -97,9 +97,13 @@ def load(
         if config.name in PREVIEWS:
             return load_preview(config.name, device=where, precision=precision)
         return load_student(
-            Path(config.name), weights=config.weights, device=where, precision=precision
+            Path(config.name),
+            weights=config.weights,
+            tokenizer=config.tokenizer,
+            device=where,
+            precision=precision,
         )
-    clip = load_clip(config.name, weights=config.weights)
+    clip = load_of(config)
     choice = choose(clip, config.method, options)
     method = with_proxy(choice.method, config.proxy)
     if config.proxy is not None:
@@ -145,6 +149,10 @@ class Segmenter(PhotoSegmenter):
         self.encoder.prepare(self.precision)
         self.cell = self.encoder.cell
         self._rows: RecentlyUsed[Vocabulary, Tensor] = RecentlyUsed(MEMORY_BYTES)
+
+    def tokenizer_identity(self) -> str:
+        """Return a hash of the tokenizer and the language of its words; "" is CLIP's own."""
+        return self.clip.tokenizer_identity()
 
     def prepare(
         self,

@@ -313,6 +313,7 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         short_side=training.short_side,
         clip=Path(training.teacher.name).name,  # no folders of this machine
         templates=training.teacher.templates,
+        language=training.teacher.language,
     )
     return MaskCLIPPlus(student, teacher, supervision, training.optimization, metadata=metadata)
 

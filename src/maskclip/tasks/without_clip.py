@@ -97,13 +97,14 @@ def load_student(
     path: Path,
     *,
     weights: str | None = None,
+    tokenizer: str | None = None,
     method: Method = CLEAN,
     device: torch.device,
     precision: str = "auto",
 ) -> StudentSegmenter:
     """Read a student's file, or the run folder of a training, as a segmenter.
 
-    `weights` are those of `StudentWords`.
+    `weights` and `tokenizer` are those of `StudentWords`.
 
     Raises:
         MaskCLIPError: the file cannot be used, or there is no such precision.
@@ -120,6 +121,7 @@ def load_student(
         name=str(path),
         fingerprint=file_fingerprint(path),
         weights=weights,
+        tokenizer=tokenizer,
         method=method,
         device=device,
         precision=precision,
@@ -133,7 +135,7 @@ class StudentSegmenter(PhotoSegmenter):
         trained: the student; it is moved to the device.
         name: what messages and results call it.
         fingerprint: a hash of its file.
-        weights: the CLIP that gave its rows, as `StudentWords` takes it.
+        weights, tokenizer: of the CLIP that gave its rows, as `StudentWords` takes them.
         method: how images are shrunk and logits enlarged; the rest of it is CLIP's.
         device, precision: as `load` takes them, the device chosen.
     """
@@ -145,13 +147,14 @@ class StudentSegmenter(PhotoSegmenter):
         name: str,
         fingerprint: str,
         weights: str | None = None,
+        tokenizer: str | None = None,
         method: Method,
         device: torch.device,
         precision: str,
     ) -> None:
         self.trained = trained
         self.name = name
-        self.weights = weights
+        self.given = {"weights": weights, "tokenizer": tokenizer}
         self.fingerprint, self.short_side = fingerprint, trained.short_side
         self.method = method
         self.device = device
@@ -159,7 +162,7 @@ class StudentSegmenter(PhotoSegmenter):
         self.cell = self.student.stride
         size = sum(weight.numel() for weight in self.student.parameters())
         self.precision = choose_precision(precision, device, parameters=size)
-        self.words = StudentWords(trained, name=name, weights=weights)
+        self.words = StudentWords(trained, name=name, weights=weights, tokenizer=tokenizer)
 
     def prepare(
         self,
@@ -191,10 +194,11 @@ class StudentSegmenter(PhotoSegmenter):
             raise MaskCLIPError(f"{self.name} has learnt a background: leave the background out")
         given = (own if classes is None else as_vocabulary(classes)).with_background(background)
         given = with_usable_confidence(given, self.method)
-        if self.weights is not None and not self.words.new(given):
+        of_clip = [name for name, value in self.given.items() if value is not None]
+        if of_clip and not self.words.new(given):
             raise MaskCLIPError(
-                f"`weights`: all of these are {self.name}'s own {count} classes, which need no "
-                "CLIP: leave it out"
+                f"`{of_clip[0]}`: all of these are {self.name}'s own {count} classes, which need "
+                "no CLIP: leave it out"
             )
         self.words.rows(given, on_word=on_word)
         warning = None if self.words.threshold(given) is None else useless(given, self.method)
@@ -205,9 +209,8 @@ class StudentSegmenter(PhotoSegmenter):
     def _unnamed(self, classes: Classes | None, background: Background | None) -> Vocabulary:
         """Return the classes of a student that does not know their names."""
         count = len(self.trained)
-        refuse_options_of_clip(
-            self.name, background=background is not None, weights=self.weights is not None
-        )
+        present = {name: value is not None for name, value in self.given.items()}
+        refuse_options_of_clip(self.name, background=background is not None, **present)
         if classes is None:
             raise MaskCLIPError(
                 f"{self.name} carries no class names: give its {count} classes in the order of "
@@ -372,6 +375,8 @@ def refuse_settings_of_clip(
     refuse_options_of_clip(
         config.name,
         weights=config.weights is not None and config.name in PREVIEWS,
+        tokenizer=config.tokenizer is not None and config.name in PREVIEWS,
+        language=config.language is not None,
         method=config.method == AUTO or get_method(config.method) != CLEAN,
         templates=config.templates != templates,
         proxy=config.proxy is not None,

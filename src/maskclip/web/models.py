@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,12 +101,19 @@ class Models:
     Args:
         sources: the models, as `load` takes them; the first is the default.
         device: as `load` takes it.
+        tokenizers: folders of tokenizers, by the models that they are of.
 
     Raises:
         MaskCLIPError: two models have one name, or a file is not there.
     """
 
-    def __init__(self, sources: Sequence[str], *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        *,
+        device: str = "auto",
+        tokenizers: Mapping[str, str] | None = None,
+    ) -> None:
         self.offers = {one.name: one for one in map(offer, sources)}
         if len(self.offers) < len(sources):
             raise MaskCLIPError(
@@ -114,6 +121,7 @@ class Models:
             )
         self.default = next(iter(self.offers))
         self._device = device
+        self._tokenizers = dict(tokenizers or {})
         self._ready: OrderedDict[tuple[str, str], PhotoSegmenter] = OrderedDict()
 
     def warm_up(self) -> None:
@@ -156,14 +164,17 @@ class Models:
         if method == AUTO:
             from maskclip.clip.choice import settle
 
-            settled = settle(ModelConfig(name=source, method=AUTO), options)[0].method
+            settled = settle(self._config(source, AUTO), options)[0].method
             method = settled if isinstance(settled, str) else settled.name
         key = (name, method)
         if key in self._ready:
             self._ready.move_to_end(key)
             return self._ready[key]
-        found = load(ModelConfig(name=source, method=method), device=self._device)
+        found = load(self._config(source, method), device=self._device)
         self._ready[key] = found
         while len(self._ready) > _MOST_SEGMENTERS:
             self._ready.popitem(last=False)
         return found
+
+    def _config(self, source: str, method: str) -> ModelConfig:
+        return ModelConfig(name=source, method=method, tokenizer=self._tokenizers.get(source))

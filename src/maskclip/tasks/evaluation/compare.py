@@ -124,9 +124,10 @@ def run_readings(
     group = group or ProcessGroup()
     with remembering():
         works = []
-        lacking: dict[tuple[str, str | None], MissingWeightsError] = {}
+        lacking: dict[tuple[str | None, ...], MissingWeightsError] = {}
         for reading in readings:
-            model = (reading.evaluation.model.name, reading.evaluation.model.weights)
+            config = reading.evaluation.model
+            model = (config.name, config.weights, config.tokenizer)
             try:
                 if model in lacking:  # not looked for again by each method
                     raise lacking[model]

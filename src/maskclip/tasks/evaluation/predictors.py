@@ -145,6 +145,8 @@ class ZeroShotPredictor(ModelPredictor):
             "arithmetic": asdict(segmenter.method),
             "temperature": segmenter.encoder.temperature,
             "templates": segmenter.templates,
+            **({"tokenizer": tokens} if (tokens := segmenter.tokenizer_identity()) else {}),
+            **({"language": clip.language} if (clip := segmenter.clip).language else {}),
             "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
             "background": self.vocabulary.background_rule,
             **self._notes(),
@@ -339,6 +341,7 @@ def _load_without_clip(
     student = load_student(
         Path(config.name),
         weights=config.weights,
+        tokenizer=config.tokenizer,
         method=method,
         device=place,
         precision=precision,

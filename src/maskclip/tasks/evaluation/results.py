@@ -64,7 +64,7 @@ def settings_line(metadata: Mapping[str, Any]) -> str:
             *(
                 f"{name} {metadata[name]}"
                 + (f" (settings: {whose})" if name == "protocol" and whose else "")
-                for name in ("protocol", "method", "proxy", "templates", "background")
+                for name in ("protocol", "method", "proxy", "templates", "language", "background")
                 if name in metadata  # a student has only a protocol
             ),
             *(f"{name.replace('_', ' ')} {value}" for name, value in options.items()),

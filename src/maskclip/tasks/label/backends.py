@@ -158,7 +158,10 @@ def _with_absolute_paths(job: Job) -> Job:
     if proxy is not None and ":" in proxy:
         network, _, file = proxy.partition(":")
         proxy = f"{network}:{_absolute(file)}"
-    model = replace(model, name=_absolute(model.name), weights=weights, proxy=proxy)
+    tokenizer = None if model.tokenizer is None else str(Path(model.tokenizer).resolve())
+    model = replace(
+        model, name=_absolute(model.name), weights=weights, proxy=proxy, tokenizer=tokenizer
+    )
     options = job.options
     if options.regions not in (None, SLIC):
         options = replace(options, regions=str(Path(options.regions).resolve()))

@@ -79,7 +79,12 @@ class FinishedLabels:
         return {photo.name: photo for photo in self.photos}
 
     def model(
-        self, *, name: str | None = None, weights: str | None = None, method_file: str | None = None
+        self,
+        *,
+        name: str | None = None,
+        weights: str | None = None,
+        method_file: str | None = None,
+        tokenizer: str | None = None,
     ) -> ModelConfig:
         """Return the model that labelled; the arguments say where its files lie now.
 
@@ -100,6 +105,8 @@ class FinishedLabels:
                 templates=given["templates"],
                 precision=given["precision"],
                 proxy=given["proxy"],
+                tokenizer=tokenizer,
+                language=given.get("language"),
             )
         except (KeyError, TypeError) as error:
             raise self._damaged(error) from None

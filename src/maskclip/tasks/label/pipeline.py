@@ -65,8 +65,8 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
         words = with_usable_confidence(job.vocabulary, job.model.method)
         job = replace(job, vocabulary=words)
     corrections = Corrections(job.out)
-    settings = _settings(job, weights="", why=why)
-    unknown = ["auto", "weights", *(["vocabulary"] if job.vocabulary is None else [])]
+    settings = _settings(job, weights="", tokenizer="", why=why)
+    unknown = ["auto", "weights", "tokenizer", *(["vocabulary"] if job.vocabulary is None else [])]
     unknown += [name for name in ("precision", "method") if getattr(job.model, name) == AUTO]
     manifest.check_settings(settings, ignore=unknown)
     formats = []
@@ -123,7 +123,9 @@ def label_photos(
         job, why = _as_begun(job, manifest)
         worker = Worker(job, device)
         job, formats = worker.job, worker.formats
-        settings = _settings(job, weights=worker.fingerprint, why=why or worker.why)
+        settings = _settings(
+            job, weights=worker.fingerprint, tokenizer=worker.tokenizer, why=why or worker.why
+        )
         manifest.check_settings(settings, ignore=["auto"])
         if why or worker.why:
             reason = worker.why or "as when these labels were begun"
@@ -240,7 +242,7 @@ def _check_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _settings(job: Job, *, weights: str, why: str) -> dict[str, Any]:
+def _settings(job: Job, *, weights: str, tokenizer: str, why: str) -> dict[str, Any]:
     """Return all that decides the files, except the photos, as plain values, and why `auto`."""
     model = job.model
     return {
@@ -251,6 +253,8 @@ def _settings(job: Job, *, weights: str, why: str) -> dict[str, Any]:
         "templates": model.templates,
         "precision": model.precision,
         "proxy": model.proxy,
+        **({"tokenizer": tokenizer} if tokenizer else {}),
+        **({} if model.language is None else {"language": model.language}),
         "vocabulary": None if job.vocabulary is None else job.vocabulary.to_dict(),
         "options": asdict(job.options),
         "cleaning": asdict(job.cleaning),

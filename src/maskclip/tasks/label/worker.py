@@ -96,6 +96,7 @@ class Worker:
         job: the same, with the classes, the precision and the method that the model has found.
         why: why `auto` became this method; "" where it was named.
         fingerprint: a hash of the model's weights.
+        tokenizer: a hash of what makes tokens of its words; "" is CLIP's own, or none.
         formats: what writes the labels.
 
     Raises:
@@ -107,6 +108,7 @@ class Worker:
         segmenter = load(job.model, device=device, options=job.options)
         self.fingerprint, self.why = segmenter.fingerprint, segmenter.why
         self.vocabulary = segmenter.prepare(job.vocabulary, options=job.options)
+        self.tokenizer = segmenter.tokenizer_identity()
         precision = str(segmenter.precision).removeprefix("torch.")
         method = segmenter.method if self.why else job.model.method
         model = replace(job.model, precision=precision, method=method)

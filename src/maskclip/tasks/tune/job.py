@@ -60,6 +60,7 @@ def tune_labels(
     model: str | None = None,
     weights: str | None = None,
     method_file: str | None = None,
+    tokenizer: str | None = None,
     device: str = "auto",
     on_progress: Callable[[str, int], None] = lambda *_: None,
 ) -> Tuned:
@@ -68,7 +69,8 @@ def tune_labels(
     Args:
         out: the folder of the labelling.
         tries: further words, `dog=puppy,hound` or `background=sky,wall`.
-        model, weights, method_file: where their files lie now; by default where they lay.
+        model, weights, method_file, tokenizer: where their files lie now; by default where they
+            lay.
         device: as `load` takes it.
         on_progress: is called with what is done, and how often it was done.
 
@@ -84,7 +86,9 @@ def tune_labels(
             f"{counted(len(reviewed), 'photo is', 'photos are')} accepted or corrected in {out}, "
             f"and {LEAST} are needed: `maskclip serve --review {out}` shows those worth a look"
         )
-    config = finished.model(name=model, weights=weights, method_file=method_file)
+    config = finished.model(
+        name=model, weights=weights, method_file=method_file, tokenizer=tokenizer
+    )
     words = read_tries(tries, finished.vocabulary)
     changes = _changes(config, finished.vocabulary, words)
     segmenter = load(config, device=device, options=finished.options)
@@ -92,6 +96,11 @@ def tune_labels(
         raise MaskCLIPError(
             f"the weights of {config.name} are not those that labelled {out}: name these by "
             "`model` or `weights`"
+        )
+    if segmenter.tokenizer_identity() != finished.settings.get("tokenizer", ""):
+        raise MaskCLIPError(
+            f"the tokenizer of {config.name} is not the one that labelled {out}: name its folder "
+            "by `tokenizer`"
         )
     changes = {
         stage: [one for one in each if _is_known(one, finished, segmenter, given=bool(words))]
