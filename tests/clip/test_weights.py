@@ -63,6 +63,22 @@ class TestNames:
         with pytest.raises(WeightsError, match=r"unknown model.*maskclip models"):
             load_clip("zzzzzzzzzz")
 
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("timm/ViT-B-16-SigLIP", "ViT-B-16-SigLIP:webli"),
+            ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "ViT-H-14:laion2b_s32b_b79k"),
+            ("VIT-L-14-336:openai", "ViT-L-14-336"),
+        ],
+    )
+    def test_repositories_and_other_cases_get_the_name_that_they_have_here(self, name, near):
+        with pytest.raises(WeightsError, match=rf"nearest: (.*, )?{near}(,|;)"):
+            load_clip(name)
+
+    def test_a_tag_gets_the_nearest(self):
+        with pytest.raises(WeightsError, match=r"'LAION2B_s34b_b88k' \(did you mean laion2b_s34b"):
+            load_clip("ViT-B-16:LAION2B_s34b_b88k")
+
     def test_several_tags_are_listed(self):
         with pytest.raises(WeightsError, match=r"laion2b_s12b_b42k, laion2b_s34b_b88k"):
             load_clip("ViT-g-14")

@@ -94,8 +94,8 @@ ModelName = Annotated[
     _of_model(
         "--model",
         help="NAME, NAME:TAG (see `maskclip models`), `emoji` (embedded), `photo` (a preview "
-        "without CLIP), a weights file, the file of a trained student, or the run folder of its "
-        "training.",
+        "without CLIP), `hf-hub:org/name` with its @revision or a folder of open_clip, a weights "
+        "file, the file of a trained student, or the run folder of its training.",
     ),
 ]
 Weights = Annotated[

@@ -81,10 +81,10 @@ def _check(
 ) -> Mapping[str, Tensor]:
     """Return the state_dict, the logit scale in the model's shape, if it can fill the model."""
     expected = {spelling(key): tuple(value.shape) for key, value in model.state_dict().items()}
-    # open_clip writes the logit scale as a scalar or as one value, depending on its release.
+    # open_clip writes these as scalars or as one value, depending on its release.
     given = {
         key: value.reshape(expected[key])
-        if key == "logit_scale" and value.numel() == 1 and key in expected
+        if key in ("logit_scale", "logit_bias") and value.numel() == 1 and key in expected
         else value
         for key, value in state.items()
     }

@@ -32,8 +32,10 @@ from maskclip.clip.model import (
     fingerprint,
     temperature_of,
 )
+from maskclip.clip.open_clip_folder import CONFIG, read_folder
 from maskclip.clip.published import (
     architectures,
+    check_read,
     default_tag,
     known_config,
     locate,
@@ -46,6 +48,8 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
+_OWN_WORDS = 49_408  # tokens of CLIP's own tokenizer
+_MOST_WEIGHTS = 20_000_000_000  # of a model; the largest of open_clip has 5
 
 
 def load_pretrained(
@@ -78,21 +82,14 @@ def load_pretrained(
     config["quick_gelu"] = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
     path = Path(weights) if weights is not None else locate(architecture, tag)
     if weights == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            model = _build(config)
+        model = _random(config)
     else:
         checkpoint = read_checkpoint(path)
         if not tag:
             config["quick_gelu"] = _guess_quick_gelu(config, checkpoint, path, architecture)
         elif checkpoint.quick_gelu is not None:
             config["quick_gelu"] = checkpoint.quick_gelu
-        model = build_fitting(
-            partial(_build, config),
-            checkpoint.state,
-            source=str(path),
-            adapt=partial(_resize_positions, path),
-        )
+        model = _filled(config, checkpoint, path)
     return _loaded(
         f"{architecture}:{tag if weights is None else path.name}",
         model,
@@ -101,6 +98,77 @@ def load_pretrained(
         source=path,
         mean=pretrained.get("mean", OPENAI_MEAN),
         std=pretrained.get("std", OPENAI_STD),
+    )
+
+
+def load_folder(
+    name: str,
+    *,
+    weights: str | None = None,
+    tokenizer: str | None = None,
+    language: str | None = None,
+) -> CLIPModel:
+    """Load a folder as open_clip writes it, or a repository of the hub; arguments as `load_clip`.
+
+    Raises:
+        WeightsError: it is not to be had, its configuration is not open_clip's, or its weights do
+            not fit that.
+        UnsupportedTowerError: the image tower has no dense reading.
+    """
+    folder = read_folder(name)
+    config, about = folder.config, folder.path / CONFIG
+    check_read(config, str(about))
+    text = config["text_cfg"]
+    needs_one = text.get("hf_tokenizer_name") or text.get("hf_model_name")
+    if not needs_one and text.get("vocab_size", _OWN_WORDS) != _OWN_WORDS:
+        raise WeightsError(
+            f"{about}: text_cfg.vocab_size: expected the {_OWN_WORDS:,} tokens of CLIP's own "
+            f"tokenizer, or hf_tokenizer_name, got {text['vocab_size']:,}"
+        )
+    given = Path(tokenizer) if tokenizer is not None else folder.tokenizer() if needs_one else None
+    words = TokenizerSource(model=name, text=text, given=given, language=language)
+    config["text_cfg"] = text_config(words)
+    with one_line(about, "configuration of a CLIP"), torch.device("meta"):
+        shapes = _build(config)
+    if sum(value.numel() for value in shapes.state_dict().values()) > _MOST_WEIGHTS:
+        raise WeightsError(f"{about}: expected a CLIP of at most {_MOST_WEIGHTS:,} weights")
+    path = Path(weights) if weights is not None else folder.weights()
+    if weights == RANDOM:
+        model = _random(config)
+    else:
+        checkpoint = read_checkpoint(path)
+        if checkpoint.quick_gelu is not None and not checkpoint.of_transformers:
+            config["quick_gelu"] = checkpoint.quick_gelu
+        model = _filled(config, checkpoint, path)
+    return _loaded(
+        name if weights is None else f"{name}:{path.name}",
+        model,
+        words=words,
+        config=config,
+        source=path,
+        mean=folder.mean,
+        std=folder.std,
+    )
+
+
+def _random(config: dict[str, Any]) -> nn.Module:
+    """Build a model of seeded random weights; the caller's generator stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return _build(config)
+
+
+def _filled(config: dict[str, Any], checkpoint: Checkpoint, path: Path) -> nn.Module:
+    """Build a model and fill it with the weights of a file, whose tables of positions may differ.
+
+    Raises:
+        WeightsError: they do not fit.
+    """
+    return build_fitting(
+        partial(_build, config),
+        checkpoint.state,
+        source=str(path),
+        adapt=partial(_resize_positions, path),
     )
 
 

@@ -21,12 +21,12 @@ from maskclip.clip.hub import (
     fetch_address,
     hub_file,
 )
+from maskclip.clip.open_clip_folder import WEIGHTS
 from maskclip.clip.towers import UnsupportedTowerError, adapter_for
+from maskclip.core.errors import did_you_mean
+from maskclip.core.text import brief
 
 _log = logging.getLogger(__name__)
-
-WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip calls the file of weights of a repository, the best first."""
 
 
 def architectures() -> list[str]:
@@ -55,16 +55,36 @@ def known_config(architecture: str, other_names: Collection[str]) -> dict[str, A
         UnsupportedTowerError: it has no dense reading.
     """
     if architecture not in open_clip.list_models():
-        known = {name.casefold(): name for name in (*other_names, *architectures())}
-        near = difflib.get_close_matches(architecture.casefold(), known, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(known[name] for name in near)}" if near else ""
-        raise WeightsError(f"unknown model {architecture!r}{hint}; `maskclip models` lists them")
-    config = model_config(architecture)
-    if not _is_read_densely(config):
-        raise UnsupportedTowerError(
-            f"{architecture} has no dense reading here: expected {SUPPORTED}"
+        raise WeightsError(
+            f"unknown model {brief(architecture)}{_nearest(architecture, other_names)}; "
+            "`maskclip models` lists them"
         )
+    config = model_config(architecture)
+    check_read(config, architecture)
     return config
+
+
+def _nearest(name: str, other_names: Collection[str]) -> str:
+    """Return the names that an unknown one may mean, as the end of a line: of all there are."""
+    known = {each.casefold(): each for each in (*other_names, *architectures())}
+    for architecture in open_clip.list_models():
+        for tag in tags(architecture):
+            repository = hub_files(published_config(architecture, tag))[0]
+            # Names have lost their slashes by now. The first tag of a repository is the plain one.
+            known.setdefault(repository.replace("/", "-").casefold(), f"{architecture}:{tag}")
+    near = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.4)
+    found = dict.fromkeys(known[each] for each in near)
+    return f"; nearest: {', '.join(found)}" if found else ""
+
+
+def check_read(config: dict[str, Any], name: str) -> None:
+    """Refuse a configuration whose image tower has no dense reading; `name` says whose it is.
+
+    Raises:
+        UnsupportedTowerError: as said.
+    """
+    if not _is_read_densely(config):
+        raise UnsupportedTowerError(f"{name} has no dense reading here: expected {SUPPORTED}")
 
 
 def _is_read_densely(config: dict[str, Any]) -> bool:
@@ -96,8 +116,9 @@ def published_config(architecture: str, tag: str) -> dict[str, Any]:
         WeightsError: there is no such tag.
     """
     if tag not in tags(architecture):
+        near = did_you_mean(tag.casefold(), tags(architecture))
         raise WeightsError(
-            f"{architecture} has no weights tagged {tag!r}: expected one of "
+            f"{architecture} has no weights tagged {brief(tag)}{near}: expected one of "
             f"{', '.join(tags(architecture)) or 'none; give `weights=FILE`'}"
         )
     pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
@@ -167,7 +188,7 @@ def hub_files(pretrained: dict[str, Any]) -> tuple[str, list[str]]:
         return "", []
     repository, file = os.path.split(hub)
     if not file:
-        return repository, list(WEIGHTS_FILES)
+        return repository, list(WEIGHTS)
     return repository, list(dict.fromkeys([str(Path(file).with_suffix(".safetensors")), file]))
 
 

@@ -1,8 +1,8 @@
 """A model's name -> a loaded CLIP.
 
-Names are `ARCHITECTURE:TAG` (any of open_clip's), an architecture with a local file or `random`,
-a file alone, or one of the embedded models. open_clip is imported for what needs it: its import
-takes longer than labelling a few small images.
+Names are `ARCHITECTURE:TAG` (any of open_clip's), an architecture with a local file or `random`, a
+file alone, a folder as open_clip writes it, `hf-hub:org/name`, or one of the embedded models.
+open_clip is imported for what needs it: its import takes longer than labelling a few small images.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from maskclip.clip.embedded import (
 )
 from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
+from maskclip.clip.open_clip_folder import CONFIG, names_folder
 from maskclip.core.config import DEFAULT_MODEL, ModelConfig
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
@@ -48,7 +49,8 @@ def load_clip(
     """Load a CLIP by name.
 
     Args:
-        name: `ViT-B-16:openai`, `RN50` (its only or its `openai` tag), `emoji-rn`, or a file.
+        name: `ViT-B-16:openai`, `RN50` (its only or its `openai` tag), `emoji-rn`, a file, a folder
+            of open_clip's, or `hf-hub:org/name`, which may end with `@revision`.
         weights: a local file for the architecture `name`, or `"random"` for seeded random ones.
             A tag beside a file (`ViT-B-16:openai`) says how its weights were trained.
         tokenizer: a folder of files of a tokenizer of transformers, of models that have one, in the
@@ -110,8 +112,15 @@ def _load(name: str, weights: str | None, tokenizer: str | None, language: str |
             if value is not None:
                 raise WeightsError(f"{name} brings its own {argument}: leave `{argument}` out")
         return load_embedded(name)
+    if names_folder(name):
+        from maskclip.clip.open_clip_models import load_folder
+
+        return load_folder(name, weights=weights, tokenizer=tokenizer, language=language)
     if os.sep in name and Path(name).is_dir():
-        raise WeightsError(f"{name} is a folder: expected the name of a CLIP, or a file of weights")
+        raise WeightsError(
+            f"{name} is a folder without {CONFIG}: expected the name of a CLIP, a file of weights, "
+            "or a folder as open_clip writes it"
+        )
     if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
         path = Path(name)
         for argument, value in (("tokenizer", tokenizer), ("language", language)):

@@ -25,8 +25,9 @@ class ModelConfig:
 
     Attributes:
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), a weights file, or the file of a student. Files may be paths here and
-            below, and become text.
+            model (`emoji`), `hf-hub:org/name` (with its `@revision`), a folder as open_clip writes
+            it, a weights file, or the file of a student. Files may be paths here and below, and
+            become text.
         weights: a local file for the architecture `name`, or `"random"`; None is the model's own.
             Of a student, the CLIP that gave its text rows, by name or file, for other words than
             it was trained on; None is the one that its file names.

@@ -71,8 +71,9 @@ def load(
 
     Args:
         model: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
-            model (`emoji`), the preview without CLIP (`photo`), a weights file, the file of a
-            student or the run folder of its training; or a `ModelConfig`.
+            model (`emoji`), the preview without CLIP (`photo`), `hf-hub:org/name`, a folder as
+            open_clip writes it, a weights file, the file of a student or the run folder of its
+            training; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,

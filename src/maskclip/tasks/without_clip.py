@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskclip.clip.embedded import ALIASES, EMBEDDED
+from maskclip.clip.open_clip_folder import names_folder
 from maskclip.clip.prompts import OnWord
 from maskclip.core.config import (
     DEFAULT_OPTIONS,
@@ -62,6 +63,8 @@ def names_student(name: str) -> bool:
     """
     if "://" in name:
         raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
+    if names_folder(name):
+        return False
     if Path(name).suffix in _FILES and not Path(name).exists():
         raise MaskCLIPError(f"{name}: no such model file")
     if name in {*EMBEDDED, *ALIASES, *PREVIEWS}:
@@ -69,7 +72,7 @@ def names_student(name: str) -> bool:
     if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):
         raise MaskCLIPError(
             f"{name} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
-            "it, as `maskclip train` leaves them"
+            "it, as `maskclip train` leaves them, or open_clip_config.json, as open_clip does"
         )
     return is_student_file(Path(name))
 
