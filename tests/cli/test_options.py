@@ -219,16 +219,17 @@ def test_help_says_every_default(verb, capsys, monkeypatch):
         (
             ["segment", "{photo}", "-c", "dog", "--model", "{photo}"],
             "{photo} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
-            "it, as `maskclip train` leaves them",
+            "it, as `maskclip train` leaves them, or open_clip_config.json, as open_clip does",
         ),
         (
             ["eval", "emoji", "--limit", "1", "--model", "{photo}"],
             "{photo} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
-            "it, as `maskclip train` leaves them",
+            "it, as `maskclip train` leaves them, or open_clip_config.json, as open_clip does",
         ),
         (
             ["train", "emoji-annofree-rn", "--out", "{out}", "--model", "{photo}"],
-            "{photo} is a folder: expected the name of a CLIP, or a file of weights",
+            "{photo} is a folder without open_clip_config.json: expected the name of a CLIP, a "
+            "file of weights, or a folder as open_clip writes it",
         ),
         (
             ["segment", "{photo}", "-c", "dog", "-c", "cat", "--background", "0,5"],
