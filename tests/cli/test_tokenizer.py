@@ -4,11 +4,20 @@ import json
 
 import open_clip
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import maskclip
 from maskclip.cli import main
+from maskclip.core.config import DEFAULT_OPTIONS
+from maskclip.core.errors import MaskCLIPError
+from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
+from maskclip.plus.config import StudentConfig
+from maskclip.plus.files import TrainedStudent, read_student, save_student
+from maskclip.plus.student import build_student
+from maskclip.tasks.photos import score_photo
 from tests import tokenizer_folders
 
 pytest.importorskip("transformers", reason="tokenizers of text towers need maskclip[hf]")
@@ -88,6 +97,20 @@ class TestSegment:
         assert found.labels.shape == (48, 64)
         assert model.clip.bias == -10.0
 
+    def test_scores_are_the_softmax_of_the_models_own_logits(self, photo, siglip):
+        model = maskclip.load("like-siglip", weights="random", templates="plain", tokenizer=siglip)
+        words = model.prepare(["dog", "grass", "sky"])
+        encoded = model.encode(photo, short_side=64)
+        maps = score_photo(encoded.encoded, model.scoring(words, DEFAULT_OPTIONS)).maps
+        clip = model.clip.model
+        with torch.inference_mode():
+            tokens = model.clip.tokenizer([f"a photo of a {name}." for name in words.names])
+            rows = clip.encode_text(tokens, normalize=True)
+            features = F.normalize(encoded.dense.features, dim=1)
+            cosines = torch.einsum("bdhw,kd->bkhw", features, rows)
+            logits = clip.logit_scale.exp() * cosines + clip.logit_bias
+        torch.testing.assert_close(maps, logits.softmax(dim=1))
+
     def test_offline_without_a_folder_one_line_tells_the_way_out(self, photo, capsys):
         assert run("segment", photo, *WORDS, "--model", "like-siglip", *RANDOM) == 2
         line = error_of(capsys.readouterr())
@@ -127,7 +150,10 @@ class TestSegment:
     def test_a_language_is_of_nllb_alone(self, photo, siglip, nllb, tmp_path, capsys):
         german = ("--model", "like-nllb", *RANDOM, "--tokenizer", nllb, "--language", "deu_Latn")
         assert run("segment", photo, *WORDS, *german, "--out", tmp_path / "out") == 0
-        capsys.readouterr()
+        assert "plain are English sentences" in capsys.readouterr().err
+        alone = ("--templates", "word")
+        assert run("segment", photo, *WORDS, *german, *alone, "--out", tmp_path / "out") == 0
+        assert "English" not in capsys.readouterr().err
         of_model = ("--model", "like-siglip", *RANDOM, "--tokenizer", siglip)
         assert run("segment", photo, *WORDS, *of_model, "--language", "deu_Latn") == 2
         assert "leave --language out" in error_of(capsys.readouterr())
@@ -178,3 +204,22 @@ def test_compare_and_serve_take_a_folder_for_each_model(given, part, capsys):
     pytest.importorskip("fastapi")
     assert run("serve", "--model", "like-siglip", "--port", "0", "--tokenizer", given) == 2
     assert part in error_of(capsys.readouterr())
+
+
+def test_a_students_new_words_are_read_by_its_clips_tokenizer(photo, nllb, tmp_path, monkeypatch):
+    of_clip = {"weights": "random", "tokenizer": nllb}
+    clip = maskclip.load("like-nllb", **of_clip, language="deu_Latn", templates="word")
+    own = Vocabulary.parse(["dog", "grass"])
+    rows = clip.scoring(clip.prepare(own), DEFAULT_OPTIONS).rows
+    config = StudentConfig(depth=50, width=8, embed_dim=rows.shape[1])
+    student = build_student(config, rows).eval()
+    path = tmp_path / "student.safetensors"
+    about = {"clip": "like-nllb", "templates": "word", "language": "deu_Latn"}
+    save_student(TrainedStudent(student, own, short_side=64, **about), path)
+    assert read_student(path).language == "deu_Latn"
+    found = maskclip.load(path, **of_clip).segment(photo, ["dog", "cat"])
+    assert found.vocabulary.names == ("dog", "cat")
+    with pytest.raises(MaskCLIPError, match="language belongs to CLIP"):
+        maskclip.load(path, language="deu_Latn")
+    with pytest.raises(MaskCLIPError, match="`tokenizer`: all of these are"):
+        maskclip.load(path, tokenizer=nllb).segment(photo, ["dog"])

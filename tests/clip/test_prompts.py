@@ -53,7 +53,9 @@ def runs(clip, monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize(("name", "count"), [("published", 85), ("open_clip", 80), ("plain", 1)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("published", 85), ("open_clip", 80), ("plain", 1), ("word", 1)]
+)
 def test_template_sets(name, count):
     found = template_set(name)
     assert len(found) == len(set(found)) == count
@@ -64,6 +66,7 @@ def test_template_sets(name, count):
 def test_the_published_set_extends_open_clips():
     assert set(template_set("open_clip")) < set(template_set("published"))
     assert template_set("plain") == ("a photo of a {}.",)
+    assert template_set("word") == ("{}",)
 
 
 def test_unknown_template_sets_list_the_known():

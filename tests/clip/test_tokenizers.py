@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from maskclip.clip.checkpoint import MissingWeightsError
 from maskclip.clip.prompts import PromptError, check_lengths, encode_names, text_rows
@@ -55,8 +56,8 @@ def tiny(monkeypatch):
         if family not in WITH_ENCODER:
             text = {**text, "width": 32, "heads": 1, "layers": 1, "vocab_size": 128}
         config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}
-        if family in ("siglip", "gemma"):
-            config |= {"init_logit_bias": -10}
+        if family in ("siglip", "gemma", "bert"):
+            config["init_logit_bias"] = -10
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
         return "tiny"
 
@@ -111,6 +112,21 @@ class TestTokens:
         assert made.identity() == ""
 
 
+class TestSettings:
+    """What a configuration says of the tokenizer of CLIP's own kind."""
+
+    def test_of_training_are_left_out(self):
+        text = {"tokenizer_kwargs": {"reduction_mask": "syntax", "clean": "whitespace"}}
+        tokens = TokenizerSource(model="tiny", text=text).load()(["a dog"])
+        assert tokens[0, :4].tolist() == [49406, 320, 1929, 49407]
+
+    @pytest.mark.parametrize("settings", [{"clean": "with care"}, {"strip_sep_token": True}])
+    def test_that_cannot_be_are_one_line(self, settings):
+        made = TokenizerSource(model="tiny", text={"tokenizer_kwargs": settings})
+        with pytest.raises(TokenizerError, match=r"^tiny: tokenizer_kwargs [^\n]*$"):
+            made.load()
+
+
 class TestLanguage:
     def test_stands_before_the_words_and_is_english_if_none_is_named(self, source):
         english, german = source("nllb").load(), source("nllb", language="deu_Latn").load()
@@ -154,6 +170,34 @@ class TestTowers:
         (made.given / "config.json").write_text('{"model_type": "gpt2"}')
         with pytest.raises(TokenizerError, match=r"expected a text tower of the kinds .*'gpt2'"):
             text_config(made)
+
+
+class TestWeights:
+    """Files of text towers of their own class, in the layouts that there are."""
+
+    @pytest.fixture
+    def trained(self, tiny, tmp_path):
+        """Return the name and the folder of a small model, and its weights."""
+        name, folder = tiny("bert"), tokenizer_folders.bert(tmp_path / "bert")
+        model = load_clip(name, weights="random", tokenizer=str(folder)).model
+        return name, str(folder), {k: v.clone() for k, v in model.state_dict().items()}
+
+    @pytest.mark.parametrize("layout", ["own", "shape of one", "before text.", "of transformers"])
+    def test_are_known(self, layout, trained, tmp_path):
+        name, folder, state = trained
+        given = dict(state)
+        if layout == "shape of one":
+            given |= {key: state[key][None] for key in ("logit_scale", "logit_bias")}
+        elif layout == "before text.":
+            given = {key.removeprefix("text."): value for key, value in state.items()}
+        elif layout == "of transformers":
+            given["text.transformer.embeddings.position_ids"] = torch.arange(8)[None]
+        path = tmp_path / "mine.safetensors"
+        save_file(given, path)
+        clip = load_clip(name, weights=str(path), tokenizer=folder)
+        assert clip.bias == -10
+        found = clip.model.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
 class TestLongWords:

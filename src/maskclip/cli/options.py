@@ -16,7 +16,10 @@ METHODS = (
     "How CLIP is read: `clean`, `published`, a later method such as `naclip` (see "
     "`maskclip methods`), the one that published figures speak for (`auto`), or a file of your own"
 )
-TEMPLATES = "Prompt templates: `published` (85), `open_clip` (80) or `plain` (1)"
+TEMPLATES = (
+    "Prompt templates, in English: `published` (85), `open_clip` (80), `plain` (1), or `word`, the "
+    "word alone, for other languages"
+)
 PRECISIONS = "`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 if it is clearly faster"
 
 _of_data = partial(typer.Option, rich_help_panel="Data")

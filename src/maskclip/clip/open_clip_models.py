@@ -11,7 +11,11 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import resize_pos_embed, resize_text_pos_embed
+from open_clip.model import (
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
 from torch import Tensor, nn
 
 from maskclip.clip.checkpoint import (
@@ -168,7 +172,7 @@ def _filled(config: dict[str, Any], checkpoint: Checkpoint, path: Path) -> nn.Mo
         partial(_build, config),
         checkpoint.state,
         source=str(path),
-        adapt=partial(_resize_positions, path),
+        adapt=partial(_as_built, path),
     )
 
 
@@ -312,6 +316,21 @@ def _guess_quick_gelu(
             stacklevel=3,
         )
     return quick
+
+
+def _as_built(path: Path, model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights under the names of the model that is built, resized where it is another size.
+
+    Text towers of their own class keep their weights under `text.`, and older files do not; files
+    of older releases of transformers hold the numbers of positions as weights.
+    """
+    if not hasattr(model, "positional_embedding") and "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(dict(state))
+    state = {key: value for key, value in state.items() if key != _NUMBERS_OF_POSITIONS}
+    return _resize_positions(path, model, state)
+
+
+_NUMBERS_OF_POSITIONS = "text.transformer.embeddings.position_ids"
 
 
 def _resize_positions(path: Path, model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

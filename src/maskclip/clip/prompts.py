@@ -25,7 +25,7 @@ from torch import Tensor
 from maskclip.clip.model import CLIPModel, shared_copy
 from maskclip.core.errors import MaskCLIPError
 
-TEMPLATE_SETS = ("published", "open_clip", "plain")
+TEMPLATE_SETS = ("published", "open_clip", "plain", "word")
 
 FILE_BYTES = 128 * 2**20
 """The most that rows take on disk: some 60,000 of 512 channels."""
@@ -64,7 +64,8 @@ class PromptError(MaskCLIPError):
 def template_set(name: str) -> tuple[str, ...]:
     """Return a set of prompt templates, each with one `{}`.
 
-    `published`: the authors' 85; `open_clip`: its 80 for ImageNet; `plain`: "a photo of a {}.".
+    `published`: the authors' 85; `open_clip`: its 80 for ImageNet; `plain`: "a photo of a {}.";
+    `word`: the word alone, in whatever language it is.
 
     Raises:
         PromptError: no set has that name.

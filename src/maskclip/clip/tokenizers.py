@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import open_clip
 from torch import Tensor
 
 from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
-from maskclip.clip.hub import cache_folder, hub_folder
+from maskclip.clip.hub import cache_folder, hub_address, hub_file, hub_folder
 from maskclip.clip.model import Tokenizer
 from maskclip.core.errors import MaskCLIPError, did_you_mean, require_extra
 from maskclip.core.files import file_fingerprint
@@ -110,16 +110,17 @@ class TokenizerSource:
             try:
                 found = hub_folder(repository, VOCABULARY_FILES, (*VOCABULARY_FILES, *OTHER_FILES))
             except OSError as error:
-                raise MissingWeightsError(self._cannot_download(repository)) from error
+                raise MissingWeightsError(self._cannot_download(repository, error)) from error
         check_folder(found)
         return found
 
-    def _cannot_download(self, repository: str) -> str:
+    def _cannot_download(self, repository: str, why: OSError) -> str:
+        beside = ", config.json" if "hf_model_name" in self.text else ""
         return (
-            f"the tokenizer of {self.model} (the files of {repository} at huggingface.co: "
-            f"tokenizer.json, tokenizer_config.json and what lies beside them) is not on this "
-            f"machine and cannot be downloaded; it would be cached in {cache_folder(repository)}. "
-            f"Give a folder with these files: `tokenizer=DIR`"
+            f"the tokenizer of {self.model} (tokenizer.json, tokenizer_config.json{beside} and "
+            f"what lies beside them in {repository} at {hub_address()}) is not on this machine "
+            f"and cannot be downloaded ({why}); it would be cached in {cache_folder(repository)}. "
+            "Give a folder with these files: `tokenizer=DIR`"
         )
 
     def identity(self) -> str:
@@ -136,25 +137,28 @@ class TokenizerSource:
         Raises:
             WeightsError: it is not to be had, damaged, or another tower's.
         """
-        text = self.text
+        settings = dict(self.text.get("tokenizer_kwargs") or {})
+        settings.pop("reduction_mask", None)  # of training: which words of long texts are left out
+        language = settings.pop("language", None)
         if self.repository is None:
-            own: Tokenizer = open_clip.SimpleTokenizer(
-                context_length=self.context_length, **text.get("tokenizer_kwargs", {})
-            )
+            with _one_line(f"{self.model}: tokenizer_kwargs {brief(settings)}"):
+                own: Tokenizer = open_clip.SimpleTokenizer(
+                    context_length=self.context_length, **settings
+                )
             return own
-        folder = self.folder()
-        with _one_line(folder):
+        folder, language = self.folder(), self.language or language
+        with _one_line(str(folder)):
             tokenizer = open_clip.tokenizer.HFTokenizer(
                 str(folder),
                 context_length=self.context_length,
-                tokenizer_mode=text.get("tokenizer_mode"),
-                **text.get("tokenizer_kwargs", {}),
+                tokenizer_mode=self.text.get("tokenizer_mode"),
+                **settings,
                 local_files_only=True,
                 trust_remote_code=False,
             )
-            if self.language is not None:
-                _set_language(tokenizer.tokenizer, self.language, folder)
-            found = FolderTokenizer(tokenizer, folder, known=text.get("vocab_size"))
+            if language is not None:
+                _set_language(tokenizer.tokenizer, language, folder)
+            found = FolderTokenizer(tokenizer, folder, known=self.text.get("vocab_size"))
             found([""])  # damage of some kinds shows at the first text
         return found
 
@@ -211,12 +215,14 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
     text = dict(source.text)
     if "hf_model_name" not in text:
         return text
-    folder = source.folder()
-    path = folder / "config.json"
+    path = source.folder() / "config.json"
+    if source.given is None and not path.is_file():
+        with suppress(OSError):
+            path = hub_file(text["hf_model_name"], path.name)
     if not path.is_file():
         raise TokenizerError(
             f"{path}: no such file, and {source.model} builds its text tower from it: copy the "
-            f"config.json of {text['hf_model_name']} at huggingface.co there"
+            f"config.json of {text['hf_model_name']} there"
         )
     kind = read_json(path, "the configuration of a text tower").get("model_type")
     if kind not in _TEXT_MODELS:
@@ -224,7 +230,7 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
             f"{path}: expected a text tower of the kinds {', '.join(_TEXT_MODELS)}, got "
             f"{brief(kind)}"
         )
-    return {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}
+    return {**text, "hf_model_name": str(path.parent), "hf_model_pretrained": False}
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -309,8 +315,8 @@ def _set_language(tokenizer: Any, language: str, folder: Path) -> None:
 
 
 @contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Turn whatever transformers raises over a folder into one line that names it."""
+def _one_line(source: str) -> Iterator[None]:
+    """Turn whatever is raised over a folder, or over settings, into one line that names them."""
     try:
         yield
     except MaskCLIPError:
@@ -321,5 +327,5 @@ def _one_line(folder: Path) -> Iterator[None]:
             raise
         reason = printable(str(error).strip().partition("\n")[0])[:200]
         raise TokenizerError(
-            f"{folder}: not a tokenizer that can be read ({reason or type(error).__name__})"
+            f"{source}: not a tokenizer that can be read ({reason or type(error).__name__})"
         ) from error

@@ -8,6 +8,7 @@ open_clip is imported for what needs it: its import takes longer than labelling 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,13 +30,14 @@ from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.open_clip_folder import CONFIG, names_folder
 from maskclip.core.config import DEFAULT_MODEL, ModelConfig
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.text import brief
 
 _Key = tuple[str, str | None, str | None, str | None]
 _LOADED: ContextVar[dict[_Key, CLIPModel | WeightsError] | None] = ContextVar(
     "_LOADED", default=None
 )
+ENGLISH, WORD = "eng_Latn", "word"  # the language of templates, and those without any
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 
@@ -79,7 +81,17 @@ def load_clip(
 
 
 def load_of(config: ModelConfig) -> CLIPModel:
-    """Load the CLIP of a configuration, as `load_clip`."""
+    """Load the CLIP of a configuration, as `load_clip`.
+
+    Warns where English templates would stand around words of another language.
+    """
+    if config.language not in (None, ENGLISH) and config.templates != WORD:
+        warnings.warn(
+            f"the templates {config.templates} are English sentences, and the words are said to be "
+            f"{config.language}: `templates={WORD}` takes the words alone",
+            MaskCLIPWarning,
+            stacklevel=3,
+        )
     return load_clip(
         config.name,
         weights=config.weights,

@@ -33,7 +33,8 @@ class ModelConfig:
             it was trained on; None is the one that its file names.
         method: a name of `maskclip methods`, such as `"clean"`; `"auto"`, which published figures
             choose by the model and how it sees images; a file; or a `Method` of your own.
-        templates: prompt templates: `"published"` (85), `"open_clip"` (80) or `"plain"` (1).
+        templates: prompt templates: `"published"` (85), `"open_clip"` (80), `"plain"` (1), or
+            `"word"`, the word alone, for words that are not English.
         precision: of the image tower: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`.
         proxy: a ViT of timm, whose patches' likeness becomes the attention of CLIP's last block:
             its name, with timm's weights, or `NAME:FILE` with those of a file (ProxyCLIP).
