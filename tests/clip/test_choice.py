@@ -10,6 +10,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from maskclip.clip.choice import choose, settle
 from maskclip.clip.embedded import EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.families import told_by_shapes
 from maskclip.clip.published import architectures, model_config
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import ModelConfig, Options
@@ -17,6 +18,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.methods import NACLIP, get_method
 
+PLAIN = [name for name in architectures() if told_by_shapes(model_config(name))]
 WINDOWS = Options(short_side=336, window=224, stride=112)
 
 
@@ -50,6 +52,11 @@ def loaded(name, short_side=512, **vision):
         ("ViT-B-32", WINDOWS, "naclip", "nothing in it is made for one network"),
         ("ViT-S-16", WINDOWS, "naclip", "nothing in it is made for one network"),
         ("ViT-H-14", {}, "naclip", "nothing in it is made for one network"),
+        ("EVA02-B-16", {}, "naclip", "nothing in it is made for one network"),
+        ("MobileCLIP2-B", WINDOWS, "naclip", "nothing in it is made for one network"),
+        ("ViT-B-16-SigLIP", WINDOWS, "clean", "no class token is the embedding"),
+        ("PE-Core-T-16-384", {}, "clean", "no class token is the embedding"),
+        ("ViT-L-14-CLIPA", {}, "clean", "no class token is the embedding"),
     ],
 )
 def test_it_goes_by_the_evidence(name, options, method, why):
@@ -61,7 +68,7 @@ def test_it_goes_by_the_evidence(name, options, method, why):
 
 
 @pytest.mark.parametrize("options", [Options(), WINDOWS, Options(key_smoothing=1.0)], ids=str)
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("name", [*PLAIN, "EVA02-B-16", "ViT-B-16-SigLIP", "PE-Core-T-16-384"])
 def test_every_listed_architecture_can_be_read_by_it(name, options):
     clip = loaded(name)
     encoder = DenseCLIP(
@@ -76,7 +83,7 @@ def test_every_listed_architecture_can_be_read_by_it(name, options):
 
 @pytest.mark.parametrize(
     ("vision", "why"),
-    [({"qk_norm": True}, "in no other way"), ({"layers": 3}, "fewer than 4 blocks")],
+    [({"layers": 3}, "fewer than 4 blocks"), ({"layers": 1, "width": 64}, "fewer than 4")],
     ids=str,
 )
 def test_where_no_other_method_runs_or_was_published_it_is_clean(vision, why):

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.clip.families import traits_of, traits_of_config
+from maskclip.clip.families import told_by_shapes, traits_of, traits_of_config, why_not
 from maskclip.clip.published import architectures, model_config
 from maskclip.clip.towers import (
     UnsupportedMethodError,
@@ -104,15 +105,38 @@ def test_a_resnet_resizes_its_position_table_to_the_grid(make_clip):
         torch.testing.assert_close(found, pool(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
-@pytest.mark.parametrize("name", architectures())
-def test_every_listed_architecture_is_taken(name, method):
+PLAIN = [name for name in architectures() if told_by_shapes(model_config(name))]
+ONE_A_FAMILY = [
+    *("ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP2-378", "nllb-clip-base-siglip", "PE-Core-T-16-384"),
+    *("PE-Core-bigG-14-448", "EVA01-g-14", "EVA02-B-16", "EVA02-E-14", "MobileCLIP2-B"),
+    *("MobileCLIP2-L-14", "ViTamin-S", "vit_medium_patch16_gap_256", "coca_ViT-B-32", "coca_base"),
+    *("ViT-L-14-CLIPA", "ViT-M-16-alt"),
+]
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*PLAIN, *ONE_A_FAMILY]))
+def test_listed_architectures_are_taken(name):
     config = model_config(name)
     with torch.device("meta"):
         visual = _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]))
-    cell = 32 if isinstance(config["vision_cfg"]["layers"], list) else visual.patch_size[0]
     assert traits_of(visual) == traits_of_config(config)
-    assert build_tower(visual, method).cell == cell
+    side = 32 if isinstance(config["vision_cfg"].get("layers"), list) else 0
+    if not side and hasattr(visual, "patch_size"):
+        side = visual.patch_size[0]
+    for method in (CLEAN, PUBLISHED):
+        assert build_tower(visual, method).cell == (side or visual.trunk.patch_embed.feat_ratio())
+
+
+def test_every_architecture_is_read_or_has_a_reason():
+    for name in set(open_clip.list_models()) - set(architectures()):
+        traits = traits_of_config(model_config(name))
+        assert adapter_for(traits) is None
+        if traits.family in ("convnext", "fastvit", "swin_transformer"):
+            continue
+        assert "expected" not in why_not(traits), name
+        with pytest.raises(UnsupportedTowerError, match=f"{name} has no dense reading") as refused:
+            load_clip(name, weights="random")
+        assert "\n" not in str(refused.value)
 
 
 def test_the_two_original_families_are_listed():
@@ -123,20 +147,9 @@ def test_the_two_original_families_are_listed():
 
 
 @pytest.mark.parametrize(
-    "name", ["ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "ViT-L-14-CLIPA", "EVA02-B-16"]
-)
-def test_other_families_are_refused_by_name(name):
-    assert name not in architectures()
-    with pytest.raises(UnsupportedTowerError, match=rf"{name} .*ModifiedResNet .*RN50.*ViT-B/32"):
-        load_clip(name, weights="random")
-
-
-@pytest.mark.parametrize(
     "vision",
     [
-        {"attentional_pool": True, "attn_pooler_heads": 2},
         {"attentional_pool": "parallel", "attn_pooler_heads": 2},
-        {"pool_type": "avg"},
         {"pool_type": "none"},
         {"scaled_cosine_attn": True},
     ],
@@ -147,7 +160,7 @@ def test_other_towers_are_refused_by_their_modules(vision, make_clip):
     told = traits_of_config({"vision_cfg": {**VIT, **vision}})
     for traits in (told, traits_of(visual)):
         assert adapter_for(traits) is None
-    with pytest.raises(UnsupportedTowerError, match=r"ModifiedResNet .* VisionTransformer"):
+    with pytest.raises(UnsupportedTowerError, match=r"ModifiedResNet .* VisionTransformer .* timm"):
         DenseCLIP(visual, mean=MEAN, std=STD)
 
 

@@ -32,6 +32,9 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 """What a kernel compares, head by head: softmax(a b^T / sqrt(c)) of two parts, or none."""
 
+POOLED = ("identity", "qk", "qq", "kk", "vv")
+"""The kernels that an attention pool can be read by."""
+
 ORDINARY: Weighted = (("qk", 1.0),)
 """CLIP's own attention."""
 
@@ -100,7 +103,7 @@ def read_blocks(
     middle: list[Parts] = []
     for index, block in enumerate(blocks[:first]):
         if method.middle and index in method.middle.blocks:
-            wanted = _named(method.middle.kernels) - {"value"}
+            wanted = named(method.middle.kernels) - {"value"}
             middle.append(block.project(block.enter(x), wanted))
         x = run_block(block, x)
     entering = x
@@ -111,7 +114,7 @@ def read_blocks(
     again: dict[str, Tensor] = {}
     for block in blocks[first:]:
         entered = block.enter(x)
-        wanted = _named(method.kernels) | ({"key"} if keys else set())
+        wanted = named(method.kernels) | ({"key"} if keys else set())
         parts = block.project(entered, wanted)
         how = _attention(entered, method, grid=grid, prefix=prefix)
         mixed = _mixed(parts, method, heads=block.heads, prefix=prefix, attention=how, proxy=proxy)
@@ -121,7 +124,7 @@ def read_blocks(
             added = _middle(middle, parts["value"], method, heads=block.heads)
             mixed = mixed + added
             again = again and again | {"added": added}
-        stream = block.finish(stream, mixed, mlp=method.mlp)
+        stream = block.finish(stream, mixed, mlp=bool(method.mlp))
         found = parts["key"] if keys else None
         if block is not blocks[-1]:
             x = entering = run_block(block, x)
@@ -161,7 +164,7 @@ def read_again(
     if "added" in parts:
         mixed = mixed + parts["added"]
     stream = parts.get("stream", torch.zeros_like(mixed))
-    return block.finish(stream, mixed, mlp=method.mlp)[:, prefix:]
+    return block.finish(stream, mixed, mlp=bool(method.mlp))[:, prefix:]
 
 
 def class_token(block: Block, x: Tensor) -> Tensor:
@@ -402,5 +405,6 @@ def _middle(middle: list[Parts], value: Tensor, method: Method, *, heads: int) -
     )
 
 
-def _named(kernels: Weighted) -> set[str]:
+def named(kernels: Weighted) -> set[str]:
+    """Return which of `PARTS` kernels need, the values among them."""
     return {"value", *(part for name, _ in kernels for part in KERNELS[name])}

@@ -21,6 +21,7 @@ from maskclip.core.methods import AUTO, NACLIP, SCCLIP, SOURCES, get_method
 _WINDOW = 224  # px that the network sees at once, in what was published
 _SIDE = 6  # patches: a square of them has more than the 30 that SC-CLIP needs
 _FEWEST_BLOCKS = 4  # of a ViT for which methods were made
+_NO_FIGURES = "as nothing is published of other methods where no class token is the embedding"
 _BASE, _LARGE = (12, 16, 768), (24, 14, 1024)  # blocks, patch, width: ViT-B/16 and ViT-L/14
 
 
@@ -72,16 +73,18 @@ def _candidates(clip: CLIPModel, options: Options) -> Iterator[Choice]:
     """Yield what the evidence is for, the best first."""
     if clip.known_tokens is not None:
         yield Choice(CLEAN, "the best of those measured on drawn scenes")
-    family = traits_of(clip.visual).family
-    if family == "resnet":
+    traits = traits_of(clip.visual)
+    if traits.family == "resnet":
         yield Choice(CLEAN, "as a ResNet has no blocks to be read in another way")
-    if family != "vit":
+    if traits.pooling not in ("tok", "token"):
+        yield Choice(CLEAN, _NO_FIGURES)
         return
     shape = _shape_of(clip.visual)
-    if shape == _BASE:
+    plain = traits.family == "vit"  # the networks of the published figures
+    if plain and shape == _BASE:
         yield from _of_base(shape[1], options, clip.short_side)
     large = "36.2 on ViT-L/14, where MaskCLIP falls to 13.7"
-    if shape == _LARGE:
+    if plain and shape == _LARGE:
         yield Choice(NACLIP, f"for its published figure: {large}")
     if shape[0] < _FEWEST_BLOCKS:
         few = f"fewer than {_FEWEST_BLOCKS} blocks"
@@ -108,7 +111,11 @@ def _of_base(patch: int, options: Options, working_size: int) -> Iterator[Choice
         yield Choice(SCCLIP, f"for its published figure: {found}")
 
 
-def _shape_of(vit: Any) -> tuple[int, int, int]:
-    """Return the number of blocks, the patch in px and the width of a VisionTransformer."""
-    convolution = vit.conv1
-    return len(vit.transformer.resblocks), convolution.kernel_size[0], convolution.out_channels
+def _shape_of(visual: Any) -> tuple[int, int, int]:
+    """Return the number of blocks, the patch in px and the width of a ViT with a class token."""
+    if not hasattr(visual, "trunk"):
+        convolution = visual.conv1
+        blocks = visual.transformer.resblocks
+        return len(blocks), convolution.kernel_size[0], convolution.out_channels
+    trunk = visual.trunk
+    return len(trunk.blocks), trunk.patch_embed.feat_ratio(), trunk.num_features

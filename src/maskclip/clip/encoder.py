@@ -201,10 +201,10 @@ def fold_batch_norms(module: nn.Module) -> None:
     """Fold every BatchNorm into the convolution before it, in place; for inference alone.
 
     A convolution whose parent names a BatchNorm as its next child is taken to feed it, as in
-    CLIP's ResNets.
+    CLIP's ResNets. What a norm of timm does after it, stays.
     """
     for parent in list(module.modules()):
         for (name, conv), (next_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, next_name, nn.Identity())
+                setattr(parent, next_name, getattr(norm, "act", nn.Identity()))

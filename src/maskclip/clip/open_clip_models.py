@@ -25,7 +25,7 @@ from maskclip.clip.checkpoint import (
     one_line,
     read_checkpoint,
 )
-from maskclip.clip.families import SUPPORTED, check_tower
+from maskclip.clip.families import SUPPORTED, check_tower, told_by_shapes
 from maskclip.clip.fitting import build_fitting, config_of
 from maskclip.clip.model import (
     OPENAI_MEAN,
@@ -199,20 +199,38 @@ def _loaded(
         temperature=temperature_of(model.logit_scale.detach(), source=str(source)),
         bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
         context_length=words.context_length,
-        tower=_described(config),
+        tower=_described(config, words.model),
     )
 
 
-def _described(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what `build_visual` builds a tower of, None where there is more to it."""
+def _described(config: Mapping[str, Any], architecture: str) -> Mapping[str, Any] | None:
+    """Return what a tower is built of: plain numbers, or the name of open_clip's architecture.
+
+    None where it is neither.
+    """
     quick = bool(config.get("quick_gelu"))
     vision = {key: value for key, value in config["vision_cfg"].items() if value is not None}
     parts = {"embed_dim": config["embed_dim"], "vision_cfg": vision}
     try:
         check_tower(parts)
     except (KeyError, TypeError, WeightsError, MaskCLIPError):
-        return None
+        if architecture not in open_clip.list_models():
+            return None
+        known = model_config(architecture)
+        same = all(known[part] == config[part] for part in ("embed_dim", "vision_cfg"))
+        named = {"family": "architecture", "name": architecture, "quick_gelu": quick}
+        return named if same else None
     return {"family": "open_clip", **parts, "quick_gelu": quick}
+
+
+def build_named(architecture: str, *, quick_gelu: bool) -> nn.Module:
+    """Build the image tower of one of open_clip's architectures, of random weights.
+
+    Raises:
+        MaskCLIPError: there is no such architecture, or it has no dense reading.
+    """
+    config = known_config(architecture, ())
+    return build_visual(config["embed_dim"], config["vision_cfg"], quick_gelu=quick_gelu)
 
 
 def build_visual(embed_dim: int, vision_cfg: dict[str, Any], *, quick_gelu: bool) -> nn.Module:
@@ -229,8 +247,10 @@ def _build(config: dict[str, Any]) -> nn.Module:
     config = dict(config)
     custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     try:
-        if custom_text:
-            model: nn.Module = open_clip.CustomTextCLIP(**config)
+        if "multimodal_cfg" in config:
+            model: nn.Module = open_clip.CoCa(**config)
+        elif custom_text:
+            model = open_clip.CustomTextCLIP(**config)
         else:
             model = open_clip.CLIP(**config)
     except (RuntimeError, OSError) as error:
@@ -269,7 +289,7 @@ def load_file(checkpoint: Checkpoint, path: Path) -> CLIPModel:
         found["vision_cfg"]["head_width"] = found["vision_cfg"]["width"] // heads
     for architecture in architectures():
         known = model_config(architecture)
-        if _same_shapes(known, found):
+        if told_by_shapes(known) and _same_shapes(known, found):
             break
     else:
         known, architecture = found, ""

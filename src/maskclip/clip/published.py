@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 import open_clip
 
 from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
-from maskclip.clip.families import SUPPORTED, traits_of_config
+from maskclip.clip.families import traits_of_config, why_not
 from maskclip.clip.hub import (
     DownloadError,
     cache_folder,
@@ -84,7 +84,8 @@ def check_read(config: dict[str, Any], name: str) -> None:
         UnsupportedTowerError: as said.
     """
     if not _is_read_densely(config):
-        raise UnsupportedTowerError(f"{name} has no dense reading here: expected {SUPPORTED}")
+        reason = why_not(traits_of_config(config))
+        raise UnsupportedTowerError(f"{name} has no dense reading here: {reason}")
 
 
 def _is_read_densely(config: dict[str, Any]) -> bool:

@@ -27,15 +27,21 @@ from maskclip.core.method import NEIGHBORS, Method
 
 
 def read_purified(
-    blocks: Sequence[Block], x: Tensor, method: Method, *, grid: tuple[int, int]
+    blocks: Sequence[Block],
+    x: Tensor,
+    method: Method,
+    *,
+    grid: tuple[int, int],
+    prefix: int = 1,
 ) -> Reading:
     """Run all blocks of a ViT, and read the last one by repaired patches; there are no keys.
 
     Args:
         blocks: of the network.
-        x: tokens (B, 1 + hw, C), the class token first.
+        x: tokens (B, N, C), the class token first if there is one.
         method: with a `purification`.
         grid: (h, w).
+        prefix: whether there is one: 0 or 1.
     """
     how = method.purification
     assert how is not None
@@ -44,28 +50,31 @@ def read_purified(
     for index, block in enumerate(blocks[:-1]):
         before, x = x, run_block(block, x)
         if index == how.similarity:
-            similar = x[:, 1:]
+            similar = x[:, prefix:]
         if index == first:
-            early = unit(x[:, 1:])
+            early = unit(x[:, prefix:])
         if first <= index <= last:
             summed = x if summed is None else summed + x
     assert summed is not None
-    patches = x[:, 1:]
+    patches = x[:, prefix:]
     if how.outliers == "density":
         outliers = largest(outlier_factor(patches), how.share)
     else:
         outliers = attended(blocks[-2], before, weight=how.class_weight, most=how.most)
     alike = unit(repair(similar, outliers, grid))
     repaired = average_alike(repair(patches, outliers, grid), alike, how.threshold)
-    out = _attend_patches(blocks[-1], repaired, x[:, :1], alike, method)
-    out = out + _attend_patches(blocks[-1], summed[:, 1:], summed[:, :1], alike, method)
+    out = _attend_patches(blocks[-1], repaired, x[:, :prefix], alike, method)
+    out = out + _attend_patches(blocks[-1], summed[:, prefix:], summed[:, :prefix], alike, method)
     return Reading(average_alike(out, early, how.threshold), None, x)
 
 
 def _attend_patches(
     block: Block, patches: Tensor, class_token: Tensor, alike: Tensor, method: Method
 ) -> Tensor:
-    """Return what a block's attention makes of patches (B, n, C), with a share of the class."""
+    """Return what a block's attention makes of patches (B, n, C), with a share of the class.
+
+    `class_token` is (B, 1, C), or (B, 0, C) where there is none.
+    """
     how = method.purification
     assert how is not None
     parts = block.project(block.enter(patches))
@@ -77,7 +86,7 @@ def _attend_patches(
         return mix(parts, ((name, 1.0),), heads=block.heads)
 
     mixed = weighted_sum((by(name), weight) for name, weight in method.kernels)
-    return block.output(mixed) + how.class_token * class_token
+    return block.output(mixed) + how.class_token * class_token.sum(dim=1, keepdim=True)
 
 
 def outlier_factor(patches: Tensor) -> Tensor:

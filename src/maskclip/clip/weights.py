@@ -169,6 +169,10 @@ def build_tower(config: Mapping[str, Any]) -> nn.Module:
         WeightsError: they do not describe a tower.
     """
     try:
+        if config["family"] == "architecture" and isinstance(config["name"], str):
+            from maskclip.clip.open_clip_models import build_named
+
+            return build_named(config["name"], quick_gelu=config["quick_gelu"] is True)
         check_tower(config)
         family, embed_dim, vision = config["family"], config["embed_dim"], config["vision_cfg"]
         if family == "embedded":

@@ -171,11 +171,15 @@ class Method:
             `qq`, `kk`, `vv` by likeness of queries, keys or values; `aligned` by `alignment`;
             `similar` by likeness of an earlier block's output (`purification`); `proxy` by that
             of the patches of another network (`ModelConfig.proxy`).
+        pool: what an attention pool, where the network has one, mixes its values by when it is
+            read at every position: `identity`, or some of `qk`, `qq`, `kk` and `vv` among patches.
         window: standard deviation in patches of a Gaussian that is added to the logits of every
             kernel, so that a patch looks near itself; None is none.
         blocks: of how many blocks, the last ones, the attentions are summed.
-        residual: whether what enters the first of them is added to what they give.
-        mlp: whether the MLP of each follows.
+        residual: whether what enters the first of them is added to what they give; None is no,
+            but where `identity` reads a network whose public code does (EVA: CLIPSelf, Wu et al.,
+            ICLR 2024).
+        mlp: whether the MLP of each follows; None as for `residual`.
         unit_iterations: `qq`, `kk` and `vv` compare unit vectors, which before are this many times
             replaced by what they attend to (GEM); None is off.
         unit_temperature: of these comparisons; None is the mean norm of what enters the attention,
@@ -221,10 +225,11 @@ class Method:
     position_resize: Literal["grid", "count"]
     position_filter: Literal["bicubic", "bilinear", "antialiased", "offset"] = "bicubic"
     kernels: Weighted
+    pool: Weighted = (("identity", 1.0),)
     window: float | None = None
     blocks: int = 1
-    residual: bool
-    mlp: bool
+    residual: bool | None
+    mlp: bool | None
     unit_iterations: int | None = None
     unit_temperature: float | None = None
     middle: Middle | None = None
@@ -245,6 +250,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_weights("kernels", self.kernels)
+        _check_weights("pool", self.pool)
         for name, most in _ABOVE_ZERO.items():
             value = getattr(self, name)
             if value is not None:
@@ -301,8 +307,8 @@ CLEAN = Method(
     std=None,
     position_resize="grid",
     kernels=(("identity", 1.0),),
-    residual=False,
-    mlp=False,
+    residual=None,
+    mlp=None,
     project_keys=False,
     pad_to_cells=True,
     stretch=False,

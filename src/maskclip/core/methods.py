@@ -186,6 +186,12 @@ def with_proxy(method: Method, proxy: str | None) -> Method:
     return replace(method, name="proxy", kernels=(("proxy", 1.0),))
 
 
+def keeps_values(method: Method) -> bool:
+    """Return whether each position keeps its own value, as MaskCLIP reads the last block."""
+    alone = {name for name, _ in method.kernels} == {"identity"} and method.blocks == 1
+    return alone and method.middle is None
+
+
 def needed_blocks(method: Method) -> int:
     """Return how many blocks a ViT must have at least for a method to read it."""
     counts = [method.blocks]
@@ -194,6 +200,12 @@ def needed_blocks(method: Method) -> int:
     if method.purification is not None:
         counts.append(max(method.purification.similarity, method.purification.stages[0]) + 2)
     return max(counts)
+
+
+def needs_class_token(method: Method) -> bool:
+    """Return whether a method reads patches by the class token of a ViT."""
+    how = method.purification
+    return how is not None and (how.outliers == "class_attention" or how.class_token != 0)
 
 
 def needed_patches(method: Method) -> int:
@@ -243,8 +255,8 @@ def gives_probabilities(method: str | Method) -> bool:
 def read_method(path: str) -> Method:
     """Read a method of your own from TOML: the fields in which it differs from another.
 
-    `base` names that other one (`clean`, if it is left out). `kernels` is a table of names and
-    weights; `middle`, `alignment` and `purification` are tables of their fields.
+    `base` names that other one (`clean`, if it is left out). `kernels` and `pool` are tables of
+    names and weights; `middle`, `alignment` and `purification` are tables of their fields.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -286,7 +298,7 @@ def _changed(base: Any, table: Mapping[str, Any], prefix: str = "") -> Any:
             part = getattr(base, key) or _EMPTY[key]
             values[key] = _changed(part, value, f"{prefix}{key}.")
             continue
-        if key == "kernels" and isinstance(value, dict):
+        if key in ("kernels", "pool") and isinstance(value, dict):
             value = list(value.items())
         fitting = _fitting(value, kinds[key])
         if fitting is _UNFIT:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from maskclip.clip.attention import KERNELS
-from maskclip.clip.families import SUPPORTED, Traits, traits_of
+from maskclip.clip.attention import KERNELS, POOLED
+from maskclip.clip.families import Traits, traits_of, why_not
 from maskclip.clip.towers.base import (
     Adapter,
     Seen,
@@ -21,7 +21,7 @@ from maskclip.clip.towers.base import (
     UnsupportedTowerError,
     unsupported,
 )
-from maskclip.clip.towers.networks import Network, OpenCLIPViT
+from maskclip.clip.towers.networks import Network, OpenCLIPViT, TimmViT
 from maskclip.clip.towers.resnet import ResNetTower
 from maskclip.clip.towers.vit import ViTTower
 from maskclip.core.errors import MaskCLIPError
@@ -50,10 +50,11 @@ def build_tower(visual: nn.Module, method: Method) -> Tower:
         UnsupportedTowerError: the tower is of another family.
         UnsupportedMethodError: it cannot compute the method.
     """
-    adapter = adapter_for(traits_of(visual))
+    traits = traits_of(visual)
+    adapter = adapter_for(traits)
     if adapter is None:
         raise UnsupportedTowerError(
-            f"{type(visual).__name__} has no dense reading here: expected {SUPPORTED}"
+            f"{type(visual).__name__} has no dense reading here: {why_not(traits)}"
         )
     tower = adapter(visual, method)
     _check_kernels(method)
@@ -84,6 +85,12 @@ def _check_kernels(method: Method) -> None:
     alone = {"similar", "proxy"} & dict(middle).keys()
     if alone:
         raise unsupported(method, f"has the kernel {min(alone)!r} in middle blocks: leave it out")
+    odd = dict(method.pool).keys() - POOLED
+    if odd:
+        raise unsupported(
+            method,
+            f"has the kernel {min(odd)!r} in a pool: expected some of {', '.join(POOLED)}",
+        )
     apart = method.purification or method.feedback
     if apart is not None and "proxy" in dict(method.kernels):
         what = type(apart).__name__.lower()
@@ -116,6 +123,11 @@ def _vit(network: Callable[[Any], Network]) -> Adapter:
 
 _ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("resnet", "attention"): ResNetTower,
-    ("vit", "tok"): _vit(OpenCLIPViT),
+    **{("vit", pooling): _vit(OpenCLIPViT) for pooling in ("tok", "avg", "attention")},
+    **{
+        (family, pooling): _vit(TimmViT)
+        for family in ("timm-vit", "eva")
+        for pooling in ("token", "avg", "map")
+    },
 }
 """Family and pooling -> what reads such towers."""

@@ -50,6 +50,8 @@ class ResNetTower:
                 "reads the blocks of a ViT, and this model is a ResNet: choose a ViT, as "
                 "ViT-B-16, or a method for both: clean, published or baseline",
             )
+        if mixes_positions(method.pool):
+            raise unsupported(method, "has kernels of a pool: those of a ResNet's are `kernels`")
         if keys and mixes_positions(method.kernels):
             raise UnsupportedMethodError(
                 f"a ResNet read by the method {method.name!r} has no key smoothing: drop it, "

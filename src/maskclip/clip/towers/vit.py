@@ -6,18 +6,33 @@ B images, N tokens, C tower channels, D embedding channels, h x w grid positions
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from maskclip.clip.attention import class_token, read_again, read_blocks, run_block
+from maskclip.clip.attention import (
+    class_token,
+    mix,
+    mixes_positions,
+    named,
+    read_again,
+    read_blocks,
+    run_block,
+)
+from maskclip.clip.blocks import Block
 from maskclip.clip.feedback import alike
 from maskclip.clip.purification import read_purified
 from maskclip.clip.towers.base import Seen, to_map, unsupported, whole_cells
 from maskclip.clip.towers.networks import Network
 from maskclip.core.method import Method
-from maskclip.core.methods import needed_blocks, needed_patches
+from maskclip.core.methods import (
+    keeps_values,
+    needed_blocks,
+    needed_patches,
+    needs_class_token,
+)
 
 
 class ViTTower:
@@ -27,7 +42,7 @@ class ViTTower:
 
     def __init__(self, network: Network, method: Method) -> None:
         self.network = network
-        self.method = method
+        self.method = _settled(method, whole=network.whole_block)
         self.cell = network.cell
         self.class_token = network.prefix > 0
 
@@ -39,6 +54,27 @@ class ViTTower:
             raise unsupported(method, f"needs {needed} blocks, and this ViT has {count}")
         if keys and method.purification is not None:
             raise unsupported(method, "has no keys: drop key smoothing")
+        if needs_class_token(method) and not self.network.prefix:
+            raise unsupported(
+                method,
+                "reads patches by the class token, which this network has not: choose another, "
+                "such as naclip",
+            )
+        self._check_pool()
+
+    def _check_pool(self) -> None:
+        """Refuse kernels of an attention pool that the network has not, or cannot be read by."""
+        method, pool = self.method, self.network.pool
+        if not mixes_positions(method.pool):
+            return
+        if pool is None:
+            raise unsupported(method, "mixes within an attention pool, which this network has not")
+        if not pool.queries and {"qk", "qq"} & dict(method.pool).keys():
+            raise unsupported(
+                method,
+                "compares queries of positions, which the pool of this network cannot make: take "
+                "kk or vv",
+            )
 
     def check_size(self, height: int, width: int) -> None:
         """See `Tower`."""
@@ -58,21 +94,73 @@ class ViTTower:
         method, network = self.method, self.network
         self.check_size(images.shape[2], images.shape[3])
         x, grid = network.tokens(images, method)
-        blocks = network.blocks(grid)
+        blocks, prefix = network.blocks(grid), network.prefix
+        if keeps_values(method) and not network.by_class:
+            return self._dense_before_pooling(blocks, x, grid, keys=keys, image=image)
         if method.purification is not None:
-            tokens, key, entering, parts = read_purified(blocks, x, method, grid=grid)
+            tokens, key, entering, parts = read_purified(
+                blocks, x, method, grid=grid, prefix=prefix
+            )
         else:
             tokens, key, entering, parts = read_blocks(
-                blocks, x, method, grid=grid, prefix=network.prefix, keys=keys, proxy=proxy
+                blocks, x, method, grid=grid, prefix=prefix, keys=keys, proxy=proxy
             )
         if key is not None and method.project_keys:
             key = blocks[-1].output(key)
         return Seen(
-            to_map(network.features(tokens), grid),
+            to_map(self._features(tokens), grid),
             None if key is None else to_map(key, grid),
-            network.features(class_token(blocks[-1], entering)) if image else None,
+            self._embedding(blocks[-1], entering) if image else None,
             *((parts, self._read_again) if parts else ()),
         )
+
+    def _dense_before_pooling(
+        self,
+        blocks: Sequence[Block],
+        x: Tensor,
+        grid: tuple[int, int],
+        *,
+        keys: bool,
+        image: bool,
+    ) -> Seen:
+        """Run all blocks as they are, and read what a pool or a mean makes the embedding of."""
+        network, last = self.network, blocks[-1]
+        for block in blocks[:-1]:
+            x = run_block(block, x)
+        entering, x = x, run_block(last, x)
+        key: Tensor | None = None
+        if keys:
+            pool = network.pool
+            if pool is None:
+                key = last.project(last.enter(entering), {"key"})["key"]
+            else:
+                key = pool.project(x, {"key"})["key"]
+            if self.method.project_keys:
+                key = (pool or last).output(key)
+        return Seen(
+            to_map(self._features(x[:, network.prefix :]), grid),
+            None if key is None else to_map(key[:, network.prefix :], grid),
+            self._pooled(x) if image else None,
+        )
+
+    def _features(self, tokens: Tensor) -> Tensor:
+        """Turn patches that leave the last block (B, hw, C) into features (B, hw, D)."""
+        pool = self.network.pool
+        if pool is None:
+            return self.network.features(tokens)
+        kernels = self.method.pool
+        return pool.finish(mix(pool.project(tokens, named(kernels)), kernels, heads=pool.heads))
+
+    def _embedding(self, last: Block, x: Tensor) -> Tensor:
+        """Return the images' own embeddings (B, D), of what enters the last block (B, N, C)."""
+        if self.network.by_class:
+            return self.network.features(class_token(last, x))
+        return self._pooled(run_block(last, x))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Return the images' own embeddings (B, D), of what leaves the last block (B, N, C)."""
+        pool = self.network.pool
+        return self.network.mean(x) if pool is None else pool.embed(x)
 
     def _read_again(self, parts: Mapping[str, Tensor], classes: Tensor) -> Tensor:
         """Return features (B, D, h, w) where the classes (B, h, w) of patches are known."""
@@ -86,7 +174,7 @@ class ViTTower:
             found.append(
                 read_again(block, of_one, self.method, grid=grid, alike=near, prefix=prefix)
             )
-        return to_map(self.network.features(torch.cat(found)), grid)
+        return to_map(self._features(torch.cat(found)), grid)
 
     def staged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """See `Tower`; a ViT has one grid."""
@@ -98,4 +186,11 @@ class ViTTower:
         *blocks, last = self.network.blocks(grid)
         for block in blocks:
             x = run_block(block, x)
-        return self.network.features(class_token(last, x))
+        return self._embedding(last, x)
+
+
+def _settled(method: Method, *, whole: bool) -> Method:
+    """Return a method that says of residual and MLP what it left to the family of the network."""
+    whole = whole and keeps_values(method)
+    residual = whole if method.residual is None else method.residual
+    return replace(method, residual=residual, mlp=whole if method.mlp is None else method.mlp)
