@@ -160,6 +160,60 @@ def make_clip():
     return make
 
 
+SMALL_TRUNKS = {
+    "convnext": ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 40)}, "", "linear"),
+    "convnext mlp": ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, "", "mlp"),
+    "fastvit": (
+        "fastvit_mci0",
+        {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)},
+        "avg",
+        None,
+    ),
+    "fastvit, five stages": (
+        "fastvit_mci3",
+        {"layers": (1, 1, 1, 1, 1), "embed_dims": (8, 16, 32, 64, 128)},
+        "avg",
+        None,
+    ),
+    "swin": (
+        "swin_base_patch4_window7_224",
+        {"depths": (1, 1, 2, 2), "embed_dim": 16, "num_heads": (1, 2, 4, 4)},
+        "",
+        "linear",
+    ),
+}
+"""Families of timm: a trunk, what makes it small, and open_clip's pooling and projection."""
+
+
+@pytest.fixture(scope="session")
+def make_timm_clip():
+    """`make_timm_clip(family)`: a small random CLIP on a trunk of timm, in eval mode; the same."""
+    import open_clip
+    import open_clip.timm_model
+
+    made = {}
+    create = open_clip.timm_model.timm.create_model
+
+    def make(family):
+        if family in made:
+            return made[family]
+        trunk, small, pool, projection = SMALL_TRUNKS[family]
+        vision = {"timm_model_name": trunk, "timm_pool": pool, "timm_proj": projection}
+        ordinary = torch.inference_mode(False)  # whoever makes it first
+        with ordinary, torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                open_clip.timm_model.timm,
+                "create_model",
+                lambda name, **given: create(name, **{**given, **small}),
+            )
+            torch.manual_seed(0)
+            model = open_clip.CLIP(EMBED_DIM, {**vision, "image_size": 224}, dict(TEXT))
+            made[family] = randomize(model).eval()
+        return made[family]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     import open_clip

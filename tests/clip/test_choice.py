@@ -52,6 +52,8 @@ def loaded(name, short_side=512, **vision):
         ("ViT-B-32", WINDOWS, "naclip", "nothing in it is made for one network"),
         ("ViT-S-16", WINDOWS, "naclip", "nothing in it is made for one network"),
         ("ViT-H-14", {}, "naclip", "nothing in it is made for one network"),
+        ("MobileCLIP2-S0", {}, "clean", "a feature map has no attention"),
+        ("convnext_base", WINDOWS, "clean", "a feature map has no attention"),
         ("EVA02-B-16", {}, "naclip", "nothing in it is made for one network"),
         ("MobileCLIP2-B", WINDOWS, "naclip", "nothing in it is made for one network"),
         ("ViT-B-16-SigLIP", WINDOWS, "clean", "no class token is the embedding"),

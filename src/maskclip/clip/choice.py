@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from maskclip.clip.families import traits_of
+from maskclip.clip.families import FEATURE_MAPS, traits_of
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.towers import can_read
 from maskclip.clip.weights import load_of
@@ -76,6 +76,8 @@ def _candidates(clip: CLIPModel, options: Options) -> Iterator[Choice]:
     traits = traits_of(clip.visual)
     if traits.family == "resnet":
         yield Choice(CLEAN, "as a ResNet has no blocks to be read in another way")
+    if traits.family in FEATURE_MAPS:
+        yield Choice(CLEAN, "as a feature map has no attention to be read in another way")
     if traits.pooling not in ("tok", "token"):
         yield Choice(CLEAN, _NO_FIGURES)
         return

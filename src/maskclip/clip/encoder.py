@@ -32,13 +32,13 @@ class DenseCLIP(nn.Module):
         proxy: the network whose patches' likeness the kernel `proxy` takes.
 
     Attributes:
-        cell: pixels between two grid positions: the patch of a ViT, 32 for ResNets.
+        cell: pixels between two grid positions: the patch of a ViT, 32 or 64 for other towers.
         normalize: that features are compared by cosine.
         class_token: whether the tower has one.
         temperature: by which similarities with its features become probabilities.
 
     Raises:
-        UnsupportedTowerError: the tower is neither a ModifiedResNet nor a class-token ViT.
+        UnsupportedTowerError: nothing reads a tower of its family.
         UnsupportedMethodError: it cannot compute the method.
     """
 
@@ -87,9 +87,10 @@ class DenseCLIP(nn.Module):
     def prepare(self, dtype: torch.dtype) -> None:
         """Make the tower as fast as it gets for inference in `dtype`; it cannot be trained then.
 
-        BatchNorms are folded in the precision that the weights have, and weights laid out as the
-        family runs fastest.
+        Branches are merged and BatchNorms folded in the precision that the weights have, and
+        weights laid out as the family runs fastest.
         """
+        merge_branches(self.visual)
         fold_batch_norms(self.visual)
         self.visual.to(memory_format=self.tower.layout).to(dtype)
         if self.proxy is not None:
@@ -195,6 +196,17 @@ def unit_pixels(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
     return images.float()
+
+
+def merge_branches(module: nn.Module) -> None:
+    """Turn branches of convolutions into one, in place; for inference alone.
+
+    FastViT was trained with several beside each other, and timm knows what they come to.
+    """
+    if any(getattr(part, "reparam_conv", part) is None for part in module.modules()):
+        from timm.utils.model import reparameterize_model  # other towers need no timm
+
+        reparameterize_model(module, inplace=True)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from maskclip.core.text import brief
 SUPPORTED = (
     "a ModifiedResNet (RN50, RN101, RN50x4, RN50x16, RN50x64), a VisionTransformer (ViT-B-32, "
     "ViT-B-16, ViT-L-14, ViT-H-14, ViT-bigG-14 and their variants, CLIPA, CoCa), or a network of "
-    "timm: SigLIP, PE-Core, EVA, MobileCLIP, ViTamin"
+    "timm: SigLIP, PE-Core, EVA, MobileCLIP, ViTamin, ConvNeXt, Swin"
 )
 
 _REASONS = {
@@ -43,6 +43,9 @@ _MODULES = {
     "vitamin": "timm-vit",
 }
 # Modules of timm that make the same class; other families are called as their modules.
+
+FEATURE_MAPS = ("convnext", "fastvit", "swin_transformer")
+"""Families of timm whose networks end in a feature map, averaged."""
 
 
 def traits_of_config(config: Mapping[str, Any]) -> Traits:
@@ -110,7 +113,8 @@ def _traits_of_trunk(trunk: Any) -> Traits:
     """Return the traits of a network of timm."""
     kind = type(trunk).__name__
     if kind not in _BLOCKS:
-        return Traits(type(trunk).__module__.rpartition(".")[2], getattr(trunk, "global_pool", ""))
+        pool = getattr(getattr(trunk, "head", None), "global_pool", None)
+        return Traits(type(trunk).__module__.rpartition(".")[2], getattr(pool, "pool_type", ""))
     rope = getattr(trunk, "rope", None)
     plain = (
         all(type(block).__name__ in _BLOCKS[kind] for block in trunk.blocks)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from maskclip.clip.attention import KERNELS, POOLED
-from maskclip.clip.families import Traits, traits_of, why_not
+from maskclip.clip.families import FEATURE_MAPS, Traits, traits_of, why_not
 from maskclip.clip.towers.base import (
     Adapter,
     Seen,
@@ -21,6 +21,7 @@ from maskclip.clip.towers.base import (
     UnsupportedTowerError,
     unsupported,
 )
+from maskclip.clip.towers.feature_map import FeatureMapTower
 from maskclip.clip.towers.networks import Network, OpenCLIPViT, TimmViT
 from maskclip.clip.towers.resnet import ResNetTower
 from maskclip.clip.towers.vit import ViTTower
@@ -129,5 +130,6 @@ _ADAPTERS: dict[tuple[str, str], Adapter] = {
         for family in ("timm-vit", "eva")
         for pooling in ("token", "avg", "map")
     },
+    **{(family, "avg"): FeatureMapTower for family in FEATURE_MAPS},
 }
 """Family and pooling -> what reads such towers."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from maskclip.core.dense import Read
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import Method
+from maskclip.core.resize import pad_bottom_right
 
 
 class UnsupportedTowerError(MaskCLIPError):
@@ -93,6 +94,19 @@ def unsupported(method: Method, why: str) -> UnsupportedMethodError:
 def whole_cells(length: int, cell: int) -> int:
     """Return the pixels of the fewest cells that hold a length."""
     return (length + cell - 1) // cell * cell
+
+
+def padded(images: Tensor, cell: int, method: Method) -> Tensor:
+    """Return the images (B, 3, H, W) as a method pads those of a convolutional network.
+
+    To whole cells; or to a single one, where it lets the network drop the last rows and columns.
+    """
+    fit = whole_cells if method.pad_to_cells else _one_cell
+    return pad_bottom_right(images, (fit(images.shape[2], cell), fit(images.shape[3], cell)))
+
+
+def _one_cell(length: int, cell: int) -> int:
+    return length if length >= cell else cell  # not `max`, which an export could not see through
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

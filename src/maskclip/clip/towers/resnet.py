@@ -17,13 +17,12 @@ from maskclip.clip.positions import position_table
 from maskclip.clip.towers.base import (
     Seen,
     UnsupportedMethodError,
+    padded,
     to_map,
     unsupported,
-    whole_cells,
 )
 from maskclip.core.method import Method
 from maskclip.core.methods import for_any_tower
-from maskclip.core.resize import pad_bottom_right
 
 
 class ResNetTower:
@@ -86,11 +85,8 @@ class ResNetTower:
 
     def _stages(self, images: Tensor, *, kept: bool = False) -> list[Tensor]:
         """Return the last stage's map (B, C, h, w), after those of the others if they are kept."""
-        height, width = images.shape[-2:]
-        fit = whole_cells if self.method.pad_to_cells else _one_cell
-        x = pad_bottom_right(images, (fit(height, self.cell), fit(width, self.cell)))
         visual = self.visual
-        x = visual.stem(x)
+        x = visual.stem(padded(images, self.cell, self.method))
         maps: list[Tensor] = []
         for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             x = stage(x)
@@ -129,10 +125,6 @@ def _with_mean(x: Tensor) -> Tensor:
     """Turn a map (B, C, h, w) into tokens (B, 1 + hw, C), their mean first."""
     positions = x.flatten(2).transpose(1, 2)
     return torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1)
-
-
-def _one_cell(length: int, cell: int) -> int:
-    return length if length >= cell else cell  # not `max`, which an export could not see through
 
 
 def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
