@@ -719,18 +719,6 @@ class TestMemory:
         with pytest.raises(MaskCLIPError, match="not finite"):
             vit.segment(picture(40, 60), WORDS)
 
-    @pytest.mark.parametrize("size", [(50, 70), (1, 3), (160, 222), (400, 600)])
-    def test_large_photos_are_shrunk_row_by_row_to_the_same(
-        self, segmenters, picture, size, monkeypatch
-    ):
-        network = segmenters["vit", PUBLISHED].network
-        photo = Image.fromarray(picture(160, 221))
-        expected = network_input(photo, size, network)
-        monkeypatch.setattr("maskclip.tasks.photos.LARGE_PIXELS", 0)
-        found = network_input(photo, size, network)
-        assert (found.int() - expected.int()).abs().max() <= 1
-        assert (found == expected).float().mean() > 0.99
-
 
 class TestRegions:
     def test_segments_of_a_folder_vote_on_photos_that_have_a_path(self, vit, picture, tmp_path):

@@ -194,7 +194,8 @@ class Method:
             the last rows and columns.
         stretch: whether the grid's maps are stretched over the unpadded image; otherwise each
             cell keeps its true place.
-        antialias: whether shrinking the input image filters out what is too fine for its new size.
+        antialias: whether shrinking the input image filters out what is too fine for its new size
+            (bicubic); otherwise it is resized as the authors do, by OpenCV's bilinear of bytes.
         normalize_keys: key smoothing compares keys normalised over their `"channels"` (cosine,
             as the paper writes) or each channel over all `"positions"` (as its code does).
         smoothed_probabilities: whether key smoothing averages (weights sum to one, results are

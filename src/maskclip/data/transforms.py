@@ -1,9 +1,8 @@
 """The training augmentation of MaskCLIP+: an image and its labels, changed at random together.
 
 The published pipeline, in its order: scale, crop, flip, distort colours, pad (published code, D2 to
-D6). All randomness comes from a generator that the caller gives. Given the same draws, crops and
-colours equal the published ones; scaled pixels lie within a grey level of OpenCV's, which made
-those, and nearest labels can differ where a pixel falls between two.
+D6). All randomness comes from a generator that the caller gives. Given the same draws, pixels and
+labels equal the published ones: OpenCV scales both, as it did those.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from maskclip.core.config import Augmentation
 from maskclip.core.errors import MaskCLIPError
@@ -115,11 +113,11 @@ def augment(
             f"expected an RGB image and labels of its size, got mode {image.mode}, image "
             f"{(image.height, image.width)}, labels {labels.shape}"
         )
-    pixels: Tensor = TF.pil_to_tensor(image)
-    ids = torch.from_numpy(labels.astype(np.int64))
     size = _draw_size((image.height, image.width), config, generator)
-    pixels = TF.resize(pixels, size, InterpolationMode.BILINEAR, antialias=False)
-    ids = TF.resize(ids[None], size, InterpolationMode.NEAREST)[0]
+    scaled = np.asarray(cv2.resize(np.asarray(image), size[::-1]), np.uint8)  # bilinear
+    nearest = cv2.resize(labels.astype(np.int32), size[::-1], interpolation=cv2.INTER_NEAREST)
+    pixels = torch.from_numpy(scaled).permute(2, 0, 1)
+    ids = torch.from_numpy(np.asarray(nearest, np.int64))
     rows, columns = _draw_crop(ids, config, generator, ignore=ignore)
     pixels, ids = pixels[:, rows, columns], ids[rows, columns]
     flipped = bool(generator.random() < config.flip)

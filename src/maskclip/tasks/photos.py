@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -52,7 +51,8 @@ class Network:
     Attributes:
         encode: crops -> dense features, with keys and the images' own embeddings where needed.
         short_side: the working size in px.
-        antialias: whether shrinking filters out what is too fine for the new size.
+        antialias: whether shrinking filters out what is too fine for the new size; else photos are
+            resized as by OpenCV, to the same bytes.
         resizes: from grid to image: 1, or 2 by way of the size that the network saw.
         device: where the network is.
     """
@@ -116,30 +116,15 @@ def batches_of(sizes: Sequence[Size], options: Options) -> list[list[int]]:
 
 def network_input(photo: Image.Image, size: Size, network: Network) -> Tensor:
     """Return a photo at the network's size, (3, h, w) uint8 in main memory."""
-    if network.antialias and photo.size != (size[1], size[0]):
-        photo = photo.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    if photo.size == (size[1], size[0]):
-        return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-    if photo.width * photo.height > LARGE_PIXELS:
-        return _interpolated(photo, size)
-    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-    smooth = F.interpolate(pixels[None].float(), size=size, mode="bilinear")
-    return smooth[0].round().to(torch.uint8)
+    height, width = size
+    if network.antialias and photo.size != (width, height):
+        photo = photo.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.array(photo)
+    if photo.size != (width, height):
+        import cv2  # not quick to import, and the default method does without
 
-
-def _interpolated(photo: Image.Image, size: Size) -> Tensor:
-    """Do what `F.interpolate` does, row by row: it would take 12 bytes for every pixel."""
-    rows, columns = (
-        resize.bilinear_taps(inputs, range(outputs), scale=inputs / outputs)
-        for inputs, outputs in ((photo.height, size[0]), (photo.width, size[1]))
-    )
-    pixels = torch.empty((3, *size), dtype=torch.uint8)
-    for row, (low, weight) in enumerate(zip(rows.low.tolist(), rows.weight.tolist(), strict=True)):
-        pair = np.array(photo.crop((0, low, photo.width, min(low + 2, photo.height))))
-        two = torch.from_numpy(pair).float()  # 2 (or 1) x W x 3
-        across = torch.lerp(two[:, columns.low], two[:, columns.high], columns.weight[:, None])
-        pixels[:, row] = torch.lerp(across[0], across[-1], weight).round().to(torch.uint8).T
-    return pixels
+        pixels = np.asarray(cv2.resize(pixels, (width, height)), np.uint8)  # bilinear
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def in_halves(
