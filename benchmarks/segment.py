@@ -34,6 +34,7 @@ LISTS: dict[str, list[Any]] = {
     "batches": [1, 8],
     "precisions": ["float32", "bfloat16", "auto"],
     "refinements": list(REFINEMENTS),
+    "methods": ["clean"],
     "students": ["deeplabv2-r101", "unet:mobilenetv4_conv_small"],
 }
 TABLES = ("ways", "students")
@@ -102,7 +103,8 @@ def combine(how: Namespace, refinements: Iterable[str]) -> list[Cell]:
     """Return every combination that is chosen."""
     sizes = [tuple(map(int, size.split("x"))) for size in how.sizes]
     parts = (how.models, sizes, how.classes, how.batches, how.precisions, refinements)
-    return [Cell(*part, how.device) for part in product(*parts)]
+    devices = ([how.device], how.methods)
+    return [Cell(*part) for part in product(*parts, *devices)]
 
 
 def table(cells: Sequence[Cell], how: Namespace) -> Rows:

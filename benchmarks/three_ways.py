@@ -7,7 +7,8 @@
            the last block's queries, keys and values through the output projection, an MLP on the
            value path and the ordinary output beside it; K maps enlarged, softmax, argmax.
     ours   `Segmenter.segment`, from a decoded photo of the network's size to labels. Text rows are
-           kept, as after the first image.
+           kept, as after the first image. By the method `published` the photo has 15/16 of that
+           size, so that it is resized first, and maps twice.
 
 All see photos padded to whole cells, in the precision of the cell; `auto` is what each takes when
 nothing is said: float32 for the others, what `--precision auto` chooses for ours.
@@ -31,14 +32,14 @@ from maskclip.clip.weights import load_clip
 from maskclip.core.config import Options
 from maskclip.core.dense import score
 from maskclip.core.device import PRECISIONS
-from maskclip.core.method import CLEAN
+from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.resize import pad_bottom_right
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.tasks.segmenter import Segmenter
 
 WAYS = ("bare", "usual", "ours")
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
-METHOD = replace(CLEAN, temperature=100.0)
+METHODS = {method.name: replace(method, temperature=100.0) for method in (CLEAN, PUBLISHED)}
 """Random weights have the temperature that training starts with; trained ones have this."""
 BLOBS = 4  # patches of colour along a picture's short side
 DIRECTIONS = 8  # in which random features are spread
@@ -60,10 +61,12 @@ class Cell:
     precision: str
     refinement: str
     device: str
+    method: str = CLEAN.name
 
     def __str__(self) -> str:
         size, count = f"{self.size[0]}x{self.size[1]}", f"K{self.classes} B{self.batch}"
-        return f"{self.model} {size} {count} {self.precision} {self.refinement} {self.device}"
+        how = "" if self.method == CLEAN.name else f" {self.method}"
+        return f"{self.model} {size} {count} {self.precision} {self.refinement} {self.device}{how}"
 
 
 def smooth_photo(size: tuple[int, int], seed: int) -> Image.Image:
@@ -116,22 +119,28 @@ class Contest:
         self.cell, self.device = cell, torch.device(cell.device)
         dtype = dtype_of(cell.precision)
         self.clip = load_clip(cell.model, weights="random")
-        spread(DenseCLIP.of(self.clip))  # whose weights are the model's own
+        method = METHODS[cell.method]
+        spread(DenseCLIP.of(self.clip, method=method))  # whose weights are the model's own
         self.visual: Any = copy.deepcopy(self.clip.visual).to(self.device, dtype)
         self.segmenter = Segmenter(
             self.clip,
-            method=METHOD,
+            method=method,
             device=self.device,
             precision=cell.precision,
             templates="plain",
         )
         self.photos = [smooth_photo(cell.size, seed) for seed in range(cell.batch)]
+        self.options = dict(REFINEMENTS[cell.refinement])
+        self.own, self.view = self.photos, {"short_side": 0}
+        if cell.method == PUBLISHED.name:
+            height, width = (round(side * 15 / 16) for side in cell.size)
+            self.own = [photo.resize((width, height)) for photo in self.photos]
+            self.view = {"short_side": min(cell.size), "long_side": max(cell.size)}
         self.vocabulary = Vocabulary.parse([f"class {index}" for index in range(cell.classes)])
         seeded = torch.Generator().manual_seed(1)
         rows = torch.randn(cell.classes, self.visual.output_dim, generator=seeded)
         self.rows = F.normalize(rows, dim=1).to(self.device)
         self.segmenter._rows.put(self.vocabulary, self.rows, 0)
-        self.options = REFINEMENTS[cell.refinement]
         self.ready = self.normalized()
         fit_positions(self.visual, [s // self.segmenter.encoder.cell for s in self.ready.shape[2:]])
 
@@ -164,7 +173,7 @@ class Contest:
 
     def ours(self) -> Any:
         torch.backends.mha.set_fastpath_enabled(True)
-        return self.segmenter.segment(self.photos, self.vocabulary, short_side=0, **self.options)
+        return self.segmenter.segment(self.own, self.vocabulary, **self.view, **self.options)
 
     @torch.inference_mode()
     def candidates(self) -> tuple[float, float]:

@@ -1,12 +1,13 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip.core import resize
+from maskclip.core import cells, resize
 from maskclip.core.resize import Geometry, bilinear_taps, cut, label, lay_out
 
 SHAPES = [
@@ -86,6 +87,11 @@ def check(maps, geometry, expected):
     torch.testing.assert_close(scores.double(), best, **close)
     chosen = expected.double().gather(0, labels[None].long())[0]
     torch.testing.assert_close(chosen, best, **close)
+
+
+def narrowed(entries, rows, columns, slack):
+    """What `within` returns when every class stays."""
+    return replace(entries, values=entries.values[:, :rows, :columns])
 
 
 class TestTaps:
@@ -168,6 +174,39 @@ class TestLabel:
         maps, size = draw(12, 16, classes=classes), (96, 128)
         labels, _ = label(maps[None], whole(size, size))
         assert (labels == interpolated(maps, size).argmax(dim=0)).float().mean() > 0.999
+
+    @pytest.mark.parametrize("draw", DRAWS)
+    @pytest.mark.parametrize("resizes", [1, 2])
+    @pytest.mark.parametrize(("grid", "output"), [((6, 7), (96, 101)), ((5, 9), (33, 200))])
+    def test_leaving_out_what_cannot_win_changes_no_bit(
+        self, grid, output, resizes, draw, monkeypatch
+    ):
+        maps, geometry = draw(*grid, classes=300), whole((80, 112), output, resizes=resizes)
+        pruned = label(maps[None], geometry)
+
+        def all_of_them(maps, rows, points, slack):
+            cells = len(rows) * (maps.shape[2] + points - 1)
+            return torch.cartesian_prod(torch.arange(len(maps)), torch.arange(cells)).T
+
+        monkeypatch.setattr(cells, "_candidates", all_of_them)
+        monkeypatch.setattr(cells._Entries, "within", narrowed)
+        for found, expected in zip(pruned, label(maps[None], geometry), strict=True):
+            assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize("resizes", [1, 2])
+    def test_maps_of_noise_are_done_in_parts(self, resizes, monkeypatch):
+        maps, geometry = random_maps(9, 8, classes=40), whole((90, 80), (99, 90), resizes=resizes)
+        expected = label(maps[None], geometry)
+        monkeypatch.setattr(cells, "BYTES", 5000)
+        for found, before in zip(label(maps[None], geometry), expected, strict=True):
+            assert torch.equal(found, before)
+
+    @pytest.mark.parametrize("resizes", [1, 2])
+    def test_values_that_are_no_numbers_are_no_error(self, resizes):
+        maps = torch.full((3, 4, 4), torch.nan)
+        labels, scores = label(maps[None], whole((64, 64), (64, 64), resizes=resizes))
+        assert scores.isnan().all()
+        assert labels.max() < 3
 
     def test_one_class_is_everywhere(self):
         labels, _ = label(random_maps(2, 2, classes=1)[None], whole((9, 9), (9, 9)))

@@ -1,10 +1,9 @@
 """Sizes and windows of what a network sees; upsampling and argmax without K full-size maps.
 
-Bilinear interpolation is separable: per axis, every output position reads two input positions.
-After one resize an output pixel lies in a cell between four grid points, its values are convex
-combinations of the corners', and a class whose best corner lies under another's worst corner
-cannot win anywhere in the cell: only the cell's candidates are interpolated. Overlapping windows,
-and two resizes in a row, mix more than four points: their K maps are made in bands of rows.
+Bilinear interpolation is separable: per axis, every output position reads two input positions, and
+three after two resizes in a row. Of one grid's maps, only classes that can win in a cell are
+interpolated (`cells`). Overlapping windows mix the points of several grids: their K maps are made
+in bands of rows.
 """
 
 from __future__ import annotations
@@ -12,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from maskclip.core import cells
 
 BAND_BYTES = 4 * 2**20
 """Memory for one band of rows of all classes' values; the peak is a few times this."""
@@ -251,19 +252,28 @@ def label(
     """
     labels = torch.empty(geometry.output, dtype=dtype, device=maps.device)
     scores = torch.empty(geometry.output, dtype=torch.float32, device=maps.device)
-    if len(maps) > 1 or geometry.resizes > 1:
-        parts = _by_bands(maps, geometry)
-    elif geometry.output[0] >= 2 * maps.shape[2]:
-        parts = _by_cells(maps[0], geometry)
-    else:  # cells are small: bands take fewer steps
-        parts = _by_taps(maps[0], geometry)
-    for rows, winner, best in parts:
-        labels[rows], scores[rows] = winner.to(dtype), best
+    for place, winner, best in _parts(maps, geometry):
+        labels[place], scores[place] = winner.to(dtype), best
     return labels, scores
 
 
-Part = tuple[slice, Tensor, Tensor]
-"""Some output rows, the winning class of their pixels, and its value."""
+Part = tuple[Any, Tensor, Tensor]
+"""Some output pixels (what indexes them), their winning class, and its value."""
+
+
+def _parts(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
+    """Label all pixels of the output, some at a time."""
+    if len(maps) > 1:
+        yield from _by_bands(maps, geometry)
+        return
+    if geometry.output[0] >= 2 * maps.shape[2]:
+        (tile,) = lay_out(maps, geometry)
+        if max(map(cells.most_points, (tile.rows, tile.columns))) <= cells.MOST_POINTS:
+            for part in cells.label(tile.maps, tile.rows, tile.columns):
+                yield (part.rows[:, None], part.columns), part.labels, part.scores
+            return
+    # Cells are small: bands take fewer steps.
+    yield from _by_taps(maps[0], geometry) if geometry.resizes == 1 else _by_bands(maps, geometry)
 
 
 def _taps(maps: Tensor, geometry: Geometry) -> list[Taps]:
@@ -294,65 +304,6 @@ def _by_taps(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
         )
         best, winner = torch.lerp(above, below, rows.weight[part, None].to(maps.device)).max(dim=0)
         yield part, winner, best
-
-
-def _by_cells(maps: Tensor, geometry: Geometry) -> Iterator[Part]:
-    """Label the rows of grid cells one by one, interpolating only the classes that can win."""
-    rows, columns = _taps(maps, geometry)
-    cell, across = columns.low.to(maps.device), columns.weight.to(maps.device)
-    beside = torch.arange(1, maps.shape[2] + 1, device=maps.device).clamp_max(maps.shape[2] - 1)
-    starts = torch.searchsorted(rows.low, torch.arange(rows.inputs + 1)).tolist()
-    for row in range(rows.inputs):
-        part = slice(starts[row], starts[row + 1])
-        if part.start == part.stop:
-            continue
-        above, below = maps[:, row], maps[:, min(row + 1, rows.inputs - 1)]  # K x w
-        classes = _candidates(above, below, beside)  # n x w
-        top, bottom = (
-            torch.lerp(
-                edge.gather(0, classes).index_select(1, cell),
-                edge.index_select(1, beside).gather(0, classes).index_select(1, cell),
-                across,
-            )
-            for edge in (above, below)
-        )  # n x W
-        winner, best = _running_best(top, bottom, rows.weight[part].to(maps.device))
-        yield part, classes.index_select(1, cell).gather(0, winner), best
-
-
-def _running_best(top: Tensor, bottom: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the best of n rows of values, and which it is, between a top and a bottom edge.
-
-    One class at a time, so that what is at work fits into a processor's cache.
-
-    Args:
-        top, bottom: (n, W).
-        down: (r,), how far down each output row lies between them.
-
-    Returns:
-        winner (r, W) int64, ties to the first; best (r, W).
-    """
-    weight = down[:, None]
-    best = torch.lerp(top[0], bottom[0], weight)
-    winner = torch.zeros_like(best, dtype=torch.int64)
-    for index in range(1, top.shape[0]):
-        values = torch.lerp(top[index], bottom[index], weight)
-        winner.masked_fill_(values > best, index)
-        torch.maximum(best, values, out=best)
-    return winner, best
-
-
-def _candidates(above: Tensor, below: Tensor, beside: Tensor) -> Tensor:
-    """Return the classes that can win in each cell of a row, ascending: (n, w) int64.
-
-    A class stays when its best corner reaches the best of all worst corners. Cells with fewer
-    than n such classes are filled up with others, which lose.
-    """
-    low, high = torch.minimum(above, below), torch.maximum(above, below)
-    high = torch.maximum(high, high.index_select(1, beside))
-    worst = torch.minimum(low, low.index_select(1, beside)).amax(dim=0)
-    count = int((high >= worst).sum(dim=0).max())
-    return high.topk(count, dim=0, sorted=False).indices.sort(dim=0).values
 
 
 def enlarge(maps: Tensor, geometry: Geometry) -> Tensor:
