@@ -202,7 +202,7 @@ def _candidates(maps: Tensor, rows: range, points: int, slack: float) -> Tensor:
     Cells are counted along rows that are longer by what lies beyond the border.
     """
     columns = maps.shape[2] + points - 1
-    few = maps.split(max(1, _CACHE // (4 * len(rows) * columns)))
+    few = torch.split(maps, max(1, _CACHE // (4 * len(rows) * columns)))
 
     def extreme(choose: Choose, some: Tensor) -> Tensor:
         flat = _padded(some, rows, points - 1).flatten(1)
@@ -248,7 +248,7 @@ def _labeled(entries: _Entries, down: Runs, across: Runs) -> Part:
             break
         chosen = ((counts > fewer) & (counts <= together)).nonzero()[:, 0]
         step = max(1, BYTES // (8 * min(together, _TOGETHER[-1]) * size[0] * size[1]))
-        for blocks in chosen.split(step):
+        for blocks in torch.split(chosen, step):
             rows, columns = (
                 runs.weights[of]
                 for runs, of in (
@@ -284,7 +284,7 @@ def _best(entries: _Entries, taken: Tensor, rows: Tensor, columns: Tensor) -> tu
         labels (m, L, M) int32; scores (m, L, M).
     """
     label = score = None
-    for some in taken.split(_TOGETHER[-1], dim=1):
+    for some in torch.split(taken, _TOGETHER[-1], dim=1):
         at_points = entries.values[some]  # m x n x points x points
         edges = [
             _mixed(row.unsqueeze(-2).unbind(-1), columns[:, None].unbind(-1))
