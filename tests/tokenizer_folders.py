@@ -207,6 +207,29 @@ def mt5(folder: Path) -> Path:
     return folder
 
 
+def sentencepiece(folder: Path) -> Path:
+    """Write what mT5's repository has: a model of sentencepiece, and no tokenizer.json."""
+    from sentencepiece import SentencePieceTrainer
+
+    lines = [f"a photo of the {word} in the {other}" for word in WORDS for other in WORDS]
+    folder.mkdir(parents=True)
+    with (folder / "spiece.model").open("wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=file,
+            vocab_size=40,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
 def _encoder(kind: str, size: int) -> dict[str, object]:
     return {
         "model_type": kind,

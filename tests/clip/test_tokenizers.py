@@ -83,6 +83,15 @@ class TestTokens:
             assert tokenizer.encode(text) == alone.encode(text, add_special_tokens=False).ids
             assert tokenizer.special_tokens == len(tokens) - len(tokenizer.encode(text))
 
+    def test_of_a_sentencepiece_model_are_its_own(self, source, tmp_path):
+        spm = pytest.importorskip("sentencepiece")
+        folder = tokenizer_folders.sentencepiece(tmp_path / "alone")
+        tokenizer = source("mt5", given=folder).load()
+        alone = spm.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        for text in ("a photo of the dog", "a large cat in the sky"):
+            tokens = [*alone.encode(text), 1]
+            assert tokenizer([text])[0].tolist() == tokens + [0] * (77 - len(tokens))
+
     @pytest.mark.parametrize("family", ["siglip", "gemma"])
     def test_of_siglip_are_64_in_lower_case_without_punctuation(self, family, source):
         tokenizer = source(family).load()
