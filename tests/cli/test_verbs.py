@@ -71,11 +71,74 @@ def test_vocabularies_lists_every_set_and_the_classes_of_one(capsys):
 def test_models_lists_embedded_and_open_clip_models_without_cutting(capsys):
     assert main(["models"]) == 0
     listed = capsys.readouterr().out
-    for name in ("emoji-rn", "emoji-vit", "RN50x64", "ViT-L-14-336", "ViT-bigG-14"):
+    for name in ("emoji-rn", "emoji-vit", "RN50x64:openai", "ViT-B-16:laion2b_s34b_b88k"):
         assert f"\n{name} " in f"\n{listed}"
-    assert "laion2b_s34b_b88k" in listed
-    assert "SigLIP" not in listed
+    assert "No published weights, for --weights FILE: " in listed
+    assert "`maskclip models --students`" in listed
     assert all(line == line.rstrip() for line in listed.splitlines())
+
+
+def test_models_lists_the_networks_of_students(capsys):
+    assert main(["models", "--students"]) == 0
+    listed = capsys.readouterr().out
+    for part in ("deeplabv2-r101", "deeplabv2:BACKBONE", "decoders: unet, "):
+        assert part in listed
+
+
+def listed_as_json(capsys, *arguments):
+    assert main(["models", "--json", *arguments]) == 0
+    return {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+
+
+def test_models_are_filtered_by_name_family_size_and_licence(capsys, isolated):
+    found = listed_as_json(capsys)
+    one = found["ViT-B-16:openai"]
+    assert (one["family"], one["image_size"], one["parameters"]) == ("vit", 224, 149_620_737)
+    assert (one["bytes"], one["bytes_are_estimated"]) == (4 * 149_620_737, True)
+    assert (one["license"], one["commercial"], one["path"]) == ("mit", True, None)
+    assert one["license_source"].startswith("https://")
+    assert set(listed_as_json(capsys, "ViT-H-14*")) < set(found)
+    assert "ViT-H-14:laion2b_s32b_b79k" in listed_as_json(capsys, "laion/clip-vit-h")
+    resnets = listed_as_json(capsys, "--family", "ResNet", "--max-size", "500MB")
+    assert all(each["family"] == "resnet" for each in resnets.values())
+    assert "RN50:openai" in resnets
+    assert "RN50x16:openai" not in resnets
+    commercial = listed_as_json(capsys, "--commercial")
+    assert all(each["license"] in ("mit", "apache-2.0") for each in commercial.values())
+    assert "ViT-B-16:metaclip_400m" not in commercial
+    assert "ViT-B-16:dfn2b" not in commercial  # research only
+    assert found["ViT-B-32:laion2b_e16"]["license"] == "unknown"
+    assert "ViT-B-32:laion2b_e16" not in commercial
+    only = listed_as_json(capsys, "--license", "cc-by-nc-4.0")
+    assert "ViT-B-16:metaclip_400m" in only
+    assert not any(each["commercial"] for each in only.values())
+    assert listed_as_json(capsys, "--cached") == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--family", "vitt"), "--family: no 'vitt' (did you mean vit"),
+        (("--license", "MITT"), "--license: no 'mitt' (did you mean mit"),
+        (("--max-size", "huge"), "--max-size: expected a size such as 600MB or 2GB, got 'huge'"),
+    ],
+)
+def test_filters_of_models_that_there_are_not_are_one_line(arguments, line, capsys):
+    assert main(["models", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_models_that_there_are_not_say_so(capsys):
+    assert main(["models", "resnt"]) == 0
+    assert "no published weights are like that (did you mean resnet" in capsys.readouterr().out
+
+
+def test_the_list_of_models_needs_neither_torch_nor_open_clip():
+    code = (
+        "import sys; from maskclip.cli import main; main(['models']); "
+        "sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_doctor_says_what_a_bug_report_needs(capsys):

@@ -8,12 +8,11 @@ import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.choice import choose, settle
-from maskclip.clip.embedded import EMBEDDED
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.families import told_by_shapes
 from maskclip.clip.published import architectures, model_config
 from maskclip.clip.weights import load_clip
-from maskclip.core.config import ModelConfig, Options
+from maskclip.core.config import EMBEDDED, ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN
 from maskclip.core.methods import NACLIP, get_method

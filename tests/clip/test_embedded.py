@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from maskclip.clip.checkpoint import WeightsError
-from maskclip.clip.embedded import EMBEDDED, load_embedded
+from maskclip.clip.embedded import load_embedded
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.weights import load_clip
+from maskclip.core.config import EMBEDDED
 from maskclip.core.methods import METHODS
 
 

@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 
 from maskclip.clip.towers import build_tower
-from maskclip.clip.weights import EMBEDDED, load_clip
+from maskclip.clip.weights import load_clip
+from maskclip.core.config import EMBEDDED
 from maskclip.core.method import CLEAN
 from maskclip.emoji import scenes
 from maskclip.emoji.captions import class_names

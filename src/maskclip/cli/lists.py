@@ -299,15 +299,10 @@ def _size(folder: Path) -> str:
 
 
 def _weights() -> list[tuple[str, str]]:
-    from maskclip.clip.embedded import EMBEDDED
-    from maskclip.clip.published import architectures, cached_path, tags
+    from maskclip.clip.catalog import published_weights
+    from maskclip.core.config import EMBEDDED
 
-    cached = [
-        f"{architecture}:{tag}"
-        for architecture in architectures()
-        for tag in tags(architecture)
-        if cached_path(architecture, tag)
-    ]
+    cached = [weights.name for weights in published_weights() if weights.path is not None]
     return [
         ("embedded models", ", ".join(EMBEDDED)),
         ("downloaded weights", ", ".join(cached) or "none"),

@@ -2,23 +2,102 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
 
-def models() -> None:
-    """List the models and their weights, and the students; * marks weights on this machine.
+import typer
 
-    Students are networks for `maskclip train --student`. Their backbones start from ImageNet's
+if TYPE_CHECKING:
+    from maskclip.clip.catalog import Filter, Weights
+
+
+def models(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            help="Only weights with this in their name or repository, as laion, or of a pattern, "
+            "as 'ViT-L-*:*'; default: all."
+        ),
+    ] = "",
+    family: Annotated[
+        list[str] | None,
+        typer.Option(help="Only of this family, as siglip2; repeat it for more. Default: all."),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Only downloads up to this size, as 600MB or 2GB; default: all."
+        ),
+    ] = None,
+    license: Annotated[
+        list[str] | None,
+        typer.Option(help="Only under this licence, as mit; repeat it for more. Default: all."),
+    ] = None,
+    commercial: Annotated[
+        bool,
+        typer.Option(
+            "--commercial",
+            help="Only under licences that allow commercial use, as far as they are known.",
+        ),
+    ] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
+    students: Annotated[
+        bool, typer.Option("--students", help="List the networks for `maskclip train` instead.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the weights as JSON, for programs.")
+    ] = False,
+) -> None:
+    """List the models with their sizes and licences, or the networks of students.
+
+    Weights are downloaded when they are first used, or ahead by `maskclip download`. Sizes after
+    a ~ are of 4 bytes a parameter; licences are those of model cards, and `unknown` where none
+    was found. Beside these, --model takes any `hf-hub:org/name`, folders and files.
+
+    With --students, those for `maskclip train --student`. Their backbones start from ImageNet's
     weights, or from a file of timm's with `--student-weights FILE`.
 
     **Examples**
 
     `maskclip models`
 
+    `maskclip models --commercial --max-size 1GB`
+
+    `maskclip models "ViT-B-16*" --family vit --license mit`
+
     `maskclip segment photo.jpg -c dog --model RN50:openai`
     """
+    from maskclip.cli.console import print_json, print_line, print_table
+    from maskclip.clip import catalog
+
+    if students:
+        print_table("student", "network (use with `maskclip train --student`)", rows=_students())
+        return
+    wanted = catalog.Filter(
+        pattern=pattern,
+        families=catalog.check_names(family or (), catalog.families(), "family"),
+        licenses=catalog.check_names(license or (), catalog.licenses(), "license"),
+        max_size=None if max_size is None else catalog.read_size(max_size),
+        commercial=commercial,
+        here=cached,
+    )
+    found = [each for each in catalog.published_weights() if wanted.passes(each)]
+    if as_json:
+        print_json([_as_json(each) for each in found])
+        return
+    if wanted == catalog.Filter():
+        _print_own()
+    if found:
+        _print_weights(found)
+    else:
+        print_line(_none_found(wanted))
+    if wanted == catalog.Filter():
+        _print_rest()
+
+
+def _print_own() -> None:
+    """Print the models that need no download."""
     from maskclip.cli.console import print_line, print_table
-    from maskclip.clip.embedded import ALIASES, EMBEDDED
-    from maskclip.clip.published import architectures, cached_path, tags
-    from maskclip.core.config import PREVIEWS
+    from maskclip.core.config import ALIASES, EMBEDDED, PREVIEWS
 
     other_names = {name: alias for alias, name in ALIASES.items()}
     rows = [
@@ -28,12 +107,78 @@ def models() -> None:
         for name in EMBEDDED
     ]
     rows += [(name, "a preview without CLIP, of everyday words on photos") for name in PREVIEWS]
-    for architecture in architectures():
-        known = [f"{tag}*" if cached_path(architecture, tag) else tag for tag in tags(architecture)]
-        rows.append((architecture, " ".join(known) or "none published: use --weights FILE"))
-    print_table("model", "weights (use as MODEL:TAG; * is on this machine)", rows=rows)
+    print_table("model", "what it is", rows=rows)
     print_line()
-    print_table("student", "network (use with `maskclip train --student`)", rows=_students())
+
+
+def _print_weights(found: list[Weights]) -> None:
+    from maskclip.cli.console import print_table
+
+    rows = [
+        (
+            each.name,
+            each.family,
+            str(each.image_size),
+            "" if each.parameters is None else f"{each.parameters / 1e6:,.0f} M",
+            _size(each),
+            each.license,
+            "yes" if each.path is not None else "",
+        )
+        for each in found
+    ]
+    columns = ("model", "family", "px", "parameters", "download", "licence", "here")
+    print_table(*columns, rows=rows, right=("px", "parameters", "download"))
+
+
+def _size(weights: Weights) -> str:
+    if weights.size is None:
+        return ""
+    about = "" if weights.path is not None else "~"
+    if weights.size >= 10**9:
+        return f"{about}{weights.size / 1e9:.1f} GB"
+    return f"{about}{weights.size / 1e6:.0f} MB"
+
+
+def _none_found(wanted: Filter) -> str:
+    from maskclip.clip.catalog import families, published_weights
+    from maskclip.core.errors import did_you_mean
+
+    names = families() + [
+        name for each in published_weights() for name in (each.name, each.repository)
+    ]
+    near = did_you_mean(wanted.pattern.strip("*"), names) if wanted.pattern else ""
+    return f"no published weights are like that{near}: `maskclip models` lists all"
+
+
+def _print_rest() -> None:
+    """Print what has no published weights, and where the students are."""
+    from maskclip.cli.console import print_line
+    from maskclip.clip.catalog import not_read, without_weights
+
+    print_line()
+    print_line(f"No published weights, for --weights FILE: {', '.join(without_weights())}")
+    if unread := not_read():
+        print_line(f"No dense reading: {', '.join(unread)}")
+    print_line("Networks of students: `maskclip models --students`")
+
+
+def _as_json(weights: Weights) -> dict[str, object]:
+    architecture, _, tag = weights.name.partition(":")
+    return {
+        "name": weights.name,
+        "architecture": architecture,
+        "tag": tag,
+        "family": weights.family,
+        "image_size": weights.image_size,
+        "parameters": weights.parameters,
+        "bytes": weights.size,
+        "bytes_are_estimated": weights.size is not None and weights.path is None,
+        "license": weights.license,
+        "license_source": weights.source,
+        "commercial": weights.commercial,
+        "repository": weights.repository,
+        "path": None if weights.path is None else str(weights.path),
+    }
 
 
 def _students() -> list[tuple[str, str]]:

@@ -27,10 +27,6 @@ from maskclip.core.config import SHORT_SIDES, own_refinement
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief, parse_json
 
-EMBEDDED = ("emoji-rn", "emoji-vit")
-ALIASES = {"emoji": "emoji-rn"}
-"""`emoji` is the better of the two (docs/models.md)."""
-
 _TABLE = "token_embedding.weight"
 _WORDS = 49_408  # of CLIP's tokenizer
 # The numbers of a configuration: what each may be. A text tower of at least one block makes its

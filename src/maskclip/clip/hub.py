@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
 import re
 import shutil
 import socket
@@ -29,6 +30,10 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _UNFINISHED = ".unfinished"
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip calls the weights of a repository, the best first."""
 
 
 class DownloadError(OSError):
@@ -118,6 +123,27 @@ def hub_address() -> str:
     from huggingface_hub.constants import ENDPOINT
 
     return ENDPOINT
+
+
+def hub_files(pretrained: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the repository of a tag's weights, and the files that they may be, the best first.
+
+    Args:
+        pretrained: what open_clip says of a tag: `hf_hub`, the repository and maybe a file of it.
+    """
+    hub = pretrained.get("hf_hub", "")
+    if not hub:
+        return "", []
+    repository, file = os.path.split(hub)
+    if not file:
+        return repository, list(WEIGHTS)
+    return repository, list(dict.fromkeys([str(Path(file).with_suffix(".safetensors")), file]))
+
+
+def url_cache(pretrained: Mapping[str, Any]) -> Path | None:
+    """Return where OpenAI's client and open_clip cache a file fetched by its own address."""
+    name = pretrained.get("url", "").rpartition("/")[2]
+    return Path("~/.cache/clip").expanduser() / name if name else None
 
 
 def check_reachable(address: str = "") -> None:

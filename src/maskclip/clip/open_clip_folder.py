@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.clip.checkpoint import WeightsError
-from maskclip.clip.hub import DownloadError, cache_folder, cached_file, hub_file
+from maskclip.clip.hub import WEIGHTS, DownloadError, cache_folder, cached_file, hub_file
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD, Statistics
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.text import brief, read_json
 
 PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip calls the weights of a folder, the best first."""
-
 _WHAT = "a configuration of open_clip"
 _LARGEST_CONFIG = 1 << 20  # bytes; those of open_clip have one thousand
 

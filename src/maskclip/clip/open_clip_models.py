@@ -259,6 +259,22 @@ def _build(config: dict[str, Any]) -> nn.Module:
     return model.eval()
 
 
+def count_parameters(architecture: str) -> int | None:
+    """Return how many parameters an architecture of open_clip has; no memory is taken for them.
+
+    None where its text tower is of transformers, and its configuration is not on this machine.
+    """
+    config = model_config(architecture)
+    try:
+        words = TokenizerSource(model=architecture, text=config["text_cfg"])
+        config["text_cfg"] = text_config(words)
+        with torch.device("meta"):
+            model = _build(config)
+    except MaskCLIPError:
+        return None
+    return sum(value.numel() for value in model.parameters())
+
+
 def build_described(config: dict[str, Any], state: StateDict, *, source: str) -> OpenCLIP:
     """Build the model and tokenizer of a configuration and its weights.
 

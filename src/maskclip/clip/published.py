@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from maskclip.clip.hub import (
     cached_file,
     fetch_address,
     hub_file,
+    hub_files,
+    url_cache,
 )
-from maskclip.clip.open_clip_folder import WEIGHTS
 from maskclip.clip.towers import UnsupportedTowerError, adapter_for
 from maskclip.core.errors import did_you_mean
 from maskclip.core.text import brief
@@ -134,7 +134,7 @@ def cached_path(architecture: str, tag: str) -> Path | None:
         found = cached_file(repository, file)
         if found is not None:
             return found
-    legacy = _url_cache(pretrained)
+    legacy = url_cache(pretrained)
     return legacy if legacy is not None and legacy.is_file() else None
 
 
@@ -174,7 +174,7 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any], wh
         what = f"{repository}/{files[0]}"
         where: Path | None = cache_folder(repository)
     else:
-        what, where = pretrained["url"], _url_cache(pretrained)
+        what, where = pretrained["url"], url_cache(pretrained)
     return (
         f"the weights of {architecture}:{tag} ({what}) are not on this machine and cannot be "
         f"downloaded ({why}); they would be cached in {where}. Give a local file for "
@@ -182,20 +182,9 @@ def _cannot_download(architecture: str, tag: str, pretrained: dict[str, Any], wh
     )
 
 
-def hub_files(pretrained: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return the repository of a tag's weights, and the files that they may be, the best first."""
-    hub = pretrained.get("hf_hub", "")
-    if not hub:
-        return "", []
-    repository, file = os.path.split(hub)
-    if not file:
-        return repository, list(WEIGHTS)
-    return repository, list(dict.fromkeys([str(Path(file).with_suffix(".safetensors")), file]))
-
-
 def _from_address(pretrained: dict[str, Any]) -> Path:
     """Download weights that have an address of their own, which may hold their hash."""
-    url, target = pretrained["url"], _url_cache(pretrained)
+    url, target = pretrained["url"], url_cache(pretrained)
     assert target is not None
     parts = urlparse(url).path.split("/")
     digest = ""
@@ -205,9 +194,3 @@ def _from_address(pretrained: dict[str, Any]) -> Path:
         digest = Path(parts[-1]).stem.rpartition("-")[2]
     fetch_address(url, target, digest=digest)
     return target
-
-
-def _url_cache(pretrained: dict[str, Any]) -> Path | None:
-    """Return where OpenAI's client and open_clip cache a file fetched by address."""
-    url = pretrained.get("url", "")
-    return Path("~/.cache/clip").expanduser() / Path(urlparse(url).path).name if url else None

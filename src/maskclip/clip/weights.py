@@ -19,8 +19,6 @@ from torch import nn
 
 from maskclip.clip.checkpoint import WeightsError, one_line, read_checkpoint
 from maskclip.clip.embedded import (
-    ALIASES,
-    EMBEDDED,
     describes_itself,
     from_checkpoint,
     light_tower,
@@ -29,7 +27,7 @@ from maskclip.clip.embedded import (
 from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.open_clip_folder import CONFIG, names_folder
-from maskclip.core.config import DEFAULT_MODEL, ModelConfig
+from maskclip.core.config import ALIASES, DEFAULT_MODEL, EMBEDDED, ModelConfig
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.text import brief
 

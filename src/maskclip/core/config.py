@@ -15,6 +15,10 @@ from maskclip.core.text import brief
 
 DEFAULT_MODEL = "ViT-B-16:openai"
 
+EMBEDDED = ("emoji-rn", "emoji-vit")
+"""The CLIPs that come with the package (`clip.embedded`)."""
+ALIASES = {"emoji": "emoji-rn"}
+"""Other names of theirs; `emoji` is the better of the two (docs/models.md)."""
 PREVIEWS = ("photo",)
 """The previews without CLIP, by name: classifiers of photographs (`maskclip.imagenet`)."""
 

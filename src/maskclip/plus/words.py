@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import (
     MEMORY_BYTES,
@@ -25,7 +24,7 @@ from maskclip.clip.prompts import (
     text_rows,
 )
 from maskclip.clip.weights import load_clip
-from maskclip.core.config import PREVIEWS
+from maskclip.core.config import ALIASES, EMBEDDED, PREVIEWS
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskclip.clip.embedded import ALIASES, EMBEDDED
 from maskclip.clip.open_clip_folder import names_folder
 from maskclip.clip.prompts import OnWord
 from maskclip.core.config import (
+    ALIASES,
     DEFAULT_OPTIONS,
+    EMBEDDED,
     PREVIEWS,
     ModelConfig,
     Options,

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from maskclip.clip.embedded import ALIASES, EMBEDDED
-from maskclip.core.config import DEFAULT_MODEL, DEFAULT_OPTIONS, PREVIEWS, ModelConfig, Options
+from maskclip.core.config import (
+    ALIASES,
+    DEFAULT_MODEL,
+    DEFAULT_OPTIONS,
+    EMBEDDED,
+    PREVIEWS,
+    ModelConfig,
+    Options,
+)
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import AUTO
 from maskclip.core.text import brief
