@@ -87,12 +87,12 @@ def refinements(how: Namespace) -> list[list[str]]:
     seeded = torch.Generator().manual_seed(1)
     maps = torch.rand(1, 21, *grid, generator=seeded).to(how.device)
     rows = torch.nn.functional.normalize(torch.rand(21, 512, generator=seeded), dim=1)
-    rows = rows.to(how.device)
+    own = refinement.own_weights(rows.to(how.device))
     large = torch.nn.functional.interpolate(maps, how.size, mode="bilinear")
     runs = {
         "clean": lambda: clean.encode(batch),
         "pamr": lambda: refinement.pamr(maps, batch),
-        "tlp": lambda: refinement.propagate(large, batch, rows),
+        "tlp": lambda: refinement.propagate(large, batch, own),
     }
     times = in_turn(runs, how.repeats, clock=how.clock)
     lines = [[name, spans(times[name]), ratios(times, name, "clean")] for name in runs]

@@ -262,13 +262,13 @@ def test_pamr(path, group):
 @pytest.mark.parametrize(("path", "group"), discovered("pearl.npz", "out_iter10"))
 def test_propagation(path, group):
     arrays = {name: torch.from_numpy(value) for name, value in read(path, group).items()}
-    rows = read_rows(GOLDEN["full"], "vit_tiny")
+    own = refinement.own_weights(read_rows(GOLDEN["full"], "vit_tiny"))
     grid = int(group.rpartition("grid")[2])
     for name, iterations, tolerance in (("out_iter10", 10, 1e-6), ("out", 25, 1e-4)):
         std = arrays["image"].new_tensor(refinement.CLIP_STD)[:, None, None]
         picture = arrays["image"] * std  # the golden one is normalised
         ours = refinement.propagate(
-            arrays["logits"], picture, rows, grid=grid, iterations=iterations
+            arrays["logits"], picture, own, grid=grid, iterations=iterations
         )
         np.testing.assert_allclose(ours, arrays[name], rtol=0, atol=tolerance)
 

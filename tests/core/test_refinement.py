@@ -56,19 +56,20 @@ def test_propagation_solves_its_system():
     image = torch.rand(2, 3, 12, 10, generator=generator)
     maps = torch.rand(2, 3, 12, 10, generator=generator)
     rows = F.normalize(torch.rand(3, 8, generator=generator), dim=1)
-    solved = refinement.propagate(maps, image, rows, iterations=200)
-    longer = refinement.propagate(maps, image, rows, iterations=300)
+    own = refinement.own_weights(rows)
+    solved = refinement.propagate(maps, image, own, iterations=200)
+    longer = refinement.propagate(maps, image, own, iterations=300)
     torch.testing.assert_close(solved, longer, rtol=1e-4, atol=1e-5)
-    alone = [refinement.propagate(maps[i : i + 1], image[i : i + 1], rows) for i in (0, 1)]
+    alone = [refinement.propagate(maps[i : i + 1], image[i : i + 1], own) for i in (0, 1)]
     torch.testing.assert_close(
-        refinement.propagate(maps, image, rows), torch.cat(alone), rtol=1e-4, atol=1e-5
+        refinement.propagate(maps, image, own), torch.cat(alone), rtol=1e-4, atol=1e-5
     )
 
 
 def test_propagation_keeps_what_is_constant():
     maps = torch.tensor([0.2, 0.7])[None, :, None, None].expand(1, 2, 170, 90).contiguous()
-    rows = torch.eye(2)
-    solved = refinement.propagate(maps, two_halves(170, 90), rows)
+    own = refinement.own_weights(torch.eye(2))
+    solved = refinement.propagate(maps, two_halves(170, 90), own)
     torch.testing.assert_close(solved, maps)
 
 

@@ -17,6 +17,7 @@ from maskclip.cli import (
     convert,
     data,
     evaluate,
+    export,
     label,
     lists,
     models,
@@ -70,6 +71,7 @@ app.command("train")(train.train)
 app.command("serve")(serve.serve)
 app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("recipes")(lists.recipes)
 app.command("models")(models.models)
 app.command("methods")(lists.methods)

@@ -117,16 +117,17 @@ def read_words(
 ) -> Vocabulary | None:
     """Return the classes that a model looks for, its background included.
 
-    None is a student's own classes, which need not be given.
+    None are the classes of a student's or of an exported file, which need not be given.
 
     Raises:
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
     from maskclip.core.class_lists import read_background
+    from maskclip.tasks.exported import names_exported
     from maskclip.tasks.without_clip import names_student
 
-    rule, student = read_background(background), names_student(model)
-    if student and not names and file is None and builtin is None:
+    rule, own = read_background(background), names_student(model) or names_exported(model)
+    if own and not names and file is None and builtin is None:
         if rule is not None:
             raise MaskCLIPError(
                 f"--background goes with classes, and {model} takes its own: give those that it is "

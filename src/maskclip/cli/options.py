@@ -282,12 +282,12 @@ def read_options(
     Raises:
         MaskCLIPError: a value is out of its range.
     """
-    from maskclip.core.config import Options, own_refinement, read_refinements
+    from maskclip.core.config import Options, read_refinements
 
     return Options(
         key_smoothing=key_smoothing,
         prompt_denoising=prompt_denoising,
-        refine=read_refinements(refine) if refine else own_refinement(model),
+        refine=read_refinements(refine) if refine else _own_refinement(model),
         refine_size=refine_size,
         pamr_iterations=pamr_iterations,
         pamr_dilations=pamr_dilations,  # type: ignore[arg-type]  # text with commas will do
@@ -296,3 +296,14 @@ def read_options(
         window=window,
         stride=stride,
     )
+
+
+def _own_refinement(model: str) -> tuple[str, ...]:
+    """Return the refinements of a model where none are named: an exported file names its own."""
+    from maskclip.core.config import own_refinement
+
+    if not model.lower().endswith(".onnx"):
+        return own_refinement(model)
+    from maskclip.export.files import read_description
+
+    return read_description(model).refine

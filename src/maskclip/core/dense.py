@@ -5,6 +5,7 @@ Pure functions on tensors. B images, P prompts, K classes, D channels, h x w pos
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from maskclip.core.refinement import (
     PAMR_ITERATIONS,
     add_mean,
     denoise_prompts,
+    own_weights,
     pamr,
     patch_classes,
     probabilities,
@@ -118,6 +120,7 @@ class Scoring:
         refine_size: the short side in px at which the photo refines the maps; None is the size that
             the network saw, 0 that of the labels.
         pamr_iterations, pamr_dilations: of `pamr`; None are the published ones.
+        own: (K,), what `class_agreement` is where the rows do not say what the words mean.
     """
 
     rows: Tensor
@@ -132,6 +135,7 @@ class Scoring:
     refine_size: int | None = None
     pamr_iterations: int | None = None
     pamr_dilations: tuple[int, ...] | None = None
+    own: Tensor | None = None
 
     @property
     def by_photo(self) -> tuple[str, ...]:
@@ -195,7 +199,7 @@ def score(dense: Dense, scoring: Scoring) -> Tensor:
         maps = smooth_keys(
             maps, dense.keys, scoring.key_smoothing, temperature=temperature, method=method
         )
-    return maps if scoring.by_photo else _finished(maps, scoring)
+    return maps if scoring.by_photo else finish(maps, scoring)
 
 
 def read_again(dense: Dense, scoring: Scoring) -> Dense:
@@ -217,8 +221,11 @@ def _compared(features: Tensor, scoring: Scoring) -> Tensor:
     return maps if scoring.prompts_compete else pool_synonyms(maps, scoring.classes)
 
 
-def _finished(maps: Tensor, scoring: Scoring) -> Tensor:
-    """Return the probabilities, where a method enlarges these, with the background's map."""
+def finish(maps: Tensor, scoring: Scoring) -> Tensor:
+    """Return the probabilities, where a method enlarges these, with the background's map.
+
+    `score` does that itself, but for maps that the photo is to refine.
+    """
     smoothed = scoring.key_smoothing is not None
     if scoring.method.upsample == "probabilities" and not smoothed:
         maps = probabilities(maps, scoring.temperature)
@@ -335,14 +342,19 @@ def refine_large(maps: Tensor, photos: Tensor, scoring: Scoring) -> Tensor:
                 dilations=scoring.pamr_dilations or PAMR_DILATIONS,
             )
         else:
-            maps = propagate(maps, photos, _class_rows(scoring))
-    return _finished(maps, scoring)
+            maps = propagate(maps, photos, class_agreement(scoring))
+    return finish(maps, scoring)
 
 
 def _refined_size(geometry: Geometry, short: int | None) -> tuple[int, int]:
     if short is None:
         return geometry.seen
     return fit_within(geometry.output, short=short, long=4 * short) if short else geometry.output
+
+
+def class_agreement(scoring: Scoring) -> Tensor:
+    """Return the weight (K,) of each map's class in agreement, which `tlp` reads off the rows."""
+    return own_weights(_class_rows(scoring)) if scoring.own is None else scoring.own
 
 
 def _class_rows(scoring: Scoring) -> Tensor:
@@ -382,9 +394,13 @@ def pool_synonyms(maps: Tensor, prompt_class: tuple[int, ...]) -> Tensor:
     Returns:
         (B, K, h, w); `maps` itself when every class has one prompt.
     """
-    counts = torch.bincount(torch.tensor(prompt_class)).tolist()
+    counts = list(Counter(prompt_class).values())
     if len(counts) == len(prompt_class):
         return maps
+    if torch.compiler.is_exporting():  # one operation, however many classes there are
+        index = torch.tensor(prompt_class, device=maps.device)[:, None, None].expand_as(maps)
+        pooled = maps[:, : len(counts)].clone()
+        return pooled.scatter_reduce(1, index, maps, "amax", include_self=False)
     return torch.stack([part.amax(dim=1) for part in torch.split(maps, counts, dim=1)], dim=1)
 
 

@@ -131,7 +131,7 @@ def _moved(padded: Tensor, offset: tuple[int, int], reach: int) -> Tensor:
 
 
 def propagate(
-    maps: Tensor, images: Tensor, rows: Tensor, *, grid: int = 80, iterations: int = 25
+    maps: Tensor, images: Tensor, own: Tensor, *, grid: int = 80, iterations: int = 25
 ) -> Tensor:
     """Smooth maps where the photo is smooth and the classes are sure (PEARL's propagation).
 
@@ -141,7 +141,7 @@ def propagate(
     Args:
         maps: (B, K, H, W) similarities.
         images: (B, 3, H, W) RGB in [0, 1]; its channels are weighted as those that CLIP sees.
-        rows: (K, D) the classes' text rows, of unit length.
+        own: (K,), of `own_weights`.
         grid: about how many positions an axis has in the system; images that are larger are
             averaged to it.
         iterations: of conjugate gradients.
@@ -156,7 +156,7 @@ def propagate(
     if cell != (1, 1):
         maps, gray = F.avg_pool2d(maps, cell), F.avg_pool2d(gray, cell)
     probs = maps.softmax(dim=1)
-    own = _own_weights(rows).view(1, -1, 1, 1)
+    own = own.view(1, -1, 1, 1)
     sure = probs.amax(dim=1, keepdim=True).clamp_min(0.05).square()
     sure = sure * (1 + (own * probs.square()).sum(dim=1, keepdim=True))
     across = _ties(gray, probs, own, dim=3)
@@ -175,8 +175,12 @@ def propagate(
     return F.interpolate(solved, size=size, mode="bilinear", align_corners=False)
 
 
-def _own_weights(rows: Tensor) -> Tensor:
-    """Return the weight of each class in agreement: the diagonal of the normalised likeness."""
+def own_weights(rows: Tensor) -> Tensor:
+    """Return the weight (K,) of each class in agreement: the diagonal of the normalised likeness.
+
+    Args:
+        rows: (K, D) the classes' text rows, of unit length.
+    """
     likeness = (rows @ rows.T / 0.5).softmax(dim=1)
     likeness = likeness + 10 * torch.eye(len(rows), device=rows.device)
     return likeness.diagonal() / (likeness.sum(dim=1) + 1e-6)

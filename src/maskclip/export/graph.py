@@ -39,7 +39,7 @@ MOST_BYTES = 2 * 1024**3 - 1024**2
 """Of a graph with its weights: a file of ONNX is one message, of less than 2 GiB."""
 
 _EXAMPLE = (150, 203)  # height x width, px: neither square nor of whole cells
-_NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+_NOISY = ("torch.onnx", "torch.export", "torch.fx", "torch.__trace", "onnxscript", "onnx_ir")
 
 
 class ExportError(MaskCLIPError):

@@ -239,7 +239,7 @@ class DenseClassifier(nn.Module):
 
     def _padded(self, images: Tensor) -> Tensor:
         normalized = normalize_pixels(images, self.mean, self.std)
-        height, width = (-(-side // self.cell) * self.cell for side in images.shape[-2:])
+        height, width = ((s + self.cell - 1) // self.cell * self.cell for s in images.shape[-2:])
         weight = next(self.network.parameters())
         padded = pad_bottom_right(normalized, (height, width))
         return padded.to(weight.dtype, memory_format=torch.channels_last)

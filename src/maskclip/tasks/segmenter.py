@@ -42,6 +42,7 @@ from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
 from maskclip.tasks.photo_segmenter import (
     Classes,
     PhotoSegmenter,
@@ -66,14 +67,14 @@ def load(
     device: str = "auto",
     options: Options = DEFAULT_OPTIONS,
     **settings: Unpack[ModelSettings],
-) -> Segmenter | StudentSegmenter | PreviewSegmenter:
+) -> Segmenter | StudentSegmenter | PreviewSegmenter | ExportedSegmenter:
     """Load a CLIP, a trained student, or the preview without CLIP, as a segmenter.
 
     Args:
         model: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
             model (`emoji`), the preview without CLIP (`photo`), `hf-hub:org/name`, a folder as
             open_clip writes it, a weights file, the file of a student or the run folder of its
-            training; or a `ModelConfig`.
+            training, a file of `maskclip export`; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,
@@ -92,6 +93,8 @@ def load(
         raise MaskCLIPError(f"`options`: expected Options, got {brief(options)}")
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)  # type: ignore[arg-type]
     config = replace(base, **settings)  # type: ignore[arg-type]  # paths become text
+    if names_exported(config.name):
+        return load_exported(config, device=choose_device(device))
     if not names_clip(config.name):
         refuse_settings_of_clip(config)
         where, precision = choose_device(device), config.precision

@@ -26,6 +26,7 @@ from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import BACKGROUND, Background, Vocabulary
+from maskclip.export.files import PROGRAM_SUFFIX, SUFFIX
 from maskclip.imagenet.classifier import (
     SHORT_SIDE,
     DenseClassifier,
@@ -35,6 +36,7 @@ from maskclip.imagenet.classifier import (
 from maskclip.imagenet.words import ids_of
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.plus.words import StudentWords
+from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import (
     Classes,
     PhotoSegmenter,
@@ -43,17 +45,17 @@ from maskclip.tasks.photo_segmenter import (
     with_usable_confidence,
 )
 
-_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".onnx")
 _FEW = 20  # words below which the preview is sure of one of them nearly everywhere
 
 
 def names_clip(name: str) -> bool:
-    """Return whether the name of a model is a CLIP's, neither the preview's nor a student's.
+    """Return whether the name of a model is a CLIP's: no preview's, student's or exported file's.
 
     Raises:
         MaskCLIPError: as `names_student`.
     """
-    return name not in PREVIEWS and not names_student(name)
+    return name not in PREVIEWS and not names_student(name) and not names_exported(name)
 
 
 def names_student(name: str) -> bool:
@@ -68,6 +70,11 @@ def names_student(name: str) -> bool:
         return False
     if Path(name).suffix in _FILES and not Path(name).exists():
         raise MaskCLIPError(f"{name}: no such model file")
+    if Path(name).suffix == PROGRAM_SUFFIX:
+        raise MaskCLIPError(
+            f"{name}: a program of torch.export, which its readers run without maskclip: give the "
+            f"model, or a file exported as {SUFFIX}"
+        )
     if name in {*EMBEDDED, *ALIASES, *PREVIEWS}:
         return False
     if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):

@@ -12,7 +12,7 @@ from PIL import Image
 from maskclip.clip.choice import settle
 from maskclip.clip.prompts import OnWord, template_set
 from maskclip.core.cleaning import drop_unsure
-from maskclip.core.config import PREVIEWS, Options, RefinementValues, ViewValues
+from maskclip.core.config import PREVIEWS, ModelConfig, Options, RefinementValues, ViewValues
 from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
@@ -29,6 +29,7 @@ from maskclip.tasks.evaluation.settings import (
     protocol_notes,
     vocabulary_under,
 )
+from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
 from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
 from maskclip.tasks.segmenter import Segmenter, load
 from maskclip.tasks.voting import Voting
@@ -197,6 +198,27 @@ class PreviewPredictor(ModelPredictor):
 
 
 @dataclass(frozen=True, eq=False)
+class ExportedPredictor(ModelPredictor):
+    """An exported file whose classes are those of a data set."""
+
+    segmenter: ExportedSegmenter
+
+    def metadata(self) -> dict[str, Any]:
+        """Return those of any model, what the file says of itself, and its words."""
+        found = self.segmenter.description
+        return {
+            **super().metadata(),
+            "model": self.segmenter.name,
+            "exported": {"model": found.model, "weights": found.fingerprint},
+            "method": found.method,
+            "templates": found.templates,
+            "prompts": dict(zip(self.vocabulary.names, self.vocabulary.prompts, strict=True)),
+            "background": self.vocabulary.background_rule,
+            "arithmetic": {name: getattr(self.segmenter.method, name) for name in _STUDENT_FIELDS},
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class PredictedFolder:
     """Label images named by image id, as `MaskFolder` finds them; of `PredictedFolder.open`."""
 
@@ -323,9 +345,11 @@ def load_predictor(
 
 def _load_without_clip(
     evaluation: Evaluation, samples: Samples, *, device: str, on_word: OnWord | None
-) -> StudentPredictor | PreviewPredictor:
-    """Load a student, or the preview, and give it the classes of the data set."""
+) -> StudentPredictor | PreviewPredictor | ExportedPredictor:
+    """Load a student, the preview or an exported file, for the classes of the data set."""
     config, protocol = evaluation.model, evaluation.protocol
+    if names_exported(config.name):
+        return _load_exported(evaluation, samples, device=device)
     preview = config.name in PREVIEWS
     options = options_under(protocol, evaluation.options, samples, CLEAN)
     refuse_settings_of_clip(config, templates=default_templates(protocol))
@@ -353,3 +377,25 @@ def _load_without_clip(
     except MaskCLIPError as error:
         raise MaskCLIPError(f"{samples.name}: {error}") from None
     return StudentPredictor(student, own, options, protocol)
+
+
+def _load_exported(evaluation: Evaluation, samples: Samples, *, device: str) -> ExportedPredictor:
+    """Open an exported file, whose classes must be those of the data set."""
+    config, protocol = evaluation.model, evaluation.protocol
+    options = options_under(protocol, evaluation.options, samples, CLEAN)
+    plain = replace(config, precision="float32")
+    if config.templates == default_templates(protocol):
+        plain = replace(plain, templates=ModelConfig(name=config.name).templates)
+    segmenter = load_exported(plain, device=choose_device(device))
+    names, own = samples.vocabulary.names, segmenter.description.vocabulary
+    if own.names != names:
+        raise MaskCLIPError(
+            f"{config.name}: its words are frozen, and its {len(own)} classes are not the "
+            f"{len(names)} of {samples.name}: export the model with those"
+        )
+    if evaluation.background is not None:
+        raise MaskCLIPError(f"{config.name}: its background is frozen: leave the background out")
+    if protocol != "segment":
+        segmenter.method = replace(segmenter.method, upsample="maps", resizes=2)
+    words = segmenter.prepare(options=options)
+    return ExportedPredictor(segmenter, words, options, protocol)

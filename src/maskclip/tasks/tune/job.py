@@ -19,6 +19,7 @@ from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 from maskclip.data.corrections import Corrections
 from maskclip.data.images import load_image
 from maskclip.data.region_folder import RegionFolder
+from maskclip.tasks.exported import names_exported
 from maskclip.tasks.label.finished import FinishedLabels, LabeledPhoto, open_labels
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import load
@@ -133,6 +134,11 @@ def _changes(
     config: ModelConfig, vocabulary: Vocabulary, tries: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """Return what may be tried, by stage: nothing of words where a student has its own classes."""
+    if names_exported(config.name):
+        raise MaskCLIPError(
+            f"{config.name}: its words are frozen, and tuning changes them: tune the model that it "
+            "was exported from"
+        )
     if names_student(config.name):
         if tries:
             raise MaskCLIPError("`tries`: a student knows its own classes, and takes no words")
