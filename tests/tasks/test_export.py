@@ -57,7 +57,7 @@ def test_a_file_is_compared_at_two_sizes_and_says_what_it_is(exported):
     assert found["palette"] == [list(color) for color in WORDS.colors]
     assert (found["background"], found["ignore"], found["short_side"]) == (0.5, 255, 256)
     assert (found["model"], found["method"]) == ("emoji-vit", "naclip")
-    assert (found["license"], found["templates"]) == ("Apache-2.0", "published")
+    assert (found["license"], found["templates"]) == ("apache-2.0", "published")
     assert found["maskclip"] == version("maskclip")
     assert len(found["fingerprint"]) == 16
     assert read_description(out).vocabulary == WORDS

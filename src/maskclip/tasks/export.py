@@ -13,9 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskclip.clip.embedded import ALIASES, EMBEDDED
+from maskclip.clip.catalog import license_of, published_weights
 from maskclip.clip.encoder import DenseCLIP
-from maskclip.core.config import BY_PHOTO, DEFAULT_OPTIONS, ModelConfig, Options
+from maskclip.core.config import (
+    ALIASES,
+    BY_PHOTO,
+    DEFAULT_OPTIONS,
+    EMBEDDED,
+    ModelConfig,
+    Options,
+)
 from maskclip.core.dense import Dense, class_agreement
 from maskclip.core.dense import label as label_maps
 from maskclip.core.dense import score as score_dense
@@ -48,6 +55,7 @@ LEAST = {"fp32": 0.999, "fp16": 0.995}
 """The share of pixels whose labels must be PyTorch's, by precision."""
 
 _SCENES = range(400, 402)  # seeds of the drawn scenes that are compared
+_HUB = "hf-hub:"
 _SMALLEST, _WHOLE = 128, 32  # px, of a side that any network takes
 
 
@@ -196,7 +204,7 @@ def _describe(
         templates=_templates(segmenter),
         model=Path(model.name).name if Path(model.name).exists() else model.name,
         fingerprint=segmenter.fingerprint,
-        license=what.license or _license(model.name),
+        license=what.license or _license(segmenter, model),
         version=version("maskclip"),
         short_side=segmenter.short_side if not options.short_side else options.short_side,
         antialias=method.antialias,
@@ -218,9 +226,16 @@ def _templates(segmenter: PhotoSegmenter) -> str:
     return segmenter.trained.templates if isinstance(segmenter, StudentSegmenter) else "none"
 
 
-def _license(model: str) -> str:
+def _license(segmenter: PhotoSegmenter, model: ModelConfig) -> str:
     """Return the licence of a model's weights: the embedded ones have the package's own."""
-    return "Apache-2.0" if model in EMBEDDED or model in ALIASES else UNKNOWN
+    if model.name in EMBEDDED or model.name in ALIASES:
+        return "apache-2.0"
+    if not isinstance(segmenter, Segmenter) or model.weights is not None:
+        return UNKNOWN
+    if model.name.startswith(_HUB):
+        return license_of(model.name.removeprefix(_HUB).partition("@")[0])[0]
+    name = segmenter.clip.name
+    return next((one.license for one in published_weights() if one.name == name), UNKNOWN)
 
 
 def _by_count(segmenter: PhotoSegmenter) -> int | None:

@@ -23,6 +23,7 @@ from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.files import read_student
 from maskclip.plus.words import takes_words
+from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.without_clip import names_clip, names_student
@@ -72,6 +73,11 @@ def offer(source: str) -> Offer:
         MaskCLIPError: it names a file that there is not, or one of a student that cannot be read.
     """
     takes, own = True, None
+    if names_exported(source):
+        raise MaskCLIPError(
+            f"{source}: its words are frozen, and the page and the service take words: give them "
+            "the model that it was exported from"
+        )
     if names_student(source):
         student = read_student(Path(source))
         kind, takes, own = "student", takes_words(student), student.vocabulary
