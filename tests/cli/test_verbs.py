@@ -20,6 +20,7 @@ VERBS = [
     ("eval",),
     ("convert",),
     ("models",),
+    ("download",),
     ("recipes",),
     ("methods",),
     ("vocabularies",),

@@ -16,6 +16,7 @@ from maskclip.cli import (
     compare,
     convert,
     data,
+    download,
     evaluate,
     export,
     label,
@@ -74,6 +75,7 @@ app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("recipes")(lists.recipes)
 app.command("models")(models.models)
+app.command("download")(download.download)
 app.command("methods")(lists.methods)
 app.command("vocabularies")(lists.vocabularies)
 app.command("doctor")(lists.doctor)

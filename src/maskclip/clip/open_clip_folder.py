@@ -106,11 +106,15 @@ def _file(name: str, repository: str, revision: str, *files: str) -> Path:
         ) from error
 
 
-def is_cached(name: str) -> bool:
-    """Whether the configuration and the weights of a repository are on this machine."""
+def cached_config(name: str) -> dict[str, Any] | None:
+    """Return the configuration of a repository that is on this machine, or None.
+
+    Raises:
+        WeightsError: it is not one that open_clip could have written.
+    """
     repository, revision = split_name(name)
-    here = [cached_file(repository, file, revision=revision) for file in (CONFIG, *WEIGHTS)]
-    return here[0] is not None and any(path is not None for path in here[1:])
+    path = cached_file(repository, CONFIG, revision=revision)
+    return None if path is None else _read(name, path, repository=repository).config
 
 
 def _read(name: str, path: Path, *, repository: str = "", revision: str = "main") -> Folder:
