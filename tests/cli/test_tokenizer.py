@@ -4,6 +4,7 @@ import json
 
 import open_clip
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 import maskclip
 from maskclip.cli import main
 from maskclip.core.config import DEFAULT_OPTIONS
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus.config import StudentConfig
@@ -22,7 +23,14 @@ from tests import tokenizer_folders
 
 pytest.importorskip("transformers", reason="tokenizers of text towers need maskclip[hf]")
 
-VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 32, "patch_size": 8}
+VISION = {
+    "image_size": 32,
+    "timm_model_name": "vit_base_patch16_siglip_224",
+    "timm_model_pretrained": False,
+    "timm_pool": "map",
+    "timm_proj": "none",
+}
 LIKE_SIGLIP = {
     "context_length": 64,
     "vocab_size": 128,
@@ -47,9 +55,15 @@ WORDS = ("-c", "dog", "-c", "grass")
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """Make open_clip know two small architectures."""
+    """Make open_clip know two small architectures, with SigLIP's image tower."""
+    create = timm.create_model
+
+    def smaller(name, **given):
+        return create(name, **{**given, **(SMALL if "siglip" in name else {})})
+
+    monkeypatch.setattr(timm, "create_model", smaller)
     for name, text in (("like-siglip", LIKE_SIGLIP), ("like-nllb", LIKE_NLLB)):
-        config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}
+        config = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}
         if name == "like-siglip":
             config["init_logit_bias"] = -10.0
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
@@ -149,11 +163,17 @@ class TestSegment:
 
     def test_a_language_is_of_nllb_alone(self, photo, siglip, nllb, tmp_path, capsys):
         german = ("--model", "like-nllb", *RANDOM, "--tokenizer", nllb, "--language", "deu_Latn")
-        assert run("segment", photo, *WORDS, *german, "--out", tmp_path / "out") == 0
-        assert "plain are English sentences" in capsys.readouterr().err
         alone = ("--templates", "word")
         assert run("segment", photo, *WORDS, *german, *alone, "--out", tmp_path / "out") == 0
         assert "English" not in capsys.readouterr().err
+        with pytest.warns(MaskCLIPWarning, match="plain are English .* `templates=word`"):
+            maskclip.load(
+                "like-nllb",
+                weights="random",
+                tokenizer=nllb,
+                language="deu_Latn",
+                templates="plain",
+            )
         of_model = ("--model", "like-siglip", *RANDOM, "--tokenizer", siglip)
         assert run("segment", photo, *WORDS, *of_model, "--language", "deu_Latn") == 2
         assert "leave --language out" in error_of(capsys.readouterr())
