@@ -358,3 +358,22 @@ class TestHub:
         monkeypatch.setattr(errors, "find_spec", lambda name: None)
         with pytest.raises(Exception, match=r"needs transformers.*\[hf\]"):
             source("siglip").load()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"d_model": "wide"},
+        {"d_model": -1},
+        {"encoder_attention_heads": 3},
+        {"encoder_layers": None},
+        {"vocab_size": 1e400},
+        {"activation_function": "os.system"},
+    ],
+)
+def test_text_towers_of_a_damaged_configuration_give_one_line(changed, tiny, tmp_path):
+    folder = tokenizer_folders.nllb(tmp_path / "nllb")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(TokenizerError, match=r"^[^\n]*not a configuration of a text tower[^\n]*$"):
+        load_clip(tiny("nllb"), weights="random", tokenizer=str(folder))

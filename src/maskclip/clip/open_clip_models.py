@@ -47,7 +47,7 @@ from maskclip.clip.published import (
     published_config,
     tags,
 )
-from maskclip.clip.tokenizers import TokenizerSource, text_config
+from maskclip.clip.tokenizers import TokenizerSource, building_text, text_config
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
@@ -246,16 +246,13 @@ def _build(config: dict[str, Any]) -> nn.Module:
     """Instantiate open_clip's model of a configuration, in eval mode."""
     config = dict(config)
     custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
-    try:
+    with building_text(config["text_cfg"]):
         if "multimodal_cfg" in config:
             model: nn.Module = open_clip.CoCa(**config)
         elif custom_text:
             model = open_clip.CustomTextCLIP(**config)
         else:
             model = open_clip.CLIP(**config)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"its text tower cannot be built here: {reason}") from error
     return model.eval()
 
 

@@ -37,14 +37,17 @@ VOCABULARY_FILES = (
 )
 """One of these is in each folder of a tokenizer of transformers."""
 
+CONFIG = "config.json"
+"""It says how a text tower of transformers is built."""
+
 OTHER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",
-    "config.json",
+    CONFIG,
 )
-"""What may lie beside it, and is read: the last says how a text tower of transformers is built."""
+"""What may lie beside it, and is read."""
 
 _LARGEST = 256 << 20  # bytes; the tokenizer.json of SigLIP 2 has 34 MB
 _TEXT_MODELS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those that open_clip pools
@@ -158,7 +161,8 @@ class TokenizerSource:
             )
             if language is not None:
                 _set_language(tokenizer.tokenizer, language, folder)
-            found = FolderTokenizer(tokenizer, folder, known=self.text.get("vocab_size"))
+            known = self.text.get("vocab_size") or _read(folder / CONFIG).get("vocab_size")
+            found = FolderTokenizer(tokenizer, folder, known=known)
             found([""])  # damage of some kinds shows at the first text
         return found
 
@@ -215,7 +219,7 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
     text = dict(source.text)
     if "hf_model_name" not in text:
         return text
-    path = source.folder() / "config.json"
+    path = source.folder() / CONFIG
     if source.given is None and not path.is_file():
         with suppress(OSError):
             path = hub_file(text["hf_model_name"], path.name)
@@ -224,13 +228,31 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
             f"{path}: no such file, and {source.model} builds its text tower from it: copy the "
             f"config.json of {text['hf_model_name']} there"
         )
-    kind = read_json(path, "the configuration of a text tower").get("model_type")
+    kind = _read(path).get("model_type")
     if kind not in _TEXT_MODELS:
         raise TokenizerError(
             f"{path}: expected a text tower of the kinds {', '.join(_TEXT_MODELS)}, got "
             f"{brief(kind)}"
         )
     return {**text, "hf_model_name": str(path.parent), "hf_model_pretrained": False}
+
+
+@contextmanager
+def building_text(text: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what is raised while a model is built of a stranger's config.json into one line.
+
+    Args:
+        text: of `text_config`; towers of open_clip's own are not looked after.
+
+    Raises:
+        TokenizerError: in place of any other exception, where transformers builds the text tower.
+    """
+    if "hf_model_name" not in text:
+        yield
+        return
+    file = Path(text["hf_model_name"]) / CONFIG
+    with _one_line(str(file), "configuration of a text tower"):
+        yield
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -261,7 +283,7 @@ def check_folder(folder: Path) -> None:
     for name in there:
         if (folder / name).stat().st_size > _LARGEST:
             raise TokenizerError(f"{folder / name}: more than {_LARGEST >> 20} MiB: no tokenizer's")
-    for name in ("tokenizer_config.json", "config.json"):
+    for name in ("tokenizer_config.json", CONFIG):
         path = folder / name
         if not path.is_file():
             continue
@@ -278,7 +300,7 @@ def check_folder(folder: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path, "settings of a tokenizer")
+        found = read_json(path, "settings of a tokenizer") if path.exists() else {}
     except (MaskCLIPError, OSError) as error:
         raise TokenizerError(str(error)) from None
     if not isinstance(found, dict):
@@ -315,7 +337,7 @@ def _set_language(tokenizer: Any, language: str, folder: Path) -> None:
 
 
 @contextmanager
-def _one_line(source: str) -> Iterator[None]:
+def _one_line(source: str, what: str = "tokenizer") -> Iterator[None]:
     """Turn whatever is raised over a folder, or over settings, into one line that names them."""
     try:
         yield
@@ -327,5 +349,5 @@ def _one_line(source: str) -> Iterator[None]:
             raise
         reason = printable(str(error).strip().partition("\n")[0])[:200]
         raise TokenizerError(
-            f"{source}: not a tokenizer that can be read ({reason or type(error).__name__})"
+            f"{source}: not a {what} that can be used ({reason or type(error).__name__})"
         ) from error
