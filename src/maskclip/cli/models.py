@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,8 +44,12 @@ def models(
     students: Annotated[
         bool, typer.Option("--students", help="List the networks for `maskclip train` instead.")
     ] = False,
+    methods: Annotated[
+        bool,
+        typer.Option("--methods", help="List families, and which methods read each, instead."),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the weights as JSON, for programs.")
+        bool, typer.Option("--json", help="Print the list as JSON, for programs.")
     ] = False,
 ) -> None:
     """List the models with their sizes and licences, or the networks of students.
@@ -64,6 +69,8 @@ def models(
 
     `maskclip models "ViT-B-16*" --family vit --license mit`
 
+    `maskclip models --methods`
+
     `maskclip segment photo.jpg -c dog --model RN50:openai`
     """
     from maskclip.cli.console import print_json, print_line, print_table
@@ -71,6 +78,9 @@ def models(
 
     if students:
         print_table("student", "network (use with `maskclip train --student`)", rows=_students())
+        return
+    if methods:
+        _print_methods(as_json=as_json)
         return
     wanted = catalog.Filter(
         pattern=pattern,
@@ -179,6 +189,31 @@ def _as_json(weights: Weights) -> dict[str, object]:
         "repository": weights.repository,
         "path": None if weights.path is None else str(weights.path),
     }
+
+
+def _print_methods(*, as_json: bool) -> None:
+    """Print which methods read which families of image towers."""
+    from maskclip.cli.console import print_json, print_table
+    from maskclip.clip.readings import families
+
+    if as_json:
+        print_json([{"family": family, **asdict(reading)} for family, reading in families()])
+        return
+
+    rows = [
+        (family, reading.architecture, f"{reading.cell} px", _named(reading.methods()))
+        for family, reading in families()
+    ]
+    print_table("family", "such as", "grid cell", "methods", rows=rows, right=("grid cell",))
+
+
+def _named(methods: list[str]) -> str:
+    from maskclip.core.methods import METHODS
+
+    missing = [name for name in METHODS if name not in methods]
+    if not missing:
+        return f"all {len(METHODS)}"
+    return ", ".join(methods) if len(methods) <= len(missing) else f"all but {', '.join(missing)}"
 
 
 def _students() -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from maskclip.clip.attention import mixes_positions
 from maskclip.clip.towers.base import Seen, UnsupportedMethodError, padded, unsupported
 from maskclip.core.method import Method
 from maskclip.core.methods import for_any_tower
@@ -45,6 +46,8 @@ class FeatureMapTower:
                 "reads a last self-attention, and this model ends in a feature map: choose a ViT, "
                 "as ViT-B-16, or a method for both: clean, published or baseline",
             )
+        if mixes_positions(method.pool):
+            raise unsupported(method, "mixes within an attention pool, which this network has not")
         if keys:
             raise UnsupportedMethodError(
                 "this model ends in a feature map, without keys: drop key smoothing, or choose a "
