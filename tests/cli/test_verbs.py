@@ -10,6 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from maskclip.cli import console, main
+from maskclip.clip import acceleration
+from maskclip.core import probe
 from maskclip.core.methods import COSTS, METHODS, SOURCES, for_any_tower, needed_blocks
 from maskclip.core.vocabulary import Vocabulary, builtin_names
 from tests.conftest import ROOT
@@ -147,6 +149,15 @@ def test_doctor_says_what_a_bug_report_needs(capsys):
     printed = capsys.readouterr().out
     for part in ("python", "torch", "open_clip_torch", "cpu", "cache of weights", "emoji-rn"):
         assert part in printed
+
+
+def test_doctor_measures_what_is_faster_here(capsys):
+    assert main(["doctor", "--benchmark"]) == 0
+    printed = capsys.readouterr().out
+    recorded = json.loads(probe.record_path().read_text())
+    for found in acceleration.PROBES:
+        assert f"{recorded[next(iter(recorded))][found.name]:.2f}" in printed
+        assert found.way.split()[0] in printed
 
 
 def test_scenes_are_a_data_set_in_the_layout_of_voc(tmp_path, capsys):

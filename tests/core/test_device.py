@@ -1,6 +1,7 @@
 import contextlib
 import socket
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ LARGE, SMALL = 86_000_000, 2_000_000
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_auto_is_bfloat16_where_it_pays_and_never_for_small_networks(monkeypatch, pays):
-    monkeypatch.setattr(module, "_bfloat16_pays", lambda: pays)
+    monkeypatch.setattr(module, "BFLOAT16", Mock(pays=lambda: pays))
     expected = torch.bfloat16 if pays else torch.float32
     assert choose_precision("auto", CPU, parameters=LARGE) == expected
     assert choose_precision("auto", CPU, parameters=SMALL) == torch.float32
@@ -49,10 +50,6 @@ def test_want_of_memory_is_known_whatever_raises_it():
 @pytest.mark.skipif(sys.platform != "linux", reason="known on Linux only")
 def test_free_memory_is_less_than_all():
     assert 0 < free_memory() < 2**46
-
-
-def test_the_probe_decides():
-    assert isinstance(module._bfloat16_pays(), bool)
 
 
 def test_a_precision_that_is_named_is_taken():

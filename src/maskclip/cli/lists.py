@@ -228,12 +228,21 @@ def _one_decimal(score: float | None) -> str:
     return "" if score is None else f"{score + 1e-9:.1f}"
 
 
-def doctor() -> None:
+def doctor(
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark",
+            help="Also measure what is computed in the faster of two ways here, and record it: "
+            "for a quiet moment.",
+        ),
+    ] = False,
+) -> None:
     """Show versions, devices, caches and downloaded weights, for bug reports.
 
     **Example**
 
-    `maskclip doctor`
+    `maskclip doctor --benchmark`
     """
     from maskclip.cli.console import print_table
 
@@ -245,6 +254,18 @@ def doctor() -> None:
         *_weights(),
     ]
     print_table("what", "found", rows=rows)
+    if benchmark:
+        print_table("faster on this CPU?", "of the time", "chosen", rows=_measured())
+
+
+def _measured() -> list[tuple[str, str, str]]:
+    """Measure anew what is chosen by speed, and record it for all commands from now on."""
+    from maskclip.clip.acceleration import PROBES
+
+    return [
+        (probe.way, f"{probe.ratio(anew=True):.2f}", "yes" if probe.pays() else "no")
+        for probe in PROBES
+    ]
 
 
 def _packages() -> list[tuple[str, str]]:

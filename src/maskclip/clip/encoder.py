@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from maskclip.clip.acceleration import (
+    PLAIN,
+    Accelerated,
+    Ways,
+    best_ways,
+    fold_quick_gelu,
+)
 from maskclip.clip.model import DEFAULT_TEMPERATURE, CLIPModel, shared_copy
 from maskclip.clip.proxy import Proxy
 from maskclip.clip.towers import build_tower
 from maskclip.core.dense import Again, Dense
+from maskclip.core.device import LARGE
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import with_proxy
+
+_PIXELS_AT_ONCE = 2 * 512**2
+"""Of a batch, what a CPU is given at once: more would leave its caches (benchmarks/encoder.py)."""
 
 
 class DenseCLIP(nn.Module):
@@ -32,6 +45,7 @@ class DenseCLIP(nn.Module):
         proxy: the network whose patches' likeness the kernel `proxy` takes.
 
     Attributes:
+        ways: how it computes, after `prepare`.
         cell: pixels between two grid positions: the patch of a ViT, 32 or 64 for other towers.
         normalize: that features are compared by cosine.
         class_token: whether the tower has one.
@@ -61,6 +75,8 @@ class DenseCLIP(nn.Module):
         self.proxy = None if proxy is None else shared_copy(proxy)
         self.visual = shared_copy(visual)
         self.method = method
+        self.ways = PLAIN
+        self._at_once: int | None = None  # pixels
         self.tower = build_tower(self.visual, method)
         self.cell = self.tower.cell
         self.class_token = self.tower.class_token
@@ -84,18 +100,37 @@ class DenseCLIP(nn.Module):
         )
         return encoder.eval()
 
-    def prepare(self, dtype: torch.dtype) -> None:
+    def prepare(self, dtype: torch.dtype, *, ways: Ways | None = None) -> None:
         """Make the tower as fast as it gets for inference in `dtype`; it cannot be trained then.
 
         Branches are merged and BatchNorms folded in the precision that the weights have, and
         weights laid out as the family runs fastest.
+
+        Args:
+            dtype: of weights and features.
+            ways: how it computes. By default as is fastest on this machine's CPU, by what was
+                measured there; as torch does by itself on other devices, and in networks that are
+                too small to gain.
         """
+        weights = list(self.visual.parameters())
+        large = sum(weight.numel() for weight in weights) >= LARGE
+        large_on_cpu = large and weights[0].device.type == "cpu"
+        self._at_once = _PIXELS_AT_ONCE if large_on_cpu else None
+        self.ways = ways or (best_ways(dtype) if large_on_cpu else PLAIN)
         merge_branches(self.visual)
         fold_batch_norms(self.visual)
+        if self.ways.silu:
+            fold_quick_gelu(self.visual)
         self.visual.to(memory_format=self.tower.layout).to(dtype)
         if self.proxy is not None:
             self.proxy.network.to(dtype)
         self.eval()
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Return the context in which torch computes in the encoder's ways."""
+        if self.ways == PLAIN or torch.compiler.is_exporting():
+            return nullcontext()
+        return Accelerated(self.ways)
 
     def check_keys(self) -> None:
         """Refuse what needs keys, where the tower has none under its method.
@@ -134,9 +169,18 @@ class DenseCLIP(nn.Module):
         """
         if keys:
             self.check_keys()
+        if self._at_once is None or torch.compiler.is_exporting():
+            return self._encode(images, keys=keys, image=image)
+        parts = torch.split(images, max(1, self._at_once // max(1, math.prod(images.shape[2:]))))
+        if len(parts) == 1:
+            return self._encode(images, keys=keys, image=image)
+        return Dense.join([self._encode(part, keys=keys, image=image) for part in parts])
+
+    def _encode(self, images: Tensor, *, keys: bool, image: bool) -> Dense:
         normalized = self._normalize(images)
-        vectors = None if self.proxy is None else self.proxy(unit_pixels(images), self.cell)
-        seen = self.tower.dense(normalized, keys=keys, image=image, proxy=vectors)
+        with self._computing():
+            vectors = None if self.proxy is None else self.proxy(unit_pixels(images), self.cell)
+            seen = self.tower.dense(normalized, keys=keys, image=image, proxy=vectors)
         covered = self._covered(images, seen.features)
         again = None if seen.read is None else Again(images, seen.parts or {}, seen.read)
         return Dense(seen.features, seen.keys, covered, seen.image, again)
@@ -146,12 +190,14 @@ class DenseCLIP(nn.Module):
 
         Their grids span what `covered` says, as that of the features does. ViTs have none.
         """
-        finer, features = self.tower.staged(self._normalize(images))
+        with self._computing():
+            finer, features = self.tower.staged(self._normalize(images))
         return finer, Dense(features, None, self._covered(images, features))
 
     def pool(self, images: Tensor) -> Tensor:
         """Return CLIP's ordinary image embeddings (B, D), of images of any size."""
-        return self.tower.pooled(self._normalize(images))
+        with self._computing():
+            return self.tower.pooled(self._normalize(images))
 
     def _covered(self, images: Tensor, features: Tensor) -> tuple[int, int]:
         """Return the (height, width) in px that the grid of features spans."""

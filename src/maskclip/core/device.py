@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import sys
@@ -10,13 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.probe import Probe, Run, processor
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -25,8 +24,9 @@ PRECISIONS = {
 }
 
 
-_LARGE = 10_000_000  # parameters: CLIP's smallest image tower has 38 million
-_LEAST_GAIN = 1.25  # labels differ a little in bfloat16, so it has to be worth it
+LARGE = 10_000_000
+"""Parameters from which on a network is worth preparing: CLIP's smallest image tower has 38
+million."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -74,26 +74,23 @@ def choose_precision(name: str, device: torch.device, *, parameters: int) -> tor
         with torch.cuda.device(device):  # V100 and T4 only emulate it, slower than float32
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and parameters >= _LARGE and _bfloat16_pays()
+        fast = device.type == "cpu" and parameters >= LARGE and BFLOAT16.pays()
     return torch.bfloat16 if fast else torch.float32
 
 
-@lru_cache(maxsize=1)
-def _bfloat16_pays() -> bool:
-    """Multiply matrices of a transformer's size in both precisions; the best of a few counts.
-
-    Processors with instructions for bfloat16 take about half the time, others several times it.
-    """
-    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+def _products() -> tuple[Run, Run]:
+    """Return matrix products of a transformer's size, in float32 and in bfloat16."""
     generator = torch.Generator().manual_seed(0)
-    tokens, weights = (torch.randn(side, 768, generator=generator) for side in (1024, 768))
-    for _ in range(4):
-        for dtype in best:
-            a, b = tokens.to(dtype), weights.to(dtype)
-            start = time.perf_counter()
-            a @ b.T
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.bfloat16] * _LEAST_GAIN < best[torch.float32]
+    tokens, weights = (torch.randn(side, 768, generator=generator) for side in (256, 768))
+    narrow = [x.bfloat16() for x in (tokens, weights)]
+    return lambda: tokens @ weights.T, lambda: narrow[0] @ narrow[1].T
+
+
+BFLOAT16 = Probe(
+    "bfloat16", "products in bfloat16 by `precision=auto`, not in float32", most=0.8, runs=_products
+)
+"""Processors with instructions for it take about half the time, others several times it. Labels
+differ a little, so it has to be worth it."""
 
 
 # What CUDA, cuBLAS, cuDNN, MPS, NumPy and torch's allocator for the CPU say when memory is short.
@@ -123,21 +120,12 @@ def machine(device: torch.device) -> dict[str, Any]:
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "processes": torch.distributed.get_world_size() if shared else 1,
         "gpu": "Apple GPU" if device.type == "mps" else gpu,
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 @dataclass
