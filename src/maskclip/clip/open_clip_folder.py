@@ -21,6 +21,7 @@ from maskclip.core.text import brief, read_json
 PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
 _WHAT = "a configuration of open_clip"
+_OWN_WORDS = 49_408  # tokens of CLIP's own tokenizer
 _LARGEST_CONFIG = 1 << 20  # bytes; those of open_clip have one thousand
 
 Check = Callable[[Any], Any]
@@ -65,11 +66,13 @@ class Folder:
         return found[0]
 
     def tokenizer(self) -> Path | None:
-        """Return the folder if the files of a tokenizer lie in it, else None."""
+        """Return the folder if its model needs a tokenizer whose files lie in it, else None."""
         from maskclip.clip.tokenizers import VOCABULARY_FILES  # which imports open_clip
 
+        if self.repository or not _named_tokenizer(self.config["text_cfg"]):
+            return None
         has_one = any((self.path / name).is_file() for name in VOCABULARY_FILES)
-        return self.path if has_one and not self.repository else None
+        return self.path if has_one else None
 
 
 def names_folder(name: str) -> bool:
@@ -123,6 +126,7 @@ def _read(name: str, path: Path, *, repository: str = "", revision: str = "main"
         raise WeightsError(f"{path}: expected {_WHAT}, got {brief(found)}")
     try:
         config = check_config(found.get("model_cfg", found))
+        _check_words(config["text_cfg"])
         mean, std = _statistics(found.get("preprocess_cfg", {}))
     except MaskCLIPError as error:
         raise WeightsError(f"{path}: {error}") from None
@@ -150,6 +154,21 @@ def check_config(config: Any) -> dict[str, Any]:
     else:
         vision.setdefault("layers", 12)
     return found
+
+
+def _check_words(text: Mapping[str, Any]) -> None:
+    """Refuse a text tower of other words than CLIP's own, whose tokenizer is not named."""
+    words = text.get("vocab_size", _OWN_WORDS)
+    if words != _OWN_WORDS and not _named_tokenizer(text):
+        raise MaskCLIPError(
+            f"text_cfg.vocab_size: expected the {_OWN_WORDS:,} tokens of CLIP's own tokenizer, or "
+            f"hf_tokenizer_name, got {words:,}"
+        )
+
+
+def _named_tokenizer(text: Mapping[str, Any]) -> str | None:
+    """Return the repository of the tokenizer that a text tower needs; None is CLIP's own."""
+    return text.get("hf_tokenizer_name") or text.get("hf_model_name") or None
 
 
 def _check_timm(name: str) -> None:

@@ -52,7 +52,6 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 RANDOM = "random"
 RANDOM_SEED = 0
-_OWN_WORDS = 49_408  # tokens of CLIP's own tokenizer
 _MOST_WEIGHTS = 20_000_000_000  # of a model; the largest of open_clip has 5
 
 
@@ -115,26 +114,18 @@ def load_folder(
     """Load a folder as open_clip writes it, or a repository of the hub; arguments as `load_clip`.
 
     Raises:
-        WeightsError: it is not to be had, its configuration is not open_clip's, or its weights do
-            not fit that.
+        WeightsError: it is not to be had, not open_clip's, or its weights do not fit.
         UnsupportedTowerError: the image tower has no dense reading.
     """
     folder = read_folder(name)
     config, about = folder.config, folder.path / CONFIG
     check_read(config, str(about))
-    text = config["text_cfg"]
-    needs_one = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-    if not needs_one and text.get("vocab_size", _OWN_WORDS) != _OWN_WORDS:
-        raise WeightsError(
-            f"{about}: text_cfg.vocab_size: expected the {_OWN_WORDS:,} tokens of CLIP's own "
-            f"tokenizer, or hf_tokenizer_name, got {text['vocab_size']:,}"
-        )
-    given = Path(tokenizer) if tokenizer is not None else folder.tokenizer() if needs_one else None
-    words = TokenizerSource(model=name, text=text, given=given, language=language)
+    given = folder.tokenizer() if tokenizer is None else Path(tokenizer)
+    words = TokenizerSource(model=name, text=config["text_cfg"], given=given, language=language)
     config["text_cfg"] = text_config(words)
     with one_line(about, "configuration of a CLIP"), torch.device("meta"):
-        shapes = _build(config)
-    if sum(value.numel() for value in shapes.state_dict().values()) > _MOST_WEIGHTS:
+        count = sum(value.numel() for value in _build(config).state_dict().values())
+    if count > _MOST_WEIGHTS:
         raise WeightsError(f"{about}: expected a CLIP of at most {_MOST_WEIGHTS:,} weights")
     path = Path(weights) if weights is not None else folder.weights()
     if weights == RANDOM:
@@ -257,9 +248,9 @@ def _build(config: dict[str, Any]) -> nn.Module:
 
 
 def count_parameters(architecture: str) -> int | None:
-    """Return how many parameters an architecture of open_clip has; no memory is taken for them.
+    """Return how many parameters an architecture has; no memory is taken for them.
 
-    None where its text tower is of transformers, and its configuration is not on this machine.
+    None where its text tower is of transformers, whose configuration is not on this machine.
     """
     config = model_config(architecture)
     try:
