@@ -1,6 +1,8 @@
 """Verbs that take words, with a model whose words are read by a tokenizer of transformers."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -14,11 +16,14 @@ from maskclip.cli import main
 from maskclip.core.config import DEFAULT_OPTIONS
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.emoji.scenes import draw_scene
+from maskclip.emoji.scenes import EmojiScenes, draw_scene
 from maskclip.plus.config import StudentConfig
 from maskclip.plus.files import TrainedStudent, read_student, save_student
 from maskclip.plus.student import build_student
+from maskclip.tasks.label.finished import open_labels
 from maskclip.tasks.photos import score_photo
+from maskclip.tasks.run_folder import begin, compare, run_config
+from maskclip.trainings import own_training
 from tests import tokenizer_folders
 
 pytest.importorskip("transformers", reason="tokenizers of text towers need maskclip[hf]")
@@ -190,6 +195,8 @@ class TestLabel:
         settings = json.loads((out / "report.json").read_text())["settings"]
         assert settings["language"] == "deu_Latn"
         assert len(settings["tokenizer"]) == 16
+        opened = open_labels(out).model(weights="random", tokenizer=str(nllb))  # as tune does
+        assert (opened.language, opened.tokenizer) == ("deu_Latn", str(nllb))
         assert run(*begun, *german) == 0
         capsys.readouterr()
         assert run(*begun, "--tokenizer", nllb, "--language", "fra_Latn") == 2
@@ -243,3 +250,23 @@ def test_a_students_new_words_are_read_by_its_clips_tokenizer(photo, nllb, tmp_p
         maskclip.load(path, language="deu_Latn")
     with pytest.raises(MaskCLIPError, match="`tokenizer`: all of these are"):
         maskclip.load(path, tokenizer=nllb).segment(photo, ["dog"])
+
+
+def test_a_training_goes_on_with_the_same_tokenizer_wherever_it_lies(nllb, tmp_path):
+    samples = EmojiScenes(size=32, seeds=range(2))
+    own = own_training("emoji", "like-nllb", classes=len(samples.vocabulary))
+
+    def config(folder, **teacher):
+        given = replace(own.teacher, tokenizer=str(folder), **teacher)
+        return run_config(replace(own, teacher=given), samples)
+
+    run = tmp_path / "run"
+    run.mkdir()
+    begin(run, config(nllb), samples)
+    moved = shutil.copytree(nllb, tmp_path / "moved")
+    assert not compare(run, config(moved), samples).changes
+    (moved / "tokenizer.json").write_text("{}")
+    with pytest.raises(MaskCLIPError, match=r"another training: files\.teacher\.tokenizer"):
+        compare(run, config(moved), samples)
+    with pytest.raises(MaskCLIPError, match=r"another training: teacher\.language"):
+        compare(run, config(nllb, language="deu_Latn"), samples)

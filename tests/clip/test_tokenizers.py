@@ -280,6 +280,22 @@ class TestFolders:
         with pytest.raises(TokenizerError, match="knows 40 tokens"):
             TokenizerSource(model="tiny", text=text, given=made.given).load()(["a cat"])
 
+    def test_that_mark_no_end_of_a_text_are_refused(self, source):
+        made = source("gemma")
+        path = made.given / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "add_eos_token": False}))
+        file = made.given / "tokenizer.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
+        with pytest.raises(TokenizerError, match=r"neither the start nor the end.*SigLIP2"):
+            made.load()
+
+    def test_that_fill_up_on_the_left_fill_up_on_the_right(self, source):
+        made = source("gemma")
+        path = made.given / "tokenizer_config.json"
+        expected = made.load()(["a dog"])
+        path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+        assert torch.equal(made.load()(["a dog"]), expected)
+
     @pytest.mark.parametrize("key", ["tokenizer_config.json", "config.json"])
     @pytest.mark.parametrize(
         "written",

@@ -159,11 +159,18 @@ class TokenizerSource:
                 local_files_only=True,
                 trust_remote_code=False,
             )
+            tokenizer.tokenizer.padding_side = "right"  # as all these towers were trained
             if language is not None:
                 _set_language(tokenizer.tokenizer, language, folder)
             known = self.text.get("vocab_size") or _read(folder / CONFIG).get("vocab_size")
             found = FolderTokenizer(tokenizer, folder, known=known)
             found([""])  # damage of some kinds shows at the first text
+            if not found.special_tokens and not self.text.get("tokenizer_mode"):
+                raise TokenizerError(
+                    f"{folder}: it marks neither the start nor the end of a text, and text towers "
+                    "are trained with one of them: its files are not those of "
+                    f"{self.repository}"
+                )
         return found
 
 
