@@ -1,10 +1,17 @@
 import onnxruntime
 import pytest
+import timm
 import torch
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core.methods import METHODS
-from maskclip.export.graph import MOST_BYTES, ExportError, build_graph, encoder_graph
+from maskclip.export.graph import (
+    MOST_BYTES,
+    ExportError,
+    build_graph,
+    encoder_graph,
+    with_fixed_padding,
+)
 
 SIZES = [(1, 64, 64), (3, 97, 131), (2, 33, 203)]
 
@@ -58,3 +65,15 @@ def test_what_cannot_be_traced_and_what_is_too_large_is_one_line():
         large = torch.nn.Linear(1 << 10, MOST_BYTES >> 11)
     with pytest.raises(ExportError, match=r"has 4.3 GB of weights"):
         build_graph(large, ["maps"])
+
+
+def test_padding_by_leftovers_is_fixed_where_nothing_is_left_over():
+    layers = [timm.layers.create_conv2d(3, 4, 3, stride=2, padding="same")]
+    layers += [timm.layers.create_conv2d(4, 4, size, padding="same", dilation=2) for size in (3, 5)]
+    layers += [timm.layers.create_conv2d(4, 4, 5, stride=2, padding="same", groups=4)]
+    network = torch.nn.Sequential(*layers).eval()
+    fixed = with_fixed_padding(network)
+    kinds = [type(module).__name__ for module in fixed.modules()]
+    assert kinds.count("_FixedPadding") == kinds.count("Conv2dSame") > 0
+    images = torch.rand(2, 3, 64, 96)
+    assert torch.equal(fixed(images), network(images))

@@ -18,7 +18,7 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import METHODS
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.export.files import ExportedModel, read_description
+from maskclip.export.files import ExportedModel, halve, read_description
 from maskclip.export.graph import ExportError
 from maskclip.tasks import export as task
 from maskclip.tasks.export import DisagreementError, Export, export, label_graph
@@ -126,13 +126,28 @@ def test_a_file_whose_labels_are_others_is_not_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "label_graph", lambda *_: Other())
     what = Export(
-        model=ModelConfig(name="emoji-vit"), vocabulary=WORDS, out=tmp_path / "other.onnx"
+        model=ModelConfig(name="emoji-vit"),
+        vocabulary=WORDS,
+        out=tmp_path / "other.onnx",
+        pixels="float32",
     )
     with pytest.raises(DisagreementError, match=r"was not written: its labels are PyTorch's on"):
         export(what)
     assert not list(tmp_path.iterdir())
     assert export(what, no_verify=True).agreements == ()
-    assert what.out.exists()
+    maps = maskclip.load(what.out).encode(scenes(1, (64, 64))[0], short_side=0).dense.features
+    assert 0 < maps.max() <= 1  # the file takes what is in [0, 1], and is given that
+
+
+def test_half_precision_halves_the_file_and_keeps_the_labels(exported, tmp_path):
+    model = onnx.load(exported[0])
+    halve(model)
+    path = tmp_path / "half.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert path.stat().st_size < 0.55 * exported[0].stat().st_size
+    pixels = scenes(2, (128, 171)).transpose(0, 3, 1, 2).copy()
+    whole, half = (ExportedModel(each).run(pixels)["labels"] for each in (exported[0], path))
+    assert (whole == half).mean() >= 0.995
 
 
 def test_a_program_of_torch_export_needs_nothing_of_maskclip(tmp_path):

@@ -10,18 +10,22 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskclip.clip.encoder import DenseCLIP
+from maskclip.clip.model import shared_copy
 from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.text import brief
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
+
+Module = TypeVar("Module", bound=nn.Module)
 
 OPSET = 18
 """The oldest that has all that the networks need: resizing with antialiasing."""
@@ -139,6 +143,41 @@ def export_program(module: nn.Module, *, pixels: str = "uint8") -> ExportedProgr
         return torch.export.export(
             module, (example,), dynamic_shapes=({0: free, 2: free, 3: free},)
         )
+
+
+def with_fixed_padding(network: Module) -> Module:
+    """Return a copy of a network, of the same weights, whose convolutions pad by fixed numbers.
+
+    Those of TensorFlow's networks pad by what their input's size leaves over, which takes an
+    exporter hours to follow. Here networks get images of whole cells, and nothing is left over.
+
+    Args:
+        network: of timm's layers, which is given sides that all of its strides divide.
+    """
+    from timm.layers.conv2d_same import Conv2dSame  # not quick to import
+
+    copy = shared_copy(network)
+    for parent in list(copy.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv2dSame):
+                setattr(parent, name, _FixedPadding(child))
+    return copy
+
+
+class _FixedPadding(nn.Module):
+    """A convolution that pads as for an input whose sides its strides divide."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        sides = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+        missing = [max((size - 1) * apart + 1 - step, 0) for size, apart, step in sides]
+        self.padding = [part for n in reversed(missing) for part in (n // 2, n - n // 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        padded = F.pad(x, self.padding)
+        return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
 
 
 @contextmanager

@@ -242,6 +242,8 @@ class DenseClassifier(nn.Module):
         height, width = ((s + self.cell - 1) // self.cell * self.cell for s in images.shape[-2:])
         weight = next(self.network.parameters())
         padded = pad_bottom_right(normalized, (height, width))
+        if torch.compiler.is_exporting():  # what runs the program decides on its layout
+            return padded.to(weight.dtype)
         return padded.to(weight.dtype, memory_format=torch.channels_last)
 
     def _covered(self, seen: Tensor) -> tuple[int, int]:

@@ -40,7 +40,7 @@ from maskclip.export.files import (
     halve,
     save_program,
 )
-from maskclip.export.graph import PIXELS, build_graph, export_program
+from maskclip.export.graph import PIXELS, build_graph, export_program, with_fixed_padding
 from maskclip.export.labels import OUTPUTS, Encode, LabelGraph, check_scoring
 from maskclip.imagenet.classifier import DenseClassifier
 from maskclip.plus.student import Student
@@ -178,10 +178,11 @@ def _network(segmenter: PhotoSegmenter) -> tuple[nn.Module, Encode]:
         encoder = DenseCLIP.of(segmenter.clip, method=segmenter.method, proxy=proxy)
         return encoder, encoder.encode
     if isinstance(segmenter, PreviewSegmenter):
-        classifier = DenseClassifier(segmenter.classifier)
+        classifier = with_fixed_padding(DenseClassifier(segmenter.classifier))
         return classifier, classifier.encode
     assert isinstance(segmenter, StudentSegmenter)
-    return segmenter.student, _seen_by(segmenter.student)
+    student = with_fixed_padding(segmenter.student)
+    return student, _seen_by(student)
 
 
 def _seen_by(student: Student) -> Encode:
