@@ -104,7 +104,8 @@ def _list(name: str, parts: list[Part]) -> None:
             for path in here:
                 print_path(path)
             continue
-        absent.append(part)
+        if part.what != "model card":
+            absent.append(part)
         print_line(f"  {part.what}: {_which(part)}")
         for address in part.addresses():
             print_line(f"    {address}")
