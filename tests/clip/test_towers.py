@@ -1,5 +1,6 @@
 """The contract with open_clip: same modules, same embeddings, and which families are taken."""
 
+import json
 from dataclasses import replace
 
 import open_clip
@@ -10,6 +11,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.families import told_by_shapes, traits_of, traits_of_config, why_not
+from maskclip.clip.open_clip_models import _described
 from maskclip.clip.published import architectures, model_config
 from maskclip.clip.towers import (
     UnsupportedMethodError,
@@ -135,6 +137,21 @@ def test_every_architecture_is_read_or_has_a_reason():
         with pytest.raises(UnsupportedTowerError, match=f"{name} has no dense reading") as refused:
             load_clip(name, weights="random")
         assert "\n" not in str(refused.value)
+
+
+def test_every_tower_is_described_in_plain_values():
+    """By numbers or by its name: a student's file says so what it starts from."""
+    for name in architectures():
+        config = model_config(name)
+        described = _described(config, name)
+        assert json.loads(json.dumps(described)) == described
+        if not told_by_shapes(config):
+            assert described["name"] == name
+    siglip = model_config("ViT-B-16-SigLIP")
+    siglip["vision_cfg"]["timm_model_pretrained"] = False  # as folders of open_clip have it
+    assert _described(siglip, "hf-hub:timm/x")["name"] == "ViT-B-16-SigLIP"
+    siglip["vision_cfg"]["image_size"] = 160
+    assert _described(siglip, "hf-hub:timm/x") is None
 
 
 def test_the_two_original_families_are_listed():

@@ -13,7 +13,7 @@ from maskclip.clip.feedback import alike
 from maskclip.clip.positions import rotary_table
 from maskclip.clip.towers import UnsupportedMethodError, build_tower, can_read
 from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Feedback
-from maskclip.core.methods import CLEARCLIP, METHODS, SCCLIP, needed_patches
+from maskclip.core.methods import CLEARCLIP, METHODS, NACLIP, SCCLIP, needed_patches
 from tests.clip.tiny_towers import FAMILIES, NO_CLASS_TOKEN, tiny_tower
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.25, 0.2)
@@ -242,6 +242,16 @@ def test_windows_and_classes_of_patches_hold_without_a_class_token():
         assert torch.equal(F.pad(bare, (1, 0, 1, 0)), beside)
         assert torch.equal(F.pad(bare, (2, 0, 2, 0)), two)
         assert torch.equal(make(2)(slice(1, 4)), two[1:4])
+
+
+def test_a_graph_of_it_takes_images_of_any_size():
+    """Position tables and rotary positions are made for the grid within the graph."""
+    network = encoder(tiny_tower("pe-core"), NACLIP)
+    size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    with torch.no_grad():
+        graph = torch.export.export(network, (photos(2, 48, 56),), dynamic_shapes=(size,)).module()
+        other = photos(1, 33, 64)
+        torch.testing.assert_close(graph(other), network(other), rtol=1e-4, atol=1e-5)
 
 
 class TestRefused:

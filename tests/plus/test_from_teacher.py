@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from maskclip.clip.checkpoint import WeightsError
+from maskclip.clip.model import CLIPModel
 from maskclip.clip.weights import build_tower, load_clip
 from maskclip.core.dense import pool_synonyms
 from maskclip.core.errors import MaskCLIPError
@@ -41,7 +42,7 @@ def classifier():
 def rows_of(source):
     if isinstance(source, ImageClassifier):
         return source.word_rows(WORDS)
-    channels = source.tower["embed_dim"]
+    channels = source.tower.get("embed_dim", 32)
     rows = torch.randn(len(WORDS), channels, generator=torch.Generator().manual_seed(0))
     return F.normalize(rows, dim=1), (0, 1, 2)
 
@@ -54,9 +55,25 @@ def student_of(source, *, method=CLEAN, background=False):
     return student.eval()
 
 
-@pytest.fixture(params=["photo", "emoji-rn", "emoji-vit"])
+@pytest.fixture
+def smaller(monkeypatch):
+    """Networks of timm are as small as they get, whatever their names say."""
+    create = timm.create_model
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    monkeypatch.setattr(timm, "create_model", lambda name, **kw: create(name, **{**kw, **small}))
+
+
+@pytest.fixture(params=["photo", "emoji-rn", "emoji-vit", "ViT-B-16-SigLIP"])
 def source(request, classifier):
-    return classifier if request.param == "photo" else load_clip(request.param)
+    if request.param == "photo":
+        return classifier
+    if request.param.startswith("emoji"):
+        return load_clip(request.param)
+    request.getfixturevalue("smaller")
+    tower = {"family": "architecture", "name": request.param, "quick_gelu": False}
+    torch.manual_seed(0)
+    visual = build_tower(tower).eval()
+    return CLIPModel(name=request.param, visual=visual, load_text=None, fingerprint="", tower=tower)
 
 
 @torch.inference_mode()
@@ -151,6 +168,9 @@ def test_towers_and_methods_that_no_file_describes_are_refused(make_clip):
         {},
         {"family": "timm", "name": "vit_giant_patch14_224"},
         {"family": "embedded", "embed_dim": 10**9, "vision_cfg": {}},
+        {"family": "architecture", "name": "vit_relpos_medium_patch16_cls_224"},
+        {"family": "architecture", "name": "resnet18", "quick_gelu": False},
+        {"family": "architecture", "name": ["ViT-B-16"], "quick_gelu": False},
         {"family": "open_clip", "embed_dim": 8, "vision_cfg": {"timm_model_name": "resnet18"}},
         {
             "family": "other",

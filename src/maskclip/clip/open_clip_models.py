@@ -200,18 +200,23 @@ def _described(config: Mapping[str, Any], architecture: str) -> Mapping[str, Any
     None where it is neither.
     """
     quick = bool(config.get("quick_gelu"))
-    vision = {key: value for key, value in config["vision_cfg"].items() if value is not None}
+    vision = _said(config["vision_cfg"])
     parts = {"embed_dim": config["embed_dim"], "vision_cfg": vision}
     try:
         check_tower(parts)
     except (KeyError, TypeError, WeightsError, MaskCLIPError):
-        if architecture not in open_clip.list_models():
-            return None
-        known = model_config(architecture)
-        same = all(known[part] == config[part] for part in ("embed_dim", "vision_cfg"))
-        named = {"family": "architecture", "name": architecture, "quick_gelu": quick}
-        return named if same else None
+        of_folders = {"timm_model_pretrained": False}  # written there, and said by no architecture
+        for name in sorted(open_clip.list_models(), key=lambda name: name != architecture):
+            known = model_config(name)
+            same = known["embed_dim"] == config["embed_dim"]
+            if same and _said(known["vision_cfg"]) | of_folders == vision | of_folders:
+                return {"family": "architecture", "name": name, "quick_gelu": quick}
+        return None
     return {"family": "open_clip", **parts, "quick_gelu": quick}
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def build_named(architecture: str, *, quick_gelu: bool) -> nn.Module:

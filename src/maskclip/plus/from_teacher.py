@@ -53,8 +53,8 @@ def config_from(
     """
     if source.tower is None:
         raise StudentError(
-            f"student: {source.name} has a tower that a student cannot start from yet: choose a "
-            "plain ResNet or ViT as the teacher, or another student"
+            f"student: {source.name} has a tower that a student cannot start from yet: choose one "
+            "of open_clip's own architectures as the teacher, or another student"
         )
     known = METHODS.get(method.name)
     if known is None or replace(method, temperature=known.temperature) != known:
