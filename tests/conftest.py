@@ -214,6 +214,39 @@ def make_timm_clip():
     return make
 
 
+_SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+TINY_ARCHITECTURES = {
+    "tiny-siglip": ("vit_base_patch16_siglip_224", _SMALL_VIT, "map", "none", 32),
+    "tiny-eva": ("eva02_base_patch16_clip_224", _SMALL_VIT, "token", None, 48),
+    "tiny-fastvit": (*SMALL_TRUNKS["fastvit"], 24),
+    "tiny-convnext": (*SMALL_TRUNKS["convnext"], 40),
+}
+"""Of `tiny_architectures`: as `SMALL_TRUNKS`, and channels of the embedding."""
+
+
+@pytest.fixture
+def tiny_architectures(monkeypatch):
+    """Make open_clip know `TINY_ARCHITECTURES`, for random weights; that of SigLIP has a bias."""
+    import open_clip
+    import open_clip.timm_model
+
+    create = open_clip.timm_model.timm.create_model
+    small = {trunk: fields for trunk, fields, *_ in TINY_ARCHITECTURES.values()}
+    monkeypatch.setattr(
+        open_clip.timm_model.timm,
+        "create_model",
+        lambda name, **given: create(name, **{**given, **small.get(name, {})}),
+    )
+    for name, (trunk, _, pool, projection, channels) in TINY_ARCHITECTURES.items():
+        vision = {"timm_model_name": trunk, "timm_pool": pool, "timm_proj": projection}
+        config = {"embed_dim": channels, "vision_cfg": {**vision, "image_size": 32}}
+        config |= {"text_cfg": dict(TEXT)}
+        if pool == "map":
+            config |= {"custom_text": True, "init_logit_bias": -10.0, "init_logit_scale": 4.77}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+    return list(TINY_ARCHITECTURES)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     import open_clip

@@ -91,7 +91,8 @@ NUMBERS = (
     ("vocabulary__threshold", HUGE), ("vocabulary__threshold", -HUGE),
     ("vocabulary__threshold", math.nan), ("vocabulary__names", ["\ud800", "b", "c"]),
     ("vocabulary__names", [["a"], "b", "c"]), ("vocabulary__names", ["a"] * 10**5),
-    ("clip", ""), ("clip", "../clip.pt"), ("clip", "C:\\clip.pt"), ("clip", "a\nb"), ("clip", 5),
+    ("clip", ""), ("clip", "../clip.pt"), ("clip", "hf-hub:a/.."), ("clip", "C:\\clip.pt"),
+    ("clip", "a\nb"), ("clip", 5),
     ("clip", "x" * 10**5), ("clip", []), ("templates", None), ("templates", 10**25),
     ("vocabulary__colors", [[HUGE, 0, 0]] * 3), ("vocabulary__prompts", [[], [], []]),
 )  # fmt: skip

@@ -44,6 +44,7 @@ VERSION = 1
 _MOST_STEPS = 2**53  # what any JSON reader takes for a whole number
 _LONGEST_NAME = 200  # characters, of a decoder or backbone
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")  # a file's too, but no path
+_HUB_NAME = re.compile(r"hf-hub:\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w.-]{0,95})?")
 _LIGHTNING_SUFFIX = ".ckpt"
 _LIGHTNING_PREFIX = "student."  # of the student's weights in a Lightning checkpoint
 _RUN_FILES = ("student.safetensors", "best.ckpt", "last.ckpt", "previous.ckpt")
@@ -134,9 +135,14 @@ class StudentMetadata:
         )
 
 
+def clip_name(model: str) -> str:
+    """Return what a student's file calls the CLIP of that name or file: no folders of a machine."""
+    return model if _HUB_NAME.fullmatch(model) else Path(model).name
+
+
 def _is_name(text: object) -> bool:
     """Return whether a value is the name of a CLIP, or of a file, and neither path nor address."""
-    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+    return isinstance(text, str) and any(kind.fullmatch(text) for kind in (_NAME, _HUB_NAME))
 
 
 def _read_config(values: object, *, source: str) -> StudentConfig:

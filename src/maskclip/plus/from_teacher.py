@@ -25,7 +25,7 @@ from maskclip.plus.config import TEACHER, StudentConfig, StudentError
 
 STRIDE = 4
 _WIDTH = 64  # channels of the decoder
-_PROBE = 64  # px: two cells of the coarsest tower
+_PROBE = 128  # px: two cells of the coarsest tower
 _MEAN_RATE = 20.0  # the share of the mean is a single number, and learnt so many times as fast
 
 Encoder = DenseCLIP | DenseClassifier

@@ -37,7 +37,7 @@ from maskclip.plus.dataset import (
     training_loader,
     validation_loader,
 )
-from maskclip.plus.files import StudentMetadata, read_student, save_student, take_weights
+from maskclip.plus.files import StudentMetadata, clip_name, read_student, save_student, take_weights
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
 from maskclip.plus.student import Student, build_student, try_step
@@ -311,7 +311,7 @@ def build(training: Training, vocabulary: Vocabulary, *, device: torch.device) -
         config=student.config,
         vocabulary=vocabulary,
         short_side=training.short_side,
-        clip=Path(training.teacher.name).name,  # no folders of this machine
+        clip=clip_name(training.teacher.name),
         templates=training.teacher.templates,
         language=training.teacher.language,
     )

@@ -66,8 +66,7 @@ class FeatureMapTower:
 
     def staged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """See `Tower`; the maps of all stages but the last."""
-        images = padded(images, self.cell, self.method)
-        x, stages = self.visual.trunk.forward_intermediates(images)
+        x, stages = self.visual.trunk.forward_intermediates(self._padded(images))
         return stages[:-1], self._everywhere(x)
 
     def pooled(self, images: Tensor) -> Tensor:
@@ -76,8 +75,15 @@ class FeatureMapTower:
 
     def _map(self, images: Tensor) -> Tensor:
         """Return the last feature map: (B, C, h, w), or (B, h, w, C) where that is its order."""
+        return cast(Tensor, self.visual.trunk.forward_features(self._padded(images)))
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Return the images as the trunk takes them; in the ordinary layout where it is trained.
+
+        Gradients of FastViT in `layout` are written beyond their memory (torch 2.15, CPU).
+        """
         images = padded(images, self.cell, self.method)
-        return cast(Tensor, self.visual.trunk.forward_features(images))
+        return images.contiguous() if torch.is_grad_enabled() else images
 
     def _head(self, x: Tensor) -> Tensor:
         """Return what the model makes of a map's mean: (B, D)."""
