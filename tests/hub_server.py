@@ -19,12 +19,13 @@ class Hub:
         status: "org/name" -> (HTTP status, error code) of repositories that are refused.
         tokens: the authorization headers that came.
         says_hash: whether ETags are hashes.
+        elsewhere: another of these, to which requests for files are sent on, as the real hub does.
     """
 
     def __init__(self):
         self.files, self.requests, self.status, self.tokens = {}, [], {}, []
         self.breaks_after, self.damaged, self.says_hash = None, set(), True
-        self.address = ""
+        self.address, self.elsewhere = "", None
 
     def handler(hub):  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
@@ -53,7 +54,18 @@ class Hub:
                 content = hub.files.get(f"{repository}/{file}")
                 if content is None:
                     return self._refuse(404, "EntryNotFound")
+                if hub.elsewhere is not None:
+                    return self._send_on(content)
                 self._send(content, f"{repository}/{file}", body=body)
+
+            def _send_on(self, content):
+                self.send_response(302)
+                self.send_header("Location", f"{hub.elsewhere.address}{self.path}")
+                self.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("X-Linked-Size", str(len(content)))
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def _refuse(self, status, code):
                 self.send_response(status)
@@ -95,15 +107,22 @@ def serving(monkeypatch):
     """Serve an empty hub, which the client takes for the real one while the block runs."""
     from huggingface_hub import constants
 
+    with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+@contextmanager
+def running():
+    """Run an empty hub at an address of this machine while the block runs."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), hub.handler())
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     try:
         yield hub
     finally:

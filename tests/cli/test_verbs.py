@@ -210,6 +210,19 @@ def test_methods_are_listed_for_programs(capsys):
 
 
 @pytest.mark.parametrize("width", [80, 120])
+def test_the_list_of_models_fits_a_terminal(width, capsys, monkeypatch):
+    def screen(*, errors=False):
+        return Console(file=sys.stdout, width=width, force_terminal=True, color_system=None)
+
+    monkeypatch.setattr(console, "console", screen)
+    assert main(["models", "--license", "mit"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    (line,) = (line for line in lines if line.startswith("ViT-B-16:openai "))
+    assert line.split() == ["ViT-B-16:openai", "vit", "224", "150", "M", "~598", "MB", "mit"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
 def test_the_list_of_methods_fits_a_terminal(width, capsys, monkeypatch):
     def screen(*, errors=False):
         return Console(file=sys.stdout, width=width, force_terminal=True, color_system=None)

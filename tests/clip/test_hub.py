@@ -17,7 +17,7 @@ from maskclip.clip.hub import (
     hub_folder,
 )
 from maskclip.core.errors import MaskCLIPWarning
-from tests.hub_server import COMMIT, serving
+from tests.hub_server import COMMIT, running, serving
 
 WEIGHTS = bytes(range(256)) * 1000
 NAME, FILE = "someone/tiny", "open_clip_model.safetensors"
@@ -120,6 +120,17 @@ def test_the_token_of_the_environment_goes_to_the_hub(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub_file(NAME, FILE)
     assert set(hub.tokens) == {"Bearer hf_secret"}
+
+
+def test_files_that_lie_elsewhere_come_from_there_without_the_token(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with running() as elsewhere:
+        elsewhere.files[f"{NAME}/{FILE}"] = WEIGHTS
+        hub.elsewhere = elsewhere
+        assert hub_file(NAME, FILE).read_bytes() == WEIGHTS
+        assert [method for method, *_ in elsewhere.requests] == ["GET"]
+        assert elsewhere.tokens == [None]
+    assert "Bearer hf_secret" in hub.tokens
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,10 +67,21 @@ def download(
         if not ahead.parts_of(name):
             continue
         print_line(_announced(name), errors=True)
-        for path in ahead.fetch(name):
+        with _waiting(name):
+            found = ahead.fetch(name)
+        for path in found:
             print_path(path)
         if out is not None:
             print_path(ahead.write_folder(name, out / _folder(ahead.full_name(name))))
+
+
+@contextmanager
+def _waiting(name: str) -> Iterator[None]:
+    """Say where there is no terminal that it takes its time; on one, the hub's client has a bar."""
+    from maskclip.cli.console import working
+
+    with nullcontext() if sys.stderr.isatty() else working(f"downloading {name}"):
+        yield
 
 
 def _announced(name: str) -> str:
