@@ -304,6 +304,8 @@ class TestFolders:
             '{"tokenizer_class": "AutoModel", "model_type": "bert"}',
             '{"tokenizer_class": "os.system"}',
             '{"tokenizer_class": 3}',
+            '{"extra_ids": 1000000000000}',
+            '{"extra_ids": "many"}',
             "[]",
             "{",
             "[" * 2000,
@@ -383,7 +385,6 @@ class TestHub:
         {"d_model": -1},
         {"encoder_attention_heads": 3},
         {"encoder_layers": None},
-        {"vocab_size": 1e400},
         {"activation_function": "os.system"},
     ],
 )
@@ -392,4 +393,13 @@ def test_text_towers_of_a_damaged_configuration_give_one_line(changed, tiny, tmp
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
     with pytest.raises(TokenizerError, match=r"^[^\n]*not a configuration of a text tower[^\n]*$"):
+        load_clip(tiny("nllb"), weights="random", tokenizer=str(folder))
+
+
+@pytest.mark.parametrize("changed", [{"encoder_layers": 10**9}, {"d_model": 10**9}])
+def test_text_towers_too_large_for_any_memory_are_refused(changed, tiny, tmp_path):
+    folder = tokenizer_folders.nllb(tmp_path / "nllb")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(TokenizerError, match="expected at most"):
         load_clip(tiny("nllb"), weights="random", tokenizer=str(folder))

@@ -7,6 +7,7 @@ and nothing in it is run.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ OTHER_FILES = (
 """What may lie beside it, and is read."""
 
 _LARGEST = 256 << 20  # bytes; the tokenizer.json of SigLIP 2 has 34 MB
+_MOST_EXTRA = 1000  # tokens that T5's has beside those of its vocabulary, which has 100
+_MOST_BLOCKS = 256  # of a text tower; the largest known has 24
+_MOST_TOKENS = 2_000_000  # that a text tower knows, its channels, and all other numbers of it
 _TEXT_MODELS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those that open_clip pools
 
 
@@ -235,12 +239,17 @@ def text_config(source: TokenizerSource) -> dict[str, Any]:
             f"{path}: no such file, and {source.model} builds its text tower from it: copy the "
             f"config.json of {text['hf_model_name']} there"
         )
-    kind = _read(path).get("model_type")
+    found = _read(path)
+    kind = found.get("model_type")
     if kind not in _TEXT_MODELS:
         raise TokenizerError(
             f"{path}: expected a text tower of the kinds {', '.join(_TEXT_MODELS)}, got "
             f"{brief(kind)}"
         )
+    for name, value in found.items():
+        most = _MOST_BLOCKS if "layers" in name else _MOST_TOKENS
+        if isinstance(value, int | float) and abs(value) > most:
+            raise TokenizerError(f"{path}: {name}: expected at most {most:,}, got {brief(value)}")
     return {**text, "hf_model_name": str(path.parent), "hf_model_pretrained": False}
 
 
@@ -300,6 +309,11 @@ def check_folder(folder: Path) -> None:
                 f"{path} names code of its own (auto_map), which is not run: expected one of the "
                 "tokenizers of transformers"
             )
+        extra = found.get("extra_ids", 0)
+        if type(extra) is not int or not 0 <= extra <= _MOST_EXTRA:
+            raise TokenizerError(
+                f"{path}: extra_ids: expected 0 to {_MOST_EXTRA} tokens, got {brief(extra)}"
+            )
         named = found.get("tokenizer_class")
         if named is not None and not _is_tokenizer_class(named):
             raise TokenizerError(f"{path}: {brief(named)} is no tokenizer of transformers")
@@ -346,6 +360,9 @@ def _set_language(tokenizer: Any, language: str, folder: Path) -> None:
 @contextmanager
 def _one_line(source: str, what: str = "tokenizer") -> Iterator[None]:
     """Turn whatever is raised over a folder, or over settings, into one line that names them."""
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # its notes are of several lines, and for programmers
     try:
         yield
     except MaskCLIPError:
@@ -358,3 +375,5 @@ def _one_line(source: str, what: str = "tokenizer") -> Iterator[None]:
         raise TokenizerError(
             f"{source}: not a {what} that can be used ({reason or type(error).__name__})"
         ) from error
+    finally:
+        log.setLevel(level)
