@@ -164,6 +164,7 @@ class ExportedModel:
 
     Args:
         path: the file.
+        outputs: those that will be wanted; what only others need is left out.
         threads: that it computes with; None is the runtime's own choice.
         cuda: whether on the first GPU.
 
@@ -178,19 +179,23 @@ class ExportedModel:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, threads: int | None = None, cuda: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        outputs: Sequence[str] = OUTPUTS,
+        threads: int | None = None,
+        cuda: bool = False,
     ) -> None:
         require_extra("export", "onnx", "onnxruntime")
         self.source = str(path)
         self.description = read_description(path)
-        data = _checked_bytes(Path(path))
+        self.outputs = tuple(outputs)
+        data = _checked_bytes(Path(path), self.outputs)
         self._session = _open(data, self.source, threads=threads, cuda=cuda)
         self.pixels = self._checked_input()
 
-    def run(
-        self, images: npt.NDArray[Any], outputs: Sequence[str] = OUTPUTS
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Return outputs by name, of images (B, 3, H, W) as `pixels` says.
+    def run(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs by name, of images (B, 3, H, W) as `pixels` says.
 
         Raises:
             ExportedFileError: the graph fails.
@@ -199,12 +204,11 @@ class ExportedModel:
 
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
-        options.only_execute_path_to_fetches = True
         try:
-            found = self._session.run(list(outputs), {INPUT: images}, options)
+            found = self._session.run(list(self.outputs), {INPUT: images}, options)
         except Exception as error:  # of its own kinds, in several lines
             raise ExportedFileError(f"{self.source}: {_first_line(error)}") from error
-        return dict(zip(outputs, found, strict=True))
+        return dict(zip(self.outputs, found, strict=True))
 
     def _checked_input(self) -> str:
         inputs = self._session.get_inputs()
@@ -217,15 +221,15 @@ class ExportedModel:
                 f"{brief(given)}"
             )
         names = [part.name for part in self._session.get_outputs()]
-        if not set(OUTPUTS) <= set(names):
+        if not set(self.outputs) <= set(names):
             raise ExportedFileError(
-                f"{self.source}: expected the outputs {', '.join(OUTPUTS)}, got {brief(names)}"
+                f"{self.source}: expected the outputs {', '.join(self.outputs)}, got {brief(names)}"
             )
         return kinds[inputs[0].type]
 
 
-def _checked_bytes(path: Path) -> bytes:
-    """Return a file of ONNX that needs nothing but itself.
+def _checked_bytes(path: Path, outputs: Sequence[str]) -> bytes:
+    """Return a file of ONNX that needs nothing but itself, with some of its outputs alone.
 
     Raises:
         ExportedFileError: it is damaged, keeps weights in other files, or has operations of others.
@@ -256,7 +260,25 @@ def _checked_bytes(path: Path) -> bytes:
         if node.domain not in _DOMAINS:
             kind = brief(f"{node.domain}.{node.op_type}")
             raise ExportedFileError(f"{path}: has an operation that is not ONNX's own: {kind}")
-    return data
+    if set(outputs) >= {output.name for output in model.graph.output}:
+        return data
+    _leave_out_others(model, outputs)
+    rest: bytes = model.SerializeToString()
+    return rest
+
+
+def _leave_out_others(model: ModelProto, outputs: Sequence[str]) -> None:
+    """Take out of a graph what is not needed for some of its outputs."""
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):  # each comes after those that it needs
+        if needed & set(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    wanted = [output for output in model.graph.output if output.name in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(wanted)
 
 
 def _tensors(model: ModelProto) -> list[Any]:

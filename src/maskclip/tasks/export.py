@@ -262,10 +262,10 @@ def _write(graph: LabelGraph, what: Export, description: Description, path: Path
     describe(model, description)
     path.write_bytes(model.SerializeToString())
     del model
-    opened = ExportedModel(path, threads=torch.get_num_threads())
+    opened = ExportedModel(path, outputs=("labels",), threads=torch.get_num_threads())
 
     def run(images: Tensor) -> Any:
-        return opened.run(_as_input(images, what).numpy(), ("labels",))["labels"]
+        return opened.run(_as_input(images, what).numpy())["labels"]
 
     return run
 

@@ -66,7 +66,8 @@ class ExportedSegmenter(PhotoSegmenter):
     def __init__(self, path: Path, *, device: torch.device) -> None:
         self.name = str(path)
         threads = torch.get_num_threads()
-        self.model = ExportedModel(path, threads=threads, cuda=device.type == "cuda")
+        cuda = device.type == "cuda"
+        self.model = ExportedModel(path, outputs=(_MAPS,), threads=threads, cuda=cuda)
         self.description = self.model.description
         self.fingerprint = file_fingerprint(path)
         self.short_side, self.cell = self.description.short_side, self.description.cell
@@ -136,7 +137,7 @@ class ExportedSegmenter(PhotoSegmenter):
         pixels = crops.numpy()
         if self.model.pixels == "float32":
             pixels = pixels.astype(np.float32) / 255
-        maps = torch.from_numpy(self.model.run(np.ascontiguousarray(pixels), (_MAPS,))[_MAPS])
+        maps = torch.from_numpy(self.model.run(np.ascontiguousarray(pixels))[_MAPS])
         self._check_maps(maps, crops)
         grid = (maps.shape[2], maps.shape[3])
         size = (crops.shape[2], crops.shape[3])
