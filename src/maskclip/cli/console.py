@@ -61,10 +61,13 @@ def print_line(text: str = "", *, style: str = "", errors: bool = False) -> None
     console(errors=errors).print(line, soft_wrap=True)
 
 
-def print_choice(method: object, why: str) -> None:
-    """Say on standard error what `--method auto` is here, and why; nothing where it was named."""
+def print_choice(chosen: object, why: str, *, what: str = "method") -> None:
+    """Say on standard error what `--method auto` is here, and why; nothing where it was named.
+
+    `what` is another option than the method.
+    """
     if why:
-        print_line(f"method auto: {getattr(method, 'name', method)}, {why}", errors=True)
+        print_line(f"{what} auto: {getattr(chosen, 'name', chosen)}, {why}", errors=True)
 
 
 def print_path(path: object) -> None:

@@ -144,6 +144,7 @@ def label(
         ),
     ] = None,
     precision: opt.Precision = "auto",
+    runtime: opt.Runtime = "torch",
     max_pixels: opt.MaxPixels = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")
@@ -213,6 +214,7 @@ def label(
             seed=seed,
         ),
         max_pixels=max_pixels or MAX_PIXELS,
+        runtime=runtime,
     )
     _check_tools(job)
     if workers is not None and not ray:
@@ -322,10 +324,10 @@ class _Progress:
         """How many photos have been labelled so far, in this run."""
         return self._seen - self._failed
 
-    def choice(self, method: str, why: str) -> None:
-        """Say what `--method auto` is, before the first photo."""
+    def choice(self, what: str, chosen: str, why: str) -> None:
+        """Say what `auto` is of an option, before the first photo."""
         self._beginning.close()
-        print_choice(method, why)
+        print_choice(chosen, why, what=what)
 
     def update(self, outcomes: Sequence[Outcome], counts: Counts) -> None:
         """Show the outcomes of some photos, and how many are done with them."""

@@ -252,6 +252,13 @@ Stride = Annotated[
 ]
 Device = Annotated[str, _of_machine(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
 Precision = Annotated[str, _of_machine(help=f"{PRECISIONS}.")]
+Runtime = Annotated[
+    str,
+    _of_machine(
+        help="What runs the image network: `torch`, `onnx` (ONNX Runtime), `openvino`, or `auto`, "
+        "the fastest that is installed. The first time a graph is made, and kept."
+    ),
+]
 MeasuredPrecision = Annotated[
     str | None, _of_machine("--precision", help=f"{PRECISIONS}; default: float32.")
 ]

@@ -50,6 +50,7 @@ def segment(
     stride: opt.Stride = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
+    runtime: opt.Runtime = "torch",
     max_pixels: opt.MaxPixels = None,
 ) -> None:
     """Label every pixel of images with the words you give.
@@ -114,6 +115,7 @@ def segment(
         formats=read_choices(save, FLAT_FORMATS, to="save"),
         flat=True,
         max_pixels=max_pixels or MAX_PIXELS,
+        runtime=runtime,
     )
     check_photos(images, names)
     sources = find_sources(images, outside=out)  # whose overlays are no photos
@@ -127,6 +129,7 @@ def segment(
     with working(f"loading {model}{count}"):
         worker = Worker(job, device)
     print_choice(worker.job.model.method, worker.why)
+    print_choice(worker.job.runtime, worker.runtime_why, what="runtime")
     failed = 0
     for outcome in track(segment_files(worker, sources), what="segmenting", total=len(sources)):
         if outcome.error is not None:

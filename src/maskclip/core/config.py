@@ -98,6 +98,22 @@ def _text(value: object, expected: str) -> str:
     return found
 
 
+RUNTIMES = ("torch", "onnx", "openvino", AUTO)
+"""What runs an image network; `auto` is the fastest of those that are installed, by a probe."""
+
+
+def check_runtime(runtime: object) -> None:
+    """Refuse what is none of `RUNTIMES`.
+
+    Raises:
+        MaskCLIPError: names them.
+    """
+    if runtime not in RUNTIMES:
+        raise MaskCLIPError(
+            f"`runtime`: expected one of {', '.join(RUNTIMES)}, got {brief(runtime)}"
+        )
+
+
 REFINEMENTS = {
     "surgery": "take away what all classes share, by how much the image is of each (CLIP Surgery)",
     "dominant": "add half of its mean to each class's map: what the photo is of wins more of it",

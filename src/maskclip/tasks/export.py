@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskclip.clip.catalog import license_of, published_weights
-from maskclip.clip.encoder import DenseCLIP
 from maskclip.core.config import (
     ALIASES,
     BY_PHOTO,
@@ -23,7 +22,7 @@ from maskclip.core.config import (
     ModelConfig,
     Options,
 )
-from maskclip.core.dense import Dense, class_agreement
+from maskclip.core.dense import class_agreement
 from maskclip.core.dense import label as label_maps
 from maskclip.core.dense import score as score_dense
 from maskclip.core.errors import MaskCLIPError
@@ -40,13 +39,11 @@ from maskclip.export.files import (
     halve,
     save_program,
 )
-from maskclip.export.graph import PIXELS, build_graph, export_program, with_fixed_padding
-from maskclip.export.labels import OUTPUTS, Encode, LabelGraph, check_scoring
-from maskclip.imagenet.classifier import DenseClassifier
-from maskclip.plus.student import Student
+from maskclip.export.graph import PIXELS, build_graph, export_program
+from maskclip.export.labels import OUTPUTS, LabelGraph, check_scoring
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import Segmenter, load
-from maskclip.tasks.without_clip import PreviewSegmenter, StudentSegmenter
+from maskclip.tasks.without_clip import StudentSegmenter
 
 PRECISIONS = ("fp32", "fp16")
 """In what weights are stored."""
@@ -167,29 +164,8 @@ def label_graph(segmenter: PhotoSegmenter, vocabulary: Vocabulary, options: Opti
     grid = tuple(name for name in options.refine if name not in BY_PHOTO)
     scoring = replace(segmenter.scoring(vocabulary, options), refine=grid)
     check_scoring(scoring)
-    network, encode = _network(segmenter)
+    network, encode = segmenter.plain()
     return LabelGraph(network, encode, scoring)
-
-
-def _network(segmenter: PhotoSegmenter) -> tuple[nn.Module, Encode]:
-    """Return what holds the weights of a model, and what sees images by it."""
-    if isinstance(segmenter, Segmenter):
-        proxy = segmenter.encoder.proxy
-        encoder = DenseCLIP.of(segmenter.clip, method=segmenter.method, proxy=proxy)
-        return encoder, encoder.encode
-    if isinstance(segmenter, PreviewSegmenter):
-        classifier = with_fixed_padding(DenseClassifier(segmenter.classifier))
-        return classifier, classifier.encode
-    assert isinstance(segmenter, StudentSegmenter)
-    student = with_fixed_padding(segmenter.student)
-    return student, _seen_by(student)
-
-
-def _seen_by(student: Student) -> Encode:
-    def encode(images: Tensor, /, *, keys: bool, image: bool) -> Dense:
-        return Dense(student.encode(images), None, (images.shape[2], images.shape[3]))
-
-    return encode
 
 
 def _describe(
@@ -198,7 +174,6 @@ def _describe(
     scoring = segmenter.scoring(vocabulary, what.options)
     method, options = segmenter.method, what.options
     smoothed = scoring.key_smoothing is not None
-    stretch = method.stretch if isinstance(segmenter, Segmenter) else False
     return Description(
         vocabulary=vocabulary,
         method=method.name,
@@ -210,7 +185,7 @@ def _describe(
         short_side=segmenter.short_side if not options.short_side else options.short_side,
         antialias=method.antialias,
         cell=segmenter.cell,
-        stretch=stretch or isinstance(segmenter, StudentSegmenter),
+        stretch=segmenter.stretch,
         probabilities=method.upsample == "probabilities" and not smoothed,
         temperature=scoring.temperature,
         threshold=scoring.threshold,

@@ -62,6 +62,7 @@ class ExportedSegmenter(PhotoSegmenter):
     """
 
     precision = torch.float32
+    runtime = "onnx"
 
     def __init__(self, path: Path, *, device: torch.device) -> None:
         self.name = str(path)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskclip.core.cleaning import drop_unsure
 from maskclip.core.config import (
@@ -33,6 +33,7 @@ from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.data.images import load_image
 from maskclip.tasks.photos import (
+    Encode,
     Encoded,
     Network,
     PhotoMaps,
@@ -87,22 +88,27 @@ class PhotoSegmenter(ABC):
         short_side: the working size in px.
         refine: the refinements of maps where none are named.
         cell: the px between two positions of the grid.
+        runtime: what runs the network: `"torch"`, `"onnx"` or `"openvino"`.
+        runtime_why: why `runtime="auto"` became this one; "" where it was named.
     """
 
     method: Method
     why: str = ""
+    runtime: str = "torch"
+    runtime_why: str = ""
     device: torch.device
     precision: torch.dtype
     fingerprint: str
     short_side: int
     refine: tuple[str, ...] = ()
     cell: int
+    _encode_by: Encode | None = None
 
     @property
     def network(self) -> Network:
         """The image network, and how it sees photos."""
         return Network(
-            encode=self._encode,
+            encode=self._encode_by or self._encode,
             short_side=self.short_side,
             antialias=self.method.antialias,
             resizes=self.method.resizes,
@@ -116,6 +122,23 @@ class PhotoSegmenter(ABC):
             MaskCLIPError: its tokenizer is not to be had.
         """
         return ""
+
+    @property
+    def stretch(self) -> bool:
+        """Whether the grid is stretched over what the network sees, or ends with whole cells."""
+        return False
+
+    def plain(self) -> tuple[nn.Module, Encode]:
+        """Return the network in float32, not fitted to PyTorch, and what sees images by it.
+
+        Raises:
+            MaskCLIPError: the model has none.
+        """
+        raise MaskCLIPError("the network of this model has a runtime of its own")
+
+    def encode_by(self, encode: Encode, runtime: str, *, why: str = "") -> None:
+        """Let another runtime run the network, on the CPU."""
+        self._encode_by, self.runtime, self.runtime_why = encode, runtime, why
 
     @abstractmethod
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:

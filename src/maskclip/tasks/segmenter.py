@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskclip.clip.choice import choose
 from maskclip.clip.encoder import DenseCLIP
@@ -34,6 +34,7 @@ from maskclip.core.config import (
     ModelSettings,
     Options,
     check_keywords,
+    check_runtime,
 )
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import choose_device, choose_precision
@@ -42,6 +43,7 @@ from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
+from maskclip.export.runtimes import NAMES
 from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
 from maskclip.tasks.photo_segmenter import (
     Classes,
@@ -50,7 +52,8 @@ from maskclip.tasks.photo_segmenter import (
     useless,
     with_usable_confidence,
 )
-from maskclip.tasks.photos import LONG_SIDE_RATIO
+from maskclip.tasks.photos import LONG_SIDE_RATIO, Encode
+from maskclip.tasks.runtimes import run_by
 from maskclip.tasks.without_clip import (
     PreviewSegmenter,
     StudentSegmenter,
@@ -66,6 +69,7 @@ def load(
     *,
     device: str = "auto",
     options: Options = DEFAULT_OPTIONS,
+    runtime: str = "torch",
     **settings: Unpack[ModelSettings],
 ) -> Segmenter | StudentSegmenter | PreviewSegmenter | ExportedSegmenter:
     """Load a CLIP, a trained student, or the preview without CLIP, as a segmenter.
@@ -77,6 +81,9 @@ def load(
             training, a file of `maskclip export`; or a `ModelConfig`.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         options: how images will be cut, by which `method="auto"` chooses; `Segmenter.why` says why.
+        runtime: what runs the network: `"torch"`, `"onnx"`, `"openvino"`, or `"auto"`: the fastest
+            of those that are installed; `Segmenter.runtime_why` says why. The latter three make a
+            graph of the network first, which is kept for the next time.
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,
             `proxy`, `tokenizer`, `language`.
 
@@ -88,24 +95,37 @@ def load(
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
         >>> found.labels.shape, found.coverage()
     """
-    check_keywords(settings, ModelSettings, others=["model", "device", "options"])
+    check_keywords(settings, ModelSettings, others=["model", "device", "options", "runtime"])
+    check_runtime(runtime)
     if not isinstance(options, Options):
         raise MaskCLIPError(f"`options`: expected Options, got {brief(options)}")
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)  # type: ignore[arg-type]
     config = replace(base, **settings)  # type: ignore[arg-type]  # paths become text
+    if runtime in NAMES:  # which compute on the CPU
+        device = "cpu" if device == "auto" else device
+        if runtime == "onnx" and config.precision == "auto":
+            config = replace(config, precision="float32")
+    segmenter = _opened(config, choose_device(device), options)
+    run_by(segmenter, runtime)
+    return segmenter
+
+
+def _opened(
+    config: ModelConfig, device: torch.device, options: Options
+) -> Segmenter | StudentSegmenter | PreviewSegmenter | ExportedSegmenter:
+    """Read a model as a segmenter that PyTorch runs, or the file's own runtime."""
     if names_exported(config.name):
-        return load_exported(config, device=choose_device(device))
+        return load_exported(config, device=device)
     if not names_clip(config.name):
         refuse_settings_of_clip(config)
-        where, precision = choose_device(device), config.precision
         if config.name in PREVIEWS:
-            return load_preview(config.name, device=where, precision=precision)
+            return load_preview(config.name, device=device, precision=config.precision)
         return load_student(
             Path(config.name),
             weights=config.weights,
             tokenizer=config.tokenizer,
-            device=where,
-            precision=precision,
+            device=device,
+            precision=config.precision,
         )
     clip = load_of(config)
     choice = choose(clip, config.method, options)
@@ -115,7 +135,7 @@ def load(
     return Segmenter(
         clip,
         method=method,
-        device=choose_device(device),
+        device=device,
         precision=config.precision,
         templates=config.templates,
         why=choice.why,
@@ -254,6 +274,16 @@ class Segmenter(PhotoSegmenter):
         rows = rows.to(self.device)
         self._rows.put(vocabulary, rows, rows.nbytes)
         return rows
+
+    @property
+    def stretch(self) -> bool:
+        """Whether the grid is stretched over what the network sees."""
+        return self.method.stretch
+
+    def plain(self) -> tuple[nn.Module, Encode]:
+        """Return the image tower with its weights as they were read, and what sees by it."""
+        encoder = DenseCLIP.of(self.clip, method=self.method, proxy=self.encoder.proxy)
+        return encoder, encoder.encode
 
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         return self.encoder.encode(crops, keys=keys, image=image)

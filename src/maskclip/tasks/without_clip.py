@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskclip.clip.open_clip_folder import names_folder
 from maskclip.clip.prompts import OnWord
@@ -27,6 +27,7 @@ from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import BACKGROUND, Background, Vocabulary
 from maskclip.export.files import PROGRAM_SUFFIX, SUFFIX
+from maskclip.export.graph import with_fixed_padding
 from maskclip.imagenet.classifier import (
     SHORT_SIDE,
     DenseClassifier,
@@ -44,6 +45,7 @@ from maskclip.tasks.photo_segmenter import (
     useless,
     with_usable_confidence,
 )
+from maskclip.tasks.photos import Encode
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".onnx")
 _FEW = 20  # words below which the preview is sure of one of them nearly everywhere
@@ -268,6 +270,20 @@ class StudentSegmenter(PhotoSegmenter):
         """Refuse what needs embeddings of whole images: students have none."""
         refuse_options_of_clip(self.name, image=True)
 
+    @property
+    def stretch(self) -> bool:
+        """Whether the grid is stretched over what the network sees."""
+        return True
+
+    def plain(self) -> tuple[nn.Module, Encode]:
+        """Return the student, and what sees images by it."""
+
+        def encode(images: Tensor, /, *, keys: bool, image: bool) -> Dense:
+            return Dense(student.encode(images), None, (images.shape[2], images.shape[3]))
+
+        student = with_fixed_padding(self.student)
+        return student, encode
+
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         """Return features on the grid, which is stretched over the crops."""
         reduced = self.precision != torch.float32
@@ -347,6 +363,11 @@ class PreviewSegmenter(PhotoSegmenter):
 
     def check_image(self) -> None:
         """Refuse nothing: the mean of an image's features is its embedding."""
+
+    def plain(self) -> tuple[nn.Module, Encode]:
+        """Return the classifier as it was read, and what sees images by it."""
+        classifier = with_fixed_padding(DenseClassifier(self.classifier))
+        return classifier, classifier.encode
 
     def _encode(self, crops: Tensor, /, *, keys: bool, image: bool) -> Dense:
         return self.encoder.encode(crops, keys=keys, image=image)

@@ -418,13 +418,38 @@ def test_labels_that_were_begun_keep_the_method_that_auto_became(photos, out, mo
     (out / "png" / "x.png").unlink()
     assert plan_labels(job(out, model=model), sources).counts.left == 1
     assert go_on() == Counts(len(SIZES), 0, 0)
-    assert chosen == [("naclip", "for a test"), ("naclip", "as when these labels were begun")]
+    reasons = ("for a test", "as when these labels were begun")
+    assert chosen == [("method", "naclip", reason) for reason in reasons]
     assert tree(out / "png") == before
     assert report(out)["settings"] == settings
     with pytest.raises(LabelingError, match="method: 'naclip' there, 'clean' wanted"):
         go_on(method="clean")
     go_on(method="naclip")  # as good as `auto`
     assert len(chosen) == 2
+
+
+def test_labels_that_were_begun_keep_the_runtime_that_auto_became(photos, out, monkeypatch):
+    sources, chosen = find_sources([photos]), []
+
+    def go_on(runtime="auto"):
+        note = lambda *choice: chosen.append(choice)  # noqa: E731
+        whole = replace(job(out), runtime=runtime)
+        return label_photos(whole, sources, device="cpu", on_choice=note)
+
+    def fake(own, runtime):
+        if runtime != "torch":
+            own.encode_by(own._encode, "openvino", why="for a test" if runtime == "auto" else "")
+
+    monkeypatch.setattr(segmenter, "run_by", fake)
+    assert go_on() == Counts(len(SIZES), 0, 0)
+    assert report(out)["settings"]["runtime"] == "openvino"
+    (out / "png" / "x.png").unlink()
+    assert plan_labels(replace(job(out), runtime="auto"), sources).counts.left == 1
+    assert go_on() == Counts(len(SIZES), 0, 0)
+    reasons = ("for a test", "as when these labels were begun")
+    assert chosen == [("runtime", "openvino", reason) for reason in reasons]
+    with pytest.raises(LabelingError, match="runtime"):
+        go_on("torch")
 
 
 def test_broken_images_alone_leave_a_report(out, tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maskclip.core.cleaning import Cleaning
-from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options
+from maskclip.core.config import DEFAULT_OPTIONS, ModelConfig, Options, check_runtime
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import Vocabulary
@@ -51,9 +51,11 @@ class Job:
         flat: whether all files go into `out` itself, as `segment` writes them; else each format has
             a folder, and thumbnails are written.
         max_pixels: larger images are refused.
+        runtime: what runs the network, as `load` takes it.
 
     Raises:
-        MaskCLIPError: the method gives no probabilities, and a format needs them.
+        MaskCLIPError: there is no such runtime, or the method gives no probabilities, and a format
+            needs them.
     """
 
     model: ModelConfig
@@ -65,8 +67,10 @@ class Job:
     format_options: FormatOptions = DEFAULT_FORMAT_OPTIONS
     flat: bool = False
     max_pixels: int = MAX_PIXELS
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
+        check_runtime(self.runtime)
         if self.model.method == AUTO:  # which is never one of those
             return
         method = get_method(self.model.method)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from maskclip.core.config import RUNTIMES
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.files import check_writable, remove_unfinished
 from maskclip.core.method import Method
@@ -68,6 +69,7 @@ def plan_labels(job: Job, sources: Sequence[Source]) -> Plan:
     settings = _settings(job, weights="", tokenizer="", why=why)
     unknown = ["auto", "weights", "tokenizer", *(["vocabulary"] if job.vocabulary is None else [])]
     unknown += [name for name in ("precision", "method") if getattr(job.model, name) == AUTO]
+    unknown += ["runtime"] if job.runtime == AUTO else []
     manifest.check_settings(settings, ignore=unknown)
     formats = []
     if job.vocabulary is not None:
@@ -90,7 +92,7 @@ def label_photos(
     backend: Backend | None = None,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] = lambda _: None,
-    on_choice: Callable[[str, str], None] = lambda *_: None,
+    on_choice: Callable[[str, str, str], None] = lambda *_: None,
 ) -> Counts:
     """Label photos that are not labelled yet, and write the files and the report of all.
 
@@ -105,8 +107,8 @@ def label_photos(
         backend: what does the work; None is this process.
         on_progress: is called after each chunk.
         on_note: is called at the end with lines for the user, such as how files are imported.
-        on_choice: is called before the first photo with the method that `auto` is here, and why;
-            labels that were begun keep theirs.
+        on_choice: is called before the first photo with what `auto` is here, `"method"` or
+            `"runtime"`: which, its name, and why; labels that were begun keep theirs.
 
     Returns:
         How many photos are done and failed, including those of earlier runs.
@@ -120,6 +122,7 @@ def label_photos(
     check_writable(job.out)
     with Manifest(job.out / MANIFEST) as manifest:
         place = _Place(job.out / MANIFEST)
+        wanted = job.runtime
         job, why = _as_begun(job, manifest)
         worker = Worker(job, device)
         job, formats = worker.job, worker.formats
@@ -128,8 +131,10 @@ def label_photos(
         )
         manifest.check_settings(settings, ignore=["auto"])
         if why or worker.why:
-            reason = worker.why or "as when these labels were begun"
-            on_choice(get_method(job.model.method).name, reason)
+            reason = worker.why or _AS_BEGUN
+            on_choice("method", get_method(job.model.method).name, reason)
+        if wanted == AUTO:
+            on_choice("runtime", job.runtime, worker.runtime_why or _AS_BEGUN)
         _warn_if_useless(job)
         assert job.vocabulary is not None
         corrections = Corrections(job.out)
@@ -163,11 +168,19 @@ def label_photos(
         return manifest.counts()
 
 
+_AS_BEGUN = "as when these labels were begun"
+
+
 def _as_begun(job: Job, manifest: Manifest) -> tuple[Job, str]:
-    """Return a job with the method that `auto` became when its labels were begun, and why."""
-    saved = manifest.settings() if job.model.method == AUTO else {}
+    """Return a job with what `auto` became when its labels were begun, and why the method did."""
+    saved = manifest.settings()
+    if saved and job.runtime == AUTO:
+        runtime = saved.get("runtime", "torch")
+        job = replace(job, runtime=runtime if runtime in RUNTIMES else AUTO)
     method, why = saved.get("method"), saved.get("auto")
-    if not (isinstance(method, str) and method in METHODS and isinstance(why, str) and why):
+    if job.model.method != AUTO or not (isinstance(method, str) and method in METHODS):
+        return job, ""
+    if not (isinstance(why, str) and why):
         return job, ""
     return replace(job, model=replace(job.model, method=method)), why
 
@@ -252,6 +265,7 @@ def _settings(job: Job, *, weights: str, tokenizer: str, why: str) -> dict[str, 
         **({"auto": why} if why else {}),
         "templates": model.templates,
         "precision": model.precision,
+        **({} if job.runtime == "torch" else {"runtime": job.runtime}),
         "proxy": model.proxy,
         **({"tokenizer": tokenizer} if tokenizer else {}),
         **({} if model.language is None else {"language": model.language}),

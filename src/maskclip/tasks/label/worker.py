@@ -27,6 +27,7 @@ from maskclip.core.device import free_memory, is_out_of_memory
 from maskclip.core.draw import Labels, class_pixels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import make_durable
+from maskclip.core.methods import AUTO
 from maskclip.core.segmentation import class_totals
 from maskclip.data.corrections import Corrections
 from maskclip.data.formats import Labeled
@@ -93,8 +94,9 @@ class Worker:
         device: as `load` takes it.
 
     Attributes:
-        job: the same, with the classes, the precision and the method that the model has found.
+        job: the same, with the classes, the precision, the method and the runtime that were found.
         why: why `auto` became this method; "" where it was named.
+        runtime_why: the same of the runtime.
         fingerprint: a hash of the model's weights.
         tokenizer: a hash of what makes tokens of its words; "" is CLIP's own, or none.
         formats: what writes the labels.
@@ -105,14 +107,16 @@ class Worker:
 
     def __init__(self, job: Job, device: str = "auto") -> None:
         self._voting = Voting.of(job.options)
-        segmenter = load(job.model, device=device, options=job.options)
+        segmenter = load(job.model, device=device, options=job.options, runtime=job.runtime)
         self.fingerprint, self.why = segmenter.fingerprint, segmenter.why
+        self.runtime_why = segmenter.runtime_why
         self.vocabulary = segmenter.prepare(job.vocabulary, options=job.options)
         self.tokenizer = segmenter.tokenizer_identity()
         precision = str(segmenter.precision).removeprefix("torch.")
         method = segmenter.method if self.why else job.model.method
         model = replace(job.model, precision=precision, method=method)
-        self.job = replace(job, model=model, vocabulary=self.vocabulary)
+        runtime = segmenter.runtime if job.runtime == AUTO else job.runtime
+        self.job = replace(job, model=model, vocabulary=self.vocabulary, runtime=runtime)
         job.cleaning.thresholds(self.vocabulary)  # refuses unknown classes
         self.network = segmenter.network
         self.scoring = segmenter.scoring(self.vocabulary, job.options)
