@@ -21,7 +21,7 @@ from typing import Any
 
 from maskclip.clip.hub import cache_folder, cached_file, hub_files, url_cache
 from maskclip.core.errors import MaskCLIPError, did_you_mean
-from maskclip.core.text import parse_toml, parse_yaml, read_text
+from maskclip.core.text import parse_toml, read_text
 
 UNKNOWN = "unknown"
 COMMERCIAL = frozenset(
@@ -50,6 +50,7 @@ _FAMILIES = (
 # A part of an architecture's name -> its family; others are "vit".
 
 _LARGEST_CARD = 1 << 20  # bytes
+_LICENSE_LINE = re.compile(r"^(license(?:_name)?): *[\"']?([\w.+-]{1,60})[\"']? *$", re.MULTILINE)
 _BYTES = 4  # of a weight: published files hold float32
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -288,15 +289,13 @@ def _license_of_card(repository: str) -> tuple[str, str] | None:
         return None
     try:
         text = read_text(card, "a model card", limit=_LARGEST_CARD)
-        start, _, rest = text.partition("---\n")
-        found = parse_yaml(rest.partition("\n---")[0], str(card), "the head of a model card")
     except (MaskCLIPError, OSError):
         return None
-    if start.strip() or not isinstance(found, dict):
+    start, _, rest = text.partition("---\n")
+    if start.strip():
         return None
-    name = found.get("license")
+    said = dict(_LICENSE_LINE.findall(rest.partition("\n---")[0]))
+    name = said.get("license", "")
     if name == "other":
-        name = found.get("license_name") or name
-    if not isinstance(name, str) or re.fullmatch(r"[\w.+-]{1,60}", name) is None:
-        return None
-    return name.casefold(), str(card)
+        name = said.get("license_name", name)
+    return (name.casefold(), str(card)) if name else None
