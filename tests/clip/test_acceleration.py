@@ -26,6 +26,7 @@ from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.weights import load_clip
 from maskclip.core.method import BASELINE, CLEAN
 from maskclip.emoji.scenes import draw_scene
+from tests.clip.tiny_towers import FAMILIES, tiny_tower
 
 ALL = Ways(linear=True, attention=True, silu=True)
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -147,6 +148,30 @@ def test_an_encoder_gives_its_features_in_all_ways(make_clip, few_tokens, family
         torch.testing.assert_close(dense.keys, expected.keys, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.pool(images), plain.pool(images), rtol=1e-4, atol=1e-5)
     assert all(map(torch.equal, model.visual.parameters(), own))  # which are shared
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_blocks_of_every_library_are_computed_so(family, few_tokens, monkeypatch):
+    made = {"_by_onednn": 0, "_attend": 0}
+    for name in made:
+        own = getattr(module, name)
+
+        def counted(*args, name=name, own=own):
+            made[name] += 1
+            return own(*args)
+
+        monkeypatch.setattr(module, name, counted)
+    visual = tiny_tower(family)
+    plain, found = (DenseCLIP(visual, mean=MEAN, std=STD).eval() for _ in range(2))
+    plain.prepare(torch.float32, ways=PLAIN)
+    found.prepare(torch.float32, ways=ALL)
+    images = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    expected = plain.encode(images).features
+    assert not any(made.values())
+    features = found.encode(images).features
+    assert all(made.values())
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @torch.inference_mode()
