@@ -114,7 +114,7 @@ class Runner:
         Raises:
             RuntimeRefusalError: they differ.
         """
-        crops = _noise((3 * self.segmenter.cell + 5, 4 * self.segmenter.cell + 3))
+        crops = _noise((6 * self.segmenter.cell + 5, 7 * self.segmenter.cell + 3))
         found = session(crops.numpy())
         for name, expected in zip(graph.outputs, graph(crops), strict=True):
             ours = torch.from_numpy(found[name])
