@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BYTES = 4 * 2**20
+BYTES = 2 * 2**20
 """Memory for what is at work at once; the peak is a few times this."""
 
 MOST_POINTS = 3
@@ -93,7 +93,8 @@ def label(maps: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Part]:
     points = max(runs.points for runs in (*down, *across))
     largest = max(r.positions.shape[1] * c.positions.shape[1] for r, c in product(down, across))
     step = max(1, BYTES // (16 * maps.shape[2] * largest))
-    slack = 8 * torch.finfo(maps.dtype).eps * float(maps.abs().max())  # of rounding in a mean
+    least, most = (float(end) for end in torch.aminmax(maps))
+    slack = 8 * torch.finfo(maps.dtype).eps * max(-least, most)  # of rounding in a mean
     for top in range(0, maps.shape[1], step):
         for entries in _entries(maps, range(top, min(top + step, maps.shape[1])), points, slack):
             inside = entries.rows
