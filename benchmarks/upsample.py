@@ -58,7 +58,7 @@ def random_maps(kind: str, classes: int, grid: tuple[int, int]) -> Tensor:
 def peak(way: str, kind: str, classes: int, grid: tuple[int, int], size: tuple[int, int]) -> float:
     """Return the MiB that one run adds at its peak; to be called in a fresh process."""
     maps = random_maps(kind, classes, grid)
-    WAYS[way](maps, (8, 8))  # the libraries' own buffers are not the run's
+    WAYS[way](maps, (2 * grid[0], 2 * grid[1]))  # the libraries' own buffers are not the run's
     return peak_mib(partial(WAYS[way], maps, size))
 
 
