@@ -77,6 +77,8 @@ def _measured(usual: Run, other: Run) -> float:
     """Return the ratio of the shortest times, of runs in turn."""
     # By its processor time, which other work does not disturb, one thread alone can be measured.
     now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    # A large tensor that is freed lets the C library keep memory for the next, as networks' own do.
+    torch.ones(4 * 2**20)
     times: dict[Run, float] = {usual: math.inf, other: math.inf}
     with torch.inference_mode():
         for turn in range(_TURNS + 1):
