@@ -172,11 +172,12 @@ def load_once():
     """A full-size network is built once for all its recipes."""
     loaded = {}
 
-    def load(model, *, weights=None):
-        if model not in loaded:
+    def load(config):
+        name = config.name
+        if name not in loaded:
             loaded.clear()
-            loaded[model] = load_clip(model, weights=weights)
-        return loaded[model]
+            loaded[name] = load_clip(name, weights=config.weights)
+        return loaded[name]
 
     return load
 
@@ -194,7 +195,7 @@ def test_full_size_networks_run_every_recipe_end_to_end(
         generator = torch.Generator().manual_seed(0)
         return TextRows(F.normalize(torch.randn(len(names), dim, generator=generator), dim=1), ())
 
-    monkeypatch.setattr(task, "load_clip", load_once)
+    monkeypatch.setattr(task, "load_of", load_once)
     monkeypatch.setattr(task, "text_rows", random_rows)
     torch.set_num_threads(2)  # these are no tiny networks
     try:
@@ -222,7 +223,7 @@ def tiny_vitb(make_model, monkeypatch):
     """Take a tiny ViT of twelve blocks for every model, and random text rows."""
     vision = {"layers": 12, "patch_size": 32, "image_size": 224}
     clip = make_model(name="ViT-B-16:openai", short_side=224, vision=vision)
-    monkeypatch.setattr(task, "load_clip", lambda name, **_: clip)
+    monkeypatch.setattr(task, "load_of", lambda config: clip)
 
     def random_rows(_, names, **__):
         rows = torch.randn(len(names), 16, generator=torch.Generator().manual_seed(0))
@@ -277,7 +278,7 @@ def test_a_later_row_runs_by_name_beside_its_figure(tiny_vitb, tmp_path, capsys)
 
 
 def test_the_text_path_of_a_full_size_network(load_once):
-    clip = load_once("ViT-B-16:openai", weights="random")
+    clip = load_once(ModelConfig(name="ViT-B-16:openai", weights="random"))
     rows = text_rows(clip, ["dog", "red car", "potted plant"], templates="plain").rows
     assert rows.shape == (3, TEXT_DIMS["ViT-B-16"])
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))

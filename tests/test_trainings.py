@@ -112,11 +112,12 @@ def load_once():
     """A full-size teacher is built once for the students it has in a row."""
     loaded: dict[str, Any] = {}
 
-    def load(model, *, weights):
-        if model not in loaded:
+    def load(config):
+        name = config.name
+        if name not in loaded:
             loaded.clear()
-            loaded[model] = load_clip(model, weights=weights)
-        return loaded[model]
+            loaded[name] = load_clip(name, weights=config.weights)
+        return loaded[name]
 
     return load
 
@@ -130,7 +131,7 @@ def only_networks(load_once, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = torch.Generator().manual_seed(0)
         return F.normalize(torch.randn(len(prompts), dim, generator=generator), dim=1)
 
-    monkeypatch.setattr(supervision, "load_clip", load_once)
+    monkeypatch.setattr(supervision, "load_of", load_once)
     monkeypatch.setattr(supervision, "class_rows", random_rows)
 
 
