@@ -157,6 +157,12 @@ INPUTS = {  # what there is none of, unless it is given
 
 
 @pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
+def test_help_has_patterns_as_code_so_that_no_asterisk_is_lost(verb):
+    for each in COMMANDS[verb].params:
+        assert "*" not in re.sub(r"`[^`]*`", "", getattr(each, "help", None) or ""), each.opts
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
 def test_help_says_every_default(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert main([*verb, "--help"]) == 0

@@ -131,6 +131,21 @@ def test_filters_of_models_that_there_are_not_are_one_line(arguments, line, caps
     assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--methods", "siglip2"), "--methods prints a list of its own, whole: expected it"),
+        (("--methods", "--family", "vit", "--cached"), "without --family and --cached"),
+        (("--students", "--commercial"), "--students prints a list of its own"),
+        (("--students", "--methods"), "without --methods"),
+        (("--students", "--json"), "without --json"),
+    ],
+)
+def test_options_of_models_that_would_do_nothing_are_refused(arguments, line, capsys):
+    assert main(["models", *arguments]) == 2
+    assert line in capsys.readouterr().err
+
+
 def test_models_that_there_are_not_say_so(capsys):
     assert main(["models", "resnt"]) == 0
     assert "no published weights are like that (did you mean resnet" in capsys.readouterr().out

@@ -16,7 +16,7 @@ def models(
         str,
         typer.Argument(
             help="Only weights with this in their name or repository, as laion, or of a pattern, "
-            "as 'ViT-L-*:*'; default: all."
+            "as `ViT-L-*:*`; default: all."
         ),
     ] = "",
     family: Annotated[
@@ -76,6 +76,11 @@ def models(
     from maskclip.cli.console import print_json, print_line, print_table
     from maskclip.clip import catalog
 
+    if students or methods:
+        filters = {"a pattern": pattern, "--family": family, "--max-size": max_size is not None}
+        filters |= {"--license": license, "--commercial": commercial, "--cached": cached}
+        others = {"--methods": methods, "--json": as_json} if students else {}
+        _check_alone("--students" if students else "--methods", filters | others)
     if students:
         print_table("student", "network (use with `maskclip train --student`)", rows=_students())
         return
@@ -102,6 +107,16 @@ def models(
         print_line(_none_found(wanted))
     if wanted == catalog.Filter():
         _print_rest()
+
+
+def _check_alone(option: str, others: dict[str, object]) -> None:
+    """Refuse what would do nothing beside an option that prints another list."""
+    from maskclip.core.errors import MaskCLIPError
+
+    if given := [name for name, value in others.items() if value]:
+        raise MaskCLIPError(
+            f"{option} prints a list of its own, whole: expected it without {' and '.join(given)}"
+        )
 
 
 def _print_own() -> None:
