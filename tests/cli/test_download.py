@@ -141,3 +141,30 @@ def test_what_comes_with_the_package_needs_no_download(tmp_path, capsys):
     (tmp_path / "own.pt").write_bytes(b"")
     assert main(["download", str(tmp_path / "own.pt")]) == 2
     assert "is a file or folder of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--list",)], ids=("download", "list"))
+@pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:../../etc", "hf-hub:a/b/c@main"])
+def test_what_is_no_name_of_a_repository_is_one_line_of_what_is(name, options, capsys):
+    assert main(["download", name, *options]) == 2
+    expected = f"error: '{name}' is no name of a repository: expected hf-hub:org/name"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_an_out_that_is_a_file_is_refused_before_the_download(hub, tmp_path, capsys):
+    (tmp_path / "models").touch()
+    assert main(["download", "ViT-tiny-16:laion", "--out", str(tmp_path / "models")]) == 2
+    assert "models is a file: expected a folder" in capsys.readouterr().err
+    assert not sent(hub)
+
+
+@pytest.mark.parametrize("name", ["./models/mine", "../mine:laion"])
+def test_a_path_that_is_not_there_is_said_to_be_missing_as_it_was_written(name, capsys):
+    assert main(["download", name]) == 2
+    wanted = f"unknown model '{name.partition(':')[0]}', and no file or folder of this name"
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_repository_without_its_prefix_is_said_how_to_write(capsys):
+    assert main(["download", "laion/tiny"]) == 2
+    assert "(a repository of the hub is written hf-hub:laion/tiny)" in capsys.readouterr().err

@@ -54,7 +54,10 @@ def download(
     """
     from maskclip.cli.console import print_line, print_path
     from maskclip.clip import ahead
+    from maskclip.core.errors import MaskCLIPError
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise MaskCLIPError(f"--out: {out} is a file: expected a folder, or a new name for one")
     for name in models:  # unknown ones are refused before anything is downloaded
         parts = ahead.parts_of(name)
         if only_list:

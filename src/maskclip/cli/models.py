@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from maskclip.clip.catalog import Filter, Weights
 
 
@@ -77,10 +79,17 @@ def models(
     from maskclip.clip import catalog
 
     if students or methods:
-        filters = {"a pattern": pattern, "--family": family, "--max-size": max_size is not None}
-        filters |= {"--license": license, "--commercial": commercial, "--cached": cached}
-        others = {"--methods": methods, "--json": as_json} if students else {}
-        _check_alone("--students" if students else "--methods", filters | others)
+        others = {
+            "a pattern": pattern,
+            "--family": family,
+            "--max-size": max_size,
+            "--license": license,
+            "--commercial": commercial,
+            "--cached": cached,
+            "--methods": students and methods,
+            "--json": students and as_json,
+        }
+        _check_alone("--students" if students else "--methods", others)
     if students:
         print_table("student", "network (use with `maskclip train --student`)", rows=_students())
         return
@@ -109,7 +118,7 @@ def models(
         _print_rest()
 
 
-def _check_alone(option: str, others: dict[str, object]) -> None:
+def _check_alone(option: str, others: Mapping[str, object]) -> None:
     """Refuse what would do nothing beside an option that prints another list."""
     from maskclip.core.errors import MaskCLIPError
 

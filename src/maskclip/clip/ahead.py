@@ -180,7 +180,7 @@ def write_folder(name: str, target: Path) -> Path:
 def _split(name: str) -> tuple[str, str]:
     """Return the architecture and the tag of a name, which may leave the only tag out."""
     architecture, _, tag = name.replace("/", "-").partition(":")
-    known_config(architecture, (*EMBEDDED, *ALIASES, *PREVIEWS))
+    known_config(name, (*EMBEDDED, *ALIASES, *PREVIEWS))
     return architecture, tag or default_tag(architecture)
 
 

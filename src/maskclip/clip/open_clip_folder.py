@@ -94,8 +94,22 @@ def read_folder(name: str) -> Folder:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the repository and the revision of `hf-hub:org/name@revision`."""
+    """Return the repository and the revision of `hf-hub:org/name@revision`.
+
+    Raises:
+        WeightsError: the hub allows no such name.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # lazily there
+
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise WeightsError(
+            f"{brief(name)} is no name of a repository: expected {PREFIX}org/name, "
+            "which may end with @revision"
+        ) from None
     return repository, revision or "main"
 
 

@@ -68,7 +68,7 @@ def load_pretrained(
     `other_names` are models of another kind, for the hint that an unknown name gets.
     """
     architecture, _, tag = name.replace("/", "-").partition(":")
-    config = known_config(architecture, other_names)
+    config = known_config(name, other_names)
     words = TokenizerSource(
         model=architecture,
         text=config["text_cfg"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,24 @@ def model_config(architecture: str) -> dict[str, Any]:
     return config
 
 
-def known_config(architecture: str, other_names: Collection[str]) -> dict[str, Any]:
+def known_config(name: str, other_names: Collection[str]) -> dict[str, Any]:
     """Return the configuration of an architecture that has a dense reading.
 
+    `name` may have slashes, as OpenAI's have (ViT-B/16), and a tag, which does not matter here;
     `other_names` are models of another kind, for the hint that an unknown name gets.
 
     Raises:
         WeightsError: open_clip does not know it.
         UnsupportedTowerError: it has no dense reading.
     """
+    given = name.partition(":")[0]
+    architecture = given.replace("/", "-")
     if architecture not in open_clip.list_models():
+        path = "" if architecture == given else ", and no file or folder of this name"
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", given):
+            path += f" (a repository of the hub is written hf-hub:{given})"
         raise WeightsError(
-            f"unknown model {brief(architecture)}{_nearest(architecture, other_names)}; "
+            f"unknown model {brief(given)}{path}{_nearest(architecture, other_names)}; "
             "`maskclip models` lists them"
         )
     config = model_config(architecture)
