@@ -52,6 +52,17 @@ def test_run_lengths_and_the_label_image_are_the_same_labels(serve, scene, expec
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(image.content))), found.labels)
 
 
+def test_an_answer_says_why_auto_became_its_method_and_not_where_it_was_named(serve, scene):
+    client, fields = serve(), {"words": WORDS, "short_side": "96"}
+    named, auto, again = (
+        post(client, "/v1/segment", scene, method=method, **fields).json()
+        for method in ("clean", "auto", "clean")
+    )
+    assert (auto["method"], auto["why"]) == ("clean", "the best of those measured on drawn scenes")
+    assert named["why"] == again["why"] == ""
+    assert named["labels"] == auto["labels"]
+
+
 def test_words_that_change_do_not_run_the_network_again(serve, scene, expected):
     client = serve()
     photo = client.post("/v1/photos", files={"image": ("a.png", scene[0])}).json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -172,18 +173,26 @@ class Models:
             MaskCLIPError: it cannot be loaded, or read by this method.
         """
         source = self.offers[name].source
+        why = ""
         if method == AUTO and not names_clip(source):
             method = "clean"
         if method == AUTO:
             from maskclip.clip.choice import settle
 
-            settled = settle(self._config(source, AUTO), options)[0].method
-            method = settled if isinstance(settled, str) else settled.name
+            config, why = settle(self._config(source, AUTO), options)
+            method = config.method if isinstance(config.method, str) else config.method.name
+        found = self._loaded(name, method)
+        if why:  # of this question: the same network, of the same cache, may be named in others
+            found = copy(found)
+            found.why = why
+        return found
+
+    def _loaded(self, name: str, method: str) -> PhotoSegmenter:
         key = (name, method)
         if key in self._ready:
             self._ready.move_to_end(key)
             return self._ready[key]
-        found = load(self._config(source, method), device=self._device)
+        found = load(self._config(self.offers[name].source, method), device=self._device)
         self._ready[key] = found
         while len(self._ready) > _MOST_SEGMENTERS:
             self._ready.popitem(last=False)

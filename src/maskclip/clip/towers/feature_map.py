@@ -44,7 +44,7 @@ class FeatureMapTower:
             raise unsupported(
                 method,
                 "reads a last self-attention, and this model ends in a feature map: choose a ViT, "
-                "as ViT-B-16, or a method for both: clean, published or baseline",
+                "as ViT-B-16, or a method for any network: clean, published or baseline",
             )
         if mixes_positions(method.pool):
             raise unsupported(method, "mixes within an attention pool, which this network has not")

@@ -47,7 +47,7 @@ class ResNetTower:
             raise unsupported(
                 method,
                 "reads the blocks of a ViT, and this model is a ResNet: choose a ViT, as "
-                "ViT-B-16, or a method for both: clean, published or baseline",
+                "ViT-B-16, or a method for any network: clean, published or baseline",
             )
         if mixes_positions(method.pool):
             raise unsupported(method, "has kernels of a pool: those of a ResNet's are `kernels`")
