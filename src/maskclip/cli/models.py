@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,7 +104,8 @@ def models(
         commercial=commercial,
         here=cached,
     )
-    found = [each for each in catalog.published_weights() if wanted.passes(each)]
+    published = catalog.published_weights()
+    found = [each for each in published if wanted.passes(each)]
     if as_json:
         print_json([_as_json(each) for each in found])
         return
@@ -114,6 +115,11 @@ def models(
         _print_weights(found)
     else:
         print_line(_none_found(wanted))
+    if commercial:
+        others = replace(wanted, commercial=False, licenses=("unknown",))
+        left_out = sum(map(others.passes, published))
+        if left_out and not license:
+            print_line(f"\nleft out, since their licence is unknown here: {left_out}")
     if wanted == catalog.Filter():
         _print_rest()
 
