@@ -2,6 +2,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from timm.layers.pool2d_same import create_pool2d
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.core.methods import METHODS
@@ -10,6 +11,7 @@ from maskclip.export.graph import (
     ExportError,
     build_graph,
     encoder_graph,
+    export_program,
     with_fixed_padding,
 )
 
@@ -67,13 +69,15 @@ def test_what_cannot_be_traced_and_what_is_too_large_is_one_line():
         build_graph(large, ["maps"])
 
 
-def test_padding_by_leftovers_is_fixed_where_nothing_is_left_over():
+def test_padding_by_leftovers_is_fixed_where_nothing_is_left_over(tmp_path):
     layers = [timm.layers.create_conv2d(3, 4, 3, stride=2, padding="same")]
     layers += [timm.layers.create_conv2d(4, 4, size, padding="same", dilation=2) for size in (3, 5)]
     layers += [timm.layers.create_conv2d(4, 4, 5, stride=2, padding="same", groups=4)]
+    layers += [create_pool2d(kind, 2, 1, padding="same") for kind in ("avg", "max")]
     network = torch.nn.Sequential(*layers).eval()
     fixed = with_fixed_padding(network)
     kinds = [type(module).__name__ for module in fixed.modules()]
-    assert kinds.count("_FixedPadding") == kinds.count("Conv2dSame") > 0
+    assert kinds.count("_FixedPadding") == sum(kind.endswith("2dSame") for kind in kinds) == 4
     images = torch.rand(2, 3, 64, 96)
     assert torch.equal(fixed(images), network(images))
+    torch.export.save(export_program(fixed, pixels="float32"), tmp_path / "program.pt2")

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import METHODS
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.export.files import ExportedModel, halve, read_description
-from maskclip.export.graph import ExportError
+from maskclip.export.files import ExportedModel, halve, read_description, save_program
+from maskclip.export.graph import ExportError, export_program
 from maskclip.tasks import export as task
 from maskclip.tasks.export import DisagreementError, Export, export, label_graph
 
@@ -162,6 +163,40 @@ def test_a_program_of_torch_export_needs_nothing_of_maskclip(tmp_path):
     assert b"site-packages" not in what.out.read_bytes()
 
 
+def test_where_nothing_can_be_written_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "load", None)
+    (tmp_path / "d.onnx").mkdir()
+    (tmp_path / "file").touch()
+    for out, message in (("d.onnx", "is a folder"), ("file/m.onnx", "cannot be written")):
+        with pytest.raises(MaskCLIPError, match=message):
+            export(Export(model=ModelConfig(name="emoji"), vocabulary=WORDS, out=tmp_path / out))
+
+
+def test_a_program_that_torch_cannot_store_is_refused_in_one_line(tmp_path, exported):
+    class Rounds(torch.nn.Module):
+        def forward(self, images):
+            return torch.nn.functional.pad(images, (0, math.ceil(images.shape[3] / 2)))
+
+    with pytest.raises(
+        ExportError, match=r"cannot store this as \.pt2: .*ends in \.onnx"
+    ) as caught:
+        save_program(export_program(Rounds()), tmp_path / "m.pt2", exported[1].description)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_program_that_does_not_run_on_some_size_is_not_kept(tmp_path, monkeypatch):
+    def write_other(program, path, description):
+        torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.rand(1, 3, 8, 8),)), path)
+
+    monkeypatch.setattr(task, "export_program", lambda graph, *, pixels: None)
+    monkeypatch.setattr(task, "save_program", write_other)
+    out = tmp_path / "m.pt2"
+    with pytest.raises(ExportError, match=r"not written: it does not run on \d+x\d+ px") as caught:
+        export(Export(model=ModelConfig(name="emoji-vit"), vocabulary=WORDS, out=out))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -241,6 +276,11 @@ class TestStrangersFiles:
     def test_no_onnx(self, tmp_path, data):
         (tmp_path / "m.onnx").write_bytes(data)
         self.refused(tmp_path / "m.onnx", "no ONNX file, or damaged|does not name its classes")
+
+    @pytest.mark.parametrize("field", [b"\0\0", b"\x08\x01"])
+    def test_a_file_of_nothing_is_not_read_to_its_end(self, tmp_path, field):
+        (tmp_path / "m.onnx").write_bytes(field * 100_000)
+        self.refused(tmp_path / "m.onnx", "its fields are not those of ONNX")
 
     def test_cut_short(self, tmp_path, exported):
         data = exported[0].read_bytes()

@@ -132,11 +132,12 @@ def export(
 def _show(done: Exported) -> None:
     """Print what is in the file, and how its labels agree."""
     from maskclip.cli.console import print_line, warning_line
+    from maskclip.core.text import counted
 
     found = done.description
     print_line(
-        f"{len(found.vocabulary)} classes, method {found.method}, working size {found.short_side} "
-        f"px, licence of the weights: {found.license}"
+        f"{counted(len(found.vocabulary), 'class', 'classes')}, method {found.method}, working "
+        f"size {found.short_side} px, licence of the weights: {found.license}"
     )
     for one in done.agreements:
         height, width = one.size

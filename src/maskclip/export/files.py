@@ -18,7 +18,7 @@ import numpy.typing as npt
 from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.text import brief, printable
 from maskclip.export.description import Description
-from maskclip.export.graph import INPUT, PIXELS
+from maskclip.export.graph import INPUT, PIXELS, ExportError, cause
 from maskclip.export.labels import OUTPUTS
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ PROGRAM_ENTRY = "maskclip.json"
 
 _METADATA = 14  # the field of a model's metadata, in ONNX's message
 _MOST_METADATA = 16 << 20  # bytes
+_MOST_FIELDS = 10_000  # a model has a dozen, and one for each entry of its metadata
 _LARGEST = 2 << 30  # bytes: no message is larger
 _HALVED = 256  # numbers from which on a tensor is stored in half precision
 _DOMAINS = ("", "ai.onnx")
@@ -79,6 +80,7 @@ def save_program(program: ExportedProgram, path: Path, description: Description)
     """Write a program of `torch.export`, with what it says of itself.
 
     Raises:
+        ExportError: torch cannot store it.
         OSError: it cannot be written.
     """
     import torch
@@ -88,7 +90,15 @@ def save_program(program: ExportedProgram, path: Path, description: Description)
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
                 node.meta.pop(key, None)  # paths of this machine
     entries = {PROGRAM_ENTRY: json.dumps(description.to_metadata())}
-    torch.export.save(program, path, extra_files=entries)
+    try:
+        torch.export.save(program, path, extra_files=entries)
+    except OSError:
+        raise
+    except Exception as error:  # of its own kinds, in many lines
+        raise ExportError(
+            f"torch.export cannot store this as {PROGRAM_SUFFIX}: {cause(error)}; choose a name "
+            f"that ends in {SUFFIX}"
+        ) from error
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
@@ -112,9 +122,12 @@ def read_description(path: str | os.PathLike[str]) -> Description:
 def _metadata(file: BinaryIO, size: int) -> dict[str, str]:
     """Return the metadata of a model: of its message, the fields 14, each a key and a value."""
     found: dict[str, str] = {}
-    read = 0
+    fields = read = 0
     while file.tell() < size:
         field, kind = divmod(_varint(file), 8)
+        fields += 1
+        if field == 0 or fields > _MOST_FIELDS:  # such as zeros of a download that was cut off
+            raise ValueError("its fields are not those of ONNX")
         if kind == 0:
             _varint(file)
             continue

@@ -6,11 +6,12 @@ B images, D channels, C channels of keys, h x w grid positions, H x W pixels.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -146,38 +147,51 @@ def export_program(module: nn.Module, *, pixels: str = "uint8") -> ExportedProgr
 
 
 def with_fixed_padding(network: Module) -> Module:
-    """Return a copy of a network, of the same weights, whose convolutions pad by fixed numbers.
+    """Return a copy of a network, of the same weights, whose layers pad by fixed numbers.
 
-    Those of TensorFlow's networks pad by what their input's size leaves over, which takes an
-    exporter hours to follow. Here networks get images of whole cells, and nothing is left over.
+    Convolutions of TensorFlow's networks, and pools of ResNets, pad by what their input's size
+    leaves over, which takes an exporter hours to follow, or cannot be stored. Here networks get
+    images of whole cells, and nothing is left over.
 
     Args:
         network: of timm's layers, which is given sides that all of its strides divide.
     """
     from timm.layers.conv2d_same import Conv2dSame  # not quick to import
+    from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 
     copy = shared_copy(network)
     for parent in list(copy.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Conv2dSame):
-                setattr(parent, name, _FixedPadding(child))
+                setattr(parent, name, _FixedPadding(child, nn.Conv2d))
+            elif isinstance(child, AvgPool2dSame):
+                setattr(parent, name, _FixedPadding(child, nn.AvgPool2d))
+            elif isinstance(child, MaxPool2dSame):
+                setattr(parent, name, _FixedPadding(child, nn.MaxPool2d, value=-math.inf))
     return copy
 
 
 class _FixedPadding(nn.Module):
-    """A convolution that pads as for an input whose sides its strides divide."""
+    """A layer that pads as for an input whose sides its strides divide.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Args:
+        layer: with kernel, stride and, perhaps, dilation; (height, width) each.
+        plain: its class without padding of its own.
+        value: that is put around images.
+    """
+
+    def __init__(self, layer: Any, plain: type[nn.Module], *, value: float = 0.0) -> None:
         super().__init__()
-        self.conv = conv
-        sides = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+        self.layer, self.plain, self.value = layer, plain, value
+        dilation = getattr(layer, "dilation", (1, 1))
+        sides = zip(layer.kernel_size, dilation, layer.stride, strict=True)
         missing = [max((size - 1) * apart + 1 - step, 0) for size, apart, step in sides]
         self.padding = [part for n in reversed(missing) for part in (n // 2, n - n // 2)]
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        padded = F.pad(x, self.padding)
-        return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+        padded = F.pad(x, self.padding, value=self.value)
+        found: Tensor = self.plain.forward(self.layer, padded)
+        return found
 
 
 @contextmanager
@@ -188,10 +202,10 @@ def _one_line() -> Iterator[None]:
     except MaskCLIPError:
         raise
     except Exception as error:  # of a dozen kinds, in many lines
-        raise ExportError(f"this cannot be exported: {_cause(error)}") from error
+        raise ExportError(f"this cannot be exported: {cause(error)}") from error
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Return the first line of what was the matter in the first place."""
     while error.__cause__ is not None:
         error = error.__cause__

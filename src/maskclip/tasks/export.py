@@ -26,7 +26,7 @@ from maskclip.core.dense import class_agreement
 from maskclip.core.dense import label as label_maps
 from maskclip.core.dense import score as score_dense
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.files import atomic_path
+from maskclip.core.files import atomic_path, check_writable
 from maskclip.core.resize import Geometry
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
@@ -39,7 +39,7 @@ from maskclip.export.files import (
     halve,
     save_program,
 )
-from maskclip.export.graph import PIXELS, build_graph, export_program
+from maskclip.export.graph import PIXELS, ExportError, build_graph, cause, export_program
 from maskclip.export.labels import OUTPUTS, LabelGraph, check_scoring
 from maskclip.tasks.photo_segmenter import PhotoSegmenter
 from maskclip.tasks.segmenter import Segmenter, load
@@ -131,9 +131,13 @@ def export(
 
     Raises:
         DisagreementError: the file's labels are not PyTorch's; it is not kept.
-        MaskCLIPError: the model cannot be loaded or exported, or the words not be used.
-        OSError: the file cannot be written.
+        MaskCLIPError: the model cannot be loaded or exported, the words not be used, or the file
+            not be written.
+        OSError: the disk is full.
     """
+    if what.out.is_dir():
+        raise MaskCLIPError(f"{what.out} is a folder: choose another name")
+    check_writable(what.out.parent)
     on_step("loading")
     model = replace(what.model, precision="float32")
     segmenter = load(model, device="cpu", options=what.options)
@@ -249,7 +253,14 @@ def _runs_program(path: Path, what: Export) -> _Run:
     program = torch.export.load(path).module()
 
     def run(images: Tensor) -> Any:
-        return program(_as_input(images, what))[0].numpy()
+        try:
+            return program(_as_input(images, what))[0].numpy()
+        except Exception as error:  # a guard of torch's, on sizes that it took for others
+            height, width = images.shape[2:]
+            raise ExportError(
+                f"{what.out} was not written: it does not run on {width}x{height} px "
+                f"({cause(error)}); choose a name that ends in {SUFFIX}"
+            ) from error
 
     return run
 
