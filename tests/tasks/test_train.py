@@ -586,7 +586,7 @@ def test_a_method_that_cannot_teach_so_is_refused_before_the_first_step(
     make_model: Callable[..., CLIPModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
-    monkeypatch.setattr("maskclip.plus.supervision.load_clip", lambda *_, **__: clip)
+    monkeypatch.setattr("maskclip.plus.supervision.load_of", lambda *_, **__: clip)
     training = replace(TINY, teacher=ModelConfig(name="tiny", method="scclip", templates="plain"))
     small = replace(training.augmentation, crop=(40, 40))
     smoothed = replace(training.supervision, key_smoothing=1.0)

@@ -90,7 +90,7 @@ def export(
     from maskclip.cli.console import print_path, working
     from maskclip.core.config import ModelConfig
     from maskclip.tasks.export import Export
-    from maskclip.tasks.export import export as write
+    from maskclip.tasks.export import export as run_export
 
     if out.exists() and not force:
         raise MaskCLIPError(f"{out} is there already: choose another name, or add --force")
@@ -124,7 +124,7 @@ def export(
         license=license_name,
     )
     with working(f"exporting {model}") as progress:
-        done = write(what, no_verify=no_verify, on_step=lambda step: progress(f"{model}: {step}"))
+        done = run_export(what, no_verify=no_verify, on_step=lambda at: progress(f"{model}: {at}"))
     _show(done)
     print_path(out)
 
