@@ -116,10 +116,10 @@ def models(
     else:
         print_line(_none_found(wanted))
     if commercial:
-        others = replace(wanted, commercial=False, licenses=("unknown",))
-        left_out = sum(map(others.passes, published))
+        unlicensed = replace(wanted, commercial=False, licenses=("unknown",))
+        left_out = sum(map(unlicensed.passes, published))
         if left_out and not license:
-            print_line(f"\nleft out, since their licence is unknown here: {left_out}")
+            print_line(f"left out, since their licence is unknown here: {left_out}")
     if wanted == catalog.Filter():
         _print_rest()
 
