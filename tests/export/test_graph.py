@@ -14,6 +14,8 @@ from maskclip.export.graph import (
     export_program,
     with_fixed_padding,
 )
+from maskclip.plus.config import StudentConfig
+from maskclip.plus.student import build_student
 
 SIZES = [(1, 64, 64), (3, 97, 131), (2, 33, 203)]
 
@@ -81,3 +83,14 @@ def test_padding_by_leftovers_is_fixed_where_nothing_is_left_over(tmp_path):
     images = torch.rand(2, 3, 64, 96)
     assert torch.equal(fixed(images), network(images))
     torch.export.save(export_program(fixed, pixels="float32"), tmp_path / "program.pt2")
+
+
+def test_a_program_of_a_student_takes_sizes_that_are_padded_and_that_are_not():
+    rows = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    config = StudentConfig(decoder="deeplabv3plus", backbone="resnet10t", embed_dim=16)
+    student = build_student(config, rows).eval()
+    program = export_program(with_fixed_padding(student)).module()
+    for size in ((128, 128), (160, 192), (97, 131)):
+        images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), student(images), rtol=0, atol=1e-5)

@@ -89,6 +89,9 @@ class Student(nn.Module):
     def _within(self, maps: Tensor, images: Tensor) -> Tensor:
         """Return the positions of the images alone: networks pad them."""
         height, width = ((side - 1) // self.stride + 1 for side in images.shape[-2:])
+        if torch.compiler.is_exporting():  # a slice would bind the program to sizes that are padded
+            rows, columns = (torch.arange(n, device=maps.device) for n in (height, width))
+            return maps.index_select(2, rows).index_select(3, columns)
         return maps[..., :height, :width]
 
     def classifier(self) -> Tensor:
