@@ -20,7 +20,8 @@ small = image.resize([round(side * scale) for side in image.size], Image.Resampl
 pixels = np.asarray(small).transpose(2, 0, 1)[None]  # (1, 3, H, W) uint8
 labels, scores = session.run(["labels", "scores"], {"images": np.ascontiguousarray(pixels)})
 
-found = Image.fromarray(labels[0].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+found = Image.fromarray(labels[0].astype(np.uint8))  # a palette has 256 classes at most
+found = found.resize(image.size, Image.Resampling.NEAREST)
 found.putpalette([value for color in about["palette"] for value in color])
 found.save(out)
 for label, name in enumerate(about["classes"]):
