@@ -1,6 +1,7 @@
 """Models whose network ONNX Runtime or OpenVINO runs give PyTorch's labels."""
 
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,12 @@ def test_labels_are_those_of_pytorch(make, keeps, runtime, how):
     # A grid of 2 x 8 positions, as many as the table's 4 x 4, is read in raster order (V6).
     wide = labels(make(), [(16, 64)])
     np.testing.assert_array_equal(labels(segmenter, [(16, 64)]), wide)
+    # Ctrl-C still comes to Python: OpenVINO's own stack for signals is too small for its handler.
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
+    signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+    assert seen == [True]
 
 
 class Graph:

@@ -7,10 +7,12 @@ are: one that was cut short or changed is made again.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +68,8 @@ def computes(runtime: str, precision: torch.dtype) -> bool:
         return False
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with _own_signal_stack():
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -200,16 +203,14 @@ def _opens_openvino(precision: torch.dtype) -> Callable[[bytes, Sequence[str]], 
     def opened(graph: bytes, outputs: Sequence[str]) -> Run:
         import openvino
 
-        core = openvino.Core()
-        model = core.compile_model(
-            core.read_model(graph, b""),
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        settings = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        with _own_signal_stack():
+            core = openvino.Core()
+            model = core.compile_model(core.read_model(graph, b""), "CPU", settings)
 
         def run(images: npt.NDArray[np.uint8]) -> list[Any]:
             found = model({INPUT: images})
@@ -218,3 +219,28 @@ def _opens_openvino(precision: torch.dtype) -> Callable[[bytes, Sequence[str]], 
         return run
 
     return opened
+
+
+class _SignalStack(ctypes.Structure):
+    """stack_t of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Give the thread the stack for signals back that it had.
+
+    OpenVINO's, where processors have AMX, is only as large as the state of these: Python's handler
+    does not fit on it, and Ctrl-C would end in a crash.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    exchange = ctypes.CDLL(None).sigaltstack
+    before = _SignalStack()
+    exchange(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(before), None)
