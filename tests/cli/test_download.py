@@ -158,6 +158,11 @@ def test_an_out_that_is_a_file_is_refused_before_the_download(hub, tmp_path, cap
     assert not sent(hub)
 
 
+def test_a_list_takes_no_folder(hub, tmp_path, capsys):
+    assert main(["download", "ViT-tiny-16:laion", "--list", "--out", str(tmp_path)]) == 2
+    assert "--list writes nothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["./models/mine", "../mine:laion"])
 def test_a_path_that_is_not_there_is_said_to_be_missing_as_it_was_written(name, capsys):
     assert main(["download", name]) == 2

@@ -56,6 +56,8 @@ def download(
     from maskclip.clip import ahead
     from maskclip.core.errors import MaskCLIPError
 
+    if only_list and out is not None:
+        raise MaskCLIPError("--list writes nothing: leave --out out, or --list")
     if out is not None and out.exists() and not out.is_dir():
         raise MaskCLIPError(f"--out: {out} is a file: expected a folder, or a new name for one")
     for name in models:  # unknown ones are refused before anything is downloaded
