@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-from maskclip.core.errors import MaskCLIPWarning
+from maskclip.core.errors import MaskCLIPWarning, quiet_loggers
 from maskclip.core.text import printable
 
 _PATIENCE = 10.0  # seconds for the hub to answer
@@ -237,7 +236,7 @@ def _fetch(
         unfinished.replace(target)  # nothing says how long it is, and it is whole
         return
     _check_space(target.parent, None if size is None else size - done)
-    with unfinished.open("ab") as file, _without_notes():
+    with unfinished.open("ab") as file, quiet_loggers("huggingface_hub.file_download"):
         http_get(
             url,
             file,
@@ -253,18 +252,6 @@ def _fetch(
             "it was thrown away. Try again, or another mirror (HF_ENDPOINT)"
         )
     unfinished.replace(target)
-
-
-@contextmanager
-def _without_notes() -> Iterator[None]:
-    """Let the hub's client not tell each of its tries in several lines; its bar shows them."""
-    log = logging.getLogger("huggingface_hub.file_download")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_space(folder: Path, needed: int | None) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
 from maskclip.clip.hub import cache_folder, hub_address, hub_file, hub_folder
 from maskclip.clip.model import Tokenizer
-from maskclip.core.errors import MaskCLIPError, did_you_mean, require_extra
+from maskclip.core.errors import MaskCLIPError, did_you_mean, quiet_loggers, require_extra
 from maskclip.core.files import file_fingerprint
 from maskclip.core.text import brief, printable, read_json
 
@@ -360,11 +360,10 @@ def _set_language(tokenizer: Any, language: str, folder: Path) -> None:
 @contextmanager
 def _one_line(source: str, what: str = "tokenizer") -> Iterator[None]:
     """Turn whatever is raised over a folder, or over settings, into one line that names them."""
-    log = logging.getLogger("transformers")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # its notes are of several lines, and for programmers
     try:
-        yield
+        # its notes are of several lines, and for programmers
+        with quiet_loggers("transformers", level=logging.CRITICAL):
+            yield
     except MaskCLIPError:
         raise
     except BaseException as error:
@@ -375,5 +374,3 @@ def _one_line(source: str, what: str = "tokenizer") -> Iterator[None]:
         raise TokenizerError(
             f"{source}: not a {what} that can be used ({reason or type(error).__name__})"
         ) from error
-    finally:
-        log.setLevel(level)

@@ -5,7 +5,6 @@ B images, D channels, C channels of keys, h x w grid positions, H x W pixels.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import warnings
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from maskclip.clip.encoder import DenseCLIP
 from maskclip.clip.model import shared_copy
-from maskclip.core.errors import MaskCLIPError, require_extra
+from maskclip.core.errors import MaskCLIPError, quiet_loggers, require_extra
 from maskclip.core.text import brief
 
 if TYPE_CHECKING:
@@ -216,17 +215,9 @@ def cause(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what exporters say of their own work from users."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_loggers(*_NOISY):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def _forget(model: ModelProto) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from maskclip.clip.checkpoint import read_weights
 from maskclip.clip.fitting import check_finite, in_order, misfit
 from maskclip.clip.hub import hub_file
 from maskclip.core.config import PREVIEWS
-from maskclip.core.errors import did_you_mean
+from maskclip.core.errors import did_you_mean, quiet_loggers
 from maskclip.imagenet.classifier import architecture_of, load_classifier
 from maskclip.plus.config import FIRST_WEIGHTS, IMAGENET, RANDOM, StudentError
 
@@ -40,7 +39,7 @@ def first_weights(source: str, backbone: str, **options: Any) -> Iterator[Path |
         yield None
     elif source == IMAGENET:
         file = _imagenet_file(backbone)
-        with _without_warnings():
+        with quiet_loggers("timm"):  # it warns of a classifier's weights, which features do without
             yield file
     else:
         state = _read(source, backbone)
@@ -49,20 +48,8 @@ def first_weights(source: str, backbone: str, **options: Any) -> Iterator[Path |
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             file = Path(folder) / "weights.safetensors"
             save_file(fitting, file)
-            with _without_warnings():
+            with quiet_loggers("timm"):
                 yield file
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Let timm not warn of weights of a classifier, which the features do without."""
-    log = logging.getLogger("timm")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _imagenet_file(name: str) -> Path:

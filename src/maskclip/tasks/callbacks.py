@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
@@ -22,7 +21,7 @@ from lightning.pytorch.plugins import LayerSync
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, quiet_loggers
 from maskclip.core.files import atomic_path
 from maskclip.plus.config import Machine, TrainingError
 from maskclip.plus.dataset import Batch
@@ -48,18 +47,9 @@ _UNREADABLE = (
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress Lightning's remarks: callers report what users need."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_loggers("lightning.pytorch", "lightning.fabric"):
         warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[ModelCheckpoint]:
