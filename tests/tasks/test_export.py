@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import maskclip
+from maskclip.cli import main
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.methods import METHODS
@@ -90,6 +91,16 @@ def test_it_labels_photos_as_its_model_does(exported):
         assert found.vocabulary == WORDS
         assert (found.labels == expected.labels).mean() >= 0.999
         assert found.coverage() == pytest.approx(expected.coverage(), abs=1e-3)
+
+
+def test_label_takes_the_file_with_its_words(exported, tmp_path):
+    image = scenes(1, (96, 128))[0]
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(image).save(tmp_path / "photos" / "a.png")
+    command = ["label", str(tmp_path / "photos"), "--model", str(exported[0])]
+    assert main([*command, "--out", str(tmp_path / "labels")]) == 0
+    found = np.asarray(Image.open(tmp_path / "labels" / "png" / "a.png"))
+    assert (found == maskclip.load(exported[0]).segment(image).labels).mean() >= 0.999
 
 
 def test_what_is_frozen_is_refused_in_one_line(exported):
