@@ -150,9 +150,32 @@ def test_options_of_models_that_would_do_nothing_are_refused(arguments, line, ca
     assert line in capsys.readouterr().err
 
 
-def test_models_that_there_are_not_say_so(capsys):
-    assert main(["models", "resnt"]) == 0
-    assert "no published weights are like that (did you mean resnet" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("resnt",), "no published weights are called like 'resnt' (did you mean resnet"),
+        (("--family", "swin"), "--family swin leaves none of "),
+        (
+            ("RN50*", "--family", "eva", "--commercial"),
+            "none of 12 published weights, which",
+        ),
+        (("RN50*", "--family", "eva"), "which are of resnet; `maskclip models` lists all"),
+        (("MobileCLIP*", "--license", "mit"), "weights, which are under apple-amlr; "),
+        (("MobileCLIP*", "--commercial"), "--commercial leaves none of "),
+        (("RN101:openai", "--max-size", "9MB"), "the one called RN101:openai, the smallest of"),
+        (("RN*", "--max-size", "9MB"), "the smallest of which is RN50:openai of ~408 MB; "),
+        (("--cached",), "none of which is on this machine: `maskclip download NAME`"),
+    ],
+)
+def test_the_filter_that_leaves_no_models_is_named_with_what_is_near(
+    arguments, line, capsys, isolated
+):
+    assert main(["models", *arguments]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert line in said
+    assert main(["models", "--json", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("[]\n", f"{said}\n")
 
 
 def test_the_list_of_models_needs_neither_torch_nor_open_clip():
@@ -228,17 +251,34 @@ def test_methods_are_listed_for_programs(capsys):
     assert by_name["naclip"]["fields"]["window"] == 5
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_list_of_models_fits_a_terminal(width, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("verb", "width", "left_out"),
+    [
+        ("models", 80, "px, family, parameters"),
+        ("models", 100, "px, family"),
+        ("models", 120, ""),
+        ("recipes", 80, "teacher, network"),
+    ],
+)
+def test_names_are_whole_in_a_terminal_and_a_pipe_has_all(
+    verb, width, left_out, capsys, monkeypatch
+):
     def screen(*, errors=False):
         return Console(file=sys.stdout, width=width, force_terminal=True, color_system=None)
 
+    assert main([verb]) == 0
+    piped = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line}
     monkeypatch.setattr(console, "console", screen)
-    assert main(["models", "--license", "mit"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= width
-    (line,) = (line for line in lines if line.startswith("ViT-B-16:openai "))
-    assert line.split() == ["ViT-B-16:openai", "vit", "224", "150", "M", "~598", "MB", "mit"]
+    assert main([verb]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert piped <= {line.split()[0] for line in lines}
+    notes = ("No published weights", "* is the data set")  # lines of prose
+    assert max(len(line) for line in lines if not line.startswith(notes)) <= width
+    said = f"Left out, as the terminal is narrow: {left_out}. A pipe has all."
+    assert (said in lines) == bool(left_out)
+    if verb == "models":
+        (line,) = (line for line in lines if line.startswith("ViT-B-16:openai "))
+        assert " ".join(line.split()).endswith("~598 MB mit")
 
 
 @pytest.mark.parametrize("width", [80, 120])

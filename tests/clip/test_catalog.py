@@ -9,6 +9,7 @@ from maskclip.clip.catalog import COMMERCIAL, family_of, license_of, published_w
 from maskclip.clip.hub import cache_folder
 from maskclip.clip.open_clip_models import count_parameters
 from maskclip.core.errors import MaskCLIPError
+from tools.models import count
 
 AGAIN = "write the list again: python -m tools.models"
 
@@ -38,6 +39,13 @@ def test_parameters_are_counted(architecture):
     assert catalog._table()[architecture]["parameters"] == count_parameters(architecture), AGAIN
 
 
+def test_every_size_is_known_those_of_text_towers_of_transformers_by_their_shapes():
+    assert all(weights.size for weights in published_weights())
+    listed = catalog._table()["nllb-clip-base"]["parameters"]
+    assert count("nllb-clip-base") == listed == 501_885_185  # as open_clip's own table has it
+    assert count_parameters("nllb-clip-base") is None  # whose config.json is not on this machine
+
+
 @pytest.mark.full
 def test_what_has_become_readable_is_listed():
     known = catalog._table()
@@ -49,11 +57,11 @@ def test_what_has_become_readable_is_listed():
 @pytest.mark.full
 def test_all_parameters_are_counted():
     for architecture, about in catalog._table().items():
-        counted = count_parameters(architecture)
+        counted = count(architecture)
         assert counted is None or about["parameters"] == counted, AGAIN
 
 
-def test_another_release_of_open_clip_is_asked_itself(monkeypatch):
+def test_of_another_release_of_open_clip_its_own_list_is_read(monkeypatch):
     monkeypatch.setattr(catalog, "version", lambda _: "99.0")
     monkeypatch.setattr(catalog, "read_open_clip", lambda known: {"asked": known})
     assert catalog._table.__wrapped__()["asked"]["RN50"] > 1e8

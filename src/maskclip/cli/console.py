@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,6 +41,7 @@ _SETTINGS = {  # where a setting is not called like the option that decides it
 }
 
 _PIPED_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
+_GAP = 2  # columns of a terminal between those of a table
 _PATIENCE = 10.0  # seconds without a word, where there is no terminal
 _BETWEEN = 30.0  # seconds between lines that say how far something is, there
 _LONGEST = 2_000  # characters of an error or warning; more tell nobody more
@@ -133,21 +135,54 @@ def _line(kind: str, style: str, message: str) -> None:
     console(errors=True).print(Text.assemble((f"{kind}:", style), " ", text), soft_wrap=True)
 
 
-def print_table(*columns: str, rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Print a table on standard output; columns named in `right` are aligned right."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
+def print_table(
+    *columns: str,
+    rows: Iterable[Sequence[str]],
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table on standard output; a line under it says which columns a terminal lacks.
+
+    Args:
+        columns: their heads.
+        rows: a cell a column.
+        right: columns that are aligned right.
+        spare: columns that a terminal which is too narrow for all of them goes without, the first
+            of these first. A pipe has all.
+    """
     screen = console()
+    cells = [[printable(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    shown = list(range(len(columns)))
+    gap, left_out = _GAP, []
+    for name in spare if screen.is_terminal else ():
+        if _width(shown, widths, gap) <= screen.width:
+            break
+        shown.remove(columns.index(name))
+        left_out.append(name)
+    if left_out and _width(shown, widths, gap) > screen.width:
+        gap = 1  # rather than names in two lines
+    grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for index in shown:
+        justify: JustifyMethod = "right" if columns[index] in right else "left"
+        grid.add_column(columns[index], justify=justify, overflow="fold")
+    for row in cells[1:]:
+        grid.add_row(*(Text(row[index]) for index in shown))
     if screen.is_terminal:
         screen.print(grid)
+        if left_out:
+            print_line(
+                f"Left out, as the terminal is narrow: {', '.join(left_out)}. A pipe has all."
+            )
         return
     with screen.capture() as captured:
         screen.print(grid)
     for line in captured.get().splitlines():
         screen.file.write(f"{line.rstrip()}\n")  # cells are padded, which a pipe has no use for
+
+
+def _width(shown: Sequence[int], widths: Sequence[int], gap: int) -> int:
+    return sum(widths[index] for index in shown) + gap * (len(shown) - 1)
 
 
 def print_json(content: object) -> None:

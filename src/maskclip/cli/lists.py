@@ -100,7 +100,8 @@ def recipes() -> None:
         if row.evaluation.protocol == "published"
     ]
     scores = ["published", "KS+PD", "baseline"]
-    print_table("recipe", "data set", "model", *scores, rows=rows, right=scores)
+    columns: tuple[str, ...] = ("recipe", "data set", "model")
+    print_table(*columns, *scores, rows=rows, right=scores, spare=columns[1:])
     _print_columns()
     students = [
         (
@@ -114,7 +115,8 @@ def recipes() -> None:
     ]
     numbers = ["steps", "published", "unseen", "harmonic", "measured here"]
     print_line()
-    print_table("student", "teacher", "network", *numbers, rows=students, right=numbers)
+    columns = ("student", "teacher", "network")
+    print_table(*columns, *numbers, rows=students, right=numbers, spare=columns[1:])
     embedded = [
         (name, config.name, method_name(config.method), _one_decimal(row.miou))
         for name, row in EMBEDDED.items()
@@ -141,7 +143,8 @@ def _print_columns() -> None:
     ]
     numbers = [*DATASETS.values(), "mean"]
     print_line()
-    print_table("recipe", *numbers, "printed in (run by)", rows=rows, right=numbers)
+    where = "printed in (run by)"
+    print_table("recipe", *numbers, where, rows=rows, right=numbers, spare=[where])
     names = ", ".join(f"{name} ({head})" for name, head in DATASETS.items())
     print_line(f"* is the data set: {names}. All under --protocol windows, none run here yet.")
 

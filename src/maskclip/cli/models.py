@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import math
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,6 +107,8 @@ def models(
     )
     published = catalog.published_weights()
     found = [each for each in published if wanted.passes(each)]
+    if not found:
+        print_line(_none_found(wanted, published), errors=as_json)
     if as_json:
         print_json([_as_json(each) for each in found])
         return
@@ -113,8 +116,6 @@ def models(
         _print_own()
     if found:
         _print_weights(found)
-    else:
-        print_line(_none_found(wanted))
     if commercial:
         unlicensed = replace(wanted, commercial=False, licenses=("unknown",))
         left_out = sum(map(unlicensed.passes, published))
@@ -167,7 +168,12 @@ def _print_weights(found: list[Weights]) -> None:
         for each in found
     ]
     columns = ("model", "family", "px", "parameters", "download", "licence", "here")
-    print_table(*columns, rows=rows, right=("px", "parameters", "download"))
+    print_table(
+        *columns,
+        rows=rows,
+        right=("px", "parameters", "download"),
+        spare=("px", "family", "parameters"),
+    )
 
 
 def _size(weights: Weights) -> str:
@@ -179,15 +185,56 @@ def _size(weights: Weights) -> str:
     return f"{about}{weights.size / 1e6:.0f} MB"
 
 
-def _none_found(wanted: Filter) -> str:
+def _none_found(wanted: Filter, published: list[Weights]) -> str:
+    """Say which filter leaves none of the weights that those before it let pass, and what is near.
+
+    Args:
+        wanted: the filters, which together let no weights pass.
+        published: all weights.
+    """
+    left = published
+    for name in (field.name for field in fields(wanted)):
+        one = replace(type(wanted)(), **{name: getattr(wanted, name)})
+        rest = [each for each in left if one.passes(each)]
+        if not rest:
+            break
+        left = rest
+    if name == "pattern":
+        return _no_such_name(wanted.pattern)
+    return f"{_emptying(name, wanted, left)}; `maskclip models` lists all"
+
+
+def _no_such_name(pattern: str) -> str:
     from maskclip.clip.catalog import families, published_weights
     from maskclip.core.errors import did_you_mean
 
     names = families() + [
         name for each in published_weights() for name in (each.name, each.repository)
     ]
-    near = did_you_mean(wanted.pattern.strip("*"), names) if wanted.pattern else ""
-    return f"no published weights are like that{near}: `maskclip models` lists all"
+    near = did_you_mean(pattern.strip("*"), names)
+    return f"no published weights are called like {pattern!r}{near}: `maskclip models` lists all"
+
+
+def _emptying(name: str, wanted: Filter, left: list[Weights]) -> str:
+    """Say what a filter has left of some weights, which is nothing, and what they are instead."""
+    licenses = f"which are under {', '.join(sorted({each.license for each in left}))}"
+    families = f"which are of {', '.join(sorted({each.family for each in left}))}"
+    smallest = min(left, key=lambda each: each.size or math.inf)
+    option, instead = {
+        "families": (f"--family {' or '.join(wanted.families)}", families),
+        "licenses": (f"--license {' or '.join(wanted.licenses)}", licenses),
+        "max_size": (
+            "--max-size",
+            f"the smallest of which is {smallest.name} of {_size(smallest)}",
+        ),
+        "commercial": ("--commercial", licenses),
+        "here": (
+            "--cached",
+            "none of which is on this machine: `maskclip download NAME` fetches one",
+        ),
+    }[name]
+    count = f"{len(left)} published weights" if len(left) > 1 else f"the one called {left[0].name}"
+    return f"{option} leaves none of {count}, {instead}"
 
 
 def _print_rest() -> None:

@@ -2,8 +2,9 @@
 
 Names, sizes and repositories are in models.json, which `python -m tools.models` writes from
 open_clip: its import takes longer than reading them. Where another release of open_clip is
-installed, it is asked itself. Licences are those of the model cards on this machine, or else those
-of licenses.toml, each with where it was read.
+installed than the one that the list was written from, they are read from that release instead.
+Licences are those of the model cards on this machine, or else those of licenses.toml, each with
+where it was read.
 """
 
 from __future__ import annotations

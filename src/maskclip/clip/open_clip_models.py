@@ -252,15 +252,16 @@ def _build(config: dict[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def count_parameters(architecture: str) -> int | None:
+def count_parameters(architecture: str, *, text: Mapping[str, Any] | None = None) -> int | None:
     """Return how many parameters an architecture has; no memory is taken for them.
 
     None where its text tower is of transformers, whose configuration is not on this machine.
+    `text` is a `text_cfg` in the place of its own, as `tokenizers.text_config` returns it.
     """
     config = model_config(architecture)
     try:
         words = TokenizerSource(model=architecture, text=config["text_cfg"])
-        config["text_cfg"] = text_config(words)
+        config["text_cfg"] = text_config(words) if text is None else dict(text)
         with torch.device("meta"):
             model = _build(config)
     except MaskCLIPError:
