@@ -59,7 +59,7 @@ FEWER_STEPS = 600
 ZERO_SHOT = "emoji-zeroshot-rn"
 VALIDATED = 60  # scenes per validation
 MACHINE = Machine(device="cpu", precision="bfloat16", validate_every=200, validate_on=VALIDATED)
-PICTURED = (LOOK_ALIKES[0], colors_of("car"))
+PICTURED = [(MODELS[0], names) for names in (LOOK_ALIKES[0], colors_of("car"))]
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 PICTURES = DOCUMENT.parent / "results"
@@ -189,7 +189,7 @@ def concepts(names: Sequence[str], model: str, out: Path) -> dict[str, Any]:
     samples = concept_scenes(names, each=EACH)
     name = f"{model}-{names[0].replace(' ', '-')}"
     found, result = measure(emoji(model), samples, out / f"{name}.json", extra=told_apart)
-    if result is not None and tuple(names) in PICTURED:
+    if result is not None and (model, tuple(names)) in PICTURED:
         title, vocabulary = f"{model}: {', '.join(names)}", samples.vocabulary
         path = PICTURES / f"confusion-{name}.png"
         confusion_chart(result.scores.confusion, vocabulary.names, path, title=title)
