@@ -26,9 +26,9 @@ from maskclip.core.method import CLEAN
 from maskclip.plus.config import parse_student
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.student import build_student
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.runtimes import run_by
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 from maskclip.tasks.without_clip import StudentSegmenter
 
 STUDENT = "unet:mobilenetv4_conv_small"
@@ -37,7 +37,7 @@ WAYS = ("torch", "onnx", "openvino")
 CLASSES, DIM = 171, 512
 
 
-def segmenter_of(model: str, precision: str) -> PhotoSegmenter:
+def segmenter_of(model: str, precision: str) -> Segmenter:
     """Return a model with random weights, the same in every process."""
     torch.manual_seed(0)
     if model == STUDENT:
@@ -54,7 +54,7 @@ def segmenter_of(model: str, precision: str) -> PhotoSegmenter:
     clip = load_clip(model, weights="random")
     spread(DenseCLIP.of(clip))
     how: dict[str, Any] = {"device": torch.device("cpu"), "templates": "plain", "method": CLEAN}
-    return Segmenter(clip, precision=precision, **how)
+    return CLIPSegmenter(clip, precision=precision, **how)
 
 
 def encoder(model: str, precision: str, way: str) -> Any:

@@ -35,7 +35,7 @@ from maskclip.core.device import PRECISIONS
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.resize import pad_bottom_right
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 WAYS = ("bare", "usual", "ours")
 REFINEMENTS: dict[str, Any] = {"off": {}, "KS+PD": {"key_smoothing": 1, "prompt_denoising": 0.5}}
@@ -122,7 +122,7 @@ class Contest:
         method = METHODS[cell.method]
         spread(DenseCLIP.of(self.clip, method=method))  # whose weights are the model's own
         self.visual: Any = copy.deepcopy(self.clip.visual).to(self.device, dtype)
-        self.segmenter = Segmenter(
+        self.segmenter = CLIPSegmenter(
             self.clip,
             method=method,
             device=self.device,

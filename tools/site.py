@@ -7,14 +7,13 @@ the commands, from their own help, and the Python names, from `maskclip.__all__`
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import maskclip
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "build" / "pages"
@@ -25,7 +24,50 @@ MOVED = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Documents outside docs/ -> pages of the site."""
+PARTS = {
+    "Label photos": ("load", "Segmenter", "Segmentation", "Options", "EncodedPhoto"),
+    "Words": ("Vocabulary",),
+    "Models and methods": ("ModelConfig", "Method", "METHODS"),
+    "Features": ("DenseCLIP", "Dense"),
+    "A service": ("Client", "Answer", "AnswerClass"),
+    "Errors": ("MaskCLIPError", "MaskCLIPWarning"),
+}
+"""The public names, in the order in which one needs them."""
+MEMBERS = {
+    "Segmenter": ("segment", "encode", "score", "prepare"),
+    "DenseCLIP": ("encode", "forward", "pool", "prepare"),
+    "Dense": (),
+}
+"""What is public of a class whose other methods serve the package alone."""
 LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+PYTHON = """\
+# Python
+
+After this page you know what each public name takes and returns. Start with `load`: it gives a
+`Segmenter`, and what that finds in a photo is a `Segmentation`.
+
+```python
+import maskclip
+
+segmenter = maskclip.load("emoji")  # or "photo", "ViT-B-16:openai", a file ...
+found = segmenter.segment("photo.jpg", ["dog", "balloon", "grass"])
+found.save_png("labels.png")
+found.overlay().save("overlay.png")
+```
+
+The examples below run as they are, after `import maskclip`. Their `photo.jpg` is a drawn scene:
+
+```sh
+maskclip emoji scenes --out scenes --count 1 --seed 29
+cp scenes/JPEGImages/scene_000029.jpg photo.jpg
+```
+
+An example of a method goes on from that of its class.
+
+All names of this page are in `maskclip.__all__`, and [Versions](versions.md) says what is promised
+of them. Modules and names that are not here may change at any time.
+"""
 
 
 def gather() -> None:
@@ -68,9 +110,16 @@ def commands() -> str:
 
 def python_names() -> str:
     """Return the page of the public names, which the builder fills from their docstrings."""
-    start = "# Python\n\nWhat `maskclip.__all__` names is public, and nothing else.\n"
-    homes = (f"{getattr(maskclip, name).__module__}.{name}" for name in maskclip.__all__)
-    return "\n".join([start, *(f"::: {home}\n" for home in homes)])
+    lines = [PYTHON]
+    for part, names in PARTS.items():
+        lines.append(f"## {part}\n")
+        for name in names:
+            lines.append(f"::: maskclip.{name}")
+            if name in MEMBERS:
+                members = json.dumps(MEMBERS[name])
+                lines.append(f"    options:\n      members: {members}")
+            lines.append("")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

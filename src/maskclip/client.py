@@ -30,16 +30,22 @@ _MOST_WAITS = 10  # times that "busy" is waited for
 
 
 @dataclass(frozen=True)
-class FoundClass:
-    """A class of the legend.
+class AnswerClass:
+    """A class of an `Answer`, whether it was found or not.
 
     Attributes:
-        id: its index in labels.
+        id: its value in `Answer.labels`.
         name: what it is called.
-        words: what was looked for.
-        color: "#rrggbb".
-        coverage: the fraction of pixels, 0 to 1.
-        mean_score: how sure they are; None where there are none.
+        words: what was looked for: the name, or its synonyms.
+        color: `"#rrggbb"`.
+        coverage: the fraction of pixels that it covers, 0 to 1.
+        mean_score: the mean score of these pixels; None where it covers none.
+
+    Examples:
+        >>> client = maskclip.Client("http://127.0.0.1:8000")
+        >>> dog, person = client.segment("photo.jpg", ["dog", "person=boy,woman"]).classes
+        >>> dog.id, dog.name, person.words
+        (0, 'dog', ('boy', 'woman'))
     """
 
     id: int
@@ -51,37 +57,49 @@ class FoundClass:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a service found in a photo.
+class Answer:
+    """What a service found in a photo: what `Client.segment` returns.
 
     Attributes:
-        labels: (H, W) uint8 up to 255 classes, else uint16: ids of classes.
-        classes: in the order of their ids.
-        model, method: by which.
-        notes: what works, and probably not as you think.
+        labels: (H, W) uint8 up to 255 classes, else uint16: the id of a class at each pixel; H and
+            W are the photo's own.
+        classes: all classes that were looked for, in the order of their ids.
+        model: the name of the model that labelled the photo.
+        method: the name of its method.
+        notes: warnings of the service, a line each: what may not be as you think.
+
+    Examples:
+        >>> answer = maskclip.Client("http://127.0.0.1:8000").segment("photo.jpg", ["dog", "grass"])
+        >>> answer.labels.shape, answer.labels.dtype, answer.model, answer.notes
+        ((256, 256), dtype('uint8'), 'emoji', ())
     """
 
     labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-    classes: tuple[FoundClass, ...]
+    classes: tuple[AnswerClass, ...]
     model: str
     method: str
     notes: tuple[str, ...]
 
 
 class Client:
-    """Asks a service.
+    """A client of `maskclip serve`; torch is not loaded.
 
     Args:
-        address: of the service.
-        key: what it asks for, if it does; `MASKCLIP_KEY` of the environment by default.
-        timeout: seconds for a request.
+        address: where the service is, `http://` or `https://`.
+        key: the key of the service, where it has one; by default the environment variable
+            `MASKCLIP_KEY`.
+        timeout: seconds that a request may take.
 
     Raises:
-        MaskCLIPError: the address is none of HTTP, or the key cannot be sent.
+        MaskCLIPError: the address is not one of HTTP, or the key cannot be sent.
 
-    Example:
-        >>> found = maskclip.Client().segment("photo.jpg", ["dog", "car", "cat"])
-        >>> found.labels.shape, [(one.name, one.coverage) for one in found.classes]
+    Examples:
+        `maskclip serve --model emoji` runs on this machine:
+
+        >>> client = maskclip.Client("http://127.0.0.1:8000")
+        >>> answer = client.segment("photo.jpg", ["dog", "balloon", "grass"])
+        >>> answer.labels.shape, [one.name for one in answer.classes]
+        ((256, 256), ['dog', 'balloon', 'grass'])
     """
 
     def __init__(
@@ -106,7 +124,7 @@ class Client:
         *,
         vocabulary: str | None = None,
         **options: Any,
-    ) -> Found:
+    ) -> Answer:
         """Label every pixel of an image.
 
         Args:
@@ -116,8 +134,16 @@ class Client:
             options: what the service takes besides: `model`, `method`, `refine`, `background`,
                 `key_smoothing`, `prompt_denoising`, `regions`, `short_side`, `window`, `stride`.
 
+        Returns:
+            The labels, of the image's own size, and their legend.
+
         Raises:
             MaskCLIPError: the service refuses, cannot be reached, or stays busy.
+
+        Examples:
+            >>> answer = client.segment("photo.jpg", ["dog", "grass"], background=["balloon"])
+            >>> [one.name for one in answer.classes]
+            ['background', 'dog', 'grass']
         """
         text = words if words is None or isinstance(words, str) else "; ".join(words)
         if "format" in options:
@@ -131,11 +157,33 @@ class Client:
             raise MaskCLIPError(f"{self.address} answers otherwise than `maskclip serve`") from None
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the models of the service, the default first."""
+        """Return the models of the service, the default first.
+
+        Returns:
+            A dictionary a model, with its `name` and what it can do.
+
+        Raises:
+            MaskCLIPError: the service refuses, or cannot be reached.
+
+        Examples:
+            >>> client.models()[0]["name"]
+            'emoji'
+        """
         return list(self._ask("/v1/models"))
 
     def vocabularies(self) -> list[dict[str, Any]]:
-        """Return the built-in sets of classes."""
+        """Return the built-in sets of classes.
+
+        Returns:
+            A dictionary a set, with its `name` and its classes.
+
+        Raises:
+            MaskCLIPError: the service refuses, or cannot be reached.
+
+        Examples:
+            >>> "voc21" in [one["name"] for one in client.vocabularies()]
+            True
+        """
         return list(self._ask("/v1/vocabularies"))
 
     def _ask(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
@@ -163,14 +211,14 @@ class Client:
         raise AssertionError("not reached")
 
 
-def _found(answer: Any) -> Found:
+def _found(answer: Any) -> Answer:
     with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
         found = np.array(labels)
     narrow = len(answer["classes"]) <= _MOST_NARROW
-    return Found(
+    return Answer(
         labels=found.astype(np.uint8) if narrow else found.astype(np.uint16),
         classes=tuple(
-            FoundClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
+            AnswerClass(**{**one, "words": tuple(one["words"])}) for one in answer["classes"]
         ),
         model=answer["model"],
         method=answer["method"],

@@ -63,7 +63,7 @@ class TestOverlay:
     def test_errors(self):
         with pytest.raises(ValueError, match="image is 60x41"):
             overlay(Image.new("RGB", (60, 41)), halves(), [RED, BLUE])
-        with pytest.raises(ValueError, match="opacity between 0 and 1, got 2"):
+        with pytest.raises(ValueError, match="`opacity`: expected a number between 0 and 1, got 2"):
             overlay(Image.new("RGB", (60, 40)), halves(), [RED, BLUE], opacity=2)
 
 

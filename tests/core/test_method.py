@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Method, Middle
+from maskclip.core.method import BASELINE, CLEAN, PUBLISHED, Middle
 from maskclip.core.methods import METHODS, SOURCES, get_method
 
 
@@ -27,7 +27,7 @@ def test_unknown_names_list_the_known(name):
 
 
 def test_both_are_attributes_of_the_class():
-    assert (Method.CLEAN, Method.PUBLISHED) == (CLEAN, PUBLISHED)
+    assert (METHODS["clean"], METHODS["published"]) == (CLEAN, PUBLISHED)
     assert CLEAN != PUBLISHED
 
 

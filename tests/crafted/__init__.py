@@ -71,7 +71,7 @@ def outcome(path, *, named=False):
     import open_clip
 
     from maskclip.core.errors import MaskCLIPError
-    from maskclip.tasks.segmenter import Segmenter, load
+    from maskclip.tasks.segmenter import CLIPSegmenter, load
 
     architectures = open_clip.factory._MODEL_CONFIGS
     try:
@@ -81,7 +81,9 @@ def outcome(path, *, named=False):
             segmenter = load("ViT-crafted", weights=str(path), device="cpu")
         else:
             segmenter = load(str(path), device="cpu")
-        known = not isinstance(segmenter, Segmenter) and segmenter.trained.vocabulary is not None
+        known = (
+            not isinstance(segmenter, CLIPSegmenter) and segmenter.trained.vocabulary is not None
+        )
         segmenter.prepare(None if known else ["dog", "cat", "car"])
     except MaskCLIPError as error:
         return str(error)

@@ -16,7 +16,7 @@ from maskclip.emoji.scenes import draw_scene
 from maskclip.export import runtimes as opened
 from maskclip.tasks import runtimes
 from maskclip.tasks.runtimes import Runner, run_by
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 WORDS = ["dog", "red car", "grass", "sky", "house"]
 SIZES = ((75, 53), (64, 64))
@@ -41,7 +41,7 @@ def make(make_model):
 
     def segmenter(method=PUBLISHED, precision="float32"):
         how = {"device": torch.device("cpu"), "templates": "plain", "method": method}
-        return Segmenter(make_model("vit", short_side=48), precision=precision, **how)
+        return CLIPSegmenter(make_model("vit", short_side=48), precision=precision, **how)
 
     return segmenter
 

@@ -10,7 +10,7 @@ from maskclip.core.methods import METHODS, gives_probabilities
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
 from maskclip.tasks.photos import score_photo
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 WORDS = Vocabulary.parse(["dog=dog,puppy", "grass", "sky", "wall"])
 ONES = {"rtol": 0, "atol": 1e-4}
@@ -22,7 +22,7 @@ def deep(make_model):
     clip = make_model(vision={"layers": 10, "head_width": 16}, temperature=100.0)  # 8 px a patch
 
     def make(method):
-        return Segmenter(
+        return CLIPSegmenter(
             clip,
             method=METHODS[method],
             device=torch.device("cpu"),

@@ -22,7 +22,7 @@ from maskclip.plus.student import StudentConfig, build_student
 from maskclip.tasks import photo_segmenter
 from maskclip.tasks import segmenter as task
 from maskclip.tasks.photos import network_input
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 from maskclip.tasks.without_clip import StudentSegmenter
 
 WORDS = ["dog", "red car", "grass", "sky"]
@@ -32,7 +32,7 @@ FAMILIES = ["vit", "resnet"]
 @pytest.fixture(scope="module")
 def make_segmenter(make_model):
     def make(family="vit", *, method=CLEAN, precision="float32", **fields):
-        return Segmenter(
+        return CLIPSegmenter(
             make_model(family, **fields),
             method=method,
             device=torch.device("cpu"),

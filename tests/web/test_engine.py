@@ -15,7 +15,7 @@ from maskclip.core.config import Options
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.web import reading
 from maskclip.web.engine import BusyError, Engine
 from maskclip.web.kept import Kept
@@ -56,7 +56,7 @@ def start():
 @pytest.fixture
 def calls(monkeypatch):
     """How many photos the network was given, each time; while `gate` is cleared it waits."""
-    encode, seen, gate = PhotoSegmenter.encode, [], threading.Event()
+    encode, seen, gate = Segmenter.encode, [], threading.Event()
     gate.set()
 
     def counted(self, images, **options):
@@ -64,7 +64,7 @@ def calls(monkeypatch):
         seen.append(len(images))
         return encode(self, images, **options)
 
-    monkeypatch.setattr(PhotoSegmenter, "encode", counted)
+    monkeypatch.setattr(Segmenter, "encode", counted)
     return seen, gate
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import maskclip
 from maskclip.core.errors import MaskCLIPError
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.web.app import create_app
 from maskclip.web.asking import Limits
 from maskclip.web.engine import Engine
@@ -168,14 +168,14 @@ def test_a_port_that_is_taken_is_told_in_one_line(address, capsys):
 
 
 def test_a_stop_ends_what_runs_and_refuses_what_comes(scene, monkeypatch):
-    encode, begun, gate = PhotoSegmenter.encode, threading.Event(), threading.Event()
+    encode, begun, gate = Segmenter.encode, threading.Event(), threading.Event()
 
     def held(self, images, **options):
         begun.set()
         assert gate.wait(60)
         return encode(self, images, **options)
 
-    monkeypatch.setattr(PhotoSegmenter, "encode", held)
+    monkeypatch.setattr(Segmenter, "encode", held)
     found = []
     with listen("127.0.0.1", 0) as place:
         server = server_of(create_app(Engine(Models(["emoji"], device="cpu"))))
@@ -326,7 +326,7 @@ def test_a_second_signal_ends_what_a_first_lets_end(scene, monkeypatch):
         assert gate.wait(60)
         raise MaskCLIPError("too late")
 
-    monkeypatch.setattr(PhotoSegmenter, "encode", held)
+    monkeypatch.setattr(Segmenter, "encode", held)
     level = logging.getLogger("uvicorn.error").level
     with serving() as (server, port):
         body = b'--x\r\nContent-Disposition: form-data; name="words"\r\n\r\ncow\r\n--x\r\n'

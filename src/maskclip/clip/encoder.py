@@ -22,6 +22,7 @@ from maskclip.clip.proxy import Proxy
 from maskclip.clip.towers import build_tower
 from maskclip.core.dense import Again, Dense
 from maskclip.core.device import LARGE
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import with_proxy
 
@@ -30,7 +31,7 @@ _PIXELS_AT_ONCE = 2 * 512**2
 
 
 class DenseCLIP(nn.Module):
-    """An open_clip image tower, read densely by one method.
+    """The image tower of a CLIP of open_clip, which gives features at each position of a grid.
 
     It is a copy that shares the tower's weights: whatever a method, a dtype or a device changes in
     it, the tower and other encoders of it stay as they are. Only new values, as those that
@@ -39,21 +40,30 @@ class DenseCLIP(nn.Module):
     Args:
         visual: `model.visual` of an open_clip model.
         method: the arithmetic.
-        mean, std: the model's own RGB statistics for pixels in [0, 1], used where the method
-            does not bring its own.
+        mean: the mean of red, green and blue, for pixels in [0, 1]: the model's own, used where the
+            method does not bring its own.
+        std: their standard deviation; as `mean`.
         temperature: the model's own, used where the method does not bring its own.
-        proxy: the network whose patches' likeness the kernel `proxy` takes.
+        proxy: the network whose patches' likeness the kernel `proxy` takes; None for other methods.
 
     Attributes:
-        ways: how it computes, after `prepare`.
-        cell: pixels between two grid positions: the patch of a ViT, 32 or 64 for other towers.
-        normalize: that features are compared by cosine.
-        class_token: whether the tower has one.
-        temperature: by which similarities with its features become probabilities.
+        cell (int): pixels between two grid positions: the patch of a ViT, 32 or 64 for other
+            towers.
+        temperature (float): by which similarities with its features become probabilities.
 
     Raises:
-        UnsupportedTowerError: nothing reads a tower of its family.
-        UnsupportedMethodError: it cannot compute the method.
+        MaskCLIPError: nothing reads a tower of its family, or the tower cannot compute the method.
+
+    Examples:
+        A small CLIP of open_clip, here with random weights; `pretrained=` names trained ones:
+
+        >>> import open_clip
+        >>> import torch
+        >>> tower = open_clip.create_model("ViT-S-32-alt").visual
+        >>> encoder = maskclip.DenseCLIP(tower, mean=tower.image_mean, std=tower.image_std).eval()
+        >>> images = torch.zeros(2, 3, 224, 320, dtype=torch.uint8)
+        >>> encoder.encode(images).features.shape  # one position every 32 px
+        torch.Size([2, 256, 7, 10])
     """
 
     mean: Tensor
@@ -111,6 +121,11 @@ class DenseCLIP(nn.Module):
             ways: how it computes. By default as is fastest on this machine's CPU, by what was
                 measured there; as torch does by itself on other devices, and in networks that are
                 too small to gain.
+
+        Examples:
+            >>> encoder.prepare(torch.float32)
+            >>> encoder.encode(images).features.dtype
+            torch.float32
         """
         weights = list(self.visual.parameters())
         large = sum(weight.numel() for weight in weights) >= LARGE
@@ -152,6 +167,10 @@ class DenseCLIP(nn.Module):
         """Return the features (B, D, h, w) of `encode`, and nothing else; for `torch.export`.
 
         Those of a method with a feedback are of its first pass.
+
+        Examples:
+            >>> encoder(images).shape
+            torch.Size([2, 256, 7, 10])
         """
         return self.encode(images).features
 
@@ -163,9 +182,17 @@ class DenseCLIP(nn.Module):
             keys: also return the keys, which key smoothing needs.
             image: also return the images' own embeddings, which `surgery` needs.
 
+        Returns:
+            Features (B, D, h, w) of the grid, and what else was wanted.
+
         Raises:
-            ValueError: the batch has another shape or dtype.
-            UnsupportedMethodError: the tower has no keys under its method.
+            MaskCLIPError: the batch has another shape or dtype, or the tower has no keys under its
+                method.
+
+        Examples:
+            >>> dense = encoder.encode(images, keys=True)
+            >>> dense.keys.shape
+            torch.Size([2, 384, 7, 10])
         """
         if keys:
             self.check_keys()
@@ -195,7 +222,18 @@ class DenseCLIP(nn.Module):
         return finer, Dense(features, None, self._covered(images, features))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Return CLIP's ordinary image embeddings (B, D), of images of any size."""
+        """Return CLIP's ordinary image embeddings (B, D), of images of any size.
+
+        Args:
+            images: as `encode` takes them.
+
+        Raises:
+            MaskCLIPError: the batch has another shape or dtype.
+
+        Examples:
+            >>> encoder.pool(images).shape
+            torch.Size([2, 256])
+        """
         with self._computing():
             return self.tower.pooled(self._normalize(images))
 
@@ -224,7 +262,7 @@ def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         (B, 3, H, W) float32.
 
     Raises:
-        ValueError: the batch has another shape or dtype.
+        MaskCLIPError: the batch has another shape or dtype.
     """
     return (unit_pixels(images) - mean) / std
 
@@ -233,14 +271,14 @@ def unit_pixels(images: Tensor) -> Tensor:
     """Return a batch of images (B, 3, H, W), uint8 or floating point in [0, 1], as float32.
 
     Raises:
-        ValueError: the batch has another shape or dtype.
+        MaskCLIPError: the batch has another shape or dtype.
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+        raise MaskCLIPError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
         return images.float() / 255
     if not images.is_floating_point():
-        raise ValueError(f"expected uint8 or floating-point images, got {images.dtype}")
+        raise MaskCLIPError(f"expected uint8 or floating-point images, got {images.dtype}")
     return images.float()
 
 

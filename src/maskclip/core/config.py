@@ -25,7 +25,9 @@ PREVIEWS = ("photo",)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model, read how; a trained student has its own method and templates.
+    """Which model, and how it is read; `load` takes the fields as keyword arguments.
+
+    A trained student has a method and templates of its own.
 
     Attributes:
         name: `ViT-B-16:openai`, any other architecture and tag of `maskclip models`, an embedded
@@ -51,6 +53,13 @@ class ModelConfig:
     Raises:
         MaskCLIPError: a value is of another type, no method has that name, or it does not go with
             a proxy.
+
+    Examples:
+        `load` takes its fields one by one as well:
+
+        >>> config = maskclip.ModelConfig(name="emoji", templates="plain")
+        >>> maskclip.load(config).templates, maskclip.load("emoji", templates="plain").templates
+        ('plain', 'plain')
     """
 
     name: str = DEFAULT_MODEL
@@ -147,12 +156,15 @@ SHORT_SIDES = (1, 2048)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How images are cut, and their maps refined.
+    """How photos are cut, and their maps refined; `segment` takes the fields as keyword arguments.
 
     Attributes:
-        key_smoothing, prompt_denoising: thresholds in [0, 1]; None is off.
-        refine: names of `REFINEMENTS`, done in this order, those by the photo after the others, as
-            a list or as text: `"tlp+pamr"`; or `"none"`, as () is.
+        key_smoothing: positions whose best probability is below this threshold, in [0, 1], take on
+            what positions with similar keys have; None is off.
+        prompt_denoising: classes whose probability is below this threshold, in [0, 1], everywhere
+            in the photo are dropped; None is off.
+        refine: `"surgery"`, `"dominant"`, `"tlp"` and `"pamr"`, done in this order, the latter two
+            after the others; a list or text, such as `"tlp+pamr"`. `"none"` is the same as ().
         refine_size: short side in px at which the photo refines the maps; None is the size that the
             network sees, 0 the image's own size.
         pamr_iterations: of `pamr`; None is 10, as published.
@@ -163,11 +175,19 @@ class Options:
         short_side: images are resized so that their short side is this many px, if their long side
             allows it; None is the model's working size, 0 the image's own size.
         long_side: the most px their long side may get; None is four times the short side.
-        window, stride: side and step of sliding windows in px of the resized image; no window is
-            the whole image at once, no stride is half a window.
+        window: side of sliding windows, in px of the resized image; None is the whole image at
+            once.
+        stride: step of the windows, in px; None is half a window.
 
     Raises:
         MaskCLIPError: a value is out of its range.
+
+    Examples:
+        >>> windows = maskclip.Options(short_side=336, window=224, stride=112)
+        >>> segmenter = maskclip.load("emoji-vit", method="auto", options=windows)
+        >>> found = segmenter.segment("photo.jpg", ["dog", "grass"], short_side=336, window=224)
+        >>> found.labels.shape
+        (256, 256)
     """
 
     key_smoothing: float | None = None

@@ -52,16 +52,22 @@ class Again:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """What a network sees in images: the same for every CLIP, and for students.
+    """What a network sees in images, on a grid of h x w positions: of `DenseCLIP.encode`.
 
     Attributes:
-        features: (B, D, h, w), raw; cosine similarity normalises them.
-        keys: (B, C, h, w), raw; None unless wanted.
+        features: (B, D, h, w), not normalised: cosine similarity does that.
+        keys: (B, C, h, w) of the last attention, not normalised; None unless wanted.
         covered: the (height, width) in input pixels that the grid spans; larger than the input
             where padding was added, so that every cell keeps its true place.
-        image: (B, D), the images' own embeddings, raw; None unless wanted.
+        image: (B, D), the images' own embeddings, not normalised; None unless wanted.
         again: what reads the images again for the words they are compared with: `features` are
             those of a first pass then. None where a method has no feedback.
+
+    Examples:
+        >>> encoded = maskclip.load("emoji-vit").encode("photo.jpg", keys=True)
+        >>> dense = encoded.dense
+        >>> dense.features.shape, dense.keys.shape, dense.covered
+        (torch.Size([1, 192, 16, 16]), torch.Size([1, 256, 16, 16]), (256, 256))
     """
 
     features: Tensor

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import BLACK, IGNORED_COLOR, Color
 from maskclip.core.specks import SPECK, specks
 
@@ -97,7 +98,7 @@ def _draw_over(
             f"the image is {image.width}x{image.height} but the labels are (H, W) = {labels.shape}"
         )
     if not 0 <= opacity <= 1:
-        raise ValueError(f"expected an opacity between 0 and 1, got {opacity}")
+        raise MaskCLIPError(f"`opacity`: expected a number between 0 and 1, got {opacity}")
     reach = min(4, round(math.sqrt(labels.size) / 1200))  # one pixel wide up to 600 x 600
     far = _LINES + SPECK * (2 * reach + 1)  # as far as one must look to tell a speck
     height, width = labels.shape

@@ -16,12 +16,34 @@ _LONGEST = 160  # characters of a value in a message
 class MaskCLIPError(ValueError):
     """Something a user gave cannot be used; the one-line message says what to do.
 
-    The command line prints it without a traceback.
+    Every such error of the package is of this class, which is a `ValueError`. The command line
+    prints it without a traceback.
+
+    Examples:
+        >>> try:
+        ...     maskclip.Vocabulary.parse(["dog", "cat", "dog"])
+        ... except maskclip.MaskCLIPError as error:
+        ...     print(error)
+        class 'dog' is named twice (classes 0 and 2): names must differ
     """
 
 
 class MaskCLIPWarning(UserWarning):
-    """Something that works, and probably not as the user thinks."""
+    """Something that works, and probably not as the user thinks.
+
+    Examples:
+        A program that shall stop at every one turns them into errors:
+
+        >>> import warnings
+        >>> segmenter = maskclip.load("emoji")
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", maskclip.MaskCLIPWarning)
+        ...     try:
+        ...         segmenter.segment("photo.jpg", ["dog"])
+        ...     except maskclip.MaskCLIPWarning as warning:
+        ...         print(str(warning).partition(":")[0])
+        one class and no background
+    """
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief
@@ -148,18 +148,22 @@ class Purification:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One complete set of arithmetic choices.
+    """How CLIP is read as dense labels: one complete set of arithmetic choices.
+
+    Those with a name are in `METHODS`. One of your own is one of them with other fields; values for
+    `middle`, `feedback`, `alignment` and `purification` are in those that have some.
 
     Attributes:
-        name: what users type.
+        name: its name, as in `METHODS`.
         activation: activation of the image tower; `"model"` is the one it was trained with.
             The authors always use exact GELU, although OpenAI's CLIPs were trained with QuickGELU.
         layer_norm_eps: epsilon of every LayerNorm of the image tower; None is the model's own.
         temperature: probabilities are softmax(temperature x cosine); None is the model's own, of
             its training. The authors always take 100, as OpenAI's CLIPs have; a protocol may set
             another.
-        mean, std: RGB statistics for pixels in [0, 1]; None is the model's own. The authors
-            normalise with ImageNet's.
+        mean: the mean of red, green and blue, for pixels in [0, 1]; None is the model's own. The
+            authors normalise with ImageNet's.
+        std: their standard deviation; as `mean`.
         position_resize: when a ViT's position table is resized. `"grid"`: when the grid differs.
             `"count"`: when the number of tokens differs, so that a 7x28 grid reads a 14x14 table
             in raster order.
@@ -211,11 +215,17 @@ class Method:
         area_threshold: with `"prompts"`, a class other than 0 gives up its pixels where they are
             not more than this share of those of all such classes.
         resizes: 1, from grid to image; or 2, by way of the size that the network saw.
-    """
 
-    CLEAN: ClassVar[Method]
-    PUBLISHED: ClassVar[Method]
-    BASELINE: ClassVar[Method]
+    Raises:
+        MaskCLIPError: a value is out of its range.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> mine = replace(maskclip.METHODS["naclip"], name="mine", window=3.0)
+        >>> segmenter = maskclip.load("emoji-vit", method=mine)
+        >>> segmenter.method.name, segmenter.method.window
+        ('mine', 3.0)
+    """
 
     name: str
     activation: Literal["model", "gelu"]
@@ -347,5 +357,3 @@ PUBLISHED = Method(
 
 BASELINE = replace(PUBLISHED, name="baseline", kernels=(("qk", 1.0),))
 """The paper's comparison row: CLIP's ordinary attention, read densely (published code, R4)."""
-
-Method.CLEAN, Method.PUBLISHED, Method.BASELINE = CLEAN, PUBLISHED, BASELINE

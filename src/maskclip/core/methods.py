@@ -101,6 +101,14 @@ METHODS = {
         SFP,
     )
 }
+"""The methods by name: `"clean"`, the default, `"published"`, and those of later papers.
+
+Examples:
+    >>> list(maskclip.METHODS)[:3]
+    ['clean', 'published', 'baseline']
+    >>> maskclip.METHODS["naclip"].kernels, maskclip.METHODS["naclip"].window
+    ((('kk', 1.0),), 5.0)
+"""
 
 
 AUTO = "auto"

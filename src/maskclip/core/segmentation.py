@@ -19,7 +19,7 @@ from maskclip.core.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What was found in one image. H and W are the image's own height and width.
+    """The labels of one image. H and W are the image's own height and width.
 
     Attributes:
         labels: (H, W), uint8 up to 255 classes, else uint16: indices into the vocabulary; its
@@ -33,7 +33,24 @@ class Segmentation:
         image: the RGB photo, when it should be kept for `overlay`.
 
     Raises:
-        ValueError: shapes, types or values that do not fit together.
+        MaskCLIPError: shapes, types or values that do not fit together.
+
+    Examples:
+        >>> found = maskclip.load("emoji").segment("photo.jpg", ["dog", "balloon", "grass"])
+        >>> found.labels.shape, found.labels.dtype, found.scores.dtype
+        ((256, 256), dtype('uint8'), dtype('float32'))
+        >>> found.vocabulary.names[found.labels[20, 20]]  # the class of a pixel: row, column
+        'grass'
+
+        One of arrays that you have, such as masks that somebody drew:
+
+        >>> import numpy as np
+        >>> maskclip.Segmentation(
+        ...     labels=np.array([[0, 1], [1, 1]], np.uint8),
+        ...     scores=np.ones((2, 2), np.float32),
+        ...     vocabulary=maskclip.Vocabulary.parse(["dog", "grass"]),
+        ... )
+        Segmentation(2x2: grass 75.0%, dog 25.0%)
     """
 
     labels: draw.Labels
@@ -44,20 +61,22 @@ class Segmentation:
     def __post_init__(self) -> None:
         labels, scores, count = self.labels, self.scores, len(self.vocabulary)
         if labels.ndim != 2 or labels.size == 0:
-            raise ValueError(f"labels must be (H, W) with at least one pixel, got {labels.shape}")
+            raise MaskCLIPError(
+                f"labels must be (H, W) with at least one pixel, got {labels.shape}"
+            )
         if labels.dtype not in (self.vocabulary.label_dtype, np.uint16):
             wanted = np.dtype(self.vocabulary.label_dtype).name
-            raise ValueError(f"labels of {count} classes must be {wanted}, got {labels.dtype}")
+            raise MaskCLIPError(f"labels of {count} classes must be {wanted}, got {labels.dtype}")
         most = int(labels.max(where=labels != self.vocabulary.ignore, initial=0))
         if most >= count:
-            raise ValueError(f"labels must be below {count}, the number of classes, got {most}")
+            raise MaskCLIPError(f"labels must be below {count}, the number of classes, got {most}")
         if scores.shape != labels.shape or scores.dtype != np.float32:
-            raise ValueError(
+            raise MaskCLIPError(
                 f"scores must be float32 of the labels' shape {labels.shape}, "
                 f"got {scores.dtype} {scores.shape}"
             )
         if not np.isfinite(scores).all():
-            raise ValueError("scores must be finite, got NaN or infinity")
+            raise MaskCLIPError("scores must be finite, got NaN or infinity")
         if self.image is not None:
             self._check_size(self.image)
 
@@ -66,7 +85,7 @@ class Segmentation:
             raise MaskCLIPError(f"`image`: expected a Pillow image, got {type(image).__name__}")
         height, width = self.labels.shape
         if image.size != (width, height):
-            raise ValueError(
+            raise MaskCLIPError(
                 f"expected the segmented image of {width}x{height} pixels, "
                 f"got one of {image.width}x{image.height}"
             )
@@ -80,6 +99,10 @@ class Segmentation:
         """Return the fraction of pixels of each class that appears, largest first.
 
         Their sum is 1, or less where pixels were dropped.
+
+        Examples:
+            >>> list(found.coverage())
+            ['grass', 'dog', 'balloon']
         """
         names = self.vocabulary.names
         found = draw.class_pixels(self.labels, len(names))
@@ -97,6 +120,15 @@ class Segmentation:
 
         Raises:
             MaskCLIPError: regions of another shape or type.
+
+        Examples:
+            Squares of 64 px, each of which becomes one class:
+
+            >>> squares = np.arange(256) // 64
+            >>> regions = 1 + 4 * squares[:, None] + squares
+            >>> voted = found.voted(regions)
+            >>> [len(np.unique(voted.labels[regions == square])) for square in (1, 6, 16)]
+            [1, 1, 1]
         """
         ignore = self.vocabulary.ignore
         labels, scores = vote(self.labels, self.scores, regions, ignore=ignore)
@@ -116,11 +148,16 @@ class Segmentation:
             legend: whether to add names and percentages.
 
         Raises:
-            ValueError: no photo, one of another size, or an opacity out of range.
+            MaskCLIPError: no photo, one of another size, or an opacity out of range.
+
+        Examples:
+            >>> found.overlay().save("overlay.png")
+            >>> found.overlay(opacity=0.4, legend=False).size
+            (256, 256)
         """
         image = self.image if image is None else image
         if image is None:
-            raise ValueError("the segmentation keeps no image: pass it, overlay(image)")
+            raise MaskCLIPError("the segmentation keeps no image: pass it, overlay(image)")
         self._check_size(image)
         labels, words = self.labels, self.vocabulary
         if not legend:
@@ -132,28 +169,46 @@ class Segmentation:
 
         A palette image (mode P) in the vocabulary's colours for uint8 labels, 16-bit greyscale
         (mode I;16) for uint16.
+
+        Examples:
+            >>> found.label_image().mode, found.label_image().getpixel((20, 20))
+            ('P', 2)
         """
         if self.labels.dtype == np.uint8:
             return draw.palette_image(self.labels, self.vocabulary.colors)
         return Image.fromarray(self.labels)
 
     def score_image(self) -> Image.Image:
-        """Return the scores as 8-bit greyscale: round(255 x score), clipped to 0..255."""
+        """Return the scores as 8-bit greyscale: round(255 x score), clipped to 0..255.
+
+        Examples:
+            >>> found.score_image().mode
+            'L'
+        """
         return score_image(self.scores)
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write `label_image` as PNG; the file appears whole or not at all.
+        """Write `label_image` as PNG to `path`; the file appears whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
+
+        Examples:
+            >>> from PIL import Image
+            >>> found.save_png("labels.png")
+            >>> bool((np.array(Image.open("labels.png")) == found.labels).all())
+            True
         """
         _save_png(self.label_image(), path)
 
     def save_scores(self, path: str | os.PathLike[str]) -> None:
-        """Write `score_image` as PNG; the file appears whole or not at all.
+        """Write `score_image` as PNG to `path`; the file appears whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
+
+        Examples:
+            >>> found.save_scores("scores.png")
         """
         _save_png(self.score_image(), path)
 
@@ -161,6 +216,13 @@ class Segmentation:
         """Summarise for JSON: size, the vocabulary's names, and the classes found, largest first.
 
         Each class found has its name, label, coverage (fraction of pixels) and mean score.
+
+        Examples:
+            >>> summary = found.to_dict()
+            >>> summary["width"], summary["height"], summary["vocabulary"]
+            (256, 256, ['dog', 'balloon', 'grass'])
+            >>> [(one["label"], one["name"]) for one in summary["classes"]]
+            [(2, 'grass'), (0, 'dog'), (1, 'balloon')]
         """
         return summary_dict(self.labels, self.scores, self.vocabulary)
 

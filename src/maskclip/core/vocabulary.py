@@ -55,7 +55,9 @@ Background = float | Sequence[str]  # a threshold on the best score, or words
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ordered classes. Equal vocabularies are equal and hash equal.
+    """Ordered classes, and the words by which each is looked for.
+
+    Vocabularies with the same values are equal and have the same hash.
 
     Attributes:
         names: one name per class, in label order; white space in names and prompts is folded.
@@ -68,9 +70,16 @@ class Vocabulary:
             ignored label; () where no class needs one.
 
     Raises:
-        VocabularyError: no classes or too many, an empty or duplicate name, missing prompts,
+        MaskCLIPError: no classes or too many, an empty or duplicate name, missing prompts,
             colours that are too few, too many or out of range, an impossible threshold, a
             confidence out of range.
+
+    Examples:
+        >>> words = maskclip.Vocabulary.parse(["dog", "person=man,woman"])
+        >>> words.names, words.prompts
+        (('dog', 'person'), (('dog',), ('man', 'woman')))
+        >>> len(words)
+        2
     """
 
     names: tuple[str, ...]
@@ -146,12 +155,22 @@ class Vocabulary:
     ) -> Vocabulary:
         """Make a vocabulary from lines such as `dog` or `person=man,woman,child`.
 
-        The second form prompts man, woman and child (not person) and calls what it finds person; a
-        dictionary says the same: `{"dog": ["dog"], "person": ["man", "woman", "child"]}`. White
-        space is folded; without `colors` the classes get `class_colors`.
+        The second form prompts man, woman and child (not person) and calls what it finds person.
+
+        Args:
+            lines: a list of such lines, whose white space is folded; or a dictionary that says the
+                same: `{"dog": ["dog"], "person": ["man", "woman", "child"]}`.
+            colors: one (red, green, blue) in 0..255 per class; None gives each class the everyday
+                colour of what it means, or one that is far from the others.
 
         Raises:
-            VocabularyError: a line without a name or with an empty synonym, or what the class says.
+            MaskCLIPError: a line without a name or with an empty synonym, or what the class says.
+
+        Examples:
+            >>> maskclip.Vocabulary.parse({"person": ["man", "woman"]}).prompts
+            (('man', 'woman'),)
+            >>> maskclip.Vocabulary.parse(["dog", "cat"], colors=[(255, 0, 0), (0, 0, 255)]).colors
+            ((255, 0, 0), (0, 0, 255))
         """
         if isinstance(lines, Mapping):
             return cls._made([synonyms(name, words) for name, words in lines.items()], colors)
@@ -178,7 +197,7 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Read a vocabulary from a file: a class a line, TOML, or what other tools write.
+        """Read a vocabulary from the file at `path`: a class a line, TOML, or of another tool.
 
         A text file may have blank lines and comment lines that begin with `#`. TOML has `classes`
         (a list of lines as `parse` takes them) and may have `description`, `colors` (a list of
@@ -190,25 +209,40 @@ class Vocabulary:
 
         Raises:
             FileNotFoundError: there is no such file.
-            VocabularyError: the file cannot be used; names the file and, in text, the line.
+            MaskCLIPError: the file cannot be used; names the file and, in text, the line.
+
+        Examples:
+            `classes.txt` has three lines, `dog`, `person=man,woman` and `grass`:
+
+            >>> maskclip.Vocabulary.from_file("classes.txt").names
+            ('dog', 'person', 'grass')
         """
         return cls._of_file(read_classes(Path(path)), path)
 
     @classmethod
     def builtin(cls, name: str) -> Vocabulary:
-        """Return the class set called `name`, one of `builtin_names()`.
+        """Return the set of classes called `name`; `maskclip vocabularies` lists them.
 
         Raises:
-            VocabularyError: there is no such set; names the nearest ones and all of them.
+            MaskCLIPError: there is no such set; names the nearest ones and all of them.
+
+        Examples:
+            >>> voc = maskclip.Vocabulary.builtin("voc20")
+            >>> len(voc), voc.names[:3]
+            (20, ('airplane', 'bicycle', 'bird'))
         """
         return _builtin(name)
 
     @classmethod
     def from_dict(cls, values: object) -> Vocabulary:
-        """Make the vocabulary that `to_dict` described, of values that need not be trusted.
+        """Make the vocabulary that `to_dict` described; its `values` need not be trusted.
 
         Raises:
-            VocabularyError: a key is missing, unknown or holds something else.
+            MaskCLIPError: a key is missing, unknown or holds something else.
+
+        Examples:
+            >>> maskclip.Vocabulary.from_dict(words.to_dict()) == words
+            True
         """
         if not isinstance(values, dict) or not _is_description(values):
             raise VocabularyError(
@@ -217,7 +251,12 @@ class Vocabulary:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the vocabulary with lists, strings and numbers, ready for JSON."""
+        """Describe the vocabulary with lists, strings and numbers, ready for JSON.
+
+        Examples:
+            >>> words.to_dict()["prompts"]
+            [['dog'], ['man', 'woman']]
+        """
         return {
             "names": list(self.names),
             "prompts": [list(words) for words in self.prompts],
@@ -229,8 +268,17 @@ class Vocabulary:
     def to_toml(self, description: str = "") -> str:
         """Return the TOML that `from_file` reads as this vocabulary; its background is black.
 
+        Args:
+            description: a line on what the classes are, written before them.
+
         Raises:
-            VocabularyError: a name or a word cannot be written there.
+            MaskCLIPError: a name or a word cannot be written there.
+
+        Examples:
+            >>> from pathlib import Path
+            >>> _ = Path("classes.toml").write_text(words.to_toml(), encoding="utf-8")
+            >>> maskclip.Vocabulary.from_file("classes.toml") == words
+            True
         """
         start = 1 if self.has_background else 0
         words = self.prompts[0] if start else None
@@ -244,10 +292,17 @@ class Vocabulary:
         )
 
     def with_confidence(self, needed: Mapping[str, float]) -> Vocabulary:
-        """Return the vocabulary with the scores that some classes need, by their names.
+        """Return the vocabulary with the scores that some classes need.
+
+        Args:
+            needed: by the names of these classes, the score below which their pixels are dropped.
 
         Raises:
-            VocabularyError: no class has that name, or a score is not in [0, 1].
+            MaskCLIPError: no class has that name, or a score is not in [0, 1].
+
+        Examples:
+            >>> words.with_confidence({"person": 0.6}).confidence
+            (0.0, 0.6)
         """
         for name in needed:
             if name not in self.names:
@@ -264,8 +319,14 @@ class Vocabulary:
                 rule that the vocabulary already has is replaced.
 
         Raises:
-            VocabularyError: an impossible threshold, no words, an empty word, a word that is
+            MaskCLIPError: an impossible threshold, no words, an empty word, a word that is
                 already a class or a prompt of one, or another class called background.
+
+        Examples:
+            >>> words.with_background(0.5).names
+            ('background', 'dog', 'person')
+            >>> words.with_background(["wall", "sky"]).prompts[0]
+            ('wall', 'sky')
         """
         if rule is None:
             return self
@@ -304,7 +365,7 @@ class Vocabulary:
 
     @property
     def label_dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """The type of label maps: uint8 up to 255 classes (255 stays free for `IGNORE`)."""
+        """The type of label maps: uint8 up to 255 classes (255 stays free for `ignore`)."""
         return np.uint8 if len(self.names) <= IGNORE else np.uint16
 
     @property

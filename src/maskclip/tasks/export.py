@@ -41,8 +41,8 @@ from maskclip.export.files import (
 )
 from maskclip.export.graph import PIXELS, ExportError, build_graph, cause, export_program
 from maskclip.export.labels import OUTPUTS, LabelGraph, check_scoring
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
-from maskclip.tasks.segmenter import Segmenter, load
+from maskclip.tasks.photo_segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter, load
 from maskclip.tasks.without_clip import StudentSegmenter
 
 PRECISIONS = ("fp32", "fp16")
@@ -159,7 +159,7 @@ def export(
     return Exported(description, found)
 
 
-def label_graph(segmenter: PhotoSegmenter, vocabulary: Vocabulary, options: Options) -> LabelGraph:
+def label_graph(segmenter: Segmenter, vocabulary: Vocabulary, options: Options) -> LabelGraph:
     """Return a model and its words as one module, of the weights as they were before `prepare`.
 
     Raises:
@@ -173,7 +173,7 @@ def label_graph(segmenter: PhotoSegmenter, vocabulary: Vocabulary, options: Opti
 
 
 def _describe(
-    segmenter: PhotoSegmenter, vocabulary: Vocabulary, what: Export, model: ModelConfig
+    segmenter: Segmenter, vocabulary: Vocabulary, what: Export, model: ModelConfig
 ) -> Description:
     scoring = segmenter.scoring(vocabulary, what.options)
     method, options = segmenter.method, what.options
@@ -200,17 +200,17 @@ def _describe(
     )
 
 
-def _templates(segmenter: PhotoSegmenter) -> str:
-    if isinstance(segmenter, Segmenter):
+def _templates(segmenter: Segmenter) -> str:
+    if isinstance(segmenter, CLIPSegmenter):
         return segmenter.templates
     return segmenter.trained.templates if isinstance(segmenter, StudentSegmenter) else "none"
 
 
-def _license(segmenter: PhotoSegmenter, model: ModelConfig) -> str:
+def _license(segmenter: Segmenter, model: ModelConfig) -> str:
     """Return the licence of a model's weights: the embedded ones have the package's own."""
     if model.name in EMBEDDED or model.name in ALIASES:
         return "apache-2.0"
-    if not isinstance(segmenter, Segmenter) or model.weights is not None:
+    if not isinstance(segmenter, CLIPSegmenter) or model.weights is not None:
         return UNKNOWN
     if model.name.startswith(_HUB):
         return license_of(model.name.removeprefix(_HUB).partition("@")[0])[0]
@@ -218,9 +218,9 @@ def _license(segmenter: PhotoSegmenter, model: ModelConfig) -> str:
     return next((one.license for one in published_weights() if one.name == name), UNKNOWN)
 
 
-def _by_count(segmenter: PhotoSegmenter) -> int | None:
+def _by_count(segmenter: Segmenter) -> int | None:
     """Return of how many positions a ViT's table is, if its method counts them."""
-    if not isinstance(segmenter, Segmenter) or segmenter.method.position_resize != "count":
+    if not isinstance(segmenter, CLIPSegmenter) or segmenter.method.position_resize != "count":
         return None
     grid = getattr(segmenter.clip.visual, "grid_size", None)
     return None if grid is None else math.prod(grid)
@@ -270,7 +270,7 @@ def _as_input(images: Tensor, what: Export) -> Tensor:
 
 
 def _compare(
-    run: _Run, segmenter: PhotoSegmenter, vocabulary: Vocabulary, what: Export
+    run: _Run, segmenter: Segmenter, vocabulary: Vocabulary, what: Export
 ) -> Sequence[Agreement]:
     """Return how a file agrees with PyTorch on drawn pictures of two sizes."""
     scoring = segmenter.scoring(vocabulary, what.options)
@@ -289,7 +289,7 @@ def _compare(
     return found
 
 
-def _sizes(segmenter: PhotoSegmenter, what: Export) -> list[tuple[int, int]]:
+def _sizes(segmenter: Segmenter, what: Export) -> list[tuple[int, int]]:
     """Return the sizes that are compared, one of them neither square nor of whole cells."""
     short = max(what.options.short_side or segmenter.short_side, _SMALLEST)
     width = short * 4 // 3

@@ -18,7 +18,7 @@ from maskclip.core.method import CLEAN, Method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.description import Description
 from maskclip.export.files import SUFFIX, ExportedModel
-from maskclip.tasks.photo_segmenter import Classes, PhotoSegmenter, as_vocabulary
+from maskclip.tasks.photo_segmenter import Classes, Segmenter, as_vocabulary
 
 _MAPS = "maps"
 
@@ -51,7 +51,7 @@ def load_exported(config: ModelConfig, *, device: torch.device) -> ExportedSegme
     return ExportedSegmenter(Path(config.name), device=device)
 
 
-class ExportedSegmenter(PhotoSegmenter):
+class ExportedSegmenter(Segmenter):
     """An exported file that labels pixels with its own words. Made by `load`.
 
     The network runs in ONNX Runtime; photos are cut, refined and enlarged as for every model.

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from maskclip.clip.prompts import OnWord
 from maskclip.core.cleaning import drop_unsure
 from maskclip.core.config import (
     DEFAULT_OPTIONS,
@@ -57,13 +58,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """A photo as a model sees it, to be scored with any words: of `encode`, for `score`.
+    """A photo as a model sees it: `Segmenter.encode` returns it, `Segmenter.score` labels it.
 
     Attributes:
-        photo: RGB.
-        encoded: what the network sees in it.
-        model: which network, by which method: its `fingerprint` and `method`.
+        photo: the photo, RGB.
+        encoded: what the network sees in it, and where.
+        model: which network has seen it, by which method: its `fingerprint` and `method`.
         path: of the photo; None of an image in memory.
+
+    Examples:
+        >>> encoded = maskclip.load("emoji").encode("photo.jpg")
+        >>> encoded.photo.size, encoded.path
+        ((256, 256), 'photo.jpg')
     """
 
     photo: Image.Image
@@ -73,23 +79,38 @@ class EncodedPhoto:
 
     @property
     def dense(self) -> Dense:
-        """What the network sees in the photo's n windows: features (n, D, h, w), and the rest."""
+        """What the network sees in the photo's n windows: features (n, D, h, w), and the rest.
+
+        Examples:
+            >>> encoded.dense.features.shape
+            torch.Size([1, 192, 13, 13])
+        """
         return self.encoded.dense
 
 
-class PhotoSegmenter(ABC):
-    """A model that labels the pixels of photos, with classes of its own or with those it is given.
+class Segmenter(ABC):
+    """A model that labels the pixels of photos; `load` makes it.
+
+    A CLIP takes any words. A trained student has classes of its own, and takes others where its
+    CLIP is at hand.
 
     Attributes:
         method: the arithmetic.
         why: why `method="auto"` became this method; "" where it was named.
-        device, precision: where and in what the network computes.
+        device: where the network computes.
+        precision: in what it computes.
         fingerprint: a hash of the weights, 16 hex digits.
         short_side: the working size in px.
         refine: the refinements of maps where none are named.
         cell: the px between two positions of the grid.
         runtime: what runs the network: `"torch"`, `"onnx"` or `"openvino"`.
         runtime_why: why `runtime="auto"` became this one; "" where it was named.
+
+    Examples:
+        >>> segmenter = maskclip.load("emoji")
+        >>> found = segmenter.segment("photo.jpg", ["dog", "balloon", "grass"])
+        >>> list(found.coverage())
+        ['grass', 'dog', 'balloon']
     """
 
     method: Method
@@ -151,11 +172,25 @@ class PhotoSegmenter(ABC):
         *,
         background: Background | None = None,
         options: Options = DEFAULT_OPTIONS,
+        on_word: OnWord | None = None,
     ) -> Vocabulary:
-        """Return the vocabulary that `segment` would use; refuse now what it would refuse.
+        """Encode words before the first photo, and refuse now what `segment` would refuse.
+
+        Args:
+            classes: as `segment` takes them.
+            background: as `segment` takes it.
+            options: those with which photos will be labelled.
+            on_word: called after each word: how many are encoded, of how many that were not cached.
+
+        Returns:
+            The vocabulary that `segment` would use.
 
         Raises:
             MaskCLIPError: the classes or the options cannot be used.
+
+        Examples:
+            >>> segmenter.prepare(["dog", "grass"], background=0.6).names
+            ('background', 'dog', 'grass')
         """
 
     def check_view(self, options: Options) -> None:
@@ -235,6 +270,11 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: an image or an option cannot be used, or the model has no keys or no
                 embeddings of whole images.
+
+        Examples:
+            >>> encoded = segmenter.encode("photo.jpg")
+            >>> encoded.dense.features.shape  # one window, 192 channels, a grid of 13 x 13
+            torch.Size([1, 192, 13, 13])
         """
         check_keywords(view, ViewValues, others=["keys", "image"])
         options = Options(**view)
@@ -288,7 +328,8 @@ class PhotoSegmenter(ABC):
 
         Args:
             encoded: one or a list, of this model.
-            classes, background: as `segment` takes them.
+            classes: as `segment` takes them.
+            background: as `segment` takes it.
             refinement: `key_smoothing`, `prompt_denoising`, `refine`, `refine_size`,
                 `pamr_iterations`, `pamr_dilations`, `regions`, as `segment` takes them.
 
@@ -298,6 +339,13 @@ class PhotoSegmenter(ABC):
         Raises:
             MaskCLIPError: a name or an option cannot be used, another model has encoded the
                 photos, key smoothing lacks their keys, or surgery their own embeddings.
+
+        Examples:
+            >>> encoded = segmenter.encode("photo.jpg")
+            >>> for words in (["dog", "grass"], ["balloon", "grass"]):
+            ...     print(list(segmenter.score(encoded, words).coverage()))
+            ['grass', 'dog']
+            ['grass', 'balloon']
         """
         check_keywords(refinement, RefinementValues, others=["background"])
         refinement.setdefault("refine", self.refine)
@@ -382,6 +430,18 @@ class PhotoSegmenter(ABC):
 
         Raises:
             MaskCLIPError: an image, a name or an option cannot be used.
+
+        Examples:
+            >>> found = segmenter.segment("photo.jpg", ["dog", "grass"], background=["balloon"])
+            >>> found.vocabulary.names, found.labels.shape
+            (('background', 'dog', 'grass'), (256, 256))
+
+            Several photos, of any sizes, with options:
+
+            >>> photos = ["a.jpg", "b.jpg"]
+            >>> several = segmenter.segment(photos, ["dog", "grass"], short_side=128, refine="none")
+            >>> [one.labels.shape for one in several]
+            [(256, 256), (256, 256)]
         """
         check_keywords(options, OptionValues, others=["classes", "background"])
         options.setdefault("refine", self.refine)

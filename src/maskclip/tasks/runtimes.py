@@ -32,7 +32,7 @@ from maskclip.export.runtimes import (
     key_of,
     versions,
 )
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 
 TORCH = "torch"
 
@@ -56,7 +56,7 @@ class Runner:
         MaskCLIPError: the runtime is not installed, or cannot run this network.
     """
 
-    def __init__(self, segmenter: PhotoSegmenter, runtime: str) -> None:
+    def __init__(self, segmenter: Segmenter, runtime: str) -> None:
         check_installed(runtime)
         refusal = _refusal(segmenter)
         if refusal is not None:
@@ -149,7 +149,7 @@ class _Graph(nn.Module):
         return tuple(part for part in (dense.features, dense.keys, dense.image) if part is not None)
 
 
-def run_by(segmenter: PhotoSegmenter, runtime: str) -> None:
+def run_by(segmenter: Segmenter, runtime: str) -> None:
     """Let a runtime run the network of a segmenter, which then says which, and why `auto`.
 
     Raises:
@@ -161,7 +161,7 @@ def run_by(segmenter: PhotoSegmenter, runtime: str) -> None:
         segmenter.encode_by(Runner(segmenter, runtime), runtime)
 
 
-def _run_by_fastest(segmenter: PhotoSegmenter) -> None:
+def _run_by_fastest(segmenter: Segmenter) -> None:
     refusal = _refusal(segmenter)
     installed = [name for name in NAMES if is_installed(name)]
     usable = [name for name in installed if computes(name, segmenter.precision)]
@@ -192,7 +192,7 @@ def _run_by_fastest(segmenter: PhotoSegmenter) -> None:
         segmenter.runtime_why = f"as {NAMES[fastest]} takes {share:.2f} of its time here"
 
 
-def _refusal(segmenter: PhotoSegmenter) -> str | None:
+def _refusal(segmenter: Segmenter) -> str | None:
     """Say why only PyTorch can run a segmenter's network; None where others may."""
     method = segmenter.method
     if segmenter.device.type != "cpu":
@@ -210,7 +210,7 @@ def _refusal(segmenter: PhotoSegmenter) -> str | None:
     return None
 
 
-def _probed(segmenter: PhotoSegmenter, runners: Mapping[str, Runner]) -> dict[str, float]:
+def _probed(segmenter: Segmenter, runners: Mapping[str, Runner]) -> dict[str, float]:
     """Return the seconds that PyTorch and runtimes take for a picture, as measured once here."""
     identity = {
         "weights": segmenter.fingerprint,
@@ -243,7 +243,7 @@ def _is_time(value: object) -> bool:
 
 
 @torch.inference_mode()
-def _measured(segmenter: PhotoSegmenter, runners: Mapping[str, Runner]) -> dict[str, float]:
+def _measured(segmenter: Segmenter, runners: Mapping[str, Runner]) -> dict[str, float]:
     ways: dict[str, Callable[..., Dense]] = {TORCH: segmenter._encode, **runners}
     crops = _noise(_PROBE)
     best = dict.fromkeys(ways, math.inf)

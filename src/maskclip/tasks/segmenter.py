@@ -44,10 +44,10 @@ from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.runtimes import NAMES
-from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
+from maskclip.tasks.exported import load_exported, names_exported
 from maskclip.tasks.photo_segmenter import (
     Classes,
-    PhotoSegmenter,
+    Segmenter,
     as_vocabulary,
     useless,
     with_usable_confidence,
@@ -55,8 +55,6 @@ from maskclip.tasks.photo_segmenter import (
 from maskclip.tasks.photos import LONG_SIDE_RATIO, Encode
 from maskclip.tasks.runtimes import run_by
 from maskclip.tasks.without_clip import (
-    PreviewSegmenter,
-    StudentSegmenter,
     load_preview,
     load_student,
     names_clip,
@@ -71,7 +69,7 @@ def load(
     options: Options = DEFAULT_OPTIONS,
     runtime: str = "torch",
     **settings: Unpack[ModelSettings],
-) -> Segmenter | StudentSegmenter | PreviewSegmenter | ExportedSegmenter:
+) -> Segmenter:
     """Load a CLIP, a trained student, or the preview without CLIP, as a segmenter.
 
     Args:
@@ -87,13 +85,23 @@ def load(
         settings: other fields of `ModelConfig`: `weights`, `method`, `templates`, `precision`,
             `proxy`, `tokenizer`, `language`.
 
+    Returns:
+        What labels photos by it.
+
     Raises:
         MaskCLIPError: the model or the device cannot be used; the message says what to do.
 
-    Example:
+    Examples:
         >>> segmenter = maskclip.load("emoji")
         >>> found = segmenter.segment("photo.jpg", ["dog", "grass"])
-        >>> found.labels.shape, found.coverage()
+        >>> list(found.coverage())
+        ['grass', 'dog']
+
+        By another method, on the CPU:
+
+        >>> segmenter = maskclip.load("emoji-vit", method="naclip", device="cpu")
+        >>> segmenter.method.name, segmenter.device.type
+        ('naclip', 'cpu')
     """
     check_keywords(settings, ModelSettings, others=["model", "device", "options", "runtime"])
     check_runtime(runtime)
@@ -110,9 +118,7 @@ def load(
     return segmenter
 
 
-def _opened(
-    config: ModelConfig, device: torch.device, options: Options
-) -> Segmenter | StudentSegmenter | PreviewSegmenter | ExportedSegmenter:
+def _opened(config: ModelConfig, device: torch.device, options: Options) -> Segmenter:
     """Read a model as a segmenter that PyTorch runs, or the file's own runtime."""
     if names_exported(config.name):
         return load_exported(config, device=device)
@@ -132,7 +138,7 @@ def _opened(
     method = with_proxy(choice.method, config.proxy)
     if config.proxy is not None:
         build_tower(shared_copy(clip.visual), method)  # refuses a ResNet before a proxy is loaded
-    return Segmenter(
+    return CLIPSegmenter(
         clip,
         method=method,
         device=device,
@@ -143,8 +149,8 @@ def _opened(
     )
 
 
-class Segmenter(PhotoSegmenter):
-    """A CLIP that labels pixels. Made by `load`."""
+class CLIPSegmenter(Segmenter):
+    """A CLIP that labels pixels with any words; made by `load`."""
 
     def __init__(
         self,
@@ -187,8 +193,6 @@ class Segmenter(PhotoSegmenter):
         on_word: OnWord | None = None,
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use, its words encoded; refuse bad ones now.
-
-        `on_word` is called after each word: how many are encoded, of how many that were not cached.
 
         Raises:
             MaskCLIPError: there are no classes, or they cannot be used.

@@ -40,7 +40,7 @@ from maskclip.plus.words import StudentWords
 from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import (
     Classes,
-    PhotoSegmenter,
+    Segmenter,
     as_vocabulary,
     useless,
     with_usable_confidence,
@@ -141,7 +141,7 @@ def load_student(
     )
 
 
-class StudentSegmenter(PhotoSegmenter):
+class StudentSegmenter(Segmenter):
     """A student that labels pixels. Made by `load` from a student's file.
 
     Args:
@@ -292,7 +292,7 @@ class StudentSegmenter(PhotoSegmenter):
         return Dense(features.float(), None, (crops.shape[2], crops.shape[3]))
 
 
-class PreviewSegmenter(PhotoSegmenter):
+class PreviewSegmenter(Segmenter):
     """An image classifier that labels pixels with everyday words; made by `load("photo")`.
 
     Args:
@@ -322,6 +322,7 @@ class PreviewSegmenter(PhotoSegmenter):
         *,
         background: Background | None = None,
         options: Options = DEFAULT_OPTIONS,
+        on_word: OnWord | None = None,
     ) -> Vocabulary:
         """Return the vocabulary that `segment` would use; refuse now what it would refuse.
 

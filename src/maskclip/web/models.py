@@ -25,7 +25,7 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.plus.files import read_student
 from maskclip.plus.words import takes_words
 from maskclip.tasks.exported import names_exported
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.without_clip import names_clip, names_student
 
@@ -136,7 +136,7 @@ class Models:
         self.default = next(iter(self.offers))
         self._device = device
         self._tokenizers = dict(tokenizers or {})
-        self._ready: OrderedDict[tuple[str, str], PhotoSegmenter] = OrderedDict()
+        self._ready: OrderedDict[tuple[str, str], Segmenter] = OrderedDict()
 
     def warm_up(self) -> None:
         """Load every model, so that what cannot be loaded is an error before the first request.
@@ -161,7 +161,7 @@ class Models:
             )
         return self.offers[wanted]
 
-    def get(self, name: str, method: str, options: Options) -> PhotoSegmenter:
+    def get(self, name: str, method: str, options: Options) -> Segmenter:
         """Return the segmenter of a model that is offered, by a method.
 
         Args:
@@ -187,7 +187,7 @@ class Models:
             found.why = why
         return found
 
-    def _loaded(self, name: str, method: str) -> PhotoSegmenter:
+    def _loaded(self, name: str, method: str) -> Segmenter:
         key = (name, method)
         if key in self._ready:
             self._ready.move_to_end(key)

@@ -21,9 +21,9 @@ from maskclip.core.refinement import probabilities
 from maskclip.core.resize import enlarge, window_starts
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.photo_segmenter import EncodedPhoto, ImageSource, PhotoSegmenter
+from maskclip.tasks.photo_segmenter import EncodedPhoto, ImageSource, Segmenter
 from maskclip.tasks.photos import Size, network_size, score_photo
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 MOST_SEEN = 2**24
 """Pixels of all windows of a photo that a network may see for one question."""
@@ -109,13 +109,13 @@ class Reading:
         SlowError: time was up before all new words were encoded; those that were are kept.
     """
 
-    def __init__(self, question: Question, segmenter: PhotoSegmenter, *, until: float) -> None:
+    def __init__(self, question: Question, segmenter: Segmenter, *, until: float) -> None:
         self.question, self.segmenter = question, segmenter
         self.encoded: EncodedPhoto | None = None
         self.kept = False
         options = question.options
         with _noting() as self.notes:
-            if isinstance(segmenter, Segmenter) and question.vocabulary is not None:
+            if isinstance(segmenter, CLIPSegmenter) and question.vocabulary is not None:
                 words = question.vocabulary.flat_prompts
                 self.notes += _encode_words(segmenter, words, until=until)
             self.vocabulary = segmenter.prepare(question.vocabulary, options=options)
@@ -171,7 +171,7 @@ class Reading:
         return enlarge(maps[:, label : label + 1], found.geometry)[0].cpu().numpy()
 
 
-def _encode_words(segmenter: Segmenter, words: Sequence[str], *, until: float) -> list[str]:
+def _encode_words(segmenter: CLIPSegmenter, words: Sequence[str], *, until: float) -> list[str]:
     """Encode words that are not cached, some at a time; return what there is to say of them."""
     unknown: list[str] = []
     for start in range(0, len(words), _WORDS_AT_ONCE):
@@ -201,7 +201,7 @@ def bytes_of(encoded: EncodedPhoto) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _check_size(question: Question, classes: int, segmenter: PhotoSegmenter) -> None:
+def _check_size(question: Question, classes: int, segmenter: Segmenter) -> None:
     """Refuse what would take minutes or gigabytes.
 
     Raises:

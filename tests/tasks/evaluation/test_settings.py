@@ -26,7 +26,7 @@ from maskclip.tasks.evaluation.settings import (
     protocol_notes,
     vocabulary_under,
 )
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 
 def samples_of(name):
@@ -108,7 +108,7 @@ def test_windows_are_labelled_as_the_later_literature_does(family, refinement, m
     """Written out plainly: each window's maps at its size, averaged, resized, best class."""
     words = Vocabulary.parse(["dog", "red car", "grass", "sky"])
     samples = EmojiScenes(vocabulary=words, windows_short=240)
-    segmenter = Segmenter(
+    segmenter = CLIPSegmenter(
         make_model(family),
         method=method_under("windows", PUBLISHED, "emoji"),
         device=torch.device("cpu"),

@@ -41,7 +41,7 @@ from maskclip.tasks.label import Job, LabelingError, manifest
 from maskclip.tasks.label import worker as worker_module
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.pipeline import MANIFEST, label_photos, plan_labels
-from maskclip.tasks.segmenter import Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter
 
 WORDS = Vocabulary.parse(["dog", "red car", "grass", "sky", "water"])
 SIZES = {
@@ -376,7 +376,7 @@ def test_a_broken_image_costs_no_other_and_is_tried_again(photos, out):
 
 def test_a_photo_too_small_for_the_method_fails_alone(photos, out, make_model, monkeypatch):
     clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
-    model = Segmenter(
+    model = CLIPSegmenter(
         clip,
         method=SCCLIP,
         device=torch.device("cpu"),

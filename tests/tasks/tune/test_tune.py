@@ -152,7 +152,7 @@ def test_words_that_the_model_does_not_know_are_refused_before_photos_are_read(t
             raise MaskCLIPError("no class shows 'wall'")
         return classes
 
-    monkeypatch.setattr("maskclip.tasks.segmenter.Segmenter.prepare", prepare)
+    monkeypatch.setattr("maskclip.tasks.segmenter.CLIPSegmenter.prepare", prepare)
     monkeypatch.setattr("maskclip.tasks.tune.job.load_image", lambda _: pytest.fail("too late"))
     with pytest.raises(MaskCLIPError, match="no class shows 'wall'"):
         tune_labels(tuned[0], tries=["background=wall"], device="cpu")

@@ -30,8 +30,8 @@ from maskclip.tasks.evaluation.settings import (
     vocabulary_under,
 )
 from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
-from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
-from maskclip.tasks.segmenter import Segmenter, load
+from maskclip.tasks.photo_segmenter import EncodedPhoto, Segmenter
+from maskclip.tasks.segmenter import CLIPSegmenter, load
 from maskclip.tasks.voting import Voting
 from maskclip.tasks.without_clip import (
     PreviewSegmenter,
@@ -66,7 +66,7 @@ class ModelPredictor:
     `regions` says of which segments pixels vote, beside what the options say: a hash or version.
     """
 
-    segmenter: PhotoSegmenter
+    segmenter: Segmenter
     vocabulary: Vocabulary
     options: Options
     protocol: str
@@ -131,7 +131,7 @@ class ZeroShotPredictor(ModelPredictor):
         evaluation: of which it is the predictor; says whose settings the protocol takes.
     """
 
-    segmenter: Segmenter
+    segmenter: CLIPSegmenter
     evaluation: Evaluation | None = None
 
     def metadata(self) -> dict[str, Any]:
@@ -334,7 +334,7 @@ def load_predictor(
     options = options_under(protocol, evaluation.options, samples, named)
     method = method_under(protocol, named, samples.name)
     segmenter = load(replace(config, method=method), device=device)
-    assert isinstance(segmenter, Segmenter)
+    assert isinstance(segmenter, CLIPSegmenter)
     segmenter.why = why or reason
     # Refuses before any image is read.
     vocabulary = segmenter.prepare(vocabulary, options=options, on_word=on_word)

@@ -21,7 +21,7 @@ from maskclip.data.images import load_image
 from maskclip.data.region_folder import RegionFolder
 from maskclip.tasks.exported import names_exported
 from maskclip.tasks.label.finished import FinishedLabels, LabeledPhoto, open_labels
-from maskclip.tasks.photo_segmenter import PhotoSegmenter
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.tune.changes import Change, background_changes, read_tries, synonym_changes
 from maskclip.tasks.tune.propose import Bench, Proposal, Reviewed, bins, propose
@@ -155,7 +155,7 @@ def _changes(
 
 
 def _is_known(
-    change: Change, finished: FinishedLabels, segmenter: PhotoSegmenter, *, given: bool
+    change: Change, finished: FinishedLabels, segmenter: Segmenter, *, given: bool
 ) -> bool:
     """Return whether a model knows the words of a change; words that were given, it must.
 
@@ -201,7 +201,7 @@ def _encoded(
     photo: LabeledPhoto,
     corrections: Corrections,
     finished: FinishedLabels,
-    segmenter: PhotoSegmenter,
+    segmenter: Segmenter,
     folder: RegionFolder | None,
 ) -> Reviewed:
     """Return what the network sees in a photo, and its true classes, at a size that is kept."""

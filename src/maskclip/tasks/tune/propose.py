@@ -21,7 +21,7 @@ from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPWarning
 from maskclip.core.regions import Regions
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.photo_segmenter import EncodedPhoto, PhotoSegmenter
+from maskclip.tasks.photo_segmenter import EncodedPhoto, Segmenter
 from maskclip.tasks.tune.changes import Change
 from maskclip.tasks.tune.tallies import BINS, Bins, Overlaps, Tally, best_thresholds, folds
 
@@ -58,13 +58,13 @@ class Bench:
         segmenter: has encoded the photos.
         photos: with their true classes.
         vocabulary: the classes that the truth is of.
-        refinement: of maps, as `PhotoSegmenter.score` takes it.
+        refinement: of maps, as `Segmenter.score` takes it.
         on_count: is called after each labelling.
     """
 
     def __init__(
         self,
-        segmenter: PhotoSegmenter,
+        segmenter: Segmenter,
         photos: Sequence[Reviewed],
         vocabulary: Vocabulary,
         refinement: dict[str, Any],

@@ -1,0 +1,136 @@
+"""The public names: examples of their docstrings run, and the reference shows what is public."""
+
+import doctest
+import io
+import logging
+import re
+import subprocess
+import sys
+import urllib.request
+from functools import cache
+from pathlib import Path
+
+import griffe
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import maskclip
+from maskclip.emoji.scenes import draw_scene
+from maskclip.web.app import create_app
+from maskclip.web.engine import Engine
+from maskclip.web.models import Models
+from tools.site import MEMBERS, PARTS
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = [name for names in PARTS.values() for name in names]
+
+
+@cache
+def module(name):
+    """Return a module as the builder of the site reads it, which imports nothing."""
+    path = ROOT.joinpath("src", *name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return griffe.visit(name, filepath=file, code=file.read_text(encoding="utf-8"))
+
+
+def shown(name):
+    """Return what the reference shows of a public name: itself, then its members."""
+    found = module(maskclip._HOMES[name])[name]
+    if not found.is_class:
+        return [found]
+    public = [one for one in found.members if not one.startswith("_") and found[one].has_docstring]
+    return [found, *(found[one] for one in MEMBERS.get(name, public))]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder of the examples: the photo of the reference, two others, a file of classes."""
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        Image.fromarray(draw_scene(29).image).save(tmp_path / name, quality=95, subsampling=0)
+    (tmp_path / "classes.txt").write_text("dog\nperson=man,woman\ngrass\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """A service at port 8000 of this machine, which answers in this process."""
+    app = create_app(Engine(Models(["emoji"], device="cpu")))
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+
+        def urlopen(request, timeout):
+            method, headers = request.get_method(), dict(request.header_items())
+            sent = {"content": request.data, "headers": headers}
+            answer = client.request(method, request.full_url, **sent)
+            assert answer.status_code == 200, answer.text
+            return io.BytesIO(answer.content)
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        yield
+
+
+def failures(docstring, known):
+    """Run a docstring's examples; return what went otherwise, and the names known after them."""
+    place = docstring.parent.path
+    test = doctest.DocTestParser().get_doctest(docstring.value, known, place, None, None)
+    said = []
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append, clear_globs=False)
+    return "".join(said), test.globs
+
+
+@pytest.mark.parametrize("name", [None, *maskclip.__all__])
+def test_examples_run(name, folder, request):
+    if "service" in next((part for part, names in PARTS.items() if name in names), ""):
+        request.getfixturevalue("service")
+    first, *members = [module("maskclip")] if name is None else shown(name)
+    assert ">>>" in first.docstring.value, f"{first.path} has no example"
+    wrong, known = failures(first.docstring, {"maskclip": maskclip})
+    for member in members:  # goes on from the example of its class
+        wrong += failures(member.docstring, known)[0]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("name", maskclip.__all__)
+def test_methods_teach_by_an_example(name):
+    functions = [one for one in shown(name) if one.is_function]
+    assert all(">>>" in one.docstring.value for one in functions)
+
+
+@pytest.mark.parametrize("name", maskclip.__all__)
+def test_docstrings_name_all_parameters_and_no_others(name, caplog):
+    for one in shown(name):
+        text = one.docstring.value
+        for parameter in one.parameters if one.is_function else ():
+            known = parameter.name in ("self", "cls") or re.search(rf"\b{parameter.name}\b", text)
+            assert known, f"{one.path} says nothing of {parameter.name}"
+    with caplog.at_level(logging.WARNING, logger="griffe"):
+        for one in shown(name):
+            assert one.docstring.parse("google")
+    assert caplog.messages == []
+
+
+def test_the_reference_shows_every_public_name_once():
+    assert sorted(SHOWN) == sorted(maskclip.__all__)
+
+
+def test_the_page_on_versions_names_what_is_public():
+    page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    table = page.partition("| name |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(maskclip.__all__)
+
+
+def test_importing_the_package_or_its_client_loads_no_torch():
+    code = (
+        "import sys, maskclip; dir(maskclip); print(maskclip.__version__); maskclip.Client; "
+        "maskclip.MaskCLIPError; assert not {'torch', 'open_clip', 'cv2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d+\.\d+", done.stdout)
+
+
+def test_what_is_not_public_is_not_an_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        maskclip.nothing  # noqa: B018
+    assert {*maskclip.__all__, "__version__"} <= set(dir(maskclip))
+    assert (ROOT / "src" / "maskclip" / "py.typed").is_file()
