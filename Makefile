@@ -5,7 +5,10 @@
 #                   hostile files, whose counts are printed: some minutes more
 #   make check   lint, types and import layers
 #   make docs    build the site of docs/ in build/site; a broken link is an error
-#   make wheel   build the package, and try it in an environment of its own
+#   make dist    build the files of a release in dist/, check them, and try them in environments of
+#                their own: the oldest Python here with the lowest versions, the newest with the
+#                highest, and the steps of the Dockerfile (DIST=--extras tries all extras, too)
+#   make package  build and check them alone
 #   make lock    pin the dependencies anew
 
 ifeq ($(OS),Windows_NT)  # with the shell and tools of Git for Windows
@@ -20,7 +23,7 @@ BIN := $(VENV)/$(SCRIPTS)
 READY := $(VENV)/.ready
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
 
-.PHONY: demo test test-full check lint types layers format docs wheel lock clean
+.PHONY: demo test test-full check lint types layers format docs package dist lock clean
 
 demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
@@ -65,22 +68,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The environment is bare but for what the package asks for, in the pinned versions.
-BARE := build/bare
 docs: $(READY)
 	$(BIN)/python -m tools.site
 	$(BIN)/zensical build --clean --strict
 	@echo "== open build/site/index.html"
 
-wheel: $(READY)
-	@echo "== building dist/"
-	rm -rf dist $(BARE)
-	$(BIN)/python -m hatchling build
-	@echo "== installing the wheel into $(BARE)"
-	$(UV) venv --python $(BIN)/python $(BARE)
-	$(UV) pip install --python $(BARE) --constraint requirements.txt dist/*.whl
-	@echo "== trying it there, offline"
-	cd build && MASKCLIP=bare/$(SCRIPTS)/maskclip sh ../.ci/try
+package: $(READY)
+	$(BIN)/python -m tools.dist --check
+
+dist: $(READY)
+	$(BIN)/python -m tools.dist $(DIST)
 
 $(READY): pyproject.toml requirements.txt requirements-uv.txt
 	@echo "== setting up $(VENV): Python, then the pinned packages (torch is large: a few minutes)"

@@ -25,7 +25,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 RUNNERS = re.compile(r"^(?:[A-Z_]+=\S+ )?(?:torchrun .*?-m |python -m )?maskclip ")
-ELSEWHERE = re.compile(r"make |pip install |\.venv/bin/")  # what `make test` and `make wheel` run
+ELSEWHERE = re.compile(r"make |pip install |\.venv/bin/")  # what `make test` and `make dist` run
 FEWER = {
     "eval": ("--limit", "1"),
     "compare": ("--limit", "1", "--methods", "clean", "--refine", "none"),
