@@ -38,6 +38,8 @@ MOST = 25_000_000
 UV = (sys.executable, "-m", "uv", "--quiet")
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
+_SHOWN = 20  # files of a fault
+
 Files = Mapping[str, bytes]
 
 
@@ -83,10 +85,12 @@ def faults_of_source(files: Files, kept: Iterable[str]) -> list[str]:
 
 
 def _differences(found: set[str], expected: set[str]) -> list[str]:
-    return [
+    faults = [
         *(f"{name}: is in it, and not in git" for name in sorted(found - expected)),
         *(f"{name}: is missing" for name in sorted(expected - found)),
     ]
+    more = len(faults) - _SHOWN
+    return [*faults[:_SHOWN], f"and {more} more"] if more > 0 else faults
 
 
 def faults_of_any(files: Files, size: int, private: Iterable[str]) -> list[str]:

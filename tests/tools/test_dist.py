@@ -55,6 +55,13 @@ def test_a_missing_file_is_refused():
     assert said == "Makefile: is missing"
 
 
+def test_a_folder_that_has_strayed_in_is_said_in_some_lines():
+    files = {**WHEEL, **{f"cache/{number:03}": b"" for number in range(60)}}
+    said = dist.faults_of_wheel(files, KEPT)
+    assert said[0].startswith("cache/000")
+    assert said[20:] == ["and 40 more"]
+
+
 def test_large_files_and_paths_of_the_machine_are_refused():
     files = {"a.py": b"open('/home/somebody/clone/a')", "b.py": b"/home"}
     assert dist.faults_of_any(files, dist.MOST, ["/home/other/"]) == []
