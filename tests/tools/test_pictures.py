@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import maskclip
+from maskclip.core.methods import METHODS, needed_blocks
+from maskclip.emoji.captions import class_names
+from maskclip.emoji.scenes import draw_scene
 from tests.test_docs import ROOT, arguments, context
+from tools.pictures import methods
 from tools.pictures.__main__ import DOCS, PICTURES, main
 
 FILES = {path.relative_to(DOCS).as_posix(): path for path in DOCS.rglob("*.*")}
 IMAGES = {name: path for name, path in FILES.items() if path.suffix in (".jpg", ".png")}
+METHODS_DRAWN = [name for name, one in METHODS.items() if needed_blocks(one) <= methods.BLOCKS]
 QUICK = ("maps", "refined")  # the others are drawn by `make test-full`
 
 
@@ -83,6 +89,24 @@ def test_a_picture_is_the_one_that_is_kept(name):
         assert kept.size == drawn.size
         apart = np.abs(np.asarray(kept, np.float32) - np.asarray(drawn, np.float32))
     assert apart.mean() < 8, f"draw it again: python -m tools.pictures {name}"
+
+
+@pytest.mark.full
+def test_the_scene_of_the_methods_is_an_ordinary_one():
+    """As docs/methods.md says: one of the two whose figures are nearest to the means."""
+    read = {name: maskclip.load(methods.MODEL, method=name) for name in METHODS_DRAWN}
+    figures = {}
+    for seed in range(60):
+        drawn = draw_scene(seed, size=(320, 320))
+        ids = np.unique(drawn.labels)
+        if len(ids) >= 4:
+            names = [class_names()[id] for id in ids]
+            found = [one.segment(drawn.image, names, refine="none") for one in read.values()]
+            figures[seed] = [(ids[one.labels] == drawn.labels).mean() for one in found]
+    assert len(figures) == 25
+    means = np.mean(list(figures.values()), axis=0)
+    apart = {seed: np.abs(np.array(shares) - means).mean() for seed, shares in figures.items()}
+    assert methods.SEED in sorted(apart, key=apart.__getitem__)[:2]
 
 
 def test_what_is_no_picture_is_refused(monkeypatch, capsys):
