@@ -3,11 +3,13 @@
 A block of commands or of Python that needs more than this machine has is marked in the line before
 it: `<!-- needs: the weights of CLIP -->`; and a line that names ~/data needs the data set in it.
 All others run here, in a folder of drawn photos; where that would take minutes, on fewer images and
-for fewer steps.
+for fewer steps. The blocks of a guide run one after the other, each on what those before it wrote.
 """
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ import typer
 from PIL import Image
 
 from maskclip.cli import app, main
+from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.corrections import ACCEPTED, CorrectionJournal, Corrections
 from maskclip.emoji.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +29,8 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 RUNNERS = re.compile(r"^(?:[A-Z_]+=\S+ )?(?:torchrun .*?-m |python -m )?maskclip ")
+FILE = re.compile(r"^<!-- file: (\S+) -->\n+```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"python (?=examples/)")
 ELSEWHERE = re.compile(r"make |pip install |\.venv/bin/")  # what `make test` and `make dist` run
 FEWER = {
     "eval": ("--limit", "1"),
@@ -33,6 +39,9 @@ FEWER = {
     "emoji": ("--count", "3"),
     "train": ("--steps", "2", "--batch-size", "2"),
 }
+
+GUIDES = [ROOT / "docs" / name for name in ("label-and-correct.md", "own-network.md")]
+CORRECTED = "corrected photos"  # which a guide has: all that it labelled are accepted here
 
 
 class Block(NamedTuple):
@@ -95,28 +104,67 @@ def test_every_command_is_one(block):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder that the documents speak of: a photo, a folder of some, words in a file."""
-    for name in ("photo.jpg", "a.jpg", "b.jpg", *(f"photos/{index}.jpg" for index in range(3))):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_scene(7, size=(96, 128)).image).save(path)
+    """The folder that the documents speak of: a photo, folders of some, the files they show."""
+    some = [*(f"photos/{index}.jpg" for index in range(3)), "few/0.jpg"]
+    for name in ("photo.jpg", "a.jpg", "b.jpg", *some):
+        draw(tmp_path / name)
     for name in ("classes.txt", "seen.txt"):
         (tmp_path / name).write_text("dog\ngrass\nsky\n")
+    for document in DOCUMENTS:
+        for name, text in FILE.findall(document.read_text()):
+            (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("block", of_all_documents("sh"))
-def test_every_block_of_commands_runs_or_says_what_it_needs(block, folder, capsys):
-    if block.needs is not None:
-        pytest.skip(f"needs {block.needs}")
+def draw(path):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(draw_scene(7, size=(96, 128)).image).save(path)
+
+
+def run(block, capsys):
+    """Run what is a command of maskclip, or one of our examples; all others are looked at."""
     for line in lines(block):
         if "~/data" in line or ELSEWHERE.match(line):
+            continue
+        if EXAMPLE.match(line):
+            script, *given = shlex.split(EXAMPLE.sub("", line), comments=True)
+            subprocess.run([sys.executable, ROOT / script, *given], check=True)
             continue
         given = arguments(line)
         assert given is not None, f"not a command of maskclip: {line}"
         code = main([*given, *FEWER.get(given[0], ())])
         assert code == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("block", of_all_documents("sh"))
+def test_every_block_of_commands_runs_or_says_what_it_needs(block, folder, capsys):
+    if block.document in GUIDES:
+        pytest.skip("runs with the blocks before it")
+    if block.needs is not None:
+        pytest.skip(f"needs {block.needs}")
+    run(block, capsys)
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
+def test_the_blocks_of_a_guide_run_one_after_the_other(document, folder, capsys):
+    for index in range(3, 10):  # as many as tune wants
+        draw(folder / f"photos/{index}.jpg")
+    for block in blocks(document):
+        if block.needs == CORRECTED:
+            accept_all(folder / "labels", block)
+        if block.kind == "sh" and block.needs in (None, CORRECTED):
+            run(block, capsys)
+
+
+def accept_all(labels, block):
+    """Accept what was labelled, as people do in the page."""
+    if Corrections.are_in(labels):
+        return
+    classes = re.search(r"--classes (\S+)", block.text)
+    with CorrectionJournal(labels, Vocabulary.from_file(classes[1])) as journal:
+        for path in (labels / "png").glob("*.png"):
+            journal.mark(path.stem, ACCEPTED)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
