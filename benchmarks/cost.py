@@ -27,12 +27,12 @@ from maskclip.clip.weights import load_clip
 from maskclip.core.dense import similarity
 from maskclip.core.methods import get_method
 from maskclip.core.resize import fit_within
+from maskclip.core.view import LONG_SIDE_RATIO
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.specs import SPECS
 from maskclip.plus.config import Machine, Optimization, Training, parse_student
 from maskclip.plus.student import Student, build_student
 from maskclip.plus.supervision import build_teacher, segmentation_loss, teacher_maps
-from maskclip.tasks.photos import LONG_SIDE_RATIO
 from maskclip.trainings import TRAININGS
 
 TEXT_DIMS = {"RN50:openai": 1024, "RN50x16:openai": 768, "ViT-B-16:openai": 512}

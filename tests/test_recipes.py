@@ -172,7 +172,7 @@ def load_once():
     """A full-size network is built once for all its recipes."""
     loaded = {}
 
-    def load(config):
+    def load(config, options=None):
         name = config.name
         if name not in loaded:
             loaded.clear()
@@ -223,7 +223,7 @@ def tiny_vitb(make_model, monkeypatch):
     """Take a tiny ViT of twelve blocks for every model, and random text rows."""
     vision = {"layers": 12, "patch_size": 32, "image_size": 224}
     clip = make_model(name="ViT-B-16:openai", short_side=224, vision=vision)
-    monkeypatch.setattr(task, "load_of", lambda config: clip)
+    monkeypatch.setattr(task, "load_of", lambda config, options=None: clip)
 
     def random_rows(_, names, **__):
         rows = torch.randn(len(names), 16, generator=torch.Generator().manual_seed(0))

@@ -112,7 +112,7 @@ def load_once():
     """A full-size teacher is built once for the students it has in a row."""
     loaded: dict[str, Any] = {}
 
-    def load(config):
+    def load(config, options=None):
         name = config.name
         if name not in loaded:
             loaded.clear()

@@ -565,7 +565,7 @@ class TestEncodedPhotos:
 class TestLoad:
     @pytest.fixture
     def local(self, make_model, monkeypatch):
-        monkeypatch.setattr(task, "load_of", lambda config: make_model(name=config.name))
+        monkeypatch.setattr(task, "load_of", lambda config, options: make_model(name=config.name))
 
     def test_gives_a_segmenter(self, local, picture):
         segmenter = maskclip.load("tiny", device="cpu", templates="plain", method="published")

@@ -65,7 +65,7 @@ def settle(config: ModelConfig, options: Options) -> tuple[ModelConfig, str]:
     """
     if config.method != AUTO:
         return config, ""
-    choice = choose(load_of(config), AUTO, options)
+    choice = choose(load_of(config, options), AUTO, options)
     return replace(config, method=choice.method.name), choice.why
 
 

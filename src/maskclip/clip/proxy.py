@@ -139,8 +139,8 @@ def load_proxy(name: str) -> Proxy:
     Raises:
         MaskCLIPError: timm has no such ViT, or the weights are not to be had or do not fit.
     """
+    check_proxy(name)
     model, _, weights = name.partition(":")
-    _check_name(model)
     import timm  # not quick to import, and rarely needed
 
     options: dict[str, Any] = {}
@@ -166,6 +166,18 @@ def load_proxy(name: str) -> Proxy:
     proxy = Proxy(network, name=name, mean=pixels["mean"], std=pixels["std"])
     proxy.check()
     return proxy
+
+
+def check_proxy(name: str) -> None:
+    """Refuse what `load_proxy` cannot load, as far as its name and this machine's files tell.
+
+    Raises:
+        ProxyError: timm has no such network or weights, or there is no such file.
+    """
+    model, _, weights = name.partition(":")
+    _check_name(model)
+    if weights and weights != RANDOM and not Path(weights).is_file():
+        raise ProxyError(f"`proxy`: no such file of weights: {weights}")
 
 
 def _no_vit(name: str) -> ProxyError:
@@ -217,8 +229,6 @@ def _timm_file(model: str) -> Path:
 
 def _fill(network: nn.Module, path: Path) -> None:
     """Give a network the weights of a file, in timm's layout or one that timm translates."""
-    if not path.is_file():
-        raise ProxyError(f"`proxy`: no such file of weights: {path}")
     state: Mapping[str, Tensor] = read_weights(path)[0]
     translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     with one_line(path):

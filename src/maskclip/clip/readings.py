@@ -1,17 +1,23 @@
-"""Which methods read which families of open_clip's image towers: by trying, without weights."""
+"""Which methods read which of open_clip's image towers: by trying, without weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from maskclip.clip.published import model_config
+from maskclip.clip.checkpoint import WeightsError, one_line
+from maskclip.clip.model import DEFAULT_SHORT_SIDE
+from maskclip.clip.open_clip_folder import names_folder, read_folder
+from maskclip.clip.published import check_read, known_config
 from maskclip.clip.towers import UnsupportedMethodError, build_tower, can_read
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.method import CLEAN
-from maskclip.core.methods import METHODS
+from maskclip.core.methods import AUTO, METHODS, get_method, with_proxy
+from maskclip.core.view import check_view
 
 EXAMPLES = {
     "CLIP's ResNets": "RN50",
@@ -87,9 +93,50 @@ def families() -> Iterator[tuple[str, Reading]]:
         yield family, reading_of(architecture)
 
 
-def _shapes_of(architecture: str) -> nn.Module:
+def check_ahead(config: ModelConfig, options: Options) -> None:
+    """Refuse what the network of a CLIP cannot compute, while nothing is known but its name.
+
+    Of a repository of the hub the configuration is downloaded, and no weights. What the name does
+    not tell is left to those that load the model.
+
+    Args:
+        config: a CLIP by name, read how.
+        options: how images will be cut, and whether keys are smoothed.
+
+    Raises:
+        UnsupportedMethodError: the network cannot compute the method, or has no keys under it.
+        UnsupportedTowerError: it has no dense reading.
+        MaskCLIPError: images are cut too small.
+    """
+    method = CLEAN if config.method == AUTO else get_method(config.method)
+    try:
+        visual = _shapes_of(config.name)
+    except WeightsError:  # no such model: those that load it say so better
+        return
+    tower = build_tower(visual, with_proxy(method, config.proxy))
+    if options.key_smoothing is not None:
+        tower.check(keys=True)
+    check_view(
+        options,
+        working_size=DEFAULT_SHORT_SIDE,
+        cell=tower.cell,
+        check_size=tower.check_size,
+    )
+
+
+def _shapes_of(name: str) -> nn.Module:
+    """Return the image tower of an architecture, a folder or a repository, without weights.
+
+    Raises:
+        WeightsError: there is no such model, or it is not one that open_clip could have written.
+        UnsupportedTowerError: its tower has no dense reading.
+    """
     from maskclip.clip.open_clip_models import build_visual
 
-    config = model_config(architecture)
-    with torch.device("meta"):
+    if names_folder(name):
+        config = read_folder(name).config
+        check_read(config, name)
+    else:
+        config = known_config(name, ())
+    with one_line(Path(name), "configuration of a CLIP"), torch.device("meta"):
         return build_visual(config["embed_dim"], config["vision_cfg"], quick_gelu=False)

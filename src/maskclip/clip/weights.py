@@ -27,7 +27,15 @@ from maskclip.clip.embedded import (
 from maskclip.clip.families import check_tower
 from maskclip.clip.model import CLIPModel
 from maskclip.clip.open_clip_folder import CONFIG, names_folder
-from maskclip.core.config import ALIASES, DEFAULT_MODEL, EMBEDDED, ModelConfig
+from maskclip.clip.proxy import check_proxy
+from maskclip.core.config import (
+    ALIASES,
+    DEFAULT_MODEL,
+    DEFAULT_OPTIONS,
+    EMBEDDED,
+    ModelConfig,
+    Options,
+)
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.text import brief
 
@@ -78,10 +86,20 @@ def load_clip(
     return found
 
 
-def load_of(config: ModelConfig) -> CLIPModel:
+def load_of(config: ModelConfig, options: Options = DEFAULT_OPTIONS) -> CLIPModel:
     """Load the CLIP of a configuration, as `load_clip`.
 
-    Warns where English templates would stand around words of another language.
+    What its network cannot compute is refused before weights are read, or downloaded, where its
+    name says how it is built. Warns where English templates would stand around words of another
+    language.
+
+    Args:
+        config: which CLIP, read how.
+        options: how images will be cut, and whether keys are smoothed.
+
+    Raises:
+        UnsupportedMethodError: its network cannot compute the method, or has no keys.
+        MaskCLIPError: as `load_clip`, or images are cut too small.
     """
     if config.language not in (None, ENGLISH) and config.templates != WORD:
         warnings.warn(
@@ -90,12 +108,16 @@ def load_of(config: ModelConfig) -> CLIPModel:
             MaskCLIPWarning,
             stacklevel=3,
         )
-    return load_clip(
-        config.name,
-        weights=config.weights,
-        tokenizer=config.tokenizer,
-        language=config.language,
-    )
+    key: _Key = (config.name, config.weights, config.tokenizer, config.language)
+    known = {*EMBEDDED, *ALIASES}  # whose weights are here, and whose import of open_clip is none
+    if config.name not in known and key not in (_LOADED.get() or {}) and not _names_file(*key[:2]):
+        from maskclip.clip.readings import check_ahead
+
+        check_ahead(config, options)
+        if config.proxy is not None:
+            check_proxy(config.proxy)
+    name, weights, tokenizer, language = key
+    return load_clip(name, weights=weights, tokenizer=tokenizer, language=language)
 
 
 @contextmanager
@@ -131,7 +153,7 @@ def _load(name: str, weights: str | None, tokenizer: str | None, language: str |
             f"{name} is a folder without {CONFIG}: expected the name of a CLIP, a file of weights, "
             "or a folder as open_clip writes it"
         )
-    if weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES):
+    if _names_file(name, weights):
         path = Path(name)
         for argument, value in (("tokenizer", tokenizer), ("language", language)):
             if value is not None:
@@ -155,6 +177,11 @@ def _load(name: str, weights: str | None, tokenizer: str | None, language: str |
         language=language,
         other_names=(*EMBEDDED, *ALIASES),
     )
+
+
+def _names_file(name: str, weights: str | None) -> bool:
+    """Whether a name is that of a file of weights, which stands alone."""
+    return weights is None and (Path(name).is_file() or Path(name).suffix in _WEIGHT_SUFFIXES)
 
 
 def build_tower(config: Mapping[str, Any]) -> nn.Module:

@@ -50,6 +50,17 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def check_precision(name: str) -> None:
+    """Refuse what is neither `auto` nor one of `PRECISIONS`.
+
+    Raises:
+        MaskCLIPError: names them.
+    """
+    if name not in ("auto", *PRECISIONS):
+        expected = ", ".join(PRECISIONS)
+        raise MaskCLIPError(f"unknown precision {name!r}: expected auto, {expected}")
+
+
 def choose_precision(name: str, device: torch.device, *, parameters: int) -> torch.dtype:
     """Return the dtype called `name`.
 
@@ -65,10 +76,8 @@ def choose_precision(name: str, device: torch.device, *, parameters: int) -> tor
     Raises:
         MaskCLIPError: no such precision.
     """
+    check_precision(name)
     if name != "auto":
-        if name not in PRECISIONS:
-            expected = ", ".join(PRECISIONS)
-            raise MaskCLIPError(f"unknown precision {name!r}: expected auto, {expected}")
         return PRECISIONS[name]
     if device.type == "cuda":
         with torch.cuda.device(device):  # V100 and T4 only emulate it, slower than float32

@@ -11,7 +11,7 @@ Rows are those of `Student.classifier()`, a learnable background included: one a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,10 +23,10 @@ from maskclip.clip.model import CLIPModel
 from maskclip.clip.prompts import class_rows
 from maskclip.clip.proxy import Proxy, load_proxy
 from maskclip.clip.weights import load_of
-from maskclip.core.config import PREVIEWS, ModelConfig
+from maskclip.core.config import DEFAULT_OPTIONS, PREVIEWS, ModelConfig, Options
 from maskclip.core.dense import Dense, Scoring, refine_large, score
 from maskclip.core.device import choose_precision
-from maskclip.core.method import PUBLISHED, Method
+from maskclip.core.method import CLEAN, PUBLISHED, Method
 from maskclip.core.methods import get_method, with_proxy
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED
@@ -134,7 +134,10 @@ def load_teacher(
         source = load_classifier(config.name)
         rows, classes = source.word_rows(prompts)
     else:
-        source = load_of(config)
+        read, options = config, Options(key_smoothing=supervision.key_smoothing)
+        if not supervision.needs_teacher:  # its words are all that is wanted of it
+            read, options = replace(config, method=CLEAN, proxy=None), DEFAULT_OPTIONS
+        source = load_of(read, options)
         rows = class_rows(source, prompts, templates=config.templates, device=device)
         classes = tuple(range(len(rows)))
     if supervision.background:

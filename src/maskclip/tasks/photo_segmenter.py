@@ -31,6 +31,7 @@ from maskclip.core.method import Method
 from maskclip.core.methods import get_method, gives_probabilities
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.text import brief
+from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.data.images import load_image
 from maskclip.tasks.photos import (
@@ -199,13 +200,7 @@ class Segmenter(ABC):
         Raises:
             MaskCLIPError: a side fills less than half of one position of the grid.
         """
-        for name in ("short_side", "window"):
-            side = getattr(options, name)
-            if side and 2 * side < self.cell:
-                raise MaskCLIPError(
-                    f"{name}: {side} px are less than half of one position of the model's grid "
-                    f"({self.cell} px); its own working size is {self.short_side} px"
-                )
+        check_view(options, working_size=self.short_side, cell=self.cell)
 
     @abstractmethod
     def scoring(self, vocabulary: Vocabulary, options: Options) -> Scoring:

@@ -19,9 +19,9 @@ from maskclip.core.device import is_out_of_memory
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.resize import cut, fit_within
+from maskclip.core.view import working_sides
 from maskclip.core.vocabulary import Vocabulary
 
-LONG_SIDE_RATIO = 4
 """The long side is at most four short sides, as in the published test scale (2048, 512)."""
 
 BATCH = 8
@@ -97,8 +97,7 @@ class PhotoMaps:
 
 def network_size(size: Size, options: Options, network: Network) -> Size:
     """Return the size at which the network sees a photo."""
-    short = network.short_side if options.short_side is None else options.short_side
-    long = LONG_SIDE_RATIO * short if options.long_side is None else options.long_side
+    short, long = working_sides(options, network.short_side)
     return fit_within(size, short=short, long=long) if short else size
 
 

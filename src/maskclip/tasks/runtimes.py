@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip.core.config import ModelConfig
 from maskclip.core.dense import Dense
-from maskclip.core.device import machine
+from maskclip.core.device import PRECISIONS, machine
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
-from maskclip.core.methods import AUTO
+from maskclip.core.method import Method
+from maskclip.core.methods import AUTO, get_method, with_proxy
 from maskclip.export.graph import build_graph
 from maskclip.export.runtimes import (
     NAMES,
@@ -58,15 +60,7 @@ class Runner:
 
     def __init__(self, segmenter: Segmenter, runtime: str) -> None:
         check_installed(runtime)
-        refusal = _refusal(segmenter)
-        if refusal is not None:
-            raise MaskCLIPError(f"`runtime={runtime}`: {refusal}; leave it out")
-        if not computes(runtime, segmenter.precision):
-            precision = str(segmenter.precision).removeprefix("torch.")
-            raise MaskCLIPError(
-                f"`precision`: {NAMES[runtime]} does not compute in {precision} here: take "
-                "float32, or leave `runtime` out"
-            )
+        _refuse(runtime, _refusal(segmenter), segmenter.precision)
         self.segmenter, self.runtime = segmenter, runtime
         self.network, self._plain = segmenter.plain()
         self._sessions: dict[tuple[bool, bool], Session] = {}
@@ -149,6 +143,35 @@ class _Graph(nn.Module):
         return tuple(part for part in (dense.features, dense.keys, dense.image) if part is not None)
 
 
+def check_runs(runtime: str, config: ModelConfig, device: torch.device) -> None:
+    """Refuse a runtime that cannot run a model, as far as is known before its weights are read.
+
+    Args:
+        runtime: one of `NAMES`.
+        config: which model, read how; none that is an exported file.
+        device: where it will be.
+
+    Raises:
+        MaskCLIPError: the runtime is not installed, or cannot run it.
+    """
+    check_installed(runtime)
+    known = config.method != AUTO
+    method = with_proxy(get_method(config.method), config.proxy) if known else None
+    _refuse(runtime, _why_torch(device, method), PRECISIONS.get(config.precision))
+
+
+def _refuse(runtime: str, refusal: str | None, precision: torch.dtype | None) -> None:
+    """Raise why a runtime cannot run a network: for a reason, or in its precision, if known."""
+    if refusal is not None:
+        raise MaskCLIPError(f"`runtime={runtime}`: {refusal}; leave it out")
+    if precision is not None and not computes(runtime, precision):
+        named = str(precision).removeprefix("torch.")
+        raise MaskCLIPError(
+            f"`precision`: {NAMES[runtime]} does not compute in {named} here: take float32, or "
+            "leave `runtime` out"
+        )
+
+
 def run_by(segmenter: Segmenter, runtime: str) -> None:
     """Let a runtime run the network of a segmenter, which then says which, and why `auto`.
 
@@ -194,19 +217,28 @@ def _run_by_fastest(segmenter: Segmenter) -> None:
 
 def _refusal(segmenter: Segmenter) -> str | None:
     """Say why only PyTorch can run a segmenter's network; None where others may."""
-    method = segmenter.method
-    if segmenter.device.type != "cpu":
-        return f"other runtimes compute on the CPU, and the device is {segmenter.device.type}"
+    refusal = _why_torch(segmenter.device, segmenter.method)
+    if refusal is not None:
+        return refusal
+    try:
+        segmenter.plain()
+    except MaskCLIPError as error:
+        return str(error)
+    return None
+
+
+def _why_torch(device: torch.device, method: Method | None) -> str | None:
+    """Say why only PyTorch computes a method on a device, or None; of no method, by the device."""
+    if device.type != "cpu":
+        return f"other runtimes compute on the CPU, and the device is {device.type}"
+    if method is None:
+        return None
     if method.feedback is not None:
         return f"the method {method.name!r} reads a photo again by its first labels"
     if "aligned" in dict(method.kernels) and method.alignment.solver == "svd":
         return f"the method {method.name!r} needs a singular value decomposition"
     if "proxy" in dict(method.kernels):
         return "a proxy is run by PyTorch alone"
-    try:
-        segmenter.plain()
-    except MaskCLIPError as error:
-        return str(error)
     return None
 
 

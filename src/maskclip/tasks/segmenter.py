@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from dataclasses import replace
@@ -37,11 +36,12 @@ from maskclip.core.config import (
     check_runtime,
 )
 from maskclip.core.dense import Dense, Scoring
-from maskclip.core.device import choose_device, choose_precision
+from maskclip.core.device import check_precision, choose_device, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
+from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.runtimes import NAMES
 from maskclip.tasks.exported import load_exported, names_exported
@@ -52,8 +52,8 @@ from maskclip.tasks.photo_segmenter import (
     useless,
     with_usable_confidence,
 )
-from maskclip.tasks.photos import LONG_SIDE_RATIO, Encode
-from maskclip.tasks.runtimes import run_by
+from maskclip.tasks.photos import Encode
+from maskclip.tasks.runtimes import check_runs, run_by
 from maskclip.tasks.without_clip import (
     load_preview,
     load_student,
@@ -113,7 +113,11 @@ def load(
         device = "cpu" if device == "auto" else device
         if runtime == "onnx" and config.precision == "auto":
             config = replace(config, precision="float32")
-    segmenter = _opened(config, choose_device(device), options)
+    place = choose_device(device)
+    check_precision(config.precision)
+    if runtime in NAMES and not names_exported(config.name):
+        check_runs(runtime, config, place)
+    segmenter = _opened(config, place, options)
     run_by(segmenter, runtime)
     return segmenter
 
@@ -133,11 +137,12 @@ def _opened(config: ModelConfig, device: torch.device, options: Options) -> Segm
             device=device,
             precision=config.precision,
         )
-    clip = load_of(config)
+    template_set(config.templates)  # an unknown name is refused before weights are read
+    clip = load_of(config, options)
     choice = choose(clip, config.method, options)
     method = with_proxy(choice.method, config.proxy)
-    if config.proxy is not None:
-        build_tower(shared_copy(clip.visual), method)  # refuses a ResNet before a proxy is loaded
+    if config.proxy is not None:  # a network that no name told is refused before a proxy is loaded
+        build_tower(shared_copy(clip.visual), method)
     return CLIPSegmenter(
         clip,
         method=method,
@@ -238,12 +243,12 @@ class CLIPSegmenter(Segmenter):
             MaskCLIPError: a side fills less than half of one position of the grid, or the method
                 cannot work in the largest that the network will see.
         """
-        super().check_view(options)
-        short = self.short_side if options.short_side is None else options.short_side
-        sides = (short, options.long_side or LONG_SIDE_RATIO * short) if short else (math.inf,) * 2
-        height, width = (min(side, options.window or math.inf) for side in sides)
-        if height < math.inf:
-            self.encoder.check_size(int(height), int(width))
+        check_view(
+            options,
+            working_size=self.short_side,
+            cell=self.cell,
+            check_size=self.encoder.check_size,
+        )
 
     def check_keys(self) -> None:
         """Refuse what needs keys, where the tower has none under its method.

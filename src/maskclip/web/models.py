@@ -181,18 +181,19 @@ class Models:
 
             config, why = settle(self._config(source, AUTO), options)
             method = config.method if isinstance(config.method, str) else config.method.name
-        found = self._loaded(name, method)
+        found = self._loaded(name, method, options)
         if why:  # of this question: the same network, of the same cache, may be named in others
             found = copy(found)
             found.why = why
         return found
 
-    def _loaded(self, name: str, method: str) -> Segmenter:
+    def _loaded(self, name: str, method: str, options: Options) -> Segmenter:
         key = (name, method)
         if key in self._ready:
             self._ready.move_to_end(key)
             return self._ready[key]
-        found = load(self._config(self.offers[name].source, method), device=self._device)
+        config = self._config(self.offers[name].source, method)
+        found = load(config, device=self._device, options=options)
         self._ready[key] = found
         while len(self._ready) > _MOST_SEGMENTERS:
             self._ready.popitem(last=False)

@@ -91,7 +91,7 @@ def test_auto_goes_by_the_protocol_and_is_stored(make_model, monkeypatch):
     vision = {"layers": 12, "patch_size": 16, "width": 768, "head_width": 64, "mlp_ratio": 0.1}
     clip = make_model(vision=vision, short_side=512)
     for module in (choice, segmenter):
-        monkeypatch.setattr(module, "load_of", lambda config: clip)
+        monkeypatch.setattr(module, "load_of", lambda config, options=None: clip)
     model, samples = ModelConfig(name="tiny", method="auto", templates="plain"), EmojiScenes()
     for protocol, method in (("published", "naclip"), ("segment", "naclip"), ("windows", "scclip")):
         evaluation = Evaluation(dataset="emoji", model=model, protocol=protocol)
@@ -108,7 +108,7 @@ def test_auto_goes_by_the_protocol_and_is_stored(make_model, monkeypatch):
 
 def test_what_a_method_cannot_do_is_refused_before_any_image(make_model, monkeypatch):
     clip = make_model(vision={"layers": 10, "head_width": 16})  # patches of 8 px
-    monkeypatch.setattr(segmenter, "load_of", lambda config: clip)
+    monkeypatch.setattr(segmenter, "load_of", lambda config, options=None: clip)
     model = ModelConfig(name="tiny", method="scclip", templates="plain")
     for options, message in (
         ({"key_smoothing": 1.0}, "'scclip' has no keys"),

@@ -333,7 +333,7 @@ def load_predictor(
     named = get_method(config.method)
     options = options_under(protocol, evaluation.options, samples, named)
     method = method_under(protocol, named, samples.name)
-    segmenter = load(replace(config, method=method), device=device)
+    segmenter = load(replace(config, method=method), device=device, options=options)
     assert isinstance(segmenter, CLIPSegmenter)
     segmenter.why = why or reason
     # Refuses before any image is read.
