@@ -4,8 +4,11 @@ import doctest
 import io
 import logging
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from functools import cache
 from pathlib import Path
@@ -13,14 +16,14 @@ from pathlib import Path
 import griffe
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 import maskclip
-from maskclip.emoji.scenes import draw_scene
+from maskclip.cli import main
+from maskclip.plus.files import VERSION
 from maskclip.web.app import create_app
 from maskclip.web.engine import Engine
 from maskclip.web.models import Models
-from tools.site import MEMBERS, PARTS
+from tools.site import MEMBERS, PARTS, PYTHON
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = [name for names in PARTS.values() for name in names]
@@ -43,13 +46,21 @@ def shown(name):
     return [found, *(found[one] for one in MEMBERS.get(name, public))]
 
 
+def block(kind):
+    """Return the lines of the only block of code of that kind in the reference."""
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```", PYTHON, re.MULTILINE | re.DOTALL)
+    return found
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder of the examples: the photo of the reference, two others, a file of classes."""
-    for name in ("photo.jpg", "a.jpg", "b.jpg"):
-        Image.fromarray(draw_scene(29).image).save(tmp_path / name, quality=95, subsampling=0)
-    (tmp_path / "classes.txt").write_text("dog\nperson=man,woman\ngrass\n", encoding="utf-8")
+    """The folder of the examples: the reference's photo, by its commands; a file of classes."""
     monkeypatch.chdir(tmp_path)
+    draw, copy = map(shlex.split, block("sh").splitlines())
+    assert main(draw[1:]) == 0
+    for name in (copy[2], "a.jpg", "b.jpg"):
+        shutil.copy(copy[1], name)
+    Path("classes.txt").write_text("dog\nperson=man,woman\ngrass\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -67,6 +78,12 @@ def service(monkeypatch):
 
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
         yield
+
+
+def test_the_first_example_of_the_reference_runs(folder):
+    exec(block("python"), {})
+    assert Path("labels.png").is_file()
+    assert Path("overlay.png").is_file()
 
 
 def failures(docstring, known):
@@ -97,6 +114,13 @@ def test_methods_teach_by_an_example(name):
 
 
 @pytest.mark.parametrize("name", maskclip.__all__)
+def test_examples_fit_the_page(name):
+    lines = [line for one in shown(name) for line in one.docstring.value.splitlines()]
+    code = [line.strip() for line in lines if re.match(r" *(>>>|\.\.\.) ", line)]
+    assert [line for line in code if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("name", maskclip.__all__)
 def test_docstrings_name_all_parameters_and_no_others(name, caplog):
     for one in shown(name):
         text = one.docstring.value
@@ -117,6 +141,17 @@ def test_the_page_on_versions_names_what_is_public():
     page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
     table = page.partition("| name |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(maskclip.__all__)
+
+
+def test_the_page_on_versions_says_what_is_needed():
+    page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = [line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line]
+    (torch,) = [line[7:] for line in project["dependencies"] if line.startswith("torch>=")]
+    assert project["requires-python"] == f">={pythons[0]}"
+    assert f"| Python | {pythons[0]} to {pythons[-1]} |" in page
+    assert f"| PyTorch | {torch} and later |" in page
+    assert f"its format has version {VERSION}," in page
 
 
 def test_importing_the_package_or_its_client_loads_no_torch():

@@ -43,7 +43,8 @@ class AnswerClass:
 
     Examples:
         >>> client = maskclip.Client("http://127.0.0.1:8000")
-        >>> dog, person = client.segment("photo.jpg", ["dog", "person=boy,woman"]).classes
+        >>> answer = client.segment("photo.jpg", ["dog", "person=boy,woman"])
+        >>> dog, person = answer.classes
         >>> dog.id, dog.name, person.words
         (0, 'dog', ('boy', 'woman'))
     """
@@ -69,7 +70,8 @@ class Answer:
         notes: warnings of the service, a line each: what may not be as you think.
 
     Examples:
-        >>> answer = maskclip.Client("http://127.0.0.1:8000").segment("photo.jpg", ["dog", "grass"])
+        >>> client = maskclip.Client("http://127.0.0.1:8000")
+        >>> answer = client.segment("photo.jpg", ["dog", "grass"])
         >>> answer.labels.shape, answer.labels.dtype, answer.model, answer.notes
         ((256, 256), dtype('uint8'), 'emoji', ())
     """
@@ -141,7 +143,7 @@ class Client:
             MaskCLIPError: the service refuses, cannot be reached, or stays busy.
 
         Examples:
-            >>> answer = client.segment("photo.jpg", ["dog", "grass"], background=["balloon"])
+            >>> answer = client.segment("photo.jpg", ["dog", "grass"], background=0.6)
             >>> [one.name for one in answer.classes]
             ['background', 'dog', 'grass']
         """

@@ -60,7 +60,8 @@ class DenseCLIP(nn.Module):
         >>> import open_clip
         >>> import torch
         >>> tower = open_clip.create_model("ViT-S-32-alt").visual
-        >>> encoder = maskclip.DenseCLIP(tower, mean=tower.image_mean, std=tower.image_std).eval()
+        >>> pixels = {"mean": tower.image_mean, "std": tower.image_std}
+        >>> encoder = maskclip.DenseCLIP(tower, **pixels).eval()
         >>> images = torch.zeros(2, 3, 224, 320, dtype=torch.uint8)
         >>> encoder.encode(images).features.shape  # one position every 32 px
         torch.Size([2, 256, 7, 10])

@@ -33,6 +33,8 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip calls the weights of a repository, the best first."""
+TIMM_WEIGHTS = "model.safetensors"
+"""What timm calls its own. It reads them itself, and files of other kinds could run code."""
 
 
 class DownloadError(OSError):

@@ -209,21 +209,20 @@ def _timm_file(model: str) -> Path:
     """Return timm's weights of a network; download them when not cached."""
     import timm
 
-    from maskclip.clip.hub import hub_file
+    from maskclip.clip.hub import TIMM_WEIGHTS, hub_file
 
     known = timm.get_pretrained_cfg(model)
     if known is None or not known.hf_hub_id:
         raise ProxyError(
             f"`proxy`: timm has no weights of {model}: give a local file, {model}:FILE"
         )
-    file = known.hf_hub_filename or "model.safetensors"
     try:
-        return hub_file(known.hf_hub_id, file)
+        return hub_file(known.hf_hub_id, TIMM_WEIGHTS)
     except OSError as error:
         raise ProxyError(
-            f"`proxy`: the weights of {model} ({known.hf_hub_id}/{file}) are not on this machine "
-            f"and cannot be downloaded ({error}): go online once, or give a local file, "
-            f"{model}:FILE"
+            f"`proxy`: the weights of {model} ({known.hf_hub_id}/{TIMM_WEIGHTS}) are not on "
+            f"this machine and cannot be downloaded ({error}): go online once, or give a local "
+            f"file, {model}:FILE"
         ) from error
 
 

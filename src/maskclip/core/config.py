@@ -57,9 +57,11 @@ class ModelConfig:
     Examples:
         `load` takes its fields one by one as well:
 
-        >>> config = maskclip.ModelConfig(name="emoji", templates="plain")
-        >>> maskclip.load(config).templates, maskclip.load("emoji", templates="plain").templates
-        ('plain', 'plain')
+        >>> config = maskclip.ModelConfig(name="emoji", precision="float32")
+        >>> maskclip.load(config).precision
+        torch.float32
+        >>> maskclip.load("emoji", precision="float32").precision
+        torch.float32
     """
 
     name: str = DEFAULT_MODEL
@@ -183,9 +185,12 @@ class Options:
         MaskCLIPError: a value is out of its range.
 
     Examples:
-        >>> windows = maskclip.Options(short_side=336, window=224, stride=112)
+        `segment` takes the fields one by one; `load` chooses a method by all of them:
+
+        >>> windows = maskclip.Options(short_side=336, window=224)
         >>> segmenter = maskclip.load("emoji-vit", method="auto", options=windows)
-        >>> found = segmenter.segment("photo.jpg", ["dog", "grass"], short_side=336, window=224)
+        >>> words = ["dog", "grass"]
+        >>> found = segmenter.segment("photo.jpg", words, short_side=336, window=224)
         >>> found.labels.shape
         (256, 256)
     """

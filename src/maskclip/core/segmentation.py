@@ -36,10 +36,11 @@ class Segmentation:
         MaskCLIPError: shapes, types or values that do not fit together.
 
     Examples:
-        >>> found = maskclip.load("emoji").segment("photo.jpg", ["dog", "balloon", "grass"])
+        >>> segmenter = maskclip.load("emoji")
+        >>> found = segmenter.segment("photo.jpg", ["dog", "balloon", "grass"])
         >>> found.labels.shape, found.labels.dtype, found.scores.dtype
         ((256, 256), dtype('uint8'), dtype('float32'))
-        >>> found.vocabulary.names[found.labels[20, 20]]  # the class of a pixel: row, column
+        >>> found.vocabulary.names[found.labels[20, 20]]  # of a row and a column
         'grass'
 
         One of arrays that you have, such as masks that somebody drew:
@@ -127,8 +128,8 @@ class Segmentation:
             >>> squares = np.arange(256) // 64
             >>> regions = 1 + 4 * squares[:, None] + squares
             >>> voted = found.voted(regions)
-            >>> [len(np.unique(voted.labels[regions == square])) for square in (1, 6, 16)]
-            [1, 1, 1]
+            >>> np.unique(voted.labels[regions == 6]).size
+            1
         """
         ignore = self.vocabulary.ignore
         labels, scores = vote(self.labels, self.scores, regions, ignore=ignore)

@@ -169,8 +169,8 @@ class Vocabulary:
         Examples:
             >>> maskclip.Vocabulary.parse({"person": ["man", "woman"]}).prompts
             (('man', 'woman'),)
-            >>> maskclip.Vocabulary.parse(["dog", "cat"], colors=[(255, 0, 0), (0, 0, 255)]).colors
-            ((255, 0, 0), (0, 0, 255))
+            >>> maskclip.Vocabulary.parse(["dog"], colors=[(255, 0, 0)]).colors
+            ((255, 0, 0),)
         """
         if isinstance(lines, Mapping):
             return cls._made([synonyms(name, words) for name, words in lines.items()], colors)

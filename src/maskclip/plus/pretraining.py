@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskclip.clip.checkpoint import read_weights
 from maskclip.clip.fitting import check_finite, in_order, misfit
-from maskclip.clip.hub import hub_file
+from maskclip.clip.hub import TIMM_WEIGHTS, hub_file
 from maskclip.core.config import PREVIEWS
 from maskclip.core.errors import did_you_mean, quiet_loggers
 from maskclip.imagenet.classifier import architecture_of, load_classifier
@@ -62,14 +62,13 @@ def _imagenet_file(name: str) -> Path:
             "take one of timm.list_pretrained()"
         )
     repository = pretraining.hf_hub_id
-    file = pretraining.hf_hub_filename or "model.safetensors"
     try:
-        return hub_file(repository, file)
+        return hub_file(repository, TIMM_WEIGHTS)
     except OSError as error:
         preview = PREVIEWS[0]
         raise StudentError(
-            f"the pretrained weights of {name} ({repository}/{file}) are not on this machine and "
-            f"cannot be downloaded ({error}); bring that file and give it with "
+            f"the pretrained weights of {name} ({repository}/{TIMM_WEIGHTS}) are not on this "
+            f"machine and cannot be downloaded ({error}); bring that file and give it with "
             f"`student_weights=FILE`, take the backbone {architecture_of(preview)} with "
             f"`student_weights={preview}`, whose weights a package has, or start from random "
             f"ones with `student_weights={RANDOM}`"

@@ -51,7 +51,7 @@ from maskclip.tasks.photos import (
 from maskclip.tasks.voting import Voting
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
-Several = list[ImageSource] | tuple[ImageSource, ...]
+ImageSources = list[ImageSource] | tuple[ImageSource, ...]
 Classes = Vocabulary | Sequence[str] | Mapping[str, Sequence[str]]
 
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Segmenter(ABC):
     @overload
     def encode(
         self,
-        images: Several,
+        images: ImageSources,
         *,
         keys: bool = False,
         image: bool = False,
@@ -244,7 +244,7 @@ class Segmenter(ABC):
 
     def encode(
         self,
-        images: ImageSource | Several,
+        images: ImageSource | ImageSources,
         *,
         keys: bool = False,
         image: bool = False,
@@ -268,7 +268,7 @@ class Segmenter(ABC):
 
         Examples:
             >>> encoded = segmenter.encode("photo.jpg")
-            >>> encoded.dense.features.shape  # one window, 192 channels, a grid of 13 x 13
+            >>> encoded.dense.features.shape  # one window, a grid of 13 x 13
             torch.Size([1, 192, 13, 13])
         """
         check_keywords(view, ViewValues, others=["keys", "image"])
@@ -389,7 +389,7 @@ class Segmenter(ABC):
     @overload
     def segment(
         self,
-        images: Several,
+        images: ImageSources,
         classes: Classes | None = None,
         *,
         background: Background | None = None,
@@ -398,7 +398,7 @@ class Segmenter(ABC):
 
     def segment(
         self,
-        images: ImageSource | Several,
+        images: ImageSource | ImageSources,
         classes: Classes | None = None,
         *,
         background: Background | None = None,
@@ -427,14 +427,14 @@ class Segmenter(ABC):
             MaskCLIPError: an image, a name or an option cannot be used.
 
         Examples:
-            >>> found = segmenter.segment("photo.jpg", ["dog", "grass"], background=["balloon"])
+            >>> found = segmenter.segment("photo.jpg", ["dog"], background=["grass", "sky"])
             >>> found.vocabulary.names, found.labels.shape
-            (('background', 'dog', 'grass'), (256, 256))
+            (('background', 'dog'), (256, 256))
 
             Several photos, of any sizes, with options:
 
             >>> photos = ["a.jpg", "b.jpg"]
-            >>> several = segmenter.segment(photos, ["dog", "grass"], short_side=128, refine="none")
+            >>> several = segmenter.segment(photos, ["dog", "cat"], refine="none")
             >>> [one.labels.shape for one in several]
             [(256, 256), (256, 256)]
         """
