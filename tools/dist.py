@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -123,11 +124,12 @@ def metadata_of(files: Files) -> Metadata:
 
 def direct(metadata: Metadata, extra: str | None = None) -> list[str]:
     """Return what a package asks for itself, without extras or with one of them."""
-    return [
-        str(one)
+    wanted = [
+        one
         for one in metadata.requires_dist or ()
         if one.marker is None or one.marker.evaluate({"extra": extra or ""})
     ]
+    return [str(one).partition(";")[0] for one in wanted]
 
 
 class Python(NamedTuple):
@@ -164,10 +166,11 @@ def pythons() -> list[Python]:
     folders = [str(folder) for folder in root.glob(f"versions/*/{SCRIPTS}")]
     path = os.pathsep.join([*folders, os.environ["PATH"]])
     listed = subprocess.run(
-        [*UV, "python", "list", "--only-installed", "--output-format", "json"],
+        [sys.executable, "-m", "uv", "python", "list", "--only-installed", "--output-format=json"],
         env={**os.environ, "PATH": path},
         check=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # of Pythons that do not start
     )
     return [
         Python(Version(one["version"]), one["path"])
@@ -241,24 +244,24 @@ def try_wheel(wheel: Path, metadata: Metadata, one: Try, *, extras: bool) -> Non
     """
     folder = TRIES / f"{one.python.version}-{one.resolution}"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     environment = folder / "environment"
     wanted = folder / "requirements.txt"
-    variables = {
-        key: os.environ[key] for key in os.environ if key not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
+    variables = {**os.environ}
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        variables.pop(name, None)
     variables["MASKCLIP"] = str(environment / SCRIPTS / "maskclip")
     install = [*UV, "pip", "install", "--python", environment, "--resolution", one.resolution]
 
     def run(*command: object) -> None:
-        done = subprocess.run([str(word) for word in command], cwd=folder, env=variables)
+        words = [str(word) for word in command]
+        done = subprocess.run(words, cwd=folder, env=variables)
         if done.returncode:
-            raise MaskCLIPError(f"exit code {done.returncode} of {command}; see {folder}")
+            raise MaskCLIPError(f"exit code {done.returncode} of {shlex.join(words)}; see {folder}")
 
     run(*UV, "venv", "--python", one.python.path, environment)
     for extra, script in ((None, "try"), ("all", "try-extras"))[: 1 + extras]:
-        print(
-            f"== Python {one.python.version}, {one.resolution} versions: .ci/{script}", flush=True
-        )
+        print(f"== Python {one.python.version}, {one.resolution}: .ci/{script}", flush=True)
         wanted.write_text("\n".join(direct(metadata, extra)))
         run(*install, wheel, "--requirement", wanted)
         run("sh", ROOT / ".ci" / script)

@@ -84,10 +84,7 @@ def test_metadata_are_those_that_an_index_takes():
     files = {"maskclip-1.0.dist-info/METADATA": METADATA.encode()}
     found = dist.metadata_of(files)
     assert dist.direct(found) == ["torch>=2.11"]
-    assert [one.partition(";")[0] for one in dist.direct(found, "web")] == [
-        "torch>=2.11",
-        "fastapi>=1",
-    ]
+    assert dist.direct(found, "web") == ["torch>=2.11", "fastapi>=1"]
     files = {name: data.replace(b"Version: 1.0", b"Version: one") for name, data in files.items()}
     with pytest.raises(MaskCLIPError, match=r"metadata: .*'one' is invalid"):
         dist.metadata_of(files)
