@@ -38,3 +38,28 @@ def test_no_file_imports_one_that_imports_it():
         ground = {module for module, below in above.items() if not below & set(above)}
         assert ground, f"among these are files that import each other: {sorted(above)}"
         above = {module: below for module, below in above.items() if module not in ground}
+
+
+def below(arrows):
+    """Return the rooms that each room can reach by arrows, over others too."""
+    found = {room: set(rooms) for room, rooms in arrows.items()}
+    for _ in found:
+        found = {
+            room: rooms.union(*(found.get(one, set()) for one in rooms))
+            for room, rooms in found.items()
+        }
+    return found
+
+
+def test_the_picture_draws_which_room_imports_which():
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = (
+        line.partition("->") for line in picture.partition("```")[2].split("```")[0].split("\n")
+    )
+    drawn = {room.strip(): rooms.split() for room, _, rooms in lines if room.strip()}
+    imported = {room: set() for room in drawn}
+    for module, path in FILES.items():
+        room = module.split(".")[1]
+        if room in imported:
+            imported[room] |= {name.split(".")[1] for name in imports(path)} - {room, "__init__"}
+    assert below(imported) == below(drawn)
