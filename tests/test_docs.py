@@ -31,6 +31,8 @@ BLOCK = re.compile(
 RUNNERS = re.compile(r"^(?:[A-Z_]+=\S+ )?(?:torchrun .*?-m |python -m )?maskclip ")
 FILE = re.compile(r"^<!-- file: (\S+) -->\n+```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"python (?=examples/)")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`maskclip ([^`]+)`")
 ELSEWHERE = re.compile(r"make |pip install |\.venv/bin/")  # what `make test` and `make dist` run
 FEWER = {
     "eval": ("--limit", "1"),
@@ -100,6 +102,21 @@ def test_every_command_is_one(block):
         given = arguments(line)
         if given is not None:
             assert context(given) is not None, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_sentences_have_verbs_and_options_that_exist(document):
+    for found in INLINE.finditer(FENCED.sub("", document.read_text())):
+        given, verb = shlex.split(found[1]), typer.main.get_command(app)
+        while given and hasattr(verb, "commands"):
+            assert given[0] == "..." or given[0] in verb.commands, found[0]
+            verb = verb.commands.get(given.pop(0))
+        options = {name for each in getattr(verb, "params", ()) for name in each.opts} | {
+            "-",
+            "--help",
+        }
+        used = {word.partition("=")[0] for word in given if word.startswith("-")}
+        assert verb is None or used <= options, found[0]
 
 
 @pytest.fixture
