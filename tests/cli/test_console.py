@@ -45,6 +45,26 @@ def test_very_long_errors_are_cut_in_the_middle(capsys):
     assert line.endswith("last\n")
 
 
+@pytest.mark.parametrize(
+    "sign", [("JPY_PARENT_PID", "1"), ("MPLBACKEND", "module://matplotlib_inline.backend_inline")]
+)
+def test_cells_of_notebooks_get_plain_lines(monkeypatch, capsys, sign):
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks do
+    monkeypatch.setenv(*sign)
+    with console.working("loading"):
+        pass
+    assert list(console.track([1, 2], what="segmenting", total=2)) == [1, 2]
+    with console.progress_bar() as bar:
+        bar.add_task("training")
+    console.error_line("no such file")
+    console.print_table("class", "share", rows=[("dog", "1 %")])
+    printed = capsys.readouterr()
+    assert printed.err == "error: no such file\n"
+    assert printed.out == "class  share\ndog    1 %\n"
+
+
 def test_terminals_are_shown_the_same(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")

@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -92,6 +93,19 @@ class TestOverlay:
             segmentation([[0]]).overlay()
         with pytest.raises(ValueError, match="of 1x1 pixels, got one of 2x2"):
             segmentation([[0]]).overlay(Image.new("RGB", (2, 2)))
+
+
+class TestNotebooks:
+    def test_the_overlay_is_shown_and_small(self):
+        labels = np.zeros((1000, 3000), np.uint8)
+        found = segmentation(labels, image=Image.new("RGB", (3000, 1000), "gray"))
+        shown = Image.open(io.BytesIO(found._repr_jpeg_()))
+        assert shown.format == "JPEG"
+        assert max(shown.size) == 1024
+        assert np.asarray(shown)[..., :3].std() > 0
+
+    def test_text_is_shown_without_a_photo(self):
+        assert segmentation([[0, 1]])._repr_jpeg_() is None
 
 
 class TestFiles:

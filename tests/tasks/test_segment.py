@@ -511,6 +511,30 @@ class TestEncodedPhotos:
         beside = vit.encode(picture(40, 60)).dense
         assert (beside.keys, beside.image) == (None, None)
 
+    @pytest.mark.parametrize("method", [CLEAN, PUBLISHED], ids=lambda m: m.name)
+    @pytest.mark.parametrize(
+        "refinement", [{}, REFINED, {"background": 0.3}, {"refine": ["pamr"]}], ids=str
+    )
+    def test_heat_maps_are_what_scores_are_the_largest_of(
+        self, segmenters, method, refinement, picture
+    ):
+        segmenter = segmenters["vit", method]
+        encoded = segmenter.encode(picture(40, 60), keys="key_smoothing" in refinement)
+        found = segmenter.score(encoded, WORDS, **refinement)
+        names = found.vocabulary.names
+        maps = np.stack([segmenter.heat(encoded, name, WORDS, **refinement) for name in names])
+        assert maps.shape == (len(names), 40, 60)
+        assert maps.dtype == np.float32
+        np.testing.assert_allclose(maps.max(axis=0), found.scores, atol=1e-5)
+        assert np.mean(maps.argmax(axis=0) == found.labels) > 0.99
+
+    def test_a_heat_map_of_no_class_or_no_photo_is_refused(self, vit, picture):
+        encoded = vit.encode(picture(8, 8))
+        with pytest.raises(MaskCLIPError, match=r"no class 'dogg' \(did you mean dog"):
+            vit.heat(encoded, "dogg", WORDS)
+        with pytest.raises(MaskCLIPError, match="expected what `encode` returns"):
+            vit.heat("a.jpg", "dog", WORDS)
+
     def test_smoothing_without_keys_is_refused(self, vit, picture):
         with pytest.raises(MaskCLIPError, match="keys=True"):
             vit.score(vit.encode(picture(8, 8)), WORDS, key_smoothing=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
@@ -53,8 +54,20 @@ def console(*, errors: bool = False) -> Console:
     What strangers wrote is printed by the functions below alone, which show it harmlessly.
     """
     stream = sys.stderr if errors else sys.stdout
-    width = None if stream.isatty() else _PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, emoji=False)
+    width = None if is_terminal(stream) else _PIPED_WIDTH
+    forced = False if _in_notebook() else None
+    return Console(file=stream, width=width, force_terminal=forced, highlight=False, emoji=False)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether lines can be drawn anew: on a terminal, but not in a cell of a notebook."""
+    return stream.isatty() and not _in_notebook()
+
+
+def _in_notebook() -> bool:
+    """Return whether a cell of a notebook runs the command: it pretends to be a terminal."""
+    inline = "backend_inline" in os.environ.get("MPLBACKEND", "")
+    return inline or "JPY_PARENT_PID" in os.environ
 
 
 def print_line(text: str = "", *, style: str = "", errors: bool = False) -> None:
@@ -197,7 +210,7 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
     Yields what shows, in its place, how far it is. Where there is no terminal, there is one line
     once the block has run for some seconds, then one from time to time of how far it is.
     """
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         timer = threading.Timer(_PATIENCE, print_line, [f"{what} ..."], {"errors": True})
         timer.daemon = True
         timer.start()
@@ -225,7 +238,7 @@ def _line_printer() -> Callable[[str], None]:
 
 def track(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
     """Pass items on, with a progress bar on standard error; where that is no terminal, by lines."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         with progress_bar() as bar:
             yield from bar.track(items, total=total, description=printable(what))
         return
@@ -250,5 +263,5 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
         TimeRemainingColumn(),
         console=console(errors=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not is_terminal(sys.stderr),
     )

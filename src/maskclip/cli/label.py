@@ -17,6 +17,7 @@ from rich.progress import Progress, TextColumn
 from maskclip.cli import options as opt
 from maskclip.cli.console import (
     error_line,
+    is_terminal,
     note_line,
     print_choice,
     print_line,
@@ -363,7 +364,7 @@ class _Progress:
         before = counts.total - counts.left - self._first
         if before:
             print_line(f"resuming: {before:,} of {counts.total:,} photos are done", errors=True)
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             self._bar = progress_bar(
                 TextColumn("{task.fields[speed]:.1f} per second, {task.fields[failed]} failed")
             )

@@ -13,7 +13,14 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import Progress, TextColumn
 
-from maskclip.cli.console import print_choice, print_line, print_path, progress_bar, warning_line
+from maskclip.cli.console import (
+    is_terminal,
+    print_choice,
+    print_line,
+    print_path,
+    progress_bar,
+    warning_line,
+)
 from maskclip.plus.module import MIOU, MaskCLIPPlus
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ class TrainProgress(Callback):
             warning_line(
                 "BatchNorm is synchronised on GPUs only: each process normalises its own images"
             )
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             self._bar = progress_bar(TextColumn("loss {task.fields[loss]:.3f}"))
             self._bar.start()
             self._bar.add_task(

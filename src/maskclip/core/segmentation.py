@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.regions import Regions, vote
 from maskclip.core.vocabulary import Vocabulary
+
+_SHOWN = 1024  # px of the longer side of a picture in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,15 @@ class Segmentation:
         height, width = self.labels.shape
         found = ", ".join(f"{name} {share:.1%}" for name, share in self.coverage().items())
         return f"Segmentation({width}x{height}: {found})"
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """Return the overlay, which notebooks show; None, and they show text, without a photo."""
+        if self.image is None:
+            return None
+        picture, file = self.overlay(), io.BytesIO()
+        picture.thumbnail((_SHOWN, _SHOWN))
+        picture.save(file, format="JPEG", quality=90)
+        return file.getvalue()
 
     def coverage(self) -> dict[str, float]:
         """Return the fraction of pixels of each class that appears, largest first.

@@ -26,7 +26,7 @@ from maskclip.core.config import (
     check_keywords,
 )
 from maskclip.core.dense import Dense, Scoring
-from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, did_you_mean
 from maskclip.core.method import Method
 from maskclip.core.methods import get_method, gives_probabilities
 from maskclip.core.segmentation import Segmentation
@@ -342,13 +342,79 @@ class Segmenter(ABC):
             ['grass', 'dog']
             ['grass', 'balloon']
         """
-        check_keywords(refinement, RefinementValues, others=["background"])
-        refinement.setdefault("refine", self.refine)
-        options = Options(**refinement)  # type: ignore[arg-type]  # a list of names will do
+        options = self._refinement(refinement)
         vocabulary = self.prepare(classes, background=background, options=options)
         scoring, voting = self.scoring(vocabulary, options), Voting.of(options)
         several = encoded if isinstance(encoded, list | tuple) else [encoded]
-        for one in several:
+        self._check_encoded(several, scoring)
+        with torch.inference_mode():
+            found = [
+                _segmentation(
+                    score_photo(one.encoded, scoring),
+                    vocabulary,
+                    _Photo(one.photo, one.path),
+                    one.encoded.guide,
+                    voting,
+                )
+                for one in several
+            ]
+        return found if several is encoded else found[0]
+
+    def heat(
+        self,
+        encoded: EncodedPhoto,
+        name: str,
+        classes: Classes | None = None,
+        *,
+        background: Background | None = None,
+        **refinement: Unpack[RefinementValues],
+    ) -> npt.NDArray[np.float32]:
+        """Return the map of one class in a photo of `encode`: where its words fit, and how well.
+
+        Probabilities are shared among all classes: a map shows a class beside the others.
+
+        Args:
+            encoded: of this model.
+            name: of the class, as it is in the vocabulary (`"background"` is one, where there is).
+            classes, background, refinement: as `score` takes them; segments have no vote.
+
+        Returns:
+            (H, W) float32, of the photo's own size: the values of which `Segmentation.scores` has
+            the largest at each pixel.
+
+        Raises:
+            MaskCLIPError: as `score`, or no class is called so.
+
+        Example:
+            >>> encoded = segmenter.encode("photo.jpg")
+            >>> heat = segmenter.heat(encoded, "dog", ["dog", "grass", "sky"])
+        """
+        options = self._refinement(refinement)
+        vocabulary = self.prepare(classes, background=background, options=options)
+        scoring = self.scoring(vocabulary, options)
+        self._check_encoded([encoded], scoring)
+        if name not in vocabulary.names:
+            raise MaskCLIPError(
+                f"`name`: no class {name!r}{did_you_mean(name, vocabulary.names)}; there are "
+                f"{brief(list(vocabulary.names))}"
+            )
+        with torch.inference_mode():
+            found = score_photo(encoded.encoded, scoring)
+            return found.of(vocabulary.names.index(name))
+
+    def _refinement(self, values: RefinementValues) -> Options:
+        """Return the options of keywords; those of `refine` are the model's own by default."""
+        check_keywords(values, RefinementValues, others=["background"])
+        values.setdefault("refine", self.refine)
+        return Options(**values)  # type: ignore[arg-type]  # a list of names will do
+
+    def _check_encoded(self, encoded: Sequence[EncodedPhoto], scoring: Scoring) -> None:
+        """Refuse what is no photo of `encode`, of another model, or lacks what is needed.
+
+        Raises:
+            MaskCLIPError: as `score`.
+        """
+        for one in encoded:
             if not isinstance(one, EncodedPhoto):
                 raise MaskCLIPError(
                     "`encoded`: expected what `encode` returns, or a list of such, got "
@@ -363,18 +429,6 @@ class Segmenter(ABC):
                     "the refinement surgery needs the embedding of the whole photo: encode with "
                     "image=True"
                 )
-        with torch.inference_mode():
-            found = [
-                _segmentation(
-                    score_photo(one.encoded, scoring),
-                    vocabulary,
-                    _Photo(one.photo, one.path),
-                    one.encoded.guide,
-                    voting,
-                )
-                for one in several
-            ]
-        return found if several is encoded else found[0]
 
     @overload
     def segment(

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from maskclip.core import resize
 from maskclip.core.config import Options
-from maskclip.core.dense import Dense, Scoring, label, refine, score
+from maskclip.core.dense import Dense, Scoring, label, pool_synonyms, refine, score
 from maskclip.core.device import is_out_of_memory
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.resize import cut, fit_within
+from maskclip.core.refinement import probabilities
+from maskclip.core.resize import cut, enlarge, fit_within
 from maskclip.core.view import working_sides
 from maskclip.core.vocabulary import Vocabulary
 
@@ -93,6 +94,16 @@ class PhotoMaps:
         labels, scores = label(self.maps, self.geometry, self.scoring, dtype=dtype)
         ids = labels.cpu().numpy()
         return ids if narrow else ids.astype(np.uint16), scores.cpu().numpy()
+
+    def of(self, index: int) -> npt.NDArray[np.float32]:
+        """Return the map of one class (H, W), of which the scores of its pixels are made."""
+        maps, scoring = self.maps, self.scoring
+        if scoring.prompts_compete:
+            maps = pool_synonyms(probabilities(maps, scoring.temperature), scoring.classes)
+            index -= scoring.threshold is not None
+            if index < 0:  # a background by threshold has no map: it is where the others are low
+                maps, index = 1 - maps.amax(dim=1, keepdim=True), 0
+        return enlarge(maps[:, index : index + 1], self.geometry)[0].cpu().numpy()
 
 
 def network_size(size: Size, options: Options, network: Network) -> Size:

@@ -15,10 +15,8 @@ from PIL import Image
 
 from maskclip.clip.prompts import never_saw, text_rows
 from maskclip.core.config import BY_PHOTO, Options, RefinementValues, ViewValues
-from maskclip.core.dense import pool_synonyms
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
-from maskclip.core.refinement import probabilities
-from maskclip.core.resize import enlarge, window_starts
+from maskclip.core.resize import window_starts
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.tasks.photo_segmenter import EncodedPhoto, ImageSource, Segmenter
@@ -161,14 +159,7 @@ class Reading:
                 f"no class {label}: there are 0 to {len(self.vocabulary) - 1}, by their ids"
             )
         scoring = self.segmenter.scoring(self.vocabulary, self.question.options)
-        found = score_photo(encoded.encoded, scoring)
-        maps = found.maps
-        if scoring.prompts_compete:
-            maps = pool_synonyms(probabilities(maps, scoring.temperature), scoring.classes)
-            label -= scoring.threshold is not None
-            if label < 0:  # a background by threshold has no map: it is where the others are low
-                maps, label = 1 - maps.amax(dim=1, keepdim=True), 0
-        return enlarge(maps[:, label : label + 1], found.geometry)[0].cpu().numpy()
+        return score_photo(encoded.encoded, scoring).of(label)
 
 
 def _encode_words(segmenter: CLIPSegmenter, words: Sequence[str], *, until: float) -> list[str]:
