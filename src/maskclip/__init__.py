@@ -82,4 +82,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    special = (name for name in globals() if name.startswith("__"))
+    return sorted({*__all__, *special, "__version__"})

@@ -360,7 +360,12 @@ class Vocabulary:
 
     @property
     def prompt_class(self) -> tuple[int, ...]:
-        """The class index of each of `flat_prompts`, ascending."""
+        """The class index of each of `flat_prompts`, ascending.
+
+        Examples:
+            >>> words.flat_prompts, words.prompt_class
+            (('dog', 'man', 'woman'), (0, 1, 1))
+        """
         return tuple(index for index, words in enumerate(self.prompts) for _ in words)
 
     @property
@@ -370,12 +375,22 @@ class Vocabulary:
 
     @property
     def ignore(self) -> int:
-        """The label of pixels that do not count, in label maps of `label_dtype`."""
+        """The label of pixels that do not count: 255, or 65,535 in wider label maps.
+
+        Examples:
+            >>> words.label_dtype.__name__, words.ignore
+            ('uint8', 255)
+        """
         return IGNORE if self.label_dtype is np.uint8 else WIDE_IGNORE
 
     @property
     def background_rule(self) -> str:
-        """What is background, in a few words."""
+        """What is background, in a few words.
+
+        Examples:
+            >>> words.background_rule, words.with_background(0.5).background_rule
+            ('none', 'below 0.5')
+        """
         if self.threshold is not None:
             return f"below {self.threshold:g}"
         if not self.has_background:
