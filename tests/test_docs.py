@@ -6,6 +6,7 @@ All others run here, in a folder of drawn photos; where that would take minutes,
 for fewer steps. The blocks of a guide run one after the other, each on what those before it wrote.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -104,6 +105,19 @@ def test_every_command_is_one(block):
             assert context(given) is not None, line
 
 
+PAGES = [path for path in DOCUMENTS if path.name != "README.md"]
+PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "tests" / "golden" / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_page_begins_with_what_it_is_good_for(page):
+    """A short paragraph comes first: no command, table or list of which one knows not yet why."""
+    title, first, _ = page.read_text().split("\n\n", 2)
+    assert title.startswith("# ")
+    assert first[0].isalpha(), first
+    assert len(first.splitlines()) <= 3, first
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_sentences_have_verbs_and_options_that_exist(document):
     for found in INLINE.finditer(FENCED.sub("", document.read_text())):
@@ -182,6 +196,15 @@ def accept_all(labels, block):
     with CorrectionJournal(labels, Vocabulary.from_file(classes[1])) as journal:
         for path in (labels / "png").glob("*.png"):
             journal.mark(path.stem, ACCEPTED)
+
+
+def test_a_result_holds_what_the_page_on_measuring_says(folder):
+    page = (ROOT / "docs" / "evaluate.md").read_text()
+    checklist = page.partition("## Report a figure")[2].partition("Three ways")[0]
+    named = {word for word in re.findall(r"`(\w+)`", checklist) if "_" in word or word.islower()}
+    assert main(["eval", "emoji", "--limit", "1", "--protocol", "windows", "--out", "run"]) == 0
+    found = json.loads((folder / "run" / "result.json").read_text())
+    assert named - {"windows", "tokenizer"} <= found.keys()  # CLIP's own tokenizer is not named
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
