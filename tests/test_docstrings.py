@@ -137,6 +137,13 @@ def test_the_reference_shows_every_public_name_once():
     assert sorted(SHOWN) == sorted(maskclip.__all__)
 
 
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_reference_shows_what_an_example_teaches(name):
+    members = module(maskclip._HOMES[name])[name].members.values()
+    taught = {one.name for one in members if one.docstring and ">>>" in one.docstring.value}
+    assert taught == set(MEMBERS[name])
+
+
 def test_the_page_on_versions_names_what_is_public():
     page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
     table = page.partition("| name |")[2].partition("\n\n")[0]

@@ -34,7 +34,7 @@ PARTS = {
 }
 """The public names, in the order in which one needs them."""
 MEMBERS = {
-    "Segmenter": ("segment", "encode", "score", "prepare"),
+    "Segmenter": ("segment", "encode", "score", "heat", "prepare"),
     "DenseCLIP": ("encode", "forward", "pool", "prepare"),
     "Dense": (),
 }

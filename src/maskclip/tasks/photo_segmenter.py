@@ -376,7 +376,9 @@ class Segmenter(ABC):
         Args:
             encoded: of this model.
             name: of the class, as it is in the vocabulary (`"background"` is one, where there is).
-            classes, background, refinement: as `score` takes them; segments have no vote.
+            classes: as `score` takes them.
+            background: as `score` takes it.
+            refinement: as `score` takes it; segments have no vote.
 
         Returns:
             (H, W) float32, of the photo's own size: the values of which `Segmentation.scores` has
@@ -385,9 +387,11 @@ class Segmenter(ABC):
         Raises:
             MaskCLIPError: as `score`, or no class is called so.
 
-        Example:
+        Examples:
             >>> encoded = segmenter.encode("photo.jpg")
-            >>> heat = segmenter.heat(encoded, "dog", ["dog", "grass", "sky"])
+            >>> heat = segmenter.heat(encoded, "dog", ["dog", "balloon", "grass"])
+            >>> heat.shape, heat.dtype, bool(heat.max() > heat[20, 20])
+            ((256, 256), dtype('float32'), True)
         """
         options = self._refinement(refinement)
         vocabulary = self.prepare(classes, background=background, options=options)
