@@ -1,10 +1,13 @@
 """From which weights a backbone starts: timm's own, the preview's, a file's, or random ones."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from maskclip.clip.proxy import load_proxy
 from maskclip.core.errors import MaskCLIPError
 from maskclip.imagenet import classifier
 from maskclip.plus import pretraining
@@ -163,6 +166,29 @@ class TestImagenet:
     def test_other_widths_have_none(self):
         with pytest.raises(StudentError, match="expected width 64, got 4"):
             built(NARROW, "imagenet")
+
+    @pytest.mark.parametrize(
+        ("load", "name"),
+        [
+            (lambda name: built(f"dpt:{name}", "imagenet"), "vit_tiny_patch16_224"),
+            (load_proxy, "vit_small_patch14_dinov2"),
+        ],
+        ids=["backbone", "proxy"],
+    )
+    def test_files_that_could_run_code_are_not_fetched_for_timm(self, load, name, monkeypatch):
+        config = replace(timm.get_pretrained_cfg(name), hf_hub_filename="a.bin")
+        monkeypatch.setattr(timm, "get_pretrained_cfg", lambda *_: config)
+        wanted = []
+
+        def hub_file(_, *files):
+            wanted.extend(files)
+            raise OSError("offline")
+
+        monkeypatch.setattr(pretraining, "hub_file", hub_file)
+        monkeypatch.setattr("maskclip.clip.hub.hub_file", hub_file)
+        with pytest.raises(MaskCLIPError, match=r"model\.safetensors"):
+            load(name)
+        assert wanted == ["model.safetensors"]
 
     @pytest.mark.parametrize("name", [f"unet:{LITE}", f"deeplabv2:{LITE}"])
     def test_weights_on_this_machine_are_taken(self, name, tmp_path, monkeypatch):
