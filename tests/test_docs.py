@@ -6,7 +6,6 @@ All others run here, in a folder of drawn photos; where that would take minutes,
 for fewer steps. The blocks of a guide run one after the other, each on what those before it wrote.
 """
 
-import json
 import re
 import shlex
 import subprocess
@@ -19,9 +18,13 @@ import typer
 from PIL import Image
 
 from maskclip.cli import app, main
+from maskclip.core.config import ModelConfig
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.corrections import ACCEPTED, CorrectionJournal, Corrections
-from maskclip.emoji.scenes import draw_scene
+from maskclip.emoji.scenes import EmojiScenes, draw_scene
+from maskclip.tasks.evaluation.evaluate import describe
+from maskclip.tasks.evaluation.predictors import load_predictor
+from maskclip.tasks.evaluation.settings import Evaluation, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
@@ -118,6 +121,14 @@ def test_every_page_begins_with_what_it_is_good_for(page):
     assert len(first.splitlines()) <= 3, first
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_pages_fetch_nothing_from_elsewhere(page):
+    """The site's own script would fetch what draws Mermaid's pictures, and pictures by address."""
+    text = page.read_text()
+    assert "```mermaid" not in text
+    assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:img|script|iframe)\b[^>]*https?:", text)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_sentences_have_verbs_and_options_that_exist(document):
     for found in INLINE.finditer(FENCED.sub("", document.read_text())):
@@ -198,12 +209,14 @@ def accept_all(labels, block):
             journal.mark(path.stem, ACCEPTED)
 
 
-def test_a_result_holds_what_the_page_on_measuring_says(folder):
+def test_a_result_holds_what_the_page_on_measuring_says():
     page = (ROOT / "docs" / "evaluate.md").read_text()
     checklist = page.partition("## Report a figure")[2].partition("Three ways")[0]
     named = {word for word in re.findall(r"`(\w+)`", checklist) if "_" in word or word.islower()}
-    assert main(["eval", "emoji", "--limit", "1", "--protocol", "windows", "--out", "run"]) == 0
-    found = json.loads((folder / "run" / "result.json").read_text())
+    model = ModelConfig(name="emoji-vit", templates="plain")
+    evaluation = Evaluation(dataset="emoji", model=model, protocol="windows")
+    scenes = EmojiScenes()
+    found = describe(load_predictor(evaluation, scenes, device="cpu"), scenes, Run(limit=1))
     assert named - {"windows", "tokenizer"} <= found.keys()  # CLIP's own tokenizer is not named
 
 
