@@ -25,7 +25,7 @@ from maskclip.core.files import atomic_path
 from maskclip.core.method import CLEAN
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import Ids, Sample, Samples
-from maskclip.core.vocabulary import Vocabulary
+from maskclip.core.vocabulary import WIDE_IGNORE, Vocabulary
 from maskclip.plus.files import TrainedStudent
 from maskclip.plus.module import MaskCLIPPlus
 from maskclip.tasks.without_clip import StudentSegmenter
@@ -151,8 +151,8 @@ def side_by_side(
         drawing.text((left, strip // 2), text, fill=(32, 33, 36), font=font, anchor="lm")
         picture = photo
         if labels is not None:
-            known = np.where((labels >= 0) & (labels < len(vocabulary)), labels, 65_535)
-            wide = known.astype(np.uint16)
+            known = (labels >= 0) & (labels < len(vocabulary))
+            wide = np.where(known, labels, np.uint16(WIDE_IGNORE)).astype(np.uint16)
             found = class_pixels(wide, len(vocabulary))
             shares = {
                 **dict.fromkeys(shares, 0.0),
