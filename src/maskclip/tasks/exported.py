@@ -18,7 +18,8 @@ from maskclip.core.method import CLEAN, Method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.description import Description
 from maskclip.export.files import SUFFIX, ExportedModel
-from maskclip.tasks.photo_segmenter import Classes, Segmenter, as_vocabulary
+from maskclip.tasks.classes import Classes, as_vocabulary
+from maskclip.tasks.photo_segmenter import Segmenter
 
 _MAPS = "maps"
 

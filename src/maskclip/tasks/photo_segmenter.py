@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, TypeVar, Unpack, overload
+from typing import Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,35 +24,28 @@ from maskclip.core.config import (
     check_keywords,
 )
 from maskclip.core.dense import Dense, Scoring
-from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, did_you_mean
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
-from maskclip.core.methods import get_method, gives_probabilities
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.text import brief
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.data.images import load_image
+from maskclip.tasks.classes import Classes
 from maskclip.tasks.photos import (
     Encode,
     Encoded,
+    ImageSource,
     Network,
+    Photo,
     PhotoMaps,
-    Size,
-    batches_of,
     encode_photos,
-    in_halves,
-    network_input,
-    network_size,
+    of_each,
     read_maps,
     score_photo,
 )
 from maskclip.tasks.voting import Voting
 
-ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 ImageSources = list[ImageSource] | tuple[ImageSource, ...]
-Classes = Vocabulary | Sequence[str] | Mapping[str, Sequence[str]]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,16 +270,15 @@ class Segmenter(ABC):
         if image:
             self.check_image()
 
-        def run(photos: list[_Photo], seen: list[Tensor]) -> list[EncodedPhoto]:
-            encoded = encode_photos(
-                seen, _sizes(photos), options, self.network, keys=keys, image=image
-            )
+        def run(photos: list[Photo], seen: list[Tensor]) -> list[EncodedPhoto]:
+            sizes = [photo.size for photo in photos]
+            encoded = encode_photos(seen, sizes, options, self.network, keys=keys, image=image)
             model = (self.fingerprint, self.method)
             pairs = zip(photos, encoded, strict=True)
             return [EncodedPhoto(one.image, found, model, one.path) for one, found in pairs]
 
         several = images if isinstance(images, list | tuple) else [images]
-        found = self._each(several, options, run)
+        found = of_each(several, options, self.network, run)
         return found if several is images else found[0]
 
     @overload
@@ -352,7 +342,7 @@ class Segmenter(ABC):
                 _segmentation(
                     score_photo(one.encoded, scoring),
                     vocabulary,
-                    _Photo(one.photo, one.path),
+                    Photo(one.photo, one.path),
                     one.encoded.guide,
                     voting,
                 )
@@ -502,114 +492,22 @@ class Segmenter(ABC):
         vocabulary = self.prepare(classes, background=background, options=checked)
         scoring, voting = self.scoring(vocabulary, checked), Voting.of(checked)
 
-        def run(photos: list[_Photo], seen: list[Tensor]) -> list[Segmentation]:
-            maps = read_maps(seen, _sizes(photos), checked, self.network, scoring)
+        def run(photos: list[Photo], seen: list[Tensor]) -> list[Segmentation]:
+            maps = read_maps(seen, [photo.size for photo in photos], checked, self.network, scoring)
             return [
                 _segmentation(found, vocabulary, photo, pixels, voting)
                 for found, photo, pixels in zip(maps, photos, seen, strict=True)
             ]
 
         several = images if isinstance(images, list | tuple) else [images]
-        found = self._each(several, checked, run)
+        found = of_each(several, checked, self.network, run)
         return found if several is images else found[0]
-
-    def _each(
-        self,
-        images: Sequence[ImageSource],
-        options: Options,
-        run: Callable[[list[_Photo], list[Tensor]], list[T]],
-    ) -> list[T]:
-        """Return what a run makes of each image, in batches of those of one size for the network.
-
-        A run gets photos, and the same at the network's size.
-        """
-        photos = [_Photo(load_image(image), _path(image)) for image in images]
-        sizes = [network_size(size, options, self.network) for size in _sizes(photos)]
-        results: dict[int, T] = {}
-        with torch.inference_mode():
-            for batch in batches_of(sizes, options):
-                found = in_halves(lambda part: self._run(photos, sizes, run, part), batch)
-                for index, result in zip(batch, found, strict=True):
-                    if result is None:
-                        width, height = photos[index].image.size
-                        raise MaskCLIPError(
-                            f"an image of {width}x{height} px is too "
-                            "large for the memory of the device: give a smaller short_side, or "
-                            "a window"
-                        )
-                    results[index] = result
-        return [results[index] for index in range(len(photos))]
-
-    def _run(
-        self,
-        photos: Sequence[_Photo],
-        sizes: Sequence[Size],
-        run: Callable[[list[_Photo], list[Tensor]], list[T]],
-        batch: Sequence[int],
-    ) -> list[T]:
-        seen = [network_input(photos[index].image, sizes[index], self.network) for index in batch]
-        return run([photos[index] for index in batch], seen)
-
-
-def as_vocabulary(classes: Classes) -> Vocabulary:
-    """Return a vocabulary from one, or from names, as `Vocabulary.parse` takes them."""
-    if isinstance(classes, Vocabulary):
-        return classes
-    return Vocabulary.parse(classes)
-
-
-def useless(vocabulary: Vocabulary, method: Method) -> str | None:
-    """Return a warning of classes or a background that cannot do anything, or None."""
-    if len(vocabulary) == 1:
-        return (
-            f"one class and no background: every pixel will be {brief(vocabulary.names[0])}; give "
-            "more classes, or a background"
-        )
-    count, threshold = len(vocabulary) - 1, vocabulary.threshold
-    if threshold is None or method.upsample == "maps" or threshold > 1 / count:
-        return None
-    if count == 1:
-        return (
-            "a background threshold does nothing with one class, whose probability is always 1: "
-            "give more classes, or words for the background"
-        )
-    return (
-        f"a background threshold of {threshold:g} does nothing: the best of {count} probabilities "
-        f"is never below {1 / count:.3g}; take one above it, or words"
-    )
-
-
-def with_usable_confidence(vocabulary: Vocabulary, method: str | Method) -> Vocabulary:
-    """Return the vocabulary; without the scores that classes need where a method has no such ones.
-
-    Warns (MaskCLIPWarning) where that is so.
-    """
-    if not vocabulary.confidence or gives_probabilities(method):
-        return vocabulary
-    warnings.warn(
-        "the scores that classes need ([confidence] of the class file) are probabilities, and the "
-        f"method {get_method(method).name} gives none: no pixel is dropped by them",
-        MaskCLIPWarning,
-        stacklevel=4,  # the caller of `segment`
-    )
-    return vocabulary.with_confidence({})
-
-
-class _Photo(NamedTuple):
-    """An image, and its path if it is a file."""
-
-    image: Image.Image
-    path: str | None
-
-
-def _path(image: ImageSource) -> str | None:
-    return str(image) if isinstance(image, str | Path) else None
 
 
 def _segmentation(
     found: PhotoMaps,
     vocabulary: Vocabulary,
-    photo: _Photo,
+    photo: Photo,
     seen: Tensor,
     voting: Voting | None,
 ) -> Segmentation:
@@ -618,7 +516,3 @@ def _segmentation(
         labels, scores = voting.vote(labels, scores, photo=photo.path, seen=seen)
     labels = drop_unsure(labels, scores, vocabulary)
     return Segmentation(labels, scores, vocabulary, photo.image)
-
-
-def _sizes(photos: Sequence[_Photo]) -> list[Size]:
-    return [(photo.image.height, photo.image.width) for photo in photos]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from maskclip.core.refinement import probabilities
 from maskclip.core.resize import cut, enlarge, fit_within
 from maskclip.core.view import working_sides
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.data.images import load_image
 
 """The long side is at most four short sides, as in the published test scale (2048, 512)."""
 
@@ -30,6 +32,8 @@ BATCH = 8
 
 LARGE_PIXELS = 20_000_000
 """Pixels from which on a photo is worked on in parts, and alone."""
+
+ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -153,6 +157,60 @@ def in_halves(
             return [None]
     half = len(items) // 2  # not in the block above, whose error holds on to what was computed
     return in_halves(run, items[:half]) + in_halves(run, items[half:])
+
+
+class Photo(NamedTuple):
+    """An image, and its path if it is a file."""
+
+    image: Image.Image
+    path: str | None
+
+    @property
+    def size(self) -> Size:
+        """Its height and width."""
+        return self.image.height, self.image.width
+
+
+def of_each(
+    images: Sequence[ImageSource],
+    options: Options,
+    network: Network,
+    run: Callable[[list[Photo], list[Tensor]], list[Result]],
+) -> list[Result]:
+    """Return what a run makes of each image, in batches of those of one size for the network.
+
+    Args:
+        images: files, or in memory.
+        options: how they are cut.
+        network: what sees them.
+        run: gets photos, and the same at the network's size, (3, h, w) uint8.
+
+    Raises:
+        MaskCLIPError: an image cannot be read, or is too large for the memory of the device.
+    """
+    photos = [Photo(load_image(image), _path(image)) for image in images]
+    sizes = [network_size(photo.size, options, network) for photo in photos]
+
+    def together(batch: Sequence[int]) -> list[Result]:
+        seen = [network_input(photos[index].image, sizes[index], network) for index in batch]
+        return run([photos[index] for index in batch], seen)
+
+    results: dict[int, Result] = {}
+    with torch.inference_mode():
+        for batch in batches_of(sizes, options):
+            for index, result in zip(batch, in_halves(together, batch), strict=True):
+                if result is None:
+                    width, height = photos[index].image.size
+                    raise MaskCLIPError(
+                        f"an image of {width}x{height} px is too large for the memory of the "
+                        "device: give a smaller short_side, or a window"
+                    )
+                results[index] = result
+    return [results[index] for index in range(len(photos))]
+
+
+def _path(image: ImageSource) -> str | None:
+    return str(image) if isinstance(image, str | Path) else None
 
 
 class Encoded(NamedTuple):

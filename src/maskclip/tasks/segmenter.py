@@ -44,14 +44,9 @@ from maskclip.core.text import brief
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.runtimes import NAMES
+from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
 from maskclip.tasks.exported import load_exported, names_exported
-from maskclip.tasks.photo_segmenter import (
-    Classes,
-    Segmenter,
-    as_vocabulary,
-    useless,
-    with_usable_confidence,
-)
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
 from maskclip.tasks.runtimes import check_runs, run_by
 from maskclip.tasks.without_clip import (

@@ -37,14 +37,9 @@ from maskclip.imagenet.classifier import (
 from maskclip.imagenet.words import ids_of
 from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
 from maskclip.plus.words import StudentWords
+from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
 from maskclip.tasks.exported import names_exported
-from maskclip.tasks.photo_segmenter import (
-    Classes,
-    Segmenter,
-    as_vocabulary,
-    useless,
-    with_usable_confidence,
-)
+from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".onnx")

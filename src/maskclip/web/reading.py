@@ -19,8 +19,8 @@ from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.resize import window_starts
 from maskclip.core.segmentation import Segmentation
 from maskclip.core.vocabulary import Vocabulary
-from maskclip.tasks.photo_segmenter import EncodedPhoto, ImageSource, Segmenter
-from maskclip.tasks.photos import Size, network_size, score_photo
+from maskclip.tasks.photo_segmenter import EncodedPhoto, Segmenter
+from maskclip.tasks.photos import ImageSource, Size, network_size, score_photo
 from maskclip.tasks.segmenter import CLIPSegmenter
 
 MOST_SEEN = 2**24

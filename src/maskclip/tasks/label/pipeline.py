@@ -23,11 +23,11 @@ from maskclip.core.methods import AUTO, METHODS, get_method, gives_probabilities
 from maskclip.data.corrections import FOLDER, REJECTED, Corrections
 from maskclip.data.formats import Format, PhotoFile
 from maskclip.data.sources import Found, Source
+from maskclip.tasks.classes import with_usable_confidence
 from maskclip.tasks.label import MANIFEST, Chunk, Job, LabelingError, Outcome
 from maskclip.tasks.label.manifest import Counts, Manifest
 from maskclip.tasks.label.report import write_report
 from maskclip.tasks.label.worker import Worker
-from maskclip.tasks.photo_segmenter import with_usable_confidence
 from maskclip.tasks.voting import Voting
 
 Backend = Callable[[Job, Iterable[Chunk]], Generator[list[Outcome], None, None]]
