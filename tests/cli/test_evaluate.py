@@ -281,6 +281,23 @@ def test_eval_writes_scores_that_can_be_repeated(tmp_path, capsys):
     assert {"protocol", "seed", "versions", "weights", "arithmetic", "templates"} <= first.keys()
 
 
+def test_another_runtime_is_measured_and_recorded(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    command = ["eval", "emoji", *QUICK, "--model", "emoji-vit"]
+    found = []
+    for runtime in ("torch", "onnx"):
+        assert main([*command, "--runtime", runtime, "--out", str(tmp_path / runtime)]) == 0
+        found.append(json.loads((tmp_path / runtime / "result.json").read_text()))
+    assert found[1]["iou"] == pytest.approx(found[0]["iou"], abs=0.5)
+    assert [one.get("runtime") for one in found] == [None, "onnx"]
+    capsys.readouterr()
+    assert main([*command, "--runtime", "tensorrt"]) == 2
+    assert "--runtime: expected one of torch, onnx, openvino, auto" in capsys.readouterr().err
+    assert main(["eval", "emoji", "--predictions", str(tmp_path), "--runtime", "onnx"]) == 2
+    assert "--predictions does not go with" in capsys.readouterr().err
+
+
 def test_labels_of_ones_own_photos_that_label_would_refine_are_named(own, capsys):
     command = [*folder(own), "--model", "emoji", "--templates", "plain"]
     assert main(command) == 0

@@ -108,6 +108,7 @@ def evaluate(
     stride: opt.Stride = None,
     device: opt.Device = "auto",
     precision: opt.MeasuredPrecision = None,
+    runtime: opt.Runtime = "torch",
 ) -> None:
     """Evaluate a model, a published recipe or a folder of predictions on a data set.
 
@@ -155,7 +156,10 @@ def evaluate(
     of_models = [weights, method, proxy, protocol, templates, background, precision, corruption]
     of_models += [tokenizer, language]
     _check_sources(
-        model, recipe, predictions, of_models=any(of_models) or options != DEFAULT_OPTIONS
+        model,
+        recipe,
+        predictions,
+        of_models=any(of_models) or options != DEFAULT_OPTIONS or runtime != "torch",
     )
     samples = open_samples(
         name, data=data, split=split, size=size, images=images, masks=masks, classes=classes
@@ -192,12 +196,18 @@ def evaluate(
     from maskclip.cli import scores  # torch comes with these
     from maskclip.core.files import check_writable
     from maskclip.tasks.evaluation.evaluate import process_group
+    from maskclip.tasks.runtimes import placed
 
     if out is not None:
         check_writable(out)
     with process_group() as group:
+        if evaluation is not None:
+            placed(evaluation.model, device, runtime)  # refuses before weights are read
         evaluation, why = _settle_method(evaluation, samples, says=group.is_main)
-        predictor = _load_predictor(evaluation, predictions, samples, run, device, why)
+        on = {"device": device, "runtime": runtime}
+        predictor = _load_predictor(evaluation, predictions, samples, run, why, **on)
+        if group.is_main:
+            _say_runtime(predictor)
         if group.is_main:
             _warn_of_differences(row, evaluation, predictor, samples, run)
             if name == "folder" and evaluation is not None and not refine:
@@ -309,9 +319,10 @@ def _load_predictor(
     predictions: Path | None,
     samples: Samples,
     run: Run,
-    device: str,
     why: str,
+    **on: str,
 ) -> Predictor:
+    """Load what predicts; `on` is the device and the runtime."""
     from maskclip.cli.console import working
     from maskclip.tasks.evaluation.predictors import PredictedFolder, count_prompts, load_predictor
 
@@ -323,13 +334,23 @@ def _load_predictor(
             return load_predictor(
                 evaluation,
                 samples,
-                device=device,
+                **on,
                 why=why,
                 count=run.count(samples),
                 on_word=lambda done, total: progress(f"encoding: {done:,} of {total:,} words"),
             )
     assert predictions is not None
     return PredictedFolder.open(predictions, samples, run.count(samples))
+
+
+def _say_runtime(predictor: Predictor) -> None:
+    """Say which runtime `--runtime auto` is here."""
+    from maskclip.cli.console import print_choice
+    from maskclip.tasks.evaluation.predictors import ModelPredictor
+
+    if isinstance(predictor, ModelPredictor):
+        segmenter = predictor.segmenter
+        print_choice(segmenter.runtime, segmenter.runtime_why, what="runtime")
 
 
 def _warn_of_own_refinement(model: str) -> None:

@@ -60,6 +60,7 @@ def serve(
         ),
     ] = None,
     device: opt.Device = "auto",
+    runtime: opt.Runtime = "torch",
     root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -127,18 +128,21 @@ def serve(
 
     `maskclip serve --review labels`
 
+    `maskclip serve --runtime auto` (ONNX Runtime or OpenVINO runs the networks, if it is faster)
+
     `maskclip serve --host 0.0.0.0 --key SECRET` (for other machines; put TLS before it)
 
     `maskclip serve --label-studio http://localhost:8080` (predictions for those who label there)
     """
-    from maskclip.cli.console import print_line, working
+    from maskclip.cli.console import print_choice, print_line, working
     from maskclip.cli.inputs import read_tokenizers
-    from maskclip.core.config import DEFAULT_MODEL
+    from maskclip.core.config import DEFAULT_MODEL, check_runtime
     from maskclip.core.errors import require_extra
     from maskclip.core.text import check_key, counted
 
     if key is not None:
         check_key(key)  # before models are loaded
+    check_runtime(runtime)
 
     require_extra("web", "fastapi", "uvicorn", "python_multipart")
     from maskclip.web.app import create_app
@@ -164,11 +168,13 @@ def serve(
                 reviewed = stack.enter_context(Review(review))
         named = models or default_models()
         folders = read_tokenizers(tokenizer, named)
-        offered = Models(named, device=device, tokenizers=folders)
+        offered = Models(named, device=device, runtime=runtime, tokenizers=folders)
         sockets = stack.enter_context(listen(host, port))
         if reviewed is None:  # in a review the models wait until somebody wants one
             with working(f"loading {', '.join(offered.offers)}"):
-                offered.warm_up()
+                ready = offered.warm_up()
+            for name, segmenter in ready.items():
+                print_choice(segmenter.runtime, segmenter.runtime_why, what=f"{name}: runtime")
         limits = Limits(max_upload=max_upload * 2**20, max_pixels=max_pixels, timeout=timeout)
         engine = Engine(offered, queue_size=queue, timeout=timeout)
         app = create_app(

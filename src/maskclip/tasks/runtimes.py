@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import ModelConfig, check_runtime
 from maskclip.core.dense import Dense
-from maskclip.core.device import PRECISIONS, machine
+from maskclip.core.device import PRECISIONS, choose_device, machine
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import write_json
 from maskclip.core.method import Method
@@ -34,6 +35,7 @@ from maskclip.export.runtimes import (
     key_of,
     versions,
 )
+from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
 
 TORCH = "torch"
@@ -143,30 +145,40 @@ class _Graph(nn.Module):
         return tuple(part for part in (dense.features, dense.keys, dense.image) if part is not None)
 
 
-def check_runs(runtime: str, config: ModelConfig, device: torch.device) -> None:
-    """Refuse a runtime that cannot run a model, as far as is known before its weights are read.
+def placed(config: ModelConfig, device: str, runtime: str) -> tuple[ModelConfig, torch.device]:
+    """Return a model and its device, as a runtime needs them where they were left open.
+
+    A runtime that cannot run the model is refused, as far as that is known before weights are read.
 
     Args:
-        runtime: one of `NAMES`.
-        config: which model, read how; none that is an exported file.
-        device: where it will be.
+        config: which model, read how; an exported file has a runtime of its own.
+        device: as `load` takes it.
+        runtime: as `load` takes it.
 
     Raises:
-        MaskCLIPError: the runtime is not installed, or cannot run it.
+        MaskCLIPError: there is no such device, or the runtime is not installed or cannot run it.
     """
-    check_installed(runtime)
-    known = config.method != AUTO
-    method = with_proxy(get_method(config.method), config.proxy) if known else None
-    _refuse(runtime, _why_torch(device, method), PRECISIONS.get(config.precision))
+    check_runtime(runtime)
+    if runtime not in NAMES:
+        return config, choose_device(device)
+    place = choose_device("cpu" if device == "auto" else device)
+    if runtime == "onnx" and config.precision == "auto":
+        config = replace(config, precision="float32")
+    if not names_exported(config.name):
+        check_installed(runtime)
+        known = config.method != AUTO
+        method = with_proxy(get_method(config.method), config.proxy) if known else None
+        _refuse(runtime, _why_torch(place, method), PRECISIONS.get(config.precision))
+    return config, place
 
 
 def _refuse(runtime: str, refusal: str | None, precision: torch.dtype | None) -> None:
     """Raise why a runtime cannot run a network: for a reason, or in its precision, if known."""
     if refusal is not None:
-        raise MaskCLIPError(f"`runtime={runtime}`: {refusal}; leave it out")
+        raise RuntimeRefusalError(f"`runtime={runtime}`: {refusal}; leave it out")
     if precision is not None and not computes(runtime, precision):
         named = str(precision).removeprefix("torch.")
-        raise MaskCLIPError(
+        raise RuntimeRefusalError(
             f"`precision`: {NAMES[runtime]} does not compute in {named} here: take float32, or "
             "leave `runtime` out"
         )

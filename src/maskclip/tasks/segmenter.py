@@ -33,22 +33,20 @@ from maskclip.core.config import (
     ModelSettings,
     Options,
     check_keywords,
-    check_runtime,
 )
 from maskclip.core.dense import Dense, Scoring
-from maskclip.core.device import check_precision, choose_device, choose_precision
+from maskclip.core.device import check_precision, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
 from maskclip.core.text import brief
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
-from maskclip.export.runtimes import NAMES
 from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
 from maskclip.tasks.exported import load_exported, names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
-from maskclip.tasks.runtimes import check_runs, run_by
+from maskclip.tasks.runtimes import placed, run_by
 from maskclip.tasks.without_clip import (
     load_preview,
     load_student,
@@ -99,19 +97,12 @@ def load(
         ('naclip', 'cpu')
     """
     check_keywords(settings, ModelSettings, others=["model", "device", "options", "runtime"])
-    check_runtime(runtime)
     if not isinstance(options, Options):
         raise MaskCLIPError(f"`options`: expected Options, got {brief(options)}")
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)  # type: ignore[arg-type]
     config = replace(base, **settings)  # type: ignore[arg-type]  # paths become text
-    if runtime in NAMES:  # which compute on the CPU
-        device = "cpu" if device == "auto" else device
-        if runtime == "onnx" and config.precision == "auto":
-            config = replace(config, precision="float32")
-    place = choose_device(device)
+    config, place = placed(config, device, runtime)
     check_precision(config.precision)
-    if runtime in NAMES and not names_exported(config.name):
-        check_runs(runtime, config, place)
     segmenter = _opened(config, place, options)
     run_by(segmenter, runtime)
     return segmenter

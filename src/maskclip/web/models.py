@@ -22,15 +22,22 @@ from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.methods import AUTO
 from maskclip.core.text import brief
 from maskclip.core.vocabulary import Vocabulary
+from maskclip.export.runtimes import RuntimeRefusalError
 from maskclip.plus.files import read_student
 from maskclip.plus.words import takes_words
 from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
+from maskclip.tasks.runtimes import TORCH
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.without_clip import names_clip, names_student
 
 _MOST_SEGMENTERS = 12
 """Models with a method that are ready at once; a method shares the weights of its model."""
+
+_MOST_WITH_GRAPHS = 4
+"""The same where another runtime has the weights of each method once more."""
+_FIRST_METHOD = "clean"
+"""By which models are read before the first request."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class Models:
     Args:
         sources: the models, as `load` takes them; the first is the default.
         device: as `load` takes it.
+        runtime: as `load` takes it; methods that it cannot run are left to PyTorch.
         tokenizers: folders of tokenizers, by the models that they are of.
 
     Raises:
@@ -126,6 +134,7 @@ class Models:
         sources: Sequence[str],
         *,
         device: str = "auto",
+        runtime: str = TORCH,
         tokenizers: Mapping[str, str] | None = None,
     ) -> None:
         self.offers = {one.name: one for one in map(offer, sources)}
@@ -134,18 +143,20 @@ class Models:
                 "two models of one name: give each model once, and name files apart"
             )
         self.default = next(iter(self.offers))
-        self._device = device
+        self._device, self._runtime = device, runtime
         self._tokenizers = dict(tokenizers or {})
         self._ready: OrderedDict[tuple[str, str], Segmenter] = OrderedDict()
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> dict[str, Segmenter]:
         """Load every model, so that what cannot be loaded is an error before the first request.
 
+        Returns:
+            The models by name, as the method `clean` reads them.
+
         Raises:
-            MaskCLIPError: one cannot be loaded.
+            MaskCLIPError: one cannot be loaded, or the runtime cannot run it.
         """
-        for name in self.offers:
-            self.get(name, "clean", DEFAULT_OPTIONS)
+        return {name: self.get(name, _FIRST_METHOD, DEFAULT_OPTIONS) for name in self.offers}
 
     def find(self, name: str | None) -> Offer:
         """Return the model of that name, or the default.
@@ -193,9 +204,16 @@ class Models:
             self._ready.move_to_end(key)
             return self._ready[key]
         config = self._config(self.offers[name].source, method)
-        found = load(config, device=self._device, options=options)
+        device = self._device
+        try:
+            found = load(config, device=device, options=options, runtime=self._runtime)
+        except RuntimeRefusalError:
+            if method == _FIRST_METHOD:
+                raise
+            found = load(config, device=device, options=options)
         self._ready[key] = found
-        while len(self._ready) > _MOST_SEGMENTERS:
+        most = _MOST_SEGMENTERS if self._runtime == TORCH else _MOST_WITH_GRAPHS
+        while len(self._ready) > max(most, len(self.offers)):
             self._ready.popitem(last=False)
         return found
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, get_type_hints
 
+import torch
 from PIL import Image
 
 from maskclip.clip.choice import settle
 from maskclip.clip.prompts import OnWord, template_set
 from maskclip.core.cleaning import drop_unsure
 from maskclip.core.config import PREVIEWS, ModelConfig, Options, RefinementValues, ViewValues
-from maskclip.core.device import choose_device
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.method import CLEAN, PUBLISHED
 from maskclip.core.methods import AUTO, get_method
@@ -31,6 +31,7 @@ from maskclip.tasks.evaluation.settings import (
 )
 from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
 from maskclip.tasks.photo_segmenter import EncodedPhoto, Segmenter
+from maskclip.tasks.runtimes import TORCH, placed, run_by
 from maskclip.tasks.segmenter import CLIPSegmenter, load
 from maskclip.tasks.voting import Voting
 from maskclip.tasks.without_clip import (
@@ -119,6 +120,7 @@ class ModelPredictor:
             **({} if self.regions is None else {"regions": self.regions}),
             **({"confidence": needed} if needed else {}),
             "precision": str(self.segmenter.precision).removeprefix("torch."),
+            **({} if self.segmenter.runtime == TORCH else {"runtime": self.segmenter.runtime}),
             "device": self.segmenter.device.type,
         }
 
@@ -303,6 +305,7 @@ def load_predictor(
     samples: Samples,
     *,
     device: str = "auto",
+    runtime: str = TORCH,
     why: str = "",
     count: int | None = None,
     on_word: OnWord | None = None,
@@ -312,7 +315,7 @@ def load_predictor(
     Args:
         evaluation: what is evaluated.
         samples: the data set.
-        device: as `load` takes it.
+        device, runtime: as `load` takes them.
         why: of `settle_method`, to be stored.
         count: how many of the samples must have label maps of segments, if these vote; None is all.
         on_word: as `Segmenter.prepare` takes it.
@@ -328,12 +331,16 @@ def load_predictor(
         voting.require(samples.names[:count])
         regions = voting.fingerprint(samples.names[:count])
     if not names_clip(config.name):
-        other = _load_without_clip(evaluation, samples, device=device, on_word=on_word)
+        config, place = placed(config, device, runtime)
+        evaluation = replace(evaluation, model=config)
+        other = _load_without_clip(evaluation, samples, device=place, on_word=on_word)
+        run_by(other.segmenter, runtime)
         return replace(other, voting=voting, regions=regions)
     named = get_method(config.method)
     options = options_under(protocol, evaluation.options, samples, named)
     method = method_under(protocol, named, samples.name)
-    segmenter = load(replace(config, method=method), device=device, options=options)
+    config = replace(config, method=method)
+    segmenter = load(config, device=device, options=options, runtime=runtime)
     assert isinstance(segmenter, CLIPSegmenter)
     segmenter.why = why or reason
     # Refuses before any image is read.
@@ -344,7 +351,7 @@ def load_predictor(
 
 
 def _load_without_clip(
-    evaluation: Evaluation, samples: Samples, *, device: str, on_word: OnWord | None
+    evaluation: Evaluation, samples: Samples, *, device: torch.device, on_word: OnWord | None
 ) -> StudentPredictor | PreviewPredictor | ExportedPredictor:
     """Load a student, the preview or an exported file, for the classes of the data set."""
     config, protocol = evaluation.model, evaluation.protocol
@@ -356,10 +363,11 @@ def _load_without_clip(
     method = PUBLISHED if protocol == "published" and not preview else CLEAN
     if protocol != "segment":
         method = replace(method, upsample="maps", resizes=2)
-    place, precision = choose_device(device), config.precision
     words = vocabulary_under("segment", samples, evaluation.background)
     if preview:
-        segmenter = load_preview(config.name, method=method, device=place, precision=precision)
+        segmenter = load_preview(
+            config.name, method=method, device=device, precision=config.precision
+        )
         words = segmenter.prepare(words, options=options)
         return PreviewPredictor(segmenter, words, options, protocol)
     student = load_student(
@@ -367,8 +375,8 @@ def _load_without_clip(
         weights=config.weights,
         tokenizer=config.tokenizer,
         method=method,
-        device=place,
-        precision=precision,
+        device=device,
+        precision=config.precision,
     )
     try:
         own = student.prepare(
@@ -379,14 +387,16 @@ def _load_without_clip(
     return StudentPredictor(student, own, options, protocol)
 
 
-def _load_exported(evaluation: Evaluation, samples: Samples, *, device: str) -> ExportedPredictor:
+def _load_exported(
+    evaluation: Evaluation, samples: Samples, *, device: torch.device
+) -> ExportedPredictor:
     """Open an exported file, whose classes must be those of the data set."""
     config, protocol = evaluation.model, evaluation.protocol
     options = options_under(protocol, evaluation.options, samples, CLEAN)
     plain = replace(config, precision="float32")
     if config.templates == default_templates(protocol):
         plain = replace(plain, templates=ModelConfig(name=config.name).templates)
-    segmenter = load_exported(plain, device=choose_device(device))
+    segmenter = load_exported(plain, device=device)
     names, own = samples.vocabulary.names, segmenter.description.vocabulary
     if own.names != names:
         raise MaskCLIPError(
