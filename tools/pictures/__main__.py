@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from maskclip.core.errors import MaskCLIPError
 from tools.pictures import methods, models, paper, words
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -23,6 +24,7 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
     "reading": paper.reading,
     "maps": paper.maps,
     "refined": paper.refined,
+    "student": paper.student,
 }
 
 
@@ -31,7 +33,11 @@ def main() -> None:
     for name in sys.argv[1:] or PICTURES:
         if name not in PICTURES:
             raise SystemExit(f"no picture is called {name}: there are {', '.join(PICTURES)}")
-        PICTURES[name]().save(DOCS / f"{name}.jpg", quality=72, optimize=True)
+        try:
+            picture = PICTURES[name]()
+        except MaskCLIPError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        picture.save(DOCS / f"{name}.jpg", quality=72, optimize=True)
 
 
 if __name__ == "__main__":

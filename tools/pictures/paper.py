@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from PIL import Image
 import maskclip
 from maskclip.core.config import Options
 from maskclip.core.dense import similarity
+from maskclip.core.errors import MaskCLIPError
 from maskclip.core.vocabulary import Vocabulary
 from tools.pictures.models import photo_file
-from tools.pictures.scenes import labelled, plain, scene
+from tools.pictures.scenes import compared, labelled, plain, scene, segment, truth
 from tools.pictures.sheets import Panel, sheet
 
 SEED, NAMES = 3, ("train", "truck", "sand", "sky")
+STUDENT = Path(__file__).resolve().parents[2] / "runs" / "emoji"
+"""The run folder of a student of emoji-rn."""
 
 
 def reading() -> Image.Image:
@@ -63,3 +67,21 @@ def refined() -> Image.Image:
         text = f"{name}: {count} word{'s' * (count > 1)}"
         panels.append(Panel(found.overlay(legend=False), text))
     return sheet(*panels, height=160)
+
+
+def student() -> Image.Image:
+    """Return a teacher's labels, those it teaches by, and those of its student."""
+    if not STUDENT.exists():
+        raise MaskCLIPError(
+            f"no run folder {STUDENT}: train it with `maskclip train emoji-teacher-rn "
+            "--out runs/emoji --precision bfloat16`"
+        )
+    seed, words = 5, Vocabulary.builtin("emoji")
+    right = truth(seed, words)
+    learnt = maskclip.load(str(STUDENT)).segment(scene(seed).image, refine="none")
+    return sheet(
+        plain(seed),
+        compared(segment(seed, words, refine="none"), right, "teacher"),
+        compared(segment(seed, words, refine="pamr"), right, "its labels"),
+        compared(learnt, right, "student"),
+    )
