@@ -11,6 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
 from open_clip.model import (
     convert_to_custom_text_state_dict,
     resize_pos_embed,
@@ -45,6 +46,7 @@ from maskclip.clip.published import (
     locate,
     model_config,
     published_config,
+    statistics_of,
     tags,
 )
 from maskclip.clip.tokenizers import TokenizerSource, building_text, text_config
@@ -93,14 +95,15 @@ def load_pretrained(
         elif checkpoint.quick_gelu is not None:
             config["quick_gelu"] = checkpoint.quick_gelu
         model = _filled(config, checkpoint, path)
+    mean, std = statistics_of(architecture, tag)
     return _loaded(
         f"{architecture}:{tag if weights is None else path.name}",
         model,
         words=words,
         config=config,
         source=path,
-        mean=pretrained.get("mean", OPENAI_MEAN),
-        std=pretrained.get("std", OPENAI_STD),
+        mean=mean,
+        std=std,
     )
 
 
@@ -352,14 +355,22 @@ def _as_built(path: Path, model: Any, state: Mapping[str, Tensor]) -> Mapping[st
     """Return weights under the names of the model that is built, resized where it is another size.
 
     Text towers of their own class keep their weights under `text.`, and older files do not; files
-    of older releases of transformers hold the numbers of positions as weights.
+    of older releases of transformers hold the numbers of positions as weights. Apple's files of
+    MobileCLIP have names of their own.
     """
+    if _OF_APPLE & state.keys() and hasattr(model.visual, "trunk"):
+        with one_line(path):
+            state = convert_state_dict(model, dict(state))
     if not hasattr(model, "positional_embedding") and "positional_embedding" in state:
         state = convert_to_custom_text_state_dict(dict(state))
     state = {key: value for key, value in state.items() if key != _NUMBERS_OF_POSITIONS}
     return _resize_positions(path, model, state)
 
 
+_OF_APPLE = {  # MobileCLIP-S1 and S2; B
+    "image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight",
+    "image_encoder.model.patch_emb.0.block.conv.weight",
+}
 _NUMBERS_OF_POSITIONS = "text.transformer.embeddings.position_ids"
 
 

@@ -23,6 +23,7 @@ from maskclip.clip.hub import (
     hub_files,
     url_cache,
 )
+from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD, Statistics
 from maskclip.clip.towers import UnsupportedTowerError, adapter_for
 from maskclip.core.errors import did_you_mean
 from maskclip.core.text import brief
@@ -131,6 +132,23 @@ def published_config(architecture: str, tag: str) -> dict[str, Any]:
         )
     pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
     return pretrained
+
+
+def statistics_of(architecture: str, tag: str) -> tuple[Statistics, Statistics]:
+    """Return the RGB mean and std of a training, for pixels in [0, 1].
+
+    Without a tag, those that all published weights of the architecture share; OpenAI's where they
+    share none, or there are none.
+
+    Raises:
+        WeightsError: there is no such tag.
+    """
+    found = {
+        (tuple(each.get("mean") or OPENAI_MEAN), tuple(each.get("std") or OPENAI_STD))
+        for name in ([tag] if tag else tags(architecture))
+        for each in [published_config(architecture, name)]
+    }
+    return found.pop() if len(found) == 1 else (OPENAI_MEAN, OPENAI_STD)
 
 
 def cached_path(architecture: str, tag: str) -> Path | None:
