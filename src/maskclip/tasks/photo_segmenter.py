@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Unpack, overload
 
 import numpy as np
@@ -45,7 +46,14 @@ from maskclip.tasks.photos import (
 )
 from maskclip.tasks.voting import Voting
 
-ImageSources = list[ImageSource] | tuple[ImageSource, ...]
+ImageSources = (  # lists of one kind by name, for a list[str] is no list[ImageSource]
+    list[str]
+    | list[Path]
+    | list[Image.Image]
+    | list[npt.NDArray[np.uint8]]
+    | list[ImageSource]
+    | tuple[ImageSource, ...]
+)
 
 
 @dataclass(frozen=True, eq=False)
