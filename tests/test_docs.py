@@ -8,6 +8,7 @@ for fewer steps. The blocks of a guide run one after the other, each on what tho
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ FEWER = {
 }
 
 GUIDES = [ROOT / "docs" / name for name in ("label-and-correct.md", "own-network.md")]
-CORRECTED = "corrected photos"  # which a guide has: all that it labelled are accepted here
+CORRECTED = (
+    "corrected photos"  # which a guide has, from people: all that it labelled is accepted here
+)
 
 
 class Block(NamedTuple):
@@ -194,19 +197,27 @@ def test_the_blocks_of_a_guide_run_one_after_the_other(document, folder, capsys)
         draw(folder / f"photos/{index}.jpg")
     for block in blocks(document):
         if block.needs == CORRECTED:
-            accept_all(folder / "labels", block)
+            correct(folder, block)
         if block.kind == "sh" and block.needs in (None, CORRECTED):
             run(block, capsys)
 
 
-def accept_all(labels, block):
-    """Accept what was labelled, as people do in the page."""
+def correct(folder, block):
+    """Do what people do: accept what was labelled, and paint masks, also of photos put aside."""
+    labels = folder / "labels"
     if Corrections.are_in(labels):
         return
     classes = re.search(r"--classes (\S+)", block.text)
-    with CorrectionJournal(labels, Vocabulary.from_file(classes[1])) as journal:
+    words = Vocabulary.from_file(classes[1] if classes else "animals.toml")
+    with CorrectionJournal(labels, words) as journal:
         for path in (labels / "png").glob("*.png"):
             journal.mark(path.stem, ACCEPTED)
+    for name, copied in (
+        ("test", "photos"),
+        ("painted", "labels/png"),
+        ("test-masks", "labels/png"),
+    ):
+        shutil.copytree(folder / copied, folder / name)
 
 
 def test_a_result_holds_what_the_page_on_measuring_says():

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from tools.pictures import methods, models, paper, words
+from tools.pictures import methods, models, pages, paper, words
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PICTURES: dict[str, Callable[[], Image.Image]] = {
@@ -25,6 +25,7 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
     "maps": paper.maps,
     "refined": paper.refined,
     "student": paper.student,
+    "review": pages.review,
 }
 
 
