@@ -1,8 +1,9 @@
 """The site of `make docs`: `python -m tools.site` gathers its pages in build/pages.
 
-Those of docs/ lie there as they are. CHANGELOG, CONTRIBUTING and the benchmarks become pages of the
-site, and links between pages are those of GitHub. Two references are written from what there is:
-the commands, from their own help, and the Python names, from `maskclip.__all__`.
+Those of docs/ lie there as they are. CHANGELOG, CONTRIBUTING, the benchmarks and the notebooks, as
+they are stored, become pages, and links between pages are those of GitHub. Two
+references are written from what there is: the commands, from their own help, and the Python names,
+from `maskclip.__all__`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "build" / "pages"
 MOVED = {
@@ -22,6 +25,7 @@ MOVED = {
     "tests/golden/README.md": "golden.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
+    **{f"examples/{path.name}": f"{path.stem}.md" for path in notebooks.paths()},
 }
 """Documents outside docs/ -> pages of the site."""
 PARTS = {
@@ -83,20 +87,26 @@ def gather() -> None:
 
 
 def _write(document: Path, page: Path) -> None:
-    """Copy a document to a page, with its links to other documents turned into those to pages."""
+    """Write a document as a page, with its links to other documents turned into those to pages."""
+    if document.suffix == ".ipynb":
+        text, pictures = notebooks.page(notebooks.read(document), document.stem)
+        for name, picture in pictures.items():
+            (page.parent / name).write_bytes(picture)
+    else:
+        text = document.read_text()
 
     def turned(found: re.Match[str]) -> str:
-        text, target, place = found[1], document.parent / found[2], found[3] or ""
+        name, target, place = found[1], document.parent / found[2], found[3] or ""
         if not target.exists():
             return found[0]  # the builder says that it is broken
         relative = Path(os.path.normpath(target)).relative_to(ROOT).as_posix()
         if relative in MOVED:
-            return f"[{text}]({MOVED[relative]}{place})"
+            return f"[{name}]({MOVED[relative]}{place})"
         if relative.startswith("docs/"):
-            return f"[{text}]({relative.removeprefix('docs/')}{place})"
-        return text  # a file of the repository that is no page
+            return f"[{name}]({relative.removeprefix('docs/')}{place})"
+        return name  # a file of the repository that is no page
 
-    page.write_text(LINK.sub(turned, document.read_text()))
+    page.write_text(LINK.sub(turned, text))
 
 
 def commands() -> str:
