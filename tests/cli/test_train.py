@@ -181,8 +181,9 @@ def test_corrected_labels_are_learnt_as_they_are_and_clip_labels_the_rest(
     assert 2 in torch.cat(learnt)[seen == UNLABELED]  # which nobody labelled
     kind = json.loads((tmp_path / "run/config.json").read_text())["samples"]["labels"]["kind"]
     said = capsys.readouterr()
-    assert f"{kind} of 2 photos are learnt as they are; CLIP labels the rest of these, and" in (
-        said.err + said.out
+    assert (
+        f"{kind} of 2 photos are learnt as they are; the teacher labels the rest of these, and"
+        in (said.err + said.out)
     )
 
 

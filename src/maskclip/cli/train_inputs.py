@@ -109,7 +109,7 @@ def _own_photos(images: Path, words: Vocabulary) -> tuple[Training, Samples, Non
 def _labeled_photos(
     images: Path, words: Vocabulary, labels: Path, *, validate: float | None, seed: int
 ) -> tuple[Training, Samples, Samples | None]:
-    """Open photos of which some have true labels; CLIP labels what these leave open."""
+    """Open photos of which some have true labels; the teacher labels the rest."""
     from dataclasses import replace
 
     from maskclip.cli.console import print_line, warning_line, working
@@ -137,8 +137,9 @@ def _labeled_photos(
     count = len(known.photos) - (len(kept) if kept is not None else 0)
     held = f", {len(kept):,} kept to validate on" if kept is not None else ""
     print_line(
-        f"{known.title} of {counted(count, 'photo', 'photos')} are learnt as they are{held}; CLIP "
-        f"labels the rest of these, and the {counted(len(photos) - count, 'other', 'others')}"
+        f"{known.title} of {counted(count, 'photo', 'photos')} are learnt as they are{held}; "
+        "the teacher labels the rest of these, and the "
+        f"{counted(len(photos) - count, 'other', 'others')}"
     )
     training = own_training("photos", DEFAULT_MODEL, classes=len(words))
     supervision = replace(training.supervision, keep_labels=True)

@@ -267,6 +267,12 @@ def test_a_background_that_is_given_replaces_the_protocols():
         vocabulary_under("windows", in_words_of("voc20"), ["snow"])
 
 
+def test_ones_own_classes_get_a_background_in_their_file():
+    own = replace(in_words_of("voc20"), name="folder")
+    with pytest.raises(MaskCLIPError, match="write it in the class file"):
+        vocabulary_under("segment", own, 0.5)
+
+
 def test_what_is_given_and_differs_is_noted():
     def notes(method="naclip", templates="open_clip", protocol="windows", **given):
         model = ModelConfig(method=method, templates=templates)

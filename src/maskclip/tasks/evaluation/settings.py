@@ -127,7 +127,10 @@ def vocabulary_under(
     if background is None:
         return vocabulary
     if not vocabulary.has_background:
-        raise MaskCLIPError(f"{samples.name} has no background class: leave the background out")
+        mend = "leave the background out"
+        if samples.name == "folder":
+            mend += ", or write it in the class file: background = 0.5, or a list of words"
+        raise MaskCLIPError(f"{samples.name} has no background class: {mend}")
     return vocabulary.with_background(background)
 
 
