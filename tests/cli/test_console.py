@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from maskclip import cli
 from maskclip.cli import console, main
@@ -28,6 +29,30 @@ def test_lines_tables_and_paths_show_what_a_terminal_would_obey(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == [SHOWN, f"-> {SHOWN}", *lines[2:3], f"{SHOWN}  1"]
     assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("width", "head", "left_out"),
+    [
+        (31, "name size kind figure", ""),
+        (30, "name kind figure", "size"),
+        (25, "name kind figure", "size"),
+        (24, "name figure", "size, kind"),
+        (18, "name figure", "size, kind"),  # with one space between them
+    ],
+)
+def test_narrow_terminals_go_without_spare_columns(width, head, left_out, monkeypatch, capsys):
+    def screen(*, errors=False):
+        return Console(file=sys.stdout, width=width, force_terminal=True, color_system=None)
+
+    monkeypatch.setattr(console, "console", screen)
+    columns, rows = ("name", "size", "kind", "figure"), [("a-long-name", "1", "b", "12.5")]
+    console.print_table(*columns, rows=rows, spare=("no such", "size", "kind"))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].split() == head.split()
+    assert lines[1].startswith("a-long-name ")
+    said = f"Left out, as the terminal is narrow: {left_out}. A pipe has all."
+    assert lines[2:] == ([said] if left_out else [])
 
 
 def test_errors_and_warnings_are_one_harmless_line(capsys):

@@ -249,7 +249,7 @@ def _show(
         warning_line(doubt)
     print_line(title, style="bold")
     if rows:
-        print_table(*columns, rows=rows, right=tables.NUMBERS)
+        print_table(*columns, rows=rows, right=tables.NUMBERS, spare=tables.SPARE)
     for what, why in tables.reasons(lines):
         print_line(f"not measured: {what}: {why}")
     best = tables.best_line(lines)

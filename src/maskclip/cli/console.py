@@ -168,7 +168,7 @@ def print_table(
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     shown = list(range(len(columns)))
     gap, left_out = _GAP, []
-    for name in spare if screen.is_terminal else ():
+    for name in (each for each in spare if each in columns and screen.is_terminal):
         if _width(shown, widths, gap) <= screen.width:
             break
         shown.remove(columns.index(name))

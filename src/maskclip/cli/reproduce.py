@@ -204,7 +204,8 @@ def _show(found: list[Reproduced], *, out: Path) -> None:
 
     columns, lines = reproduction.as_text(found)
     if lines:
-        print_table(*columns, rows=lines, right=reproduction.NUMBERS)
+        spare = reproduction.SPARE
+        print_table(*columns, rows=lines, right=reproduction.NUMBERS, spare=spare)
     for reason, names in reproduction.left_out(found).items():
         note_line(f"left out: {', '.join(names)}: {reason}")
     print_line(f"measured {len(lines)} of {len(found)} rows", style="bold")

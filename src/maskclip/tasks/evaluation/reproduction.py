@@ -22,6 +22,9 @@ _PROGRAM = Path(__file__).parents[4]  # a checkout, or a folder of Python's pack
 NUMBERS = ("expected", "measured", "difference", "images", "s an image")
 """The columns of `as_text` that are numbers."""
 
+SPARE = ("images", "s an image", "data set", "model")
+"""Those that a narrow terminal goes without, the first of these first."""
+
 _EXPECTED = "Expected is what was published, and for embedded models what this project measured.\n"
 
 

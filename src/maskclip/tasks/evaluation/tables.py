@@ -147,6 +147,9 @@ def as_text(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 NUMBERS = ("mIoU %", "to the first", "published", "pixels %", "s an image", "peak MiB")
 """The columns of `as_text` that are numbers."""
 
+SPARE = ("peak MiB", "pixels %", "to the first", "published")
+"""Those that a narrow terminal goes without, the first of these first."""
+
 
 def as_grid(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Return mIoU alone: a row a model and method, a column a refinement."""
