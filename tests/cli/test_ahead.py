@@ -68,6 +68,25 @@ def test_no_verb_asks_for_weights_of_a_network_that_cannot(
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("verb", "options", "line"),
+    [
+        ("label", ("--class-confidence", "cat=0.5"), "which is not one of the 2 classes"),
+        ("export", ("--method", "resclip"), "reads a photo again by its own first labels"),
+        ("train", ("--student", "unet:nonsense"), "timm has no 'nonsense'"),
+        ("train", ("--student", "uNet:resnet18"), "no 'uNet' (did you mean unet"),
+        ("train", ("--student-weights", "gone.pth"), "no file 'gone.pth'"),
+    ],
+)
+def test_what_else_of_a_job_cannot_be_is_said_before(
+    verb, options, line, photo, tmp_path, asked, capsys
+):
+    command = commands(photo, tmp_path)[verb]
+    assert main([*command, "--model", "ViT-B-16:openai", *options]) == 2
+    assert line in capsys.readouterr().err
+    assert asked == []
+
+
 def test_neither_does_a_comparison_nor_a_service(tmp_path, asked, capsys):
     grid = ("--models", "RN50:openai", "--methods", "scclip,naclip", "--refine", "none")
     assert main(["compare", *SCENES, *grid, "--out", str(tmp_path / "compared")]) == 2

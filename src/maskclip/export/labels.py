@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskclip.core.dense import Dense, Scoring, finish, score
+from maskclip.core.method import Method
 from maskclip.export.graph import ExportError
 
 OUTPUTS = ("labels", "scores", "maps")
@@ -47,7 +48,7 @@ class LabelGraph(nn.Module):
 
     def __init__(self, network: nn.Module, encode: Encode, scoring: Scoring) -> None:
         super().__init__()
-        check_scoring(scoring)
+        check_method(scoring.method)
         self.network, self.encode, self.scoring = network.eval(), encode, scoring
         self.register_buffer("rows", scoring.rows.detach().float().clone())
 
@@ -66,24 +67,24 @@ class LabelGraph(nn.Module):
         return *best_classes(finish(maps, scoring), dense.covered, size), maps
 
 
-def check_scoring(scoring: Scoring) -> None:
+def check_method(method: Method) -> None:
     """Refuse what a graph of fixed shapes and single passes has no way to do.
 
     Raises:
         ExportError: in one line, what and what to do.
     """
-    name = scoring.method.name
-    if scoring.method.feedback is not None:
+    name = method.name
+    if method.feedback is not None:
         raise ExportError(
             f"the method {name!r} reads a photo again by its own first labels, which no graph "
             "does: export resclip-rcs, its first pass, or another method"
         )
-    if "aligned" in dict(scoring.method.kernels) and scoring.method.alignment.solver == "svd":
+    if "aligned" in dict(method.kernels) and method.alignment.solver == "svd":
         raise ExportError(
             f"the method {name!r} needs a singular value decomposition, which ONNX has not: take "
             "the solver newton-schulz"
         )
-    if scoring.method.upsample == "prompts":
+    if method.upsample == "prompts":
         raise ExportError(
             f"the method {name!r} lets all prompts compete at every pixel, which a graph does "
             'not: take upsample = "probabilities" or "maps"'

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from maskclip.core.errors import did_you_mean
 from maskclip.plus.config import IMAGENET, RANDOM, StudentConfig, StudentError
 from maskclip.plus.from_teacher import STRIDE, build_modules
-from maskclip.plus.pretraining import first_weights
+from maskclip.plus.pretraining import check_first_weights, first_weights
 
 _ON_ANY_BACKBONE = "deeplabv2"
 DECODERS = (*smp.MODEL_ARCHITECTURES_MAPPING, _ON_ANY_BACKBONE)
@@ -69,24 +69,41 @@ def build_network(config: StudentConfig, *, weights: str = RANDOM) -> Network:
         MaskCLIPError: there is no such decoder or backbone, they do not go together, or the weights
             cannot be had or do not fit.
     """
+    check_network(config, weights=weights)
     if config.tower is not None:
         return Network(*build_modules(config), STRIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     if config.backbone is None:
         return _build_published(config, weights=weights)
-    _check_names(config.decoder, config.backbone)
     if config.decoder == _ON_ANY_BACKBONE:
         return _build_dilated(config, config.backbone, weights=weights)
     return _build_modern(config, config.backbone, weights=weights)
 
 
-def _build_published(config: StudentConfig, *, weights: str) -> Network:
-    """Build a DeepLab on timm's ResNet-v1c, at stride 8 dilated as in published code, P1."""
-    name = f"resnet{config.depth}c"
-    if weights == IMAGENET and config.width != _PRETRAINED_WIDTH:
+def check_network(config: StudentConfig, *, weights: str = RANDOM) -> None:
+    """Refuse an architecture or first weights that there are not; nothing is built for it.
+
+    Raises:
+        StudentError: as `build_network`, as far as is known before anything is downloaded.
+    """
+    if config.tower is not None:
+        return
+    if config.backbone is not None:
+        _check_names(config.decoder, config.backbone)
+    elif weights == IMAGENET and config.width != _PRETRAINED_WIDTH:
         raise StudentError(
             f"`student_weights`: expected width {_PRETRAINED_WIDTH}, got {config.width}; other "
             f"widths start from a file of their own, or from {RANDOM} weights"
         )
+    check_first_weights(weights, config.backbone or _published_backbone(config))
+
+
+def _published_backbone(config: StudentConfig) -> str:
+    return f"resnet{config.depth}c"
+
+
+def _build_published(config: StudentConfig, *, weights: str) -> Network:
+    """Build a DeepLab on timm's ResNet-v1c, at stride 8 dilated as in published code, P1."""
+    name = _published_backbone(config)
     options: dict[str, Any] = {
         "stem_width": config.width // 2,
         "channels": tuple(config.width * 2**stage for stage in range(4)),

@@ -35,6 +35,7 @@ def first_weights(source: str, backbone: str, **options: Any) -> Iterator[Path |
     Raises:
         MaskCLIPError: the weights cannot be had or read, or are not of this architecture.
     """
+    check_first_weights(source, backbone)
     if source == RANDOM:
         yield None
     elif source == IMAGENET:
@@ -42,7 +43,7 @@ def first_weights(source: str, backbone: str, **options: Any) -> Iterator[Path |
         with quiet_loggers("timm"):  # it warns of a classifier's weights, which features do without
             yield file
     else:
-        state = _read(source, backbone)
+        state = _read(source)
         fitting = _fitting(state, backbone, source=source, **options)
         # On Windows, a file that is still mapped cannot be removed.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -52,16 +53,43 @@ def first_weights(source: str, backbone: str, **options: Any) -> Iterator[Path |
                 yield file
 
 
+def check_first_weights(source: str, backbone: str) -> None:
+    """Refuse first weights that cannot be had, as far as is known before anything is downloaded.
+
+    Args:
+        source, backbone: as `first_weights` takes them.
+
+    Raises:
+        StudentError: timm has none, they are of another architecture, or there is no such file.
+    """
+    if source == IMAGENET:
+        known = timm.get_pretrained_cfg(backbone)
+        if known is None or not known.hf_hub_id:
+            raise StudentError(
+                f"timm has no pretrained weights of {backbone}; give a file of some with "
+                f"`student_weights=FILE`, start from random ones with `student_weights={RANDOM}`, "
+                "or take one of timm.list_pretrained()"
+            )
+    elif source in PREVIEWS:
+        expected = architecture_of(source)
+        if backbone.partition(".")[0] != expected:
+            raise StudentError(
+                f"`student_weights`: those of {source!r} are for the backbone {expected}, got "
+                f"{backbone}; take `student=unet:{expected}`, or give `student_weights=FILE`"
+            )
+    elif source != RANDOM and not Path(source).is_file():
+        raise StudentError(
+            f"`student_weights`: no file {source!r}{did_you_mean(source, FIRST_WEIGHTS)}; expected "
+            f"{', '.join(FIRST_WEIGHTS)}, or a .safetensors or .pth file of the weights of "
+            f"{backbone}"
+        )
+
+
 def _imagenet_file(name: str) -> Path:
     """Return timm's default weights for a model; download them when not cached."""
     pretraining = timm.get_pretrained_cfg(name)
-    if pretraining is None or not pretraining.hf_hub_id:
-        raise StudentError(
-            f"timm has no pretrained weights of {name}; give a file of some with "
-            f"`student_weights=FILE`, start from random ones with `student_weights={RANDOM}`, or "
-            "take one of timm.list_pretrained()"
-        )
-    repository = pretraining.hf_hub_id
+    assert pretraining is not None
+    repository = str(pretraining.hf_hub_id)
     try:
         return hub_file(repository, TIMM_WEIGHTS)
     except OSError as error:
@@ -75,21 +103,9 @@ def _imagenet_file(name: str) -> Path:
         ) from error
 
 
-def _read(source: str, backbone: str) -> Mapping[str, Tensor]:
+def _read(source: str) -> Mapping[str, Tensor]:
     if source in PREVIEWS:
-        expected = architecture_of(source)
-        if backbone.partition(".")[0] != expected:
-            raise StudentError(
-                f"`student_weights`: those of {source!r} are for the backbone {expected}, got "
-                f"{backbone}; take `student=unet:{expected}`, or give `student_weights=FILE`"
-            )
         return load_classifier(source).network.state_dict()
-    if not Path(source).is_file():
-        raise StudentError(
-            f"`student_weights`: no file {source!r}{did_you_mean(source, FIRST_WEIGHTS)}; expected "
-            f"{', '.join(FIRST_WEIGHTS)}, or a .safetensors or .pth file of the weights of "
-            f"{backbone}"
-        )
     return read_weights(Path(source))[0]
 
 

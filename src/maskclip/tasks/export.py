@@ -27,6 +27,7 @@ from maskclip.core.dense import label as label_maps
 from maskclip.core.dense import score as score_dense
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path, check_writable
+from maskclip.core.methods import AUTO, get_method
 from maskclip.core.resize import Geometry
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
@@ -40,7 +41,7 @@ from maskclip.export.files import (
     save_program,
 )
 from maskclip.export.graph import PIXELS, ExportError, build_graph, cause, export_program
-from maskclip.export.labels import OUTPUTS, LabelGraph, check_scoring
+from maskclip.export.labels import OUTPUTS, LabelGraph, check_method
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.segmenter import CLIPSegmenter, load
 from maskclip.tasks.without_clip import StudentSegmenter
@@ -138,6 +139,8 @@ def export(
     if what.out.is_dir():
         raise MaskCLIPError(f"{what.out} is a folder: choose another name")
     check_writable(what.out.parent)
+    if what.model.method != AUTO:
+        check_method(get_method(what.model.method))  # before weights are read
     on_step("loading")
     model = replace(what.model, precision="float32")
     segmenter = load(model, device="cpu", options=what.options)
@@ -167,7 +170,7 @@ def label_graph(segmenter: Segmenter, vocabulary: Vocabulary, options: Options) 
     """
     grid = tuple(name for name in options.refine if name not in BY_PHOTO)
     scoring = replace(segmenter.scoring(vocabulary, options), refine=grid)
-    check_scoring(scoring)
+    check_method(scoring.method)
     network, encode = segmenter.plain()
     return LabelGraph(network, encode, scoring)
 

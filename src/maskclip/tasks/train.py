@@ -40,6 +40,7 @@ from maskclip.plus.dataset import (
 from maskclip.plus.files import StudentMetadata, clip_name, read_student, save_student, take_weights
 from maskclip.plus.from_teacher import config_from, start_from
 from maskclip.plus.module import LAST, MaskCLIPPlus, freeze_norms
+from maskclip.plus.networks import check_network
 from maskclip.plus.student import Student, build_student, try_step
 from maskclip.plus.supervision import Teacher, check_words, load_teacher
 from maskclip.tasks.callbacks import (
@@ -128,6 +129,9 @@ def train(
     fresh = not holds_training(out)
     if fresh:
         check_words(training.teacher, samples.vocabulary, training.supervision)
+        if training.student != TEACHER:
+            student = parse_student(training.student, embed_dim=1)
+            check_network(student, weights=_first_weights(training))
         for found in (samples, validation):
             if found is not None:
                 found.check(len(found))
@@ -337,11 +341,15 @@ def start_student(training: Training, teacher: Teacher) -> Student:
     else:
         rows = teacher.class_rows()[1 if background else 0 :]
         config = parse_student(training.student, embed_dim=rows.shape[1], background=background)
-        weights = RANDOM if training.initial is not None else training.student_weights
-        student = build_student(config, rows, weights=weights)
+        student = build_student(config, rows, weights=_first_weights(training))
     if training.initial is not None:
         take_weights(student, Path(training.initial))
     return student
+
+
+def _first_weights(training: Training) -> str:
+    """Return where the backbone's first weights come from: nowhere, where all are given."""
+    return RANDOM if training.initial is not None else training.student_weights
 
 
 def _trainer(job: _Job, *, callbacks: Sequence[Callback]) -> L.Trainer:

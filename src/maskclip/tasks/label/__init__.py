@@ -54,8 +54,8 @@ class Job:
         runtime: what runs the network, as `load` takes it.
 
     Raises:
-        MaskCLIPError: there is no such runtime, or the method gives no probabilities, and a format
-            needs them.
+        MaskCLIPError: there is no such runtime, no class that a confidence names, or the method
+            gives no probabilities, and a format needs them.
     """
 
     model: ModelConfig
@@ -71,6 +71,8 @@ class Job:
 
     def __post_init__(self) -> None:
         check_runtime(self.runtime)
+        if self.vocabulary is not None:
+            self.cleaning.thresholds(self.vocabulary)  # refuses unknown classes
         if self.model.method == AUTO:  # which is never one of those
             return
         method = get_method(self.model.method)
