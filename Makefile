@@ -3,6 +3,7 @@
 #   make test    run the test suite
 #   make test-full  that, every published training at full size, and whole corpora of damaged and
 #                   hostile files, whose counts are printed: some minutes more
+#   make test-lowest  the suite with the lowest versions that pyproject.toml allows
 #   make check   lint, types and import layers
 #   make docs    build the site of docs/ in build/site; a broken link is an error
 #   make dist    build the files of a release in dist/, check them, and try them in environments of
@@ -23,7 +24,7 @@ BIN := $(VENV)/$(SCRIPTS)
 READY := $(VENV)/.ready
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv --quiet
 
-.PHONY: demo test test-full check lint types layers format docs package dist lock clean
+.PHONY: demo test test-full test-lowest check lint types layers format docs package dist lock clean
 
 demo: $(READY)
 	@echo "== drawing four scenes of the embedded world into demo/scenes"
@@ -48,6 +49,13 @@ test: $(READY)
 test-full: $(READY)
 	@echo "== running the test suite, with every published training at full size and whole corpora"
 	$(BIN)/python -m pytest $(WORKERS) -m ""
+
+# 6 GB more, where PyTorch comes with CUDA.
+LOWEST := build/lowest
+test-lowest: $(READY)
+	$(UV) venv --clear --python $(BIN)/python $(LOWEST)
+	$(UV) pip install --python $(LOWEST) --resolution lowest-direct --requirement pyproject.toml --extra dev .
+	$(LOWEST)/$(SCRIPTS)/python -m pytest $(WORKERS)
 
 check: lint types layers
 
