@@ -50,7 +50,8 @@ def in_one_process(notebook):
     for cell in copy["cells"]:
         source = re.sub(r"\\\n\s*", "", notebooks.text(cell))
         if cell["cell_type"] == "code" and "!maskclip" in source:
-            cell["source"] = HERE + re.sub(r"(?m)^!maskclip (.*)$", r"here('\1')", source)
+            commands = re.compile(r"^!maskclip (.*)$", re.MULTILINE)
+            cell["source"] = HERE + commands.sub(lambda found: f"here({found[1]!r})", source)
     return copy
 
 
