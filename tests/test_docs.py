@@ -147,6 +147,16 @@ def test_commands_in_sentences_have_verbs_and_options_that_exist(document):
         assert verb is None or used <= options, found[0]
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_the_package_that_are_named_exist(document):
+    named = re.findall(
+        r"`((?:core|clip|data|plus|tasks|cli|web|export|tests)/[\w/]*(?:\.py)?)`",
+        document.read_text(),
+    )
+    homes = (ROOT, ROOT / "src" / "maskclip")
+    assert [name for name in named if not any((home / name).exists() for home in homes)] == []
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The folder that the documents speak of: a photo, folders of some, the files they show."""
