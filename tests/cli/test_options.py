@@ -313,3 +313,11 @@ def test_settings_that_differ_are_named_as_options(capsys):
         "error: /a.b/c holds others: --confidence: 0.4 there, 0.5 wanted; --classes: ['a'] "
         "there, ['b'] wanted; other.thing: 1 there, 2 wanted; model: 'x' there, 'y' wanted\n"
     )
+
+
+def test_who_teaches_a_student_is_called_the_teacher():
+    """It may be the preview, or another student's CLIP: only its names say which."""
+    files = [*SOURCE.glob("cli/train*.py"), SOURCE / "tasks/overlays.py", *SOURCE.glob("plus/*.py")]
+    pattern = re.compile(r"CLIP('s)? (labels|sees|maps|is less sure)\b|CLIP's\b(?! features)")
+    texts = [text for path in files for _, text in strings(path)]
+    assert [text for text in texts if pattern.search(text)] == []

@@ -13,6 +13,7 @@ import maskclip
 from maskclip import recipes
 from maskclip.cli import main
 from maskclip.core.config import Options
+from maskclip.core.errors import install_command
 from maskclip.tasks.evaluation.predictors import ModelPredictor
 from maskclip.tasks.evaluation.reproduction import Reproduced, pack
 
@@ -168,7 +169,7 @@ def test_folders_have_other_names_in_a_report_and_words_stay(tmp_path, monkeypat
     program = Path(maskclip.__file__).parents[2]
     reason = (
         f"no data in {home}/sets/a, {tmp_path}/link/b, sets/c or {home.parent}/home/sets/w.pt; "
-        f"sets of {program}/x are words, and/sets/ too: 1/2"
+        f"sets of {program}/x are words, and/sets/ too: 1/2; {install_command('eval')}"
     )
     row = Reproduced.of("emoji-rn", ROW, {"reason": reason})
     pack([row], tmp_path / "mine.zip", data=Path("sets"), weights=[Path("/w.pt"), Path("w.pt")])
@@ -176,7 +177,7 @@ def test_folders_have_other_names_in_a_report_and_words_stay(tmp_path, monkeypat
         (found,) = json.loads(archive.read("reproduce.json"))["rows"]
     assert found["reason"] == (
         "no data in DATA/a, ~/b, DATA/c or DATA/w.pt; "
-        "sets of PYTHON/x are words, and/sets/ too: 1/2"
+        "sets of PYTHON/x are words, and/sets/ too: 1/2; the extra `eval` is missing there"
     )
 
 

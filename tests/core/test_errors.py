@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,17 +17,63 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     root = Path(__file__).resolve().parents[2]
     expected = (
-        f'this needs matplotlib, no_such_module, not installed yet: pip install ".[eval]" in {root}'
+        f'this needs matplotlib, no_such_module, not installed yet: pip install "{root}[eval]"'
     )
     with pytest.raises(MaskCLIPError, match=f"^{re.escape(expected)}$"):
         require_extra("eval", "numpy", "matplotlib", "no_such_module")
 
 
-def test_an_installed_package_is_extended_by_its_name(monkeypatch, tmp_path):
-    installed = tmp_path / "site-packages" / "maskclip" / "core" / "errors.py"
-    monkeypatch.setattr(errors, "__file__", str(installed))
-    with pytest.raises(MaskCLIPError, match=re.escape(': pip install "maskclip[ray]"')):
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Return what pretends that the package was installed from somewhere."""
+
+    def install(record):
+        place = tmp_path / "site-packages"
+        metadata = place / "maskclip-1.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text("Name: maskclip\nVersion: 1\n")
+        if record is not None:
+            (metadata / "direct_url.json").write_text(json.dumps(record))
+        monkeypatch.setattr(errors, "__file__", str(place / "maskclip" / "core" / "errors.py"))
+        monkeypatch.syspath_prepend(place)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        (None, 'pip install "maskclip[ray]"'),
+        (
+            {"url": "file:///some%20where/maskclip-1-py3-none-any.whl", "archive_info": {}},
+            'pip install "maskclip[ray] @ file:///some%20where/maskclip-1-py3-none-any.whl"',
+        ),
+        (
+            {"url": "https://host/a.git", "vcs_info": {"vcs": "git", "commit_id": "0ab1"}},
+            'pip install "maskclip[ray] @ git+https://host/a.git@0ab1"',
+        ),
+        (
+            {"url": "file:///no/such/folder", "dir_info": {}},
+            'pip install ".[ray]" in a clone of maskclip',
+        ),
+    ],
+)
+def test_an_installed_package_is_extended_from_where_it_came(record, command, installed):
+    installed(record)
+    with pytest.raises(MaskCLIPError, match=f": {re.escape(command)}$") as caught:
         require_extra("ray", "no_such_module")
+    assert errors.without_commands(str(caught.value)) == (
+        "this needs no_such_module, not installed yet: the extra `ray` is missing there"
+    )
+
+
+@pytest.mark.parametrize("editable", [False, True])
+@pytest.mark.parametrize(("name", "quote"), [("my clone", '"'), ("$HOME", "'")])
+def test_a_clone_is_named_by_its_folder(editable, name, quote, installed, tmp_path):
+    clone = tmp_path / name
+    clone.mkdir()
+    installed({"url": clone.as_uri(), "dir_info": {"editable": editable}})
+    assert errors.install_command("web") == f"pip install {quote}{clone}[web]{quote}"
 
 
 def test_differences_of_long_lists_are_short():

@@ -212,7 +212,10 @@ class TestConfig:
             ({"refine": ("surgery",)}, "refine: surgery goes by .*take some of dominant, tlp and"),
             ({"teacher_short_side": 0}, "teacher_short_side: expected at least 1, got 0"),
             ({"teacher_short_side": 4097}, "expected at most 4096 px, got 4097"),
-            ({"teacher_scale": 100}, "at most 8, got 100: CLIP sees crops that many times as"),
+            (
+                {"teacher_scale": 100},
+                "at most 8, got 100: the teacher sees crops that many",
+            ),
             ({"teacher_scale": float("nan")}, "teacher_scale: expected a factor above 0"),
             ({"teacher_short_side": 8, "teacher_scale": 2}, "leave one of them out"),
             ({"confidence": 0}, "confidence: expected a value above 0, or None for none, got 0"),

@@ -65,6 +65,11 @@ def test_a_file_is_compared_at_two_sizes_and_says_what_it_is(exported):
     assert read_description(out).vocabulary == WORDS
 
 
+@pytest.mark.parametrize("name", ["emoji", "emoji-vit", "photo"])
+def test_the_licence_of_weights_that_come_with_a_package_is_known(name):
+    assert task._license(None, ModelConfig(name=name)) == "apache-2.0"
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 64), (2, 100, 171), (1, 203, 48)])
 def test_batches_and_sizes_are_free(exported, shape):
     pixels = scenes(shape[0], shape[1:])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sys
 import time
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_what_cannot_be_used_gets_one_line(serve, scene, fields, status, line):
     answer = post(serve(), "/v1/segment", scene, **fields)
     assert answer.status_code == status
     assert answer.json()["error"].startswith(line)
+
+
+def test_what_is_not_installed_is_said_without_a_folder_of_this_machine(serve, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        photo = b"\0\0\0\x18ftypheic" + b"\0" * 32
+        answer = post(serve(), "/v1/segment", (photo,), words=WORDS)
+    assert answer.status_code == 422
+    assert "HEIC: the extra `images` is missing there" in answer.json()["error"]
 
 
 def test_everything_that_can_be_chosen_is_listed(serve):

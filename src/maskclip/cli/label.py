@@ -133,7 +133,7 @@ def label(
         _machine(
             "--ray",
             help="Work on a Ray cluster, whose machines have the photos and DIR under the same "
-            'paths; needs `pip install "maskclip[ray]"`.',
+            "paths; needs the extra `ray`, which `maskclip doctor` says how to install.",
         ),
     ] = False,
     workers: Annotated[

@@ -47,7 +47,8 @@ def train(
         _of_photos(
             metavar="DIR",
             help="True labels of some photos, such as corrected ones: masks, an export of CVAT, "
-            "Label Studio or COCO, or the folder of `label`. What they leave open, CLIP labels.",
+            "Label Studio or COCO, or the folder of `label`. What they leave open, the teacher "
+            "labels.",
         ),
     ] = None,
     validate: Annotated[
@@ -78,8 +79,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="The CLIP that labels, or the preview `photo` (default: the recipe's, or "
-            "ViT-B-16:openai)."
+            help="The teacher: the CLIP that labels, or the preview `photo` (default: the "
+            "recipe's, or ViT-B-16:openai)."
         ),
     ] = None,
     weights: opt.Weights = None,
@@ -162,7 +163,7 @@ def train(
         str | None,
         _of_supervision(
             metavar="LIST",
-            help="Refine CLIP's maps: some of `dominant` (half of its mean is added to each "
+            help="Refine the teacher's maps: some of `dominant` (half of its mean is added to each "
             "class's map), `tlp` and `pamr` (by the photo's edges), with `+`; or `none` (default: "
             "the recipe's, or none).",
         ),
@@ -173,8 +174,8 @@ def train(
         float | None,
         _of_supervision(
             metavar="T",
-            help="Ignore labels that CLIP is less sure of than T, such as 0.9: mostly borders "
-            "between classes (default: the recipe's, or off).",
+            help="Ignore labels that the teacher is less sure of than T, such as 0.9: mostly "
+            "borders between classes (default: the recipe's, or off).",
         ),
     ] = None,
     teacher_short_side: Annotated[
@@ -182,16 +183,16 @@ def train(
         _of_supervision(
             metavar="PX",
             min=1,
-            help="CLIP sees whole photos at this short side, and not the student's crops: better "
-            "labels, as `label` makes them (default: the recipe's, or the crops).",
+            help="The teacher sees whole photos at this short side, and not the student's crops: "
+            "better labels, as `label` makes them (default: the recipe's, or the crops).",
         ),
     ] = None,
     teacher_scale: Annotated[
         float | None,
         _of_supervision(
             metavar="X",
-            help="CLIP sees the crops enlarged by X: for students of small images (default: the "
-            "recipe's, or 1).",
+            help="The teacher sees the crops enlarged by X: for students of small images "
+            "(default: the recipe's, or 1).",
         ),
     ] = None,
     distillation: Annotated[
@@ -206,8 +207,8 @@ def train(
         bool,
         typer.Option(
             "--balance",
-            help="Draw photos so that the classes come up evenly: by their labels, or by what CLIP "
-            "sees in each, which takes a look at all of them before the first step.",
+            help="Draw photos so that the classes come up evenly: by their labels, or by what the "
+            "teacher sees in each, which takes a look at all of them before the first step.",
         ),
     ] = False,
     seed: Annotated[
@@ -247,7 +248,7 @@ def train(
         ),
     ] = "float32",
 ) -> None:
-    """Train a segmentation network on the labels that CLIP gives for free (MaskCLIP+).
+    """Train a segmentation network on the free labels of a teacher, such as CLIP (MaskCLIP+).
 
     RUN gets config.json, samples.json, last.ckpt and previous.ckpt (the one before), best.ckpt
     where there is a validation set, logs/ (CSV and TensorBoard), overlays/ (some images with the

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
+import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+_NAME = "maskclip"  # of the package
 _LONGEST = 160  # characters of a value in a message
 
 
@@ -150,8 +157,43 @@ def require_extra(extra: str, *modules: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra to this installation or checkout."""
+    """Return the command that adds an extra to this installation, from where it came.
+
+    A folder, an archive and a repository are named as pip recorded them (`direct_url.json`).
+    """
     source = Path(__file__).resolve().parents[2]
     if source.name == "src" and (source.parent / "pyproject.toml").is_file():
-        return f'pip install ".[{extra}]" in {source.parent}'
-    return f'pip install "maskclip[{extra}]"'
+        return _install(f"{source.parent}[{extra}]")
+    record = _record()
+    url = str(record.get("url", ""))
+    if "dir_info" in record:
+        folder = Path(url2pathname(urlsplit(url).path))
+        if not folder.is_dir():  # removed since, as that of a container's build
+            return f'pip install ".[{extra}]" in a clone of {_NAME}'
+        return _install(f"{folder}[{extra}]")
+    if "vcs_info" in record:
+        url = f"{record['vcs_info']['vcs']}+{url}@{record['vcs_info']['commit_id']}"
+    return _install(f"{_NAME}[{extra}] @ {url}" if url else f"{_NAME}[{extra}]")
+
+
+def without_commands(text: str) -> str:
+    """Return a message for people elsewhere: no command that names a folder of this machine."""
+    if "pip install" not in text:
+        return text
+    any_extra = re.escape(install_command("\0")).replace(re.escape("\0"), r"([\w-]+)")
+    return re.sub(any_extra, r"the extra `\1` is missing there", text)
+
+
+def _record() -> dict[str, Any]:
+    """Return from where the package was installed, unless it was from an index."""
+    try:
+        record = json.loads(distribution(_NAME).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _install(what: str) -> str:
+    """Return the command, quoted for shells, of which some read `"` alone."""
+    quoted = shlex.quote(what) if re.search(r'["$`!]', what) else f'"{what}"'
+    return f"pip install {quoted}"

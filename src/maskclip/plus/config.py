@@ -230,7 +230,7 @@ class Supervision:
         if not 0 < self.teacher_scale <= 8:
             raise SupervisionError(
                 f"teacher_scale: expected a factor above 0, at most 8, got {self.teacher_scale}: "
-                "CLIP sees crops that many times as large, in memory"
+                "the teacher sees crops that many times as large, in memory"
             )
         _check_counts(self, "teacher_short_side", error=SupervisionError)
         if (side := self.teacher_short_side or 0) > 4096:
@@ -238,8 +238,8 @@ class Supervision:
         if side and (self.teacher_scale != 1 or self.distillation is not None):
             other = "distillation" if self.teacher_scale == 1 else "teacher_scale"
             raise SupervisionError(
-                f"teacher_short_side: CLIP sees whole photos by it, crops by {other}: leave one "
-                "of them out"
+                f"teacher_short_side: the teacher sees whole photos by it, crops by {other}: "
+                "leave one of them out"
             )
 
     @property

@@ -19,6 +19,7 @@ from maskclip.core.config import (
     BY_PHOTO,
     DEFAULT_OPTIONS,
     EMBEDDED,
+    PREVIEWS,
     ModelConfig,
     Options,
 )
@@ -211,7 +212,7 @@ def _templates(segmenter: Segmenter) -> str:
 
 def _license(segmenter: Segmenter, model: ModelConfig) -> str:
     """Return the licence of a model's weights: the embedded ones have the package's own."""
-    if model.name in EMBEDDED or model.name in ALIASES:
+    if model.name in {*EMBEDDED, *ALIASES, *PREVIEWS}:  # what its package says of the preview
         return "apache-2.0"
     if not isinstance(segmenter, CLIPSegmenter) or model.weights is not None:
         return UNKNOWN

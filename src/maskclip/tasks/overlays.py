@@ -55,7 +55,7 @@ class DrawOverlays(Callback):
         self.every = every
         self.folder = folder
         self.short_side = short_side
-        self._taught: dict[str, Ids | None] = {}  # by CLIP, which stays as it is
+        self._taught: dict[str, Ids | None] = {}  # by the teacher, which stays as it is
 
     def on_train_batch_end(
         self,
@@ -122,7 +122,7 @@ class DrawOverlays(Callback):
         if taught is not None:
             config = module.supervision
             free = len(config.unlabeled) == len(self.samples.vocabulary) and not config.keep_labels
-            panels.insert(1, ("CLIP's labels" if free else "true labels and CLIP's", taught))
+            panels.insert(1, ("teacher's labels" if free else "true labels and teacher's", taught))
         return side_by_side(photo, panels, self.samples.vocabulary)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from maskclip.core.draw import Labels, class_pixels, overlay_with_legend
+from maskclip.core.errors import without_commands
 from maskclip.core.segmentation import Segmentation, class_totals, score_image
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled, PhotoFile, find_format
@@ -164,4 +165,4 @@ def json_bytes(values: Any) -> bytes:
 
 def public_line(error: Exception) -> str:
     """Return what an error says to people who cannot change how the service was started."""
-    return str(error).replace(" (`max_pixels` raises it)", "")
+    return without_commands(str(error)).replace(" (`max_pixels` raises it)", "")

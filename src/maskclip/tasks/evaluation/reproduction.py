@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from maskclip.core.errors import without_commands
 from maskclip.core.files import atomic_path, write_json, write_text
 from maskclip.core.methods import method_name
 from maskclip.core.text import json_escaped
@@ -230,6 +231,7 @@ def _without(value: Any, places: Mapping[re.Pattern[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [_without(one, places) for one in value]
     if isinstance(value, str):
+        value = without_commands(value)
         for place, name in places.items():
             value = place.sub(name, value)
     return value
