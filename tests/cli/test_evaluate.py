@@ -340,3 +340,14 @@ def test_results_name_the_proxy(tmp_path, capsys):
     assert f"method proxy · proxy {proxy}" in capsys.readouterr().out
     assert main([*quick, "--proxy", "vit_tiny_patch16_225:random"]) == 2
     assert "error: --proxy: timm has no 'vit_tiny_patch16_225'" in capsys.readouterr().err
+
+
+def test_what_holds_for_every_photo_is_warned_of_once(own, capsys):
+    """Each photo prepares the classes anew."""
+    Image.new("RGB", (8, 8)).save(own / "images/two.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(own / "masks/two.png")
+    (own / "classes.toml").write_text('classes = ["dog", "cat"]\nbackground = 0.4\n')
+    given = [*folder(own)[:-1], str(own / "classes.toml"), "--device", "cpu"]
+    for _ in range(2):
+        assert main([*given, "--model", "emoji"]) == 0
+        assert capsys.readouterr().err.count("a background threshold of 0.4 does nothing") == 1

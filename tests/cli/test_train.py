@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+import maskclip
 from maskclip.cli import main
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.data.formats import Labeled, PhotoFile, find_format
 from maskclip.emoji.scenes import draw_scene
 from maskclip.plus import module
+from maskclip.plus.files import read_student
 from maskclip.plus.module import MaskCLIPPlus
+from maskclip.tasks.train import build
+from maskclip.trainings import own_training
 
 SMALL = [
     "--model",
@@ -317,3 +322,83 @@ def test_words_are_refused_before_photos_are_looked_at_and_no_empty_run_is_left(
     assert main([*asked, "--model", "emoji-rn", "--student-weights", str(tmp_path / "no.pth")]) == 2
     assert "no.pth" in capsys.readouterr().err
     assert not run.exists()
+
+
+@pytest.mark.parametrize(("model", "option"), [("emoji", "--images"), ("emoji-vit", "--labels")])
+def test_a_background_by_threshold_is_learnt(photos, tmp_path, capsys, model, option):
+    """What CLIP is unsure of, or what people say is none of the classes, becomes class 0."""
+    file, run = tmp_path / "animals.toml", tmp_path / "run"
+    file.write_text(
+        'classes = ["dog", "grass", "sky"]\nbackground = 0.9\n[confidence]\ndog = 0.95\n'
+    )
+    command = [
+        *("train", "--images", str(photos), "--classes", str(file), "--out", str(run)),
+        *(*SMALL[:1], model, *SMALL[2:], *SHORT, "--short-side", "64"),
+        *("--optimizer", "adamw", "--lr", "0.003", "--steps", "6"),
+    ]
+    if option == "--labels":
+        (tmp_path / "masks").mkdir()
+        Image.new("L", (64, 64), 0).save(tmp_path / "masks/1.png")
+        command += ["--labels", str(tmp_path / "masks")]
+    assert main(command) == 0
+    supervision = json.loads((run / "config.json").read_text())["supervision"]
+    assert (supervision["background"], supervision["threshold"]) == (True, 0.9)
+    assert supervision["confidence"] == [0.0, 0.95, 0.0, 0.0]
+    own = read_student(run).vocabulary
+    assert own is not None
+    assert (own.names, own.threshold) == (("background", "dog", "grass", "sky"), None)
+    for given in ([], ["--classes", str(file)]):
+        asked = ["segment", str(photos / "1.png"), "--model", str(run), *given, "--save", "json"]
+        assert main([*asked, "--out", str(tmp_path / "out")]) == 0
+        found = json.loads((tmp_path / "out/1.json").read_text())["classes"]
+        assert "background" in {one["name"] for one in found if one["coverage"] > 0}
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 0
+    assert "already finished" in capsys.readouterr().out
+    file.write_text(
+        'classes = ["dog", "grass", "sky"]\nbackground = 0.8\n[confidence]\ndog = 0.95\n'
+    )
+    assert main([*command, "--resume"]) == 2
+    assert "threshold: 0.9 there, 0.8 wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["emoji", "emoji-vit"])
+def test_a_threshold_means_in_training_what_it_means_in_segment(photos, tmp_path, model):
+    words = Vocabulary.parse(["dog", "grass", "sky"])
+    training = own_training("photos", model, classes=4)
+    supervision = replace(training.supervision, background=True, threshold=0.6)
+    training = replace(training, student="teacher", supervision=supervision)
+    module = build(
+        replace(training, augmentation=replace(training.augmentation, crop=(64, 64))),
+        words.with_background(["background"]),
+        device=torch.device("cpu"),
+    )
+    segmenter = maskclip.load(model, device="cpu", precision="float32")
+    shown = set()
+    for path in sorted(photos.iterdir()):
+        photo = Image.open(path).convert("RGB")
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        taught = module.taught(pixels, torch.full((1, 64, 64), UNLABELED))
+        found = segmenter.segment(photo, words, background=0.6, short_side=64, refine=())
+        assert taught is not None
+        assert (taught[0].numpy() == found.labels).mean() > 0.999
+        shown |= set(np.unique(found.labels))
+    assert len(shown) > 1
+    assert 0 in shown
+
+
+def test_a_background_by_threshold_that_cannot_be_is_refused_or_warned_of(photos, tmp_path, capsys):
+    file = tmp_path / "animals.toml"
+    command = ["train", "--images", str(photos), "--classes", str(file), *SMALL, *SHORT]
+    file.write_text('classes = ["dog", "grass", "sky"]\nbackground = 0.5\n')
+    assert main([*command, "--out", str(tmp_path / "a"), "--distillation", "1"]) == 2
+    assert "give the background words, or leave --distillation out" in capsys.readouterr().err
+    (tmp_path / "p.toml").write_text('base = "clean"\nupsample = "prompts"\n')
+    by_prompts = ["--method", str(tmp_path / "p.toml")]
+    assert main([*command, "--out", str(tmp_path / "a"), *by_prompts]) == 2
+    assert "prompts compete for themselves by this method" in capsys.readouterr().err
+    file.write_text('classes = ["dog", "grass", "sky"]\nbackground = 0.3\n')
+    assert main([*command, "--out", str(tmp_path / "a"), "--confidence", "0.2"]) == 0
+    error = capsys.readouterr().err
+    assert "a background threshold of 0.3 does nothing: the best of 3" in error
+    assert "a confidence of 0.2 does nothing" in error

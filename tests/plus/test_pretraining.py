@@ -196,3 +196,16 @@ class TestImagenet:
         file = write(network.state_dict(), tmp_path / "model.safetensors")
         monkeypatch.setattr(pretraining, "hub_file", lambda *_: file)
         assert_taken(built(name, "imagenet"), network)
+
+
+def test_without_a_connection_all_ways_that_need_none_are_named(monkeypatch):
+    def hub_file(*_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(pretraining, "hub_file", hub_file)
+    ways = (
+        r"student_weights=FILE.*`student=teacher`.*tf_efficientnet_lite0 with "
+        r"`student_weights=photo`.*`student_weights=random`"
+    )
+    with pytest.raises(StudentError, match=rf"no route to host.*{ways}"):
+        built("unet:mobilenetv3_small_050", "imagenet")

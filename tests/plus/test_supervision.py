@@ -31,6 +31,7 @@ from maskclip.plus.supervision import (
     distillation_loss,
     segmentation_loss,
     self_maps,
+    teacher_confidence,
     teacher_features,
     teacher_maps,
 )
@@ -223,6 +224,24 @@ class TestConfig:
                 {"background": True, "unlabeled": (0, 2), "clip_guided": (1, 2)},
                 "class 0 is the learnable background.*take it out of `unlabeled`",
             ),
+            ({"threshold": 0.5}, "threshold: expected a value in .*background=True, and class 0"),
+            (
+                {"threshold": 0.5, "background": True, "unlabeled": (1, 0)},
+                "class 0 as the first of `unlabeled`, got 0.5, True and .1, 0",
+            ),
+            (
+                {"threshold": 1, "background": True, "unlabeled": (0, 1)},
+                "a value in .-1, 1., .*got 1",
+            ),
+            (
+                {
+                    "threshold": 0.5,
+                    "background": True,
+                    "unlabeled": (0, 1),
+                    "distillation": 1,
+                },
+                "features have no background by threshold.*give the background words",
+            ),
         ],
     )
     def test_impossible_supervision_is_refused(self, fields, message):
@@ -324,6 +343,23 @@ class TestAssignLabels:
         assigned = assign_labels(labels, maps, (1, 2), confidence=0.5)
         assert assigned.flatten().tolist() == [IGNORE, 1, 2, 0, IGNORE]
 
+    def test_what_no_map_reaches_is_background_and_what_lies_below_confidence_is_ignored(self):
+        config = Supervision(
+            unlabeled=(0, 1, 2),
+            clip_guided=(1, None),
+            background=True,
+            threshold=0.5,
+            confidence=0.7,
+        )
+        labels = one_row(*[UNLABELED] * 4, 0, 2)
+        maps = maps_of([0.5] * 6, [0.4, 0.6, 0.8, 0.1, 0.9, 0.9], [0.3, 0.1, 0.1, 0.9, 0.1, 0.1])
+        by_class = replace(config, confidence=(0.0, 0.7, 0.95))
+        for one, last in ((config, 2), (by_class, IGNORE)):
+            assigned = assign_labels(labels, maps, (0, 1, 2), confidence=teacher_confidence(one))
+            assert assigned.flatten().tolist() == [0, IGNORE, 1, last, 0, 2]
+        assert teacher_confidence(replace(config, confidence=None)) is None
+        assert teacher_confidence(replace(config, threshold=None, unlabeled=(1, 2))) == 0.7
+
     def test_leakage_names_the_class(self):
         labels = one_row(UNLABELED, 7, 0)
         with pytest.raises(MaskCLIPError, match="label leakage: the ground truth has class 7"):
@@ -371,6 +407,19 @@ class TestMaps:
         )
         assert torch.equal(maps, score(teacher.encode(images, keys=True), scoring))
         assert maps.shape[1] == 2
+
+    @pytest.mark.parametrize("refine", [(), ("pamr",)])
+    @pytest.mark.parametrize("key_smoothing", [None, 0.9])
+    def test_the_background_of_a_threshold_has_its_map_and_no_row(
+        self, make_clip, refine, key_smoothing
+    ):
+        teacher = self.teacher(make_clip, method=CLEAN)
+        images, rows = torch.rand(2, 3, 64, 96), self.rows(teacher)
+        plain = Supervision(unlabeled=(1, 4), refine=refine, key_smoothing=key_smoothing)
+        learnt = replace(plain, unlabeled=(0, 1, 4), background=True, threshold=0.6)
+        maps = teacher_maps(teacher, images, rows, learnt)
+        assert torch.equal(maps[:, 1:], teacher_maps(teacher, images, rows, plain))
+        torch.testing.assert_close(maps[:, 0], torch.full_like(maps[:, 0], 0.6))
 
     def test_maps_are_refined_by_each_photo_as_the_teacher_sees_it(self, make_clip):
         teacher = self.teacher(make_clip)

@@ -91,9 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
 
     def show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-        if issubclass(category, MaskCLIPWarning):
-            warning_line(str(message))
+        text = str(message)
+        if issubclass(category, MaskCLIPWarning) and text not in shown:  # not again for each photo
+            shown.add(text)
+            warning_line(text)
 
+    shown: set[str] = set()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # some terminals lack some words' letters

@@ -11,7 +11,7 @@ import typer
 
 from maskclip.cli import options as opt
 from maskclip.cli.train_inputs import (
-    checked_confidence,
+    checked_scores,
     least_scores,
     open_inputs,
     read_student_weights,
@@ -357,7 +357,7 @@ def train(
             crop=None if crop is None else (crop, crop),
         ),
     )
-    training = checked_confidence(training, samples, given=confidence)
+    training = checked_scores(training, samples, given=confidence)
     _run(training, samples, out, validation=validation, machine=machine, resume=resume)
 
 

@@ -47,13 +47,13 @@ def open_inputs(
         vocabulary = read_vocabulary(*words)
         if out is not None:
             _check_apart(images, out)
-        plain = vocabulary.with_confidence({})  # the student's own scores are others
+        learnt = _learnable(vocabulary)
         opened: tuple[Training, Samples, Samples | None] = (
-            _own_photos(images, plain)
+            _own_photos(images, learnt)
             if labels is None
-            else _labeled_photos(images, plain, labels, validate=validate, seed=seed)
+            else _labeled_photos(images, learnt, labels, validate=validate, seed=seed)
         )
-        return _with_confidence(opened[0], vocabulary), *opened[1:]
+        return _with_scores(opened[0], vocabulary), *opened[1:]
     if labels is not None or validate is not None:
         raise MaskCLIPError("--labels and --validate belong to --images; a recipe has its own")
     if any(words):
@@ -85,12 +85,31 @@ def _check_apart(images: Path, out: Path) -> None:
         )
 
 
-def _with_confidence(training: Training, vocabulary: Vocabulary) -> Training:
-    """Return a training in which CLIP's labels need the scores that a class file says."""
+def _learnable(vocabulary: Vocabulary) -> Vocabulary:
+    """Return the classes without scores: those of the student are others.
+
+    A background by threshold becomes a class that the student knows by what it looks like.
+    """
+    from maskclip.core.vocabulary import BACKGROUND
+
+    plain = vocabulary.with_confidence({})
+    return plain if vocabulary.threshold is None else plain.with_background([BACKGROUND])
+
+
+def _with_scores(training: Training, vocabulary: Vocabulary) -> Training:
+    """Return a training in which CLIP labels by the scores that a class file says."""
     from dataclasses import replace
 
-    needed = vocabulary.confidence or None
-    return replace(training, supervision=replace(training.supervision, confidence=needed))
+    supervision, threshold = training.supervision, vocabulary.threshold
+    return replace(
+        training,
+        supervision=replace(
+            supervision,
+            confidence=vocabulary.confidence or None,
+            background=threshold is not None,
+            threshold=threshold,
+        ),
+    )
 
 
 def _published(name: str, data: Path | None, split: str) -> Samples:
@@ -172,16 +191,18 @@ def least_scores(given: float | None, needed: Confidence) -> Confidence:
     return tuple(own or given for own in needed)
 
 
-def checked_confidence(training: Training, samples: Samples, *, given: float | None) -> Training:
+def checked_scores(training: Training, samples: Samples, *, given: float | None) -> Training:
     """Return a training without the scores of a class file where there are none like them.
 
-    Warns of that, and of a score that no label is below.
+    Warns of that, and of a score or a background threshold that no label is below.
     """
     from dataclasses import replace
 
     from maskclip.cli.console import warning_line
     from maskclip.core.cleaning import Cleaning
+    from maskclip.core.method import CLEAN
     from maskclip.core.methods import gives_probabilities
+    from maskclip.tasks.classes import useless
 
     supervision = training.supervision
     probable, needed = gives_probabilities(training.teacher.method), supervision.confidence
@@ -193,9 +214,13 @@ def checked_confidence(training: Training, samples: Samples, *, given: float | N
                 f"the scores that classes need ([confidence] of the class file) are left out: {why}"
             )
             training = replace(training, supervision=replace(supervision, confidence=given))
-    useless = Cleaning(confidence=needed or 0).useless(samples.vocabulary) if probable else None
-    if useless is not None:
-        warning_line(useless)
+    words = samples.vocabulary.with_background(supervision.threshold)
+    if probable:
+        idle = Cleaning(confidence=needed or 0).useless(words)
+        threshold = None if supervision.threshold is None else useless(words, CLEAN)
+        for warning in (idle, threshold):
+            if warning is not None:
+                warning_line(warning)
     return training
 
 

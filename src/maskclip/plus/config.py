@@ -171,7 +171,10 @@ class Supervision:
             step (`distillation_loss`); learnt instead of CLIP's labels; None is off.
         confidence: assigned labels of a lower map value are ignored, in the maps' unit (CLIP's: see
             `refine`; the student's: inner products); one, or one a class id (0: none); None is off.
-        background: whether class 0 is the student's learnable background, which CLIP cannot label.
+        background: whether class 0 is the student's learnable background, for which CLIP has no
+            words: it labels none, or by the threshold.
+        threshold: pixels with no map of CLIP's of this value become class 0, the background, which
+            comes first in `unlabeled`; as a vocabulary's, in the unit of `confidence`; None is off.
         published_loss: whether cross entropy is averaged over all pixels, ignored ones included
             (published code, P4), or over those that count.
 
@@ -191,6 +194,7 @@ class Supervision:
     distillation: float | None = None
     confidence: float | tuple[float, ...] | None = None
     background: bool = False
+    threshold: float | None = None
     published_loss: bool = True
 
     def __post_init__(self) -> None:
@@ -220,10 +224,25 @@ class Supervision:
                 "CLIP teaches by labels (clip_guided) or by features (distillation), not by both; "
                 "set one of them to None"
             )
-        if self.background and self.clip_guided is not None and 0 in self.unlabeled:
+        self._check_background()
+
+    def _check_background(self) -> None:
+        if self.threshold is None:
+            if self.background and self.clip_guided is not None and 0 in self.unlabeled:
+                raise SupervisionError(
+                    "class 0 is the learnable background, which CLIP has no words for; take it out "
+                    "of `unlabeled`, or set background=False"
+                )
+            return
+        if self.distillation is not None:
             raise SupervisionError(
-                "class 0 is the learnable background, which CLIP has no words for; take it out of "
-                "`unlabeled`, or set background=False"
+                "distillation: the teacher's features have no background by threshold, its labels "
+                "alone have one; give the background words, or leave `distillation` out"
+            )
+        if not -1 < self.threshold < 1 or not self.background or self.unlabeled[:1] != (0,):
+            raise SupervisionError(
+                "threshold: expected a value in (-1, 1), background=True, and class 0 as the first "
+                f"of `unlabeled`, got {self.threshold}, {self.background} and {self.unlabeled[:3]}"
             )
 
     def _check_view(self) -> None:
@@ -241,6 +260,11 @@ class Supervision:
                 f"teacher_short_side: the teacher sees whole photos by it, crops by {other}: "
                 "leave one of them out"
             )
+
+    @property
+    def worded(self) -> tuple[int, ...]:
+        """The classes without labels that CLIP has words for."""
+        return self.unlabeled if self.threshold is None else self.unlabeled[1:]
 
     @property
     def needs_teacher(self) -> bool:

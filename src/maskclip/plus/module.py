@@ -35,6 +35,7 @@ from maskclip.plus.supervision import (
     distillation_loss,
     segmentation_loss,
     self_maps,
+    teacher_confidence,
     teacher_features,
     teacher_maps,
 )
@@ -188,18 +189,12 @@ class MaskCLIPPlus(L.LightningModule):
         if phase == "none":
             return labels
         with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
-            if phase == "clip-guided" and batch.photos:
-                maps = self._maps_of_photos(batch)
-            elif phase == "clip-guided":
-                maps = self._teacher_maps(batch.images)
+            if phase == "self-training":
+                maps, needed = self_maps(logits, config), config.confidence
             else:
-                maps = self_maps(logits, config)
+                maps, needed = self._clip_maps(batch), teacher_confidence(config)
             return assign_labels(
-                labels,
-                maps,
-                config.unlabeled,
-                confidence=config.confidence,
-                ignore=self.ignore,
+                labels, maps, config.unlabeled, confidence=needed, ignore=self.ignore
             )
 
     def taught(self, images: Tensor, labels: Tensor) -> Tensor | None:
@@ -228,7 +223,11 @@ class MaskCLIPPlus(L.LightningModule):
         with torch.autocast(images.device.type, enabled=False):
             maps = self._teacher_maps(images)
         taught = assign_labels(
-            labels, maps, config.unlabeled, confidence=config.confidence, ignore=self.ignore
+            labels,
+            maps,
+            config.unlabeled,
+            confidence=teacher_confidence(config),
+            ignore=self.ignore,
         )
         return labels.cpu(), taught.cpu()
 
@@ -238,8 +237,10 @@ class MaskCLIPPlus(L.LightningModule):
             self._encoder, images, teacher.rows, self.supervision, classes=teacher.classes
         ).float()
 
-    def _maps_of_photos(self, batch: Batch) -> Tensor:
-        """Return the teacher's maps of whole photos, where the images lie in them."""
+    def _clip_maps(self, batch: Batch) -> Tensor:
+        """Return the teacher's maps: of whole photos, where the images lie in them, or of these."""
+        if not batch.photos:
+            return self._teacher_maps(batch.images)
         size = tuple(-(-side // _MAPS_STRIDE) for side in batch.images.shape[-2:])
         found = [
             cut_maps(self._teacher_maps(photo[None]), place, (size[0], size[1]))

@@ -19,7 +19,7 @@ from maskclip.clip.hub import TIMM_WEIGHTS, hub_file
 from maskclip.core.config import PREVIEWS
 from maskclip.core.errors import did_you_mean, quiet_loggers
 from maskclip.imagenet.classifier import architecture_of, load_classifier
-from maskclip.plus.config import FIRST_WEIGHTS, IMAGENET, RANDOM, StudentError
+from maskclip.plus.config import FIRST_WEIGHTS, IMAGENET, RANDOM, TEACHER, StudentError
 
 
 @contextmanager
@@ -97,9 +97,9 @@ def _imagenet_file(name: str) -> Path:
         raise StudentError(
             f"the pretrained weights of {name} ({repository}/{TIMM_WEIGHTS}) are not on this "
             f"machine and cannot be downloaded ({error}); bring that file and give it with "
-            f"`student_weights=FILE`, take the backbone {architecture_of(preview)} with "
-            f"`student_weights={preview}`, whose weights a package has, or start from random "
-            f"ones with `student_weights={RANDOM}`"
+            f"`student_weights=FILE`, start from the teacher itself with `student={TEACHER}`, take "
+            f"the backbone {architecture_of(preview)} with `student_weights={preview}`, whose "
+            f"weights a package has, or start from random ones with `student_weights={RANDOM}`"
         ) from error
 
 

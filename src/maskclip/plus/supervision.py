@@ -27,7 +27,7 @@ from maskclip.core.config import DEFAULT_OPTIONS, PREVIEWS, ModelConfig, Options
 from maskclip.core.dense import Dense, Scoring, refine_large, score
 from maskclip.core.device import choose_precision
 from maskclip.core.method import CLEAN, PUBLISHED, Method
-from maskclip.core.methods import get_method, with_proxy
+from maskclip.core.methods import AUTO, get_method, with_proxy
 from maskclip.core.resize import fit_within
 from maskclip.core.samples import UNLABELED
 from maskclip.core.vocabulary import IGNORE, Vocabulary
@@ -99,11 +99,21 @@ def check_words(
     """Return the words of each class that has a text row, without loading a model.
 
     Raises:
-        MaskCLIPError: a class has no words, or some that the teacher does not know.
+        MaskCLIPError: a class has no words, or some that the teacher does not know; or the method
+            has no maps that a threshold could be compared with.
     """
     prompts = vocabulary.prompts[1 if supervision.background else 0 :]
     if not all(prompts):
-        raise SupervisionError("a background by threshold cannot be learnt: give it words")
+        raise SupervisionError(
+            "a background by threshold is learnt by the supervision's background=True and "
+            "`threshold`: set both, or give the background words"
+        )
+    by_threshold = supervision.threshold is not None and config.method != AUTO
+    if by_threshold and get_method(config.method).upsample == "prompts":
+        raise SupervisionError(
+            "threshold: prompts compete for themselves by this method, and their probabilities "
+            "are made for labels alone; take another method, or give the background words"
+        )
     if config.name in PREVIEWS:
         ids_of(word for words in prompts for word in words)
     return prompts
@@ -186,18 +196,19 @@ def teacher_maps(
         encoder: the teacher, in eval mode; its method is the arithmetic.
         images: (B, 3, H, W), as `DenseCLIP.encode` takes them.
         rows: (P, D).
-        config: its `unlabeled`, `teacher_short_side`, `teacher_scale`, `refine`,
+        config: its `unlabeled`, `threshold`, `teacher_short_side`, `teacher_scale`, `refine`,
             `prompt_denoising` and `key_smoothing`.
         classes: the class of each row; None is one row a class.
 
     Returns:
-        (B, U, h, w) in the order of `unlabeled`, spanning the images.
+        (B, U, h, w) in the order of `unlabeled`, spanning the images; the background's map is the
+        threshold everywhere.
 
     Raises:
         ValueError: the encoder is in training mode.
     """
     images = _seen(images, config)
-    kept, pooled = _rows_of(config.unlabeled, range(len(rows)) if classes is None else classes)
+    kept, pooled = _rows_of(config.worded, range(len(rows)) if classes is None else classes)
     scoring = Scoring(
         rows=rows[kept],
         classes=pooled,
@@ -207,6 +218,7 @@ def teacher_maps(
         refine=config.refine,
         prompt_denoising=config.prompt_denoising,
         key_smoothing=config.key_smoothing,
+        threshold=config.threshold,
     )
     dense = _encode(encoder, images, keys=scoring.needs_keys)
     maps = _spanning(score(dense, scoring), dense.covered, images)
@@ -294,6 +306,15 @@ def self_maps(logits: Tensor, config: Supervision) -> Tensor:
         (B, U, h, w) inner products in the order of `unlabeled`.
     """
     return logits.detach()[:, list(config.unlabeled)]
+
+
+def teacher_confidence(config: Supervision) -> float | tuple[float, ...] | None:
+    """Return the `confidence` of CLIP's labels: a background by threshold needs none."""
+    needed = config.confidence
+    if config.threshold is None or needed is None:
+        return needed
+    others = needed[1:] if isinstance(needed, tuple) else (needed,) * max(config.unlabeled)
+    return (-1.0, *others)
 
 
 @torch.no_grad()

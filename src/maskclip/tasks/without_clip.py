@@ -43,7 +43,6 @@ from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
 
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".onnx")
-_FEW = 20  # words below which the preview is sure of one of them nearly everywhere
 
 
 def names_clip(name: str) -> bool:
@@ -201,6 +200,8 @@ class StudentSegmenter(Segmenter):
         if background is not None and own.names[0] == BACKGROUND:
             raise MaskCLIPError(f"{self.name} has learnt a background: leave the background out")
         given = (own if classes is None else as_vocabulary(classes)).with_background(background)
+        if given.threshold is not None and self.words.threshold(given) is None:
+            given = given.with_background([BACKGROUND])  # which it knows by what it looks like
         given = with_usable_confidence(given, self.method)
         of_clip = [name for name, value in self.given.items() if value is not None]
         if of_clip and not self.words.new(given):
@@ -330,7 +331,7 @@ class PreviewSegmenter(Segmenter):
         vocabulary = as_vocabulary(classes).with_background(background)
         vocabulary = with_usable_confidence(vocabulary, self.method)
         ids_of([word for words in vocabulary.prompts for word in words], threshold=True)
-        warning = useless(vocabulary, self.method) or _too_few(vocabulary)
+        warning = useless(vocabulary, self.method)
         if warning is not None:
             warnings.warn(warning, MaskCLIPWarning, stacklevel=3)  # the caller of `segment`
         return vocabulary
@@ -409,15 +410,4 @@ def refuse_settings_of_clip(
         templates=config.templates != templates,
         proxy=config.proxy is not None,
         **given,
-    )
-
-
-def _too_few(vocabulary: Vocabulary) -> str | None:
-    """Return a warning of a background threshold among so few words that it does little."""
-    count = len(vocabulary) - 1
-    if vocabulary.threshold is None or count >= _FEW:
-        return None
-    return (
-        f"a background threshold of {vocabulary.threshold:g} does little with {count} words, "
-        f"of which one is nearly always sure: give some {_FEW}, or the vocabulary photo"
     )
