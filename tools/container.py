@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.version import Version
+
 from maskclip.client import Client
 from maskclip.core.errors import MaskCLIPError
 from maskclip.emoji.scenes import draw_scene
@@ -46,6 +48,13 @@ def read(text: str) -> list[Instruction]:
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     lines = re.sub(r"\\\n\s*", "", kept).splitlines()
     return [Instruction(*line.split(maxsplit=1)) for line in lines if line.strip()]
+
+
+def python_version() -> Version:
+    """Return the version of Python that the image has, as 3.13."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (last,) = {step.rest.split()[0] for step in read(text) if step.rest.startswith("python:")}
+    return Version(last.removeprefix("python:").partition("-")[0])
 
 
 def faults(steps: list[Instruction], ignored: list[str], present: set[str]) -> list[str]:

@@ -70,6 +70,19 @@ def tracked() -> set[str]:
     return set(filter(None, done.stdout.split("\0")))
 
 
+def refuse_changes(folder: Path) -> None:
+    """Refuse to go on where files differ from the last commit: a release is what a commit holds.
+
+    Raises:
+        MaskCLIPError: some do.
+    """
+    command = ["git", "status", "--porcelain"]
+    changed = subprocess.check_output(command, cwd=folder, text=True).splitlines()
+    if changed:
+        more = ["..."] if len(changed) > _SHOWN else []
+        raise MaskCLIPError("\n".join(["commit these first:", *changed[:_SHOWN], *more]))
+
+
 def faults_of_wheel(files: Files, kept: Iterable[str]) -> list[str]:
     """Return how a wheel differs from the package that git keeps, a line each.
 
@@ -103,8 +116,11 @@ def faults_of_any(files: Files, size: int, private: Iterable[str]) -> list[str]:
         private: folders of this machine, which nothing in it may name.
     """
     found = [f"{size:,} bytes: expected at most {MOST:,}"] if size > MOST else []
-    for name, data in files.items():
-        found += [f"{name}: names {folder}" for folder in private if folder.encode() in data]
+    for folder in private:
+        if folder.count("/") < 3:  # such as /usr/, which every machine has
+            continue
+        named = re.compile(rb"(?<![\w./-])" + re.escape(folder.encode()))
+        found += [f"{name}: names {folder}" for name, data in files.items() if named.search(data)]
     return found
 
 
@@ -280,7 +296,9 @@ def main() -> None:
     metadata = check(wheel, source)
     if given.check:
         return
-    plan = tries(pythons(), metadata.requires_python or SpecifierSet())
+    refuse_changes(ROOT)
+    here = pythons()
+    plan = tries(here, metadata.requires_python or SpecifierSet())
     if len({one.python for one in plan}) == 1:
         print(f"== only Python {plan[0].python.version} is here: other versions are not tried")
     for one in plan:
@@ -289,7 +307,12 @@ def main() -> None:
         print("== the steps of the Dockerfile are tried on Linux and macOS alone")
         return
     print("== the steps of the Dockerfile, and the service that they make", flush=True)
-    container.rehearse(plan[-1].python.path, ROOT / "build" / "container")
+    wanted = container.python_version()
+    same = [one for one in here if one.version.release[:2] == wanted.release]
+    chosen = max(same, default=plan[-1].python)
+    if not same:
+        print(f"   Python {wanted} is not here: {chosen.version} stands for it")
+    container.rehearse(chosen.path, ROOT / "build" / "container")
 
 
 if __name__ == "__main__":

@@ -182,9 +182,11 @@ def page(notebook: Notebook, name: str) -> tuple[str, dict[str, bytes]]:
 
 def main() -> None:
     """Run the notebooks that are named, or all, and store what they show."""
-    for path in paths():
-        if sys.argv[1:] and path.stem not in sys.argv[1:]:
-            continue
+    found = {path.stem: path for path in paths()}
+    for name in sys.argv[1:]:
+        if name not in found:
+            sys.exit(f"error: no notebook {name!r}: expected some of {', '.join(found)}")
+    for path in [found[name] for name in sys.argv[1:] or found]:
         began, before = time.monotonic(), _processor_seconds()
         with tempfile.TemporaryDirectory() as folder:
             done = small(run(read(path), Path(folder)))

@@ -1,5 +1,6 @@
 """What `make dist` refuses, without building or installing anything."""
 
+import subprocess
 import tarfile
 import tomllib
 import zipfile
@@ -68,6 +69,22 @@ def test_large_files_and_paths_of_the_machine_are_refused():
     large, named = dist.faults_of_any(files, dist.MOST + 1, ["/home/somebody/clone/"])
     assert large == "25,000,001 bytes: expected at most 25,000,000"
     assert named == "a.py: names /home/somebody/clone/"
+
+
+def test_what_every_machine_has_is_not_private():
+    files = {"RECORD": b"tests/home/a/b.py\n/usr/bin/env"}
+    assert dist.faults_of_any(files, 1, ["/usr/", "/home/a/"]) == []
+
+
+def test_what_no_commit_holds_is_not_released(tmp_path):
+    git = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c")
+    (tmp_path / "a.py").write_text("1")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "a.py"], check=True)
+    with pytest.raises(MaskCLIPError, match=r"commit these first:\nA  a\.py"):
+        dist.refuse_changes(tmp_path)
+    subprocess.run([*git, "commit", "--quiet", "--message", "a"], check=True)
+    dist.refuse_changes(tmp_path)
 
 
 def test_both_kinds_of_archive_are_read(tmp_path):
