@@ -28,6 +28,8 @@ MOVED = {
     **{f"examples/{path.name}": f"{path.stem}.md" for path in notebooks.paths()},
 }
 """Documents outside docs/ -> pages of the site."""
+SEARCH = "iframe-worker.js"
+"""What lets pages that are opened from files search."""
 PARTS = {
     "Label photos": ("load", "Segmenter", "Segmentation", "Options", "EncodedPhoto"),
     "Words": ("Vocabulary",),
@@ -82,6 +84,7 @@ def gather() -> None:
         _write(document, PAGES / document.name)
     for path, page in MOVED.items():
         _write(ROOT / path, PAGES / page)
+    shutil.copy(ROOT / "tools" / SEARCH, PAGES)
     (PAGES / "commands.md").write_text(commands())
     (PAGES / "python.md").write_text(python_names())
 

@@ -1,0 +1,65 @@
+"""The site of `make docs` is whole where it is opened from a file, on screens of any width."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_docs import ROOT
+from tools import site
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+pytest.importorskip("zensical", reason="Zensical is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The site, built as `make docs` builds it, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    settings = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    sources = (ROOT / "src").as_posix()
+    (folder / "zensical.toml").write_text(settings.replace('["src"]', f'["{sources}"]'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "PAGES", folder / "build" / "pages")
+        site.gather()
+    run = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    subprocess.run(run, cwd=folder, check=True, capture_output=True)
+    return folder / "build" / "site"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def phone(browser):
+    """A page of a phone's width; it had no error, and asked nobody for anything."""
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_default_timeout(30_000)  # ms: machines may be busy
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith("file:")] == []
+    assert errors == []
+
+
+def test_a_word_is_found_where_pages_are_opened_from_files(built, phone):
+    phone.goto((built / "index.html").as_uri())
+    phone.keyboard.press("/")
+    phone.keyboard.type("synonyms")
+    phone.get_by_text(re.compile(r"^[1-9]\d* results?$")).wait_for()
+    phone.keyboard.press("Enter")
+    phone.wait_for_url(re.compile(r"/(?!index)[\w-]+\.html"))
+    assert "synonym" in phone.inner_text("article").lower()
