@@ -1,6 +1,9 @@
 """What a network cannot do is refused by its name alone: no weights are asked for."""
 
 import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +16,7 @@ from maskclip.clip import hub, published
 from maskclip.clip.weights import load_of, remembering
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
+from maskclip.tasks.model_names import names_clip
 from maskclip.web.models import Models
 
 WORDS = ("-c", "dog", "-c", "grass")
@@ -140,3 +144,81 @@ def test_too_few_blocks_are_known_from_the_configuration_too(tmp_path, asked, mo
             load_of(deep)
         with remembering(), pytest.raises(MaskCLIPError, match="weights"):
             load_of(replace(deep, method="clean"))  # which goes on to look for them
+
+
+_WITHOUT_TORCH = """
+import json, sys
+from maskclip.cli import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 2, arguments
+    assert "torch" not in sys.modules, arguments
+"""
+
+
+def test_typing_errors_are_refused_before_torch_is_imported(tmp_path):
+    """Its import takes seconds, on a machine that is busy a minute."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "student.safetensors").write_bytes(b"")
+    (tmp_path / "classes.toml").write_text("[[classes]\n")
+    typed = ["--model", "runs/mine/student.safetensor"]
+    meant = "runs/mine/student.safetensors"
+    lines = {
+        "nowhere: no such file": [
+            *(["segment", "nowhere", "-c", "dog"], ["segment", "nowhere", "-c", "a", "-c", "b"]),
+            ["label", "./nowhere", "-c", "dog"],
+        ],
+        "no folder of images: nowhere": [["train", "--images", "nowhere", "-c", "a", "-c", "b"]],
+        "classes.toml is not valid TOML": [
+            *([verb, "photos", "--classes", "classes.toml"] for verb in ("segment", "label")),
+            ["train", "--images", "photos", "--classes", "classes.toml"],
+        ],
+        f"no such model file or folder (did you mean {meant}?)": [
+            *(["segment", "photos", *typed], ["label", "photos", *typed], ["serve", *typed]),
+            ["compare", "emoji", "--models", typed[1]],
+            ["train", "--images", "photos", "-c", "a", "-c", "b", *typed],
+        ],
+    }
+    commands = [command for each in lines.values() for command in each]
+    commands = [[*one, *(["--out", "out"] if one[0] != "serve" else [])] for one in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, json.dumps(commands)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [line for line, each in lines.items() for _ in each]
+    said = done.stderr.splitlines()
+    assert len(said) == len(expected)
+    assert all(line in one for line, one in zip(expected, said, strict=True)), said
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("runs/mine/student.safetensor", ["runs/mine/student.safetensors"]),
+        ("runs/mine/student", ["runs/mine/student.safetensors"]),
+        ("run/mine/student.safetensors", ["runs/mine/student.safetensors"]),
+        ("runs/mien", ["runs/mine"]),
+        ("./gone", []),
+        ("gone.pht", []),
+        ("a/b/c", []),
+    ],
+)
+def test_a_path_where_nothing_lies_is_no_name_of_a_model(name, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "student.safetensors").write_bytes(b"")
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+    with pytest.raises(MaskCLIPError, match=f"{re.escape(name + ': no such model file')}") as found:
+        names_clip(name)
+    assert str(found.value).endswith(f"or folder{hint}")
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16:openai", "RN50x4", "hf-hub:a/b.c", "x.y"])
+def test_names_of_clips_are_no_paths(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RN50x4.pt").write_bytes(b"")
+    assert names_clip(name)

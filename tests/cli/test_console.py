@@ -234,7 +234,18 @@ def test_an_interrupt_has_its_own_exit_code(verb, capsys):
 
     verb(interrupt)
     assert main(["doctor"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_verb_that_is_stopped_says_once_how_it_goes_on(verb, capsys):
+    def interrupt():
+        console.say_how_to_resume("run it again")
+        raise KeyboardInterrupt
+
+    verb(interrupt)
+    for _ in range(2):
+        assert main(["doctor"]) == 130
+        assert capsys.readouterr().err == "stopped: run it again\n"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from maskclip.clip.checkpoint import WeightsError
-from maskclip.clip.hub import WEIGHTS
-from maskclip.clip.open_clip_folder import CONFIG, check_config, names_folder
+from maskclip.clip.hub import CONFIG, WEIGHTS, names_folder
+from maskclip.clip.open_clip_folder import check_config
 from maskclip.clip.published import model_config
 from maskclip.clip.weights import load_clip
 from maskclip.core.config import ModelConfig

@@ -38,6 +38,7 @@ from maskclip.plus.module import MaskCLIPPlus
 from maskclip.plus.words import StudentWords
 from maskclip.tasks import run_folder
 from maskclip.tasks import train as task
+from maskclip.tasks.callbacks import checkpoint_callbacks
 from maskclip.tasks.run_folder import run_config
 from tests import training
 from tests.training import (
@@ -132,6 +133,18 @@ def test_an_interrupt_keeps_the_step_at_work(unbroken: Path, tmp_path: Path) -> 
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
     task.train(TINY, SCENES, tmp_path, machine=MACHINE, resume=True)
     assert same(weights(tmp_path / "last.ckpt"), weights(unbroken / "last.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "every"),
+    [(None, 4, 1), (None, 200, 20), (None, 2000, 200), (None, 80_000, 200), (7, 80_000, 7)],
+)
+def test_a_short_training_that_is_killed_loses_a_tenth_at_most(
+    given: int | None, steps: int, every: int, tmp_path: Path
+) -> None:
+    machine = replace(MACHINE, save_every=given, keep_every=None)
+    (latest,) = checkpoint_callbacks(tmp_path, machine, steps=steps, validated=False)
+    assert latest._every_n_train_steps == every
 
 
 def test_a_student_starts_from_the_weights_of_another(unbroken: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from maskclip.cli import (
     train,
     tune,
 )
-from maskclip.cli.console import error_line, speaking_of, warning_line
+from maskclip.cli.console import error_line, print_stopped, speaking_of, warning_line
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Click's, or that of Typer's copy
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done. 1: some images failed, the rest are done; or a bug of maskclip. 2: the command or its
-    input cannot be used. 130: interrupted. `MASKCLIP_DEBUG=1` shows the traceback of an error.
+    input cannot be used. 130: stopped. `MASKCLIP_DEBUG=1` shows the traceback of an error.
     """
 
     def show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
@@ -141,7 +141,7 @@ def _run_safely(arguments: list[str]) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        error_line("interrupted")
+        print_stopped()
         return 130
     except Exception as error:
         if os.environ.get("MASKCLIP_DEBUG"):

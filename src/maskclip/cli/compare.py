@@ -173,7 +173,7 @@ def _each_evaluation(
     names = list(METHODS) if methods.strip() == _ALL else _words(methods, "--methods")
     known = {name: method_name(name) for name in names}  # an unknown one is refused at once
 
-    from maskclip.tasks.without_clip import names_clip
+    from maskclip.tasks.model_names import names_clip
 
     found: list[tuple[Evaluation, str | None]] = []
     for model in models or [base.model.name]:

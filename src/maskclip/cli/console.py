@@ -32,6 +32,7 @@ from maskclip.core.text import printable
 Item = TypeVar("Item")
 
 _OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # noqa: B039 (a constant)
+_RESUMED: ContextVar[str] = ContextVar("_RESUMED", default="")
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 _SETTING = re.compile(r"\b([a-z]+(?:_[a-z]+)*(?:\.[a-z]+(?:_[a-z]+)*)+)(?=: \S.* there, )")
 _SETTINGS = {  # where a setting is not called like the option that decides it
@@ -123,6 +124,18 @@ def as_options(message: str) -> str:
         return options.get(name, found[0])
 
     return _SETTING.sub(of_setting, _ARGUMENT.sub(option, message))
+
+
+def say_how_to_resume(how: str) -> None:
+    """Let the line of a verb that is stopped by Ctrl-C end with how it goes on."""
+    _RESUMED.set(how)
+
+
+def print_stopped() -> None:
+    """Print one line on standard error about a verb that was stopped by Ctrl-C: no error."""
+    how = _RESUMED.get()
+    _RESUMED.set("")  # of the next verb in this process nothing is known
+    print_line(f"stopped: {how}" if how else "stopped", errors=True)
 
 
 def note_line(message: str) -> None:

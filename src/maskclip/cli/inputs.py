@@ -123,8 +123,7 @@ def read_words(
         MaskCLIPError: as `read_vocabulary`, or the background cannot be used.
     """
     from maskclip.core.class_lists import read_background
-    from maskclip.tasks.exported import names_exported
-    from maskclip.tasks.without_clip import names_student
+    from maskclip.tasks.model_names import names_exported, names_student
 
     rule, own = read_background(background), names_student(model) or names_exported(model)
     if own and not names and file is None and builtin is None:

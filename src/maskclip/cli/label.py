@@ -23,6 +23,7 @@ from maskclip.cli.console import (
     print_line,
     print_path,
     progress_bar,
+    say_how_to_resume,
     warning_line,
     working,
 )
@@ -175,7 +176,6 @@ def label(
     from maskclip.data.formats import FORMATS, FormatOptions
     from maskclip.data.images import MAX_PIXELS
     from maskclip.tasks.label import Job
-    from maskclip.tasks.label.pipeline import label_photos, plan_labels
 
     job = Job(
         model=ModelConfig(
@@ -220,10 +220,12 @@ def label(
     _check_tools(job)
     if workers is not None and not ray:
         raise MaskCLIPError("--workers belongs to --ray; on this machine, --device has the workers")
-    devices = _devices(device)
     check_photos(photos or [], names)
     with working("looking for photos"):
         sources = find_photos(photos or [], listed, out=out)
+    with working("loading PyTorch"):  # after all that can be refused without it
+        from maskclip.tasks.label.pipeline import label_photos, plan_labels
+    devices = _devices(device)
     if dry_run:
         _show_plan(plan_labels(job, sources), out)
         return
@@ -318,7 +320,7 @@ class _Progress:
         if self._bar is not None:
             self._bar.stop()
         if kind is KeyboardInterrupt:
-            print_line("stopped: run the same command to resume", errors=True)
+            say_how_to_resume("run the same command to resume")
 
     @property
     def done(self) -> int:

@@ -83,7 +83,6 @@ def segment(
     from maskclip.data.images import MAX_PIXELS
     from maskclip.data.sources import find_sources
     from maskclip.tasks.label import Job
-    from maskclip.tasks.label.worker import Worker, segment_files
     from maskclip.tasks.voting import Voting
 
     job = Job(
@@ -125,6 +124,8 @@ def segment(
     if voting is not None:
         voting.check([source.relative_path for source in sources])
     check_writable(out)
+    with working("loading PyTorch"):  # after all that can be refused without it
+        from maskclip.tasks.label.worker import Worker, segment_files
     count = "" if job.vocabulary is None else f" and encoding {len(job.vocabulary)} classes"
     with working(f"loading {model}{count}"):
         worker = Worker(job, device)

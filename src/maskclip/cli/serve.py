@@ -139,18 +139,22 @@ def serve(
     from maskclip.core.config import DEFAULT_MODEL, check_runtime
     from maskclip.core.errors import require_extra
     from maskclip.core.text import check_key, counted
+    from maskclip.tasks.model_names import names_student
 
     if key is not None:
         check_key(key)  # before models are loaded
     check_runtime(runtime)
 
+    for name in models or ():
+        names_student(name)  # a path where nothing lies is refused before torch is there
     require_extra("web", "fastapi", "uvicorn", "python_multipart")
-    from maskclip.web.app import create_app
-    from maskclip.web.asking import Limits
-    from maskclip.web.engine import Engine
-    from maskclip.web.models import Models, default_models
-    from maskclip.web.server import ended_by_sigterm, listen, run
-    from maskclip.web.task_files import TaskFiles
+    with working("loading PyTorch"):
+        from maskclip.web.app import create_app
+        from maskclip.web.asking import Limits
+        from maskclip.web.engine import Engine
+        from maskclip.web.models import Models, default_models
+        from maskclip.web.server import ended_by_sigterm, listen, run
+        from maskclip.web.task_files import TaskFiles
 
     files = TaskFiles(
         root or [],

@@ -219,8 +219,14 @@ def train(
         bool, typer.Option("--resume", help="Continue from RUN/last.ckpt where there is one.")
     ] = False,
     save_every: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Write last.ckpt every N steps.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Write last.ckpt every N steps (default: 200, or a tenth of --steps if that is "
+            "fewer).",
+        ),
+    ] = None,
     keep_every: Annotated[
         int | None,
         typer.Option(
@@ -274,13 +280,17 @@ def train(
     """
     from dataclasses import replace
 
+    from maskclip.clip.hub import names_folder
     from maskclip.core.config import read_refinements
+    from maskclip.core.files import refuse_missing_model
     from maskclip.plus.config import TEACHER, Machine
     from maskclip.plus.files import student_file
     from maskclip.plus.schedule import rescale_phases
     from maskclip.trainings import FROM_TEACHER
 
     require_extra("train", "lightning", "tensorboard", "torchmetrics")
+    if model is not None and not names_folder(model):
+        refuse_missing_model(model)  # before photos are read
     machine = Machine(
         device=device,
         workers=workers,
@@ -370,7 +380,7 @@ def _run(
     machine: Machine,
     resume: bool,
 ) -> None:
-    from maskclip.cli.console import print_line, working
+    from maskclip.cli.console import say_how_to_resume, working
     from maskclip.cli.train_progress import TrainProgress, print_trained
 
     with working("loading Lightning"):
@@ -390,7 +400,7 @@ def _run(
                 callbacks=[progress],
             )
         except KeyboardInterrupt:
-            print_line("stopped: continue with the same command and --resume", errors=True)
+            say_how_to_resume("continue with the same command and --resume")
             raise
     if progress.prints:
         print_trained(trained, seconds=progress.seconds)

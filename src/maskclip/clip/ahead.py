@@ -11,6 +11,8 @@ from typing import Any
 
 from maskclip.clip.checkpoint import MissingWeightsError, WeightsError
 from maskclip.clip.hub import (
+    CONFIG,
+    PREFIX,
     WEIGHTS,
     DownloadError,
     NoSuchFileError,
@@ -20,15 +22,9 @@ from maskclip.clip.hub import (
     hub_file,
     hub_files,
     hub_folder,
-)
-from maskclip.clip.open_clip_folder import (
-    CONFIG,
-    PREFIX,
-    cached_config,
     names_folder,
-    read_folder,
-    split_name,
 )
+from maskclip.clip.open_clip_folder import cached_config, read_folder, split_name
 from maskclip.clip.published import default_tag, known_config, locate, published_config
 from maskclip.clip.tokenizers import OTHER_FILES, VOCABULARY_FILES
 from maskclip.core.config import ALIASES, EMBEDDED, PREVIEWS

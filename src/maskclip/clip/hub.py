@@ -31,6 +31,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENO
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+PREFIX = "hf-hub:"
+"""How names of repositories of the hub begin."""
+
+CONFIG = "open_clip_config.json"
+"""The configuration of a model, in a repository or in a folder as open_clip writes it."""
+
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip calls the weights of a repository, the best first."""
 TIMM_WEIGHTS = "model.safetensors"
@@ -43,6 +49,11 @@ class DownloadError(OSError):
 
 class NoSuchFileError(DownloadError):
     """The hub has the repository, and no such file in it."""
+
+
+def names_folder(name: str) -> bool:
+    """Whether the name of a model is a repository's of the hub, or a folder's of open_clip."""
+    return name.startswith(PREFIX) or (Path(name) / CONFIG).is_file()
 
 
 def hub_file(repository: str, *files: str, revision: str = "main") -> Path:

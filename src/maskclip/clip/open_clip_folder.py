@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from maskclip.clip.checkpoint import WeightsError
-from maskclip.clip.hub import WEIGHTS, DownloadError, cache_folder, cached_file, hub_file
+from maskclip.clip.hub import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    DownloadError,
+    cache_folder,
+    cached_file,
+    hub_file,
+)
 from maskclip.clip.model import OPENAI_MEAN, OPENAI_STD, Statistics
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.text import brief, read_json
 
-PREFIX = "hf-hub:"
-CONFIG = "open_clip_config.json"
 _WHAT = "a configuration of open_clip"
 _OWN_WORDS = 49_408  # tokens of CLIP's own tokenizer
 _LARGEST_CONFIG = 1 << 20  # bytes; those of open_clip have one thousand
@@ -73,11 +79,6 @@ class Folder:
             return None
         has_one = any((self.path / name).is_file() for name in VOCABULARY_FILES)
         return self.path if has_one else None
-
-
-def names_folder(name: str) -> bool:
-    """Whether the name of a model is a repository's of the hub, or a folder's of open_clip."""
-    return name.startswith(PREFIX) or (Path(name) / CONFIG).is_file()
 
 
 def read_folder(name: str) -> Folder:

@@ -28,6 +28,7 @@ from maskclip.clip.checkpoint import (
 )
 from maskclip.clip.families import SUPPORTED, check_tower, told_by_shapes
 from maskclip.clip.fitting import build_fitting, config_of
+from maskclip.clip.hub import CONFIG
 from maskclip.clip.model import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -37,7 +38,7 @@ from maskclip.clip.model import (
     fingerprint,
     temperature_of,
 )
-from maskclip.clip.open_clip_folder import CONFIG, read_folder
+from maskclip.clip.open_clip_folder import read_folder
 from maskclip.clip.published import (
     architectures,
     check_read,

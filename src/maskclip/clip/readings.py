@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from maskclip.clip.checkpoint import WeightsError, one_line
+from maskclip.clip.hub import names_folder
 from maskclip.clip.model import DEFAULT_SHORT_SIDE
-from maskclip.clip.open_clip_folder import names_folder, read_folder
+from maskclip.clip.open_clip_folder import read_folder
 from maskclip.clip.published import check_read, known_config
 from maskclip.clip.towers import UnsupportedMethodError, build_tower, can_read
 from maskclip.core.config import ModelConfig, Options

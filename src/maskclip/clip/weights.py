@@ -25,8 +25,8 @@ from maskclip.clip.embedded import (
     load_embedded,
 )
 from maskclip.clip.families import check_tower
+from maskclip.clip.hub import CONFIG, names_folder
 from maskclip.clip.model import CLIPModel
-from maskclip.clip.open_clip_folder import CONFIG, names_folder
 from maskclip.clip.proxy import check_proxy
 from maskclip.core.config import (
     ALIASES,
@@ -37,6 +37,7 @@ from maskclip.core.config import (
     Options,
 )
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
+from maskclip.core.files import refuse_missing_model
 from maskclip.core.text import brief
 
 _Key = tuple[str, str | None, str | None, str | None]
@@ -109,6 +110,8 @@ def load_of(config: ModelConfig, options: Options = DEFAULT_OPTIONS) -> CLIPMode
             stacklevel=3,
         )
     key: _Key = (config.name, config.weights, config.tokenizer, config.language)
+    if not names_folder(config.name):
+        refuse_missing_model(config.name)
     known = {*EMBEDDED, *ALIASES}  # whose weights are here, and whose import of open_clip is none
     if config.name not in known and key not in (_LOADED.get() or {}) and not _names_file(*key[:2]):
         from maskclip.clip.readings import check_ahead
@@ -148,6 +151,7 @@ def _load(name: str, weights: str | None, tokenizer: str | None, language: str |
         from maskclip.clip.open_clip_models import load_folder
 
         return load_folder(name, weights=weights, tokenizer=tokenizer, language=language)
+    refuse_missing_model(name)
     if os.sep in name and Path(name).is_dir():
         raise WeightsError(
             f"{name} is a folder without {CONFIG}: expected the name of a CLIP, a file of weights, "

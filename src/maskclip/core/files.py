@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import json
@@ -15,10 +16,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-from maskclip.core.errors import MaskCLIPError
+from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.text import json_escaped
 
+_MODELS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".onnx")
 _UNFINISHED = ".writing-"
+_LIKE = 0.75  # of names: twice the letters in common by those of both
 _LONGEST_NAME = 255  # bytes, of all file systems in use
 
 
@@ -212,3 +215,42 @@ def _new_file(folder: Path, suffix: str) -> Path:
     path = folder / f"{_UNFINISHED}{secrets.token_hex(8)}{suffix}"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return path
+
+
+def refuse_missing_model(name: str) -> None:
+    """Refuse the name of a model that is written like a path, where nothing lies.
+
+    Names of CLIPs may have one slash (`ViT-B/16`) and dots, but no suffix of a file.
+
+    Raises:
+        MaskCLIPError: names the files of which one was probably meant.
+    """
+    path = Path(name)
+    if os.path.exists(name):  # noqa: PTH110 (Path.exists raises for names that are too long)
+        return
+    near = _near(path)
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or len(path.parts) > 2
+        or (len(path.parts) == 2 and (bool(near) or path.parent.is_dir()))
+        or difflib.get_close_matches(path.suffix.lower(), _MODELS, cutoff=_LIKE)
+    ):
+        raise MaskCLIPError(
+            f"{name}: no such model file or folder{did_you_mean(name, near, likeness=0)}"
+        )
+
+
+def _near(path: Path) -> list[str]:
+    """Return the paths that differ from one that is missing in its first part that is missing."""
+    missing = [path, *path.parents]
+    first = next(one for one in missing if one.parent.is_dir() or one == one.parent)
+    try:
+        there = sorted(one.name for one in first.parent.iterdir())
+    except OSError:
+        return []
+    begun = [name for name in there if first.name and name.startswith(f"{first.name}.")]
+    like = difflib.get_close_matches(first.name, there, cutoff=_LIKE)
+    rest = path.relative_to(first)
+    found = [first.parent / name / rest for name in dict.fromkeys([*begun, *like])]
+    return [str(one) for one in found if one.exists()]

@@ -12,6 +12,12 @@ from maskclip.core.errors import MaskCLIPError
 from maskclip.core.text import brief, json_escaped, parse_json
 from maskclip.core.vocabulary import Vocabulary, VocabularyError
 
+SUFFIX = ".onnx"
+"""Of graphs of ONNX."""
+
+PROGRAM_SUFFIX = ".pt2"
+"""Of programs of `torch.export`."""
+
 UNKNOWN = "unknown"
 """The licence of weights of which nobody has said one."""
 

@@ -17,19 +17,13 @@ import numpy.typing as npt
 
 from maskclip.core.errors import MaskCLIPError, require_extra
 from maskclip.core.text import brief, printable
-from maskclip.export.description import Description
+from maskclip.export.description import PROGRAM_SUFFIX, SUFFIX, Description
 from maskclip.export.graph import INPUT, PIXELS, ExportError, cause
 from maskclip.export.labels import OUTPUTS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
-
-SUFFIX = ".onnx"
-"""Of graphs of ONNX."""
-
-PROGRAM_SUFFIX = ".pt2"
-"""Of programs of `torch.export`."""
 
 PROGRAM_ENTRY = "maskclip.json"
 """The entry of a program's archive that describes it: a table of `Description.to_metadata`."""

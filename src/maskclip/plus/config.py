@@ -395,7 +395,8 @@ class Machine:
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         workers: processes that load and augment images; 0 does it in the training process.
         precision: of the student: `"float32"`, `"bfloat16"` or `"float16"`.
-        save_every: steps between two writings of last.ckpt.
+        save_every: steps between two writings of last.ckpt; None is 200, or a tenth of all steps if
+            that is fewer.
         keep_every: steps between two checkpoints that are never overwritten; None keeps none.
         validate_every: steps between two validations.
         validate_on: images per validation; None takes all.
@@ -408,7 +409,7 @@ class Machine:
     device: str = "auto"
     workers: int = 2
     precision: str = "float32"
-    save_every: int = 200
+    save_every: int | None = None
     keep_every: int | None = None
     validate_every: int = 500
     validate_on: int | None = None

@@ -36,6 +36,7 @@ PREVIOUS = "previous.ckpt"
 _TOLERATED = 3  # images that cannot be read, of however few
 _SHARE = 0.1  # of all images that may be unreadable
 _MOST = 1000
+_SAVED_EVERY = 200  # steps, of long trainings
 
 _NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 _UNREADABLE = (
@@ -52,12 +53,17 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def checkpoint_callbacks(out: Path, machine: Machine, *, validated: bool) -> list[ModelCheckpoint]:
-    """Return what writes last.ckpt, step=N.ckpt if wanted, and best.ckpt where validated."""
+def checkpoint_callbacks(
+    out: Path, machine: Machine, *, steps: int, validated: bool
+) -> list[ModelCheckpoint]:
+    """Return what writes last.ckpt, step=N.ckpt if wanted, and best.ckpt where validated.
+
+    `steps` are those of the whole training, of which one that is killed loses a tenth at most.
+    """
     latest = _Checkpoint(
         out,
         filename=Path(LAST).stem,
-        every_n_train_steps=machine.save_every,
+        every_n_train_steps=machine.save_every or min(_SAVED_EVERY, max(1, steps // 10)),
         enable_version_counter=False,
     )
     found: list[ModelCheckpoint] = [latest]

@@ -32,10 +32,8 @@ from maskclip.core.methods import AUTO, get_method
 from maskclip.core.resize import Geometry
 from maskclip.core.vocabulary import Vocabulary
 from maskclip.emoji.scenes import draw_scene
-from maskclip.export.description import UNKNOWN, Description
+from maskclip.export.description import PROGRAM_SUFFIX, SUFFIX, UNKNOWN, Description
 from maskclip.export.files import (
-    PROGRAM_SUFFIX,
-    SUFFIX,
     ExportedModel,
     describe,
     halve,

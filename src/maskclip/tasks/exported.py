@@ -17,16 +17,11 @@ from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.export.description import Description
-from maskclip.export.files import SUFFIX, ExportedModel
+from maskclip.export.files import ExportedModel
 from maskclip.tasks.classes import Classes, as_vocabulary
 from maskclip.tasks.photo_segmenter import Segmenter
 
 _MAPS = "maps"
-
-
-def names_exported(name: str) -> bool:
-    """Return whether the name of a model is that of an exported file."""
-    return Path(name).suffix.lower() == SUFFIX
 
 
 def load_exported(config: ModelConfig, *, device: torch.device) -> ExportedSegmenter:

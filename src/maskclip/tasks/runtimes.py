@@ -35,7 +35,7 @@ from maskclip.export.runtimes import (
     key_of,
     versions,
 )
-from maskclip.tasks.exported import names_exported
+from maskclip.tasks.model_names import names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
 
 TORCH = "torch"

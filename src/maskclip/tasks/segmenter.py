@@ -43,16 +43,12 @@ from maskclip.core.text import brief
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
-from maskclip.tasks.exported import load_exported, names_exported
+from maskclip.tasks.exported import load_exported
+from maskclip.tasks.model_names import names_clip, names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
 from maskclip.tasks.runtimes import placed, run_by
-from maskclip.tasks.without_clip import (
-    load_preview,
-    load_student,
-    names_clip,
-    refuse_settings_of_clip,
-)
+from maskclip.tasks.without_clip import load_preview, load_student, refuse_settings_of_clip
 
 
 def load(

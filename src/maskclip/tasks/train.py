@@ -226,7 +226,10 @@ def _fit(
 ) -> Trained:
     training, dataset, validation, machine, processes, device, _, out = job
     samples = dataset.samples
-    best_and_last = checkpoint_callbacks(out, machine, validated=validation is not None)
+    steps = training.optimization.steps
+    best_and_last = checkpoint_callbacks(
+        out, machine, steps=steps, validated=validation is not None
+    )
     counting = CountSkipped(len(samples), 0 if validation is None else len(validation))
     drawing = DrawOverlays(
         validation or samples,

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from maskclip.core.config import Options
 from maskclip.core.draw import Labels
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning, require_extra
 from maskclip.core.regions import SLIC, enlarge, superpixels, vote
 from maskclip.data.region_folder import RegionFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOST_NAMES = 3  # photos that a warning names
 

@@ -8,12 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskclip.clip.open_clip_folder import names_folder
 from maskclip.clip.prompts import OnWord
 from maskclip.core.config import (
-    ALIASES,
     DEFAULT_OPTIONS,
-    EMBEDDED,
     PREVIEWS,
     ModelConfig,
     Options,
@@ -26,7 +23,6 @@ from maskclip.core.files import file_fingerprint
 from maskclip.core.method import CLEAN, Method
 from maskclip.core.methods import AUTO, get_method
 from maskclip.core.vocabulary import BACKGROUND, Background, Vocabulary
-from maskclip.export.files import PROGRAM_SUFFIX, SUFFIX
 from maskclip.export.graph import with_fixed_padding
 from maskclip.imagenet.classifier import (
     SHORT_SIDE,
@@ -35,56 +31,11 @@ from maskclip.imagenet.classifier import (
     load_classifier,
 )
 from maskclip.imagenet.words import ids_of
-from maskclip.plus.files import TrainedStudent, is_student_file, read_student, student_file
+from maskclip.plus.files import TrainedStudent, read_student, student_file
 from maskclip.plus.words import StudentWords
 from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
-from maskclip.tasks.exported import names_exported
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.photos import Encode
-
-_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".onnx")
-
-
-def names_clip(name: str) -> bool:
-    """Return whether the name of a model is a CLIP's: no preview's, student's or exported file's.
-
-    Raises:
-        MaskCLIPError: as `names_student`.
-    """
-    return name not in PREVIEWS and not names_student(name) and not names_exported(name)
-
-
-def names_student(name: str) -> bool:
-    """Return whether the name of a model is the file of a student, or a run folder with one.
-
-    Raises:
-        MaskCLIPError: it names a file that there is not, or a folder that is no run folder.
-    """
-    if "://" in name:
-        raise MaskCLIPError(f"{name} is an address: download the file, and give its path")
-    if names_folder(name):
-        return False
-    if Path(name).suffix in _FILES and not Path(name).exists():
-        raise MaskCLIPError(f"{name}: no such model file")
-    if Path(name).suffix == PROGRAM_SUFFIX:
-        raise MaskCLIPError(
-            f"{name}: a program of torch.export, which its readers run without maskclip: give the "
-            f"model, or a file exported as {SUFFIX}"
-        )
-    if name in {*EMBEDDED, *ALIASES, *PREVIEWS}:
-        return False
-    if Path(name).is_dir() and student_file(Path(name)) == Path(name) and not _is_clip(name):
-        raise MaskCLIPError(
-            f"{name} is a folder, but no run folder: expected student.safetensors or best.ckpt in "
-            "it, as `maskclip train` leaves them, or open_clip_config.json, as open_clip does"
-        )
-    return is_student_file(Path(name))
-
-
-def _is_clip(name: str) -> bool:
-    from maskclip.clip.published import architectures
-
-    return name.partition(":")[0] in architectures()
 
 
 def load_preview(

@@ -25,11 +25,10 @@ from maskclip.core.vocabulary import Vocabulary
 from maskclip.export.runtimes import RuntimeRefusalError
 from maskclip.plus.files import read_student
 from maskclip.plus.words import takes_words
-from maskclip.tasks.exported import names_exported
+from maskclip.tasks.model_names import names_clip, names_exported, names_student
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.runtimes import TORCH
 from maskclip.tasks.segmenter import load
-from maskclip.tasks.without_clip import names_clip, names_student
 
 _MOST_SEGMENTERS = 12
 """Models with a method that are ready at once; a method shares the weights of its model."""

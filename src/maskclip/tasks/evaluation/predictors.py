@@ -29,7 +29,8 @@ from maskclip.tasks.evaluation.settings import (
     protocol_notes,
     vocabulary_under,
 )
-from maskclip.tasks.exported import ExportedSegmenter, load_exported, names_exported
+from maskclip.tasks.exported import ExportedSegmenter, load_exported
+from maskclip.tasks.model_names import names_clip, names_exported
 from maskclip.tasks.photo_segmenter import EncodedPhoto, Segmenter
 from maskclip.tasks.runtimes import TORCH, placed, run_by
 from maskclip.tasks.segmenter import CLIPSegmenter, load
@@ -39,7 +40,6 @@ from maskclip.tasks.without_clip import (
     StudentSegmenter,
     load_preview,
     load_student,
-    names_clip,
     refuse_settings_of_clip,
 )
 

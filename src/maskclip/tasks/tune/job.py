@@ -19,15 +19,14 @@ from maskclip.core.vocabulary import BACKGROUND, Vocabulary
 from maskclip.data.corrections import Corrections
 from maskclip.data.images import load_image
 from maskclip.data.region_folder import RegionFolder
-from maskclip.tasks.exported import names_exported
 from maskclip.tasks.label.finished import FinishedLabels, LabeledPhoto, open_labels
+from maskclip.tasks.model_names import names_exported, names_student
 from maskclip.tasks.photo_segmenter import Segmenter
 from maskclip.tasks.segmenter import load
 from maskclip.tasks.tune.changes import Change, background_changes, read_tries, synonym_changes
 from maskclip.tasks.tune.propose import Bench, Proposal, Reviewed, bins, propose
 from maskclip.tasks.tune.tallies import folds
 from maskclip.tasks.voting import Voting
-from maskclip.tasks.without_clip import names_student
 
 LEAST, MOST = 10, 200
 """Photos that were reviewed: how many are needed, and how many are looked at."""
