@@ -11,21 +11,24 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from maskclip.core.errors import MaskCLIPError
-from maskclip.core.text import check_key
+from maskclip.core.text import brief, check_key, check_kind
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 _MOST_NARROW = 255  # classes of 8-bit labels
+_LONGEST_WAIT = 1_000_000  # seconds; sockets know no endless ones
 _MOST_WAITS = 10  # times that "busy" is waited for
 
 
@@ -111,12 +114,17 @@ class Client:
         key: str | None = None,
         timeout: float = 120.0,
     ) -> None:
-        if not address.startswith(("http://", "https://")):
-            raise MaskCLIPError(f"`address`: expected one with http:// or https://, got {address}")
+        _check_address(address)
         self.address = address.rstrip("/")
         self.key = os.environ.get("MASKCLIP_KEY") if key is None else key
         if self.key:
+            check_kind(self.key, str, "`key`: expected a text")
             check_key(self.key)
+        check_kind(timeout, Real, "`timeout`: expected a number of seconds")
+        if not 0 < timeout <= _LONGEST_WAIT:
+            raise MaskCLIPError(
+                f"`timeout`: expected seconds above 0, at most {_LONGEST_WAIT:,}, got {timeout}"
+            )
         self.timeout = timeout
 
     def segment(
@@ -147,7 +155,7 @@ class Client:
             >>> [one.name for one in answer.classes]
             ['background', 'dog', 'grass']
         """
-        text = words if words is None or isinstance(words, str) else "; ".join(words)
+        text = words if words is None or isinstance(words, str) else "; ".join(_names(words))
         if "format" in options:
             raise MaskCLIPError("`format`: labels come as an array, whatever they are sent as")
         fields = {"words": text, "vocabulary": vocabulary, **options}
@@ -213,6 +221,28 @@ class Client:
         raise AssertionError("not reached")
 
 
+def _check_address(address: object) -> None:
+    """Refuse what is no address of HTTP."""
+    expected = "`address`: expected one with http:// or https://"
+    check_kind(address, str, expected)
+    try:
+        parts = urlsplit(str(address))
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        known = False
+    if not known:
+        raise MaskCLIPError(f"{expected}, got {brief(address)}")
+
+
+def _names(words: object) -> list[str]:
+    """Return a list of names; refuse anything else."""
+    listed = isinstance(words, Iterable) and not isinstance(words, Mapping)
+    several: list[Any] = list(words) if listed else [None]  # type: ignore[call-overload]
+    if not all(isinstance(word, str) for word in several):
+        raise MaskCLIPError(f"`words`: expected a text or a list of names, got {brief(words)}")
+    return several
+
+
 def _found(answer: Any) -> Answer:
     with Image.open(io.BytesIO(b64decode(answer["labels"]))) as labels:
         found = np.array(labels)
@@ -248,11 +278,17 @@ def _file(image: ImageSource) -> bytes:
     if isinstance(image, str | os.PathLike):
         try:
             return Path(image).read_bytes()
-        except OSError as error:
-            raise MaskCLIPError(f"{image}: {error.strerror}") from None
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or error
+            raise MaskCLIPError(f"{image}: {reason}") from None
+    kinds = (Image.Image, np.ndarray)
+    check_kind(image, kinds, "`image`: expected a path, bytes, a Pillow image or a uint8 array")
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    try:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        picture.save(file, "PNG")
+    except (OSError, TypeError, ValueError, SystemError) as error:  # whatever Pillow has no PNG of
+        raise MaskCLIPError(f"`image`: cannot be sent as PNG ({error})") from None
     return file.getvalue()
 
 

@@ -44,7 +44,7 @@ def choose(clip: CLIPModel, method: str | Method, options: Options = DEFAULT_OPT
         options: how images are cut.
 
     Raises:
-        FileNotFoundError, MaskCLIPError: there is no such method.
+        MaskCLIPError: there is no such method.
     """
     if method != AUTO:
         return Choice(get_method(method), "")

@@ -25,7 +25,7 @@ from maskclip.core.class_lists import (
     synonyms,
 )
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
-from maskclip.core.text import brief, parse_json, parse_yaml, read_text
+from maskclip.core.text import MissingFileError, brief, parse_json, parse_yaml, read_text
 
 _MAX_BYTES = 8 << 20  # of 65,535 classes with their synonyms there are fewer
 _NAMES = ("name", "names", "class", "classes", "class_name", "label", "labels", "category")
@@ -58,7 +58,7 @@ def read_classes(path: Path) -> ClassFile:
     Warns (MaskCLIPWarning) where the file's numbers are not the labels that its classes get.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         VocabularyError: it cannot be read as classes; names the file and, in text, the line.
     """
     try:
@@ -66,6 +66,8 @@ def read_classes(path: Path) -> ClassFile:
         if path.suffix.lower() == ".toml" or re.match(r"classes\s*=\s*\[", text):
             return parse_toml_classes(text, str(path))
         entries = _entries(text, path)
+    except MissingFileError:
+        raise
     except MaskCLIPError as error:
         raise VocabularyError(str(error)) from None
     try:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, get_type_hints
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
 from maskclip.core.methods import AUTO, get_method, with_proxy
-from maskclip.core.text import brief
+from maskclip.core.text import brief, check_kind
 
 DEFAULT_MODEL = "ViT-B-16:openai"
 
@@ -325,6 +325,15 @@ def _regions(place: object) -> str:
 
 DEFAULT_OPTIONS = Options()
 """The whole image at the model's working size, no refinement."""
+
+
+def check_options(options: object) -> None:
+    """Refuse what is no `Options`.
+
+    Raises:
+        MaskCLIPError: says what came.
+    """
+    check_kind(options, Options, "`options`: expected Options")
 
 
 def check_keywords(given: Mapping[str, Any], kind: type, *, others: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.palettes import BLACK, IGNORED_COLOR, Color
 from maskclip.core.specks import SPECK, specks
+from maskclip.core.text import check_kind
 
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 LegendEntry = tuple[str, Color, float]  # name, colour, fraction of the picture in 0..1
@@ -97,8 +99,10 @@ def _draw_over(
         raise ValueError(
             f"the image is {image.width}x{image.height} but the labels are (H, W) = {labels.shape}"
         )
+    expected = "`opacity`: expected a number between 0 and 1"
+    check_kind(opacity, Real, expected)
     if not 0 <= opacity <= 1:
-        raise MaskCLIPError(f"`opacity`: expected a number between 0 and 1, got {opacity}")
+        raise MaskCLIPError(f"{expected}, got {opacity}")
     reach = min(4, round(math.sqrt(labels.size) / 1200))  # one pixel wide up to 600 x 600
     far = _LINES + SPECK * (2 * reach + 1)  # as far as one must look to tell a speck
     height, width = labels.shape

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from maskclip.core.errors import MaskCLIPError
+from maskclip.core.fields import check_fields
 from maskclip.core.text import brief
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -35,6 +36,7 @@ class Middle:
     kernels: Weighted = (("qk", 1.0),)
 
     def __post_init__(self) -> None:
+        check_fields(self, "middle.")
         if not self.blocks or not all(0 <= block < _MOST_BLOCKS for block in self.blocks):
             raise MaskCLIPError(
                 f"middle.blocks: expected some, counted from 0, got {brief(self.blocks)}"
@@ -74,6 +76,7 @@ class Feedback:
     blur: float = 5.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "feedback.")
         _check("feedback.logits", self.logits, 0, math.inf)
         _check("feedback.weight", self.weight, -math.inf, math.inf)
         _check("feedback.temperature", self.temperature, 0, math.inf)
@@ -93,6 +96,9 @@ class Alignment:
 
     solver: Literal["newton-schulz", "svd"] = "newton-schulz"
     centered_keys: float = 0.08
+
+    def __post_init__(self) -> None:
+        check_fields(self, "alignment.")
 
 
 NEIGHBORS = 30
@@ -131,6 +137,7 @@ class Purification:
     class_token: float = 0.3
 
     def __post_init__(self) -> None:
+        check_fields(self, "purification.")
         _check("purification.share", self.share, 0, 1)
         _check("purification.threshold", self.threshold, -1, 1)
         _check("purification.sharpness", self.sharpness, 0, math.inf)
@@ -260,6 +267,7 @@ class Method:
     resizes: Literal[1, 2]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_weights("kernels", self.kernels)
         _check_weights("pool", self.pool)
         for name, most in _ABOVE_ZERO.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 from maskclip.core.errors import MaskCLIPError, did_you_mean
+from maskclip.core.fields import UNFIT, fitting, in_words, kinds_of
 from maskclip.core.method import (
     BASELINE,
     CLEAN,
@@ -228,7 +227,7 @@ def get_method(method: str | Method) -> Method:
     Not of `auto`, which only the model decides.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: no method has that name, or the file cannot be used.
     """
     if isinstance(method, Method):
@@ -250,7 +249,7 @@ def method_name(method: str | Method) -> str:
     """Return how a method is called in tables: that of a file by the file, `auto` by itself.
 
     Raises:
-        FileNotFoundError, MaskCLIPError: as `get_method`.
+        MaskCLIPError: as `get_method`.
     """
     return AUTO if method == AUTO else get_method(method).name
 
@@ -267,7 +266,7 @@ def read_method(path: str) -> Method:
     names and weights; `middle`, `alignment` and `purification` are tables of their fields.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: the file cannot be used; names it and the field.
     """
     table = read_toml(path, "a method")
@@ -293,7 +292,7 @@ _EMPTY = {
 
 def _changed(base: Any, table: Mapping[str, Any], prefix: str = "") -> Any:
     """Return a method, or a part of one, with the fields of a table."""
-    kinds = get_type_hints(type(base))
+    kinds = kinds_of(type(base))
     known = [field.name for field in fields(base)]
     values = {}
     for key, value in table.items():
@@ -308,47 +307,10 @@ def _changed(base: Any, table: Mapping[str, Any], prefix: str = "") -> Any:
             continue
         if key in ("kernels", "pool") and isinstance(value, dict):
             value = list(value.items())
-        fitting = _fitting(value, kinds[key])
-        if fitting is _UNFIT:
-            raise MaskCLIPError(f"{prefix}{key}: expected {_named(kinds[key])}, got {brief(value)}")
-        values[key] = fitting
+        found = fitting(value, kinds[key])
+        if found is UNFIT:
+            raise MaskCLIPError(
+                f"{prefix}{key}: expected {in_words(kinds[key])}, got {brief(value)}"
+            )
+        values[key] = found
     return replace(base, **values)
-
-
-_UNFIT = object()
-
-
-def _fitting(value: object, kind: Any) -> object:
-    """Return a value of TOML as a field's type wants it, or `_UNFIT`."""
-    arguments = get_args(kind)
-    origin = get_origin(kind)
-    if origin is Literal:
-        return value if value in arguments and type(value) in map(type, arguments) else _UNFIT
-    if origin is UnionType:
-        found = (_fitting(value, one) for one in arguments)
-        return next((one for one in found if one is not _UNFIT), _UNFIT)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return _UNFIT
-        if arguments[-1] is ...:
-            arguments = (arguments[0],) * len(value)
-        if len(value) != len(arguments):
-            return _UNFIT
-        parts = tuple(map(_fitting, value, arguments))
-        return _UNFIT if _UNFIT in parts else parts
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else _UNFIT
-    return value if type(value) is kind else _UNFIT
-
-
-def _named(kind: Any) -> str:
-    """Return a field's type in words."""
-    arguments = get_args(kind)
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, arguments))
-    if get_origin(kind) is UnionType:
-        return " or ".join(_named(one) for one in arguments if one is not type(None))
-    if get_origin(kind) is tuple:
-        return "a list of " + " and ".join(dict.fromkeys(_named(a) for a in arguments if a != ...))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    return words.get(kind, "a table")

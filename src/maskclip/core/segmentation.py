@@ -15,6 +15,7 @@ from maskclip.core import draw
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import atomic_path
 from maskclip.core.regions import Regions, vote
+from maskclip.core.text import check_kind, check_path
 from maskclip.core.vocabulary import Vocabulary
 
 _SHOWN = 1024  # px of the longer side of a picture in a notebook
@@ -63,6 +64,9 @@ class Segmentation:
     image: Image.Image | None = None
 
     def __post_init__(self) -> None:
+        check_kind(self.vocabulary, Vocabulary, "`vocabulary`: expected a Vocabulary")
+        for name in ("labels", "scores"):
+            check_kind(getattr(self, name), np.ndarray, f"`{name}`: expected an array (H, W)")
         labels, scores, count = self.labels, self.scores, len(self.vocabulary)
         if labels.ndim != 2 or labels.size == 0:
             raise MaskCLIPError(
@@ -85,8 +89,7 @@ class Segmentation:
             self._check_size(self.image)
 
     def _check_size(self, image: Image.Image) -> None:
-        if not isinstance(image, Image.Image):
-            raise MaskCLIPError(f"`image`: expected a Pillow image, got {type(image).__name__}")
+        check_kind(image, Image.Image, "`image`: expected a Pillow image")
         height, width = self.labels.shape
         if image.size != (width, height):
             raise MaskCLIPError(
@@ -204,6 +207,7 @@ class Segmentation:
         """Write `label_image` as PNG to `path`; the file appears whole or not at all.
 
         Raises:
+            MaskCLIPError: it is no path.
             OSError: the file cannot be written.
 
         Examples:
@@ -218,6 +222,7 @@ class Segmentation:
         """Write `score_image` as PNG to `path`; the file appears whole or not at all.
 
         Raises:
+            MaskCLIPError: it is no path.
             OSError: the file cannot be written.
 
         Examples:
@@ -298,5 +303,6 @@ def class_totals(
 
 
 def _save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    check_path(path)
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")

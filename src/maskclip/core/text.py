@@ -59,6 +59,10 @@ _TOML_STRINGS = re.compile(  # an open string ends with its line or the text: no
 )
 
 
+class MissingFileError(MaskCLIPError, FileNotFoundError):
+    """A file of text that is not there."""
+
+
 def printable(text: str) -> str:
     r"""Return `text` with escapes for what a terminal or browser would obey instead of show.
 
@@ -164,6 +168,32 @@ def brief(value: object) -> str:
     return printable(_Brief().repr(value))
 
 
+def check_kind(value: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Refuse a value of another type than a function takes.
+
+    Args:
+        value: what it was given.
+        kinds: the types that it takes; True and False are no numbers.
+        expected: the beginning of the message: "`scores`: expected an array (H, W)".
+
+    Raises:
+        MaskCLIPError: in one line, with what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        plain = value is None or isinstance(value, str | int | float | list | tuple | dict)
+        raise MaskCLIPError(f"{expected}, got {brief(value) if plain else type(value).__name__}")
+
+
+def check_path(value: object, name: str = "path") -> None:
+    """Refuse what names no file.
+
+    Raises:
+        MaskCLIPError: it is no path, or an empty one.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise MaskCLIPError(f"`{name}`: expected the path of a file, got {brief(value)}")
+
+
 def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES) -> str:
     """Read a text file: UTF-8, or UTF-16 or UTF-32 with its byte order mark; the mark is left out.
 
@@ -173,7 +203,7 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
         limit: the most bytes it may have; no more are read.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: it is a folder, a pipe or a device, too large, or no such text.
         OSError: it cannot be read.
     """
@@ -184,7 +214,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTE
     """Read the bytes of a text file, as `read_text`, where they have to be counted.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: it is a folder, a pipe or a device, or too large.
         OSError: it cannot be read.
     """
@@ -192,7 +222,9 @@ def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTE
     try:
         kind = path.stat()
     except FileNotFoundError:
-        raise FileNotFoundError(f"no such file: {path} (expected {what})") from None
+        raise MissingFileError(f"no such file: {path} (expected {what})") from None
+    except ValueError as error:  # a zero byte in the name
+        raise MaskCLIPError(f"{brief(str(path))}: cannot be read ({error})") from None
     if not stat.S_ISREG(kind.st_mode) and not _is_open_already(path):
         got = "a folder" if stat.S_ISDIR(kind.st_mode) else "a pipe, socket or device"
         raise MaskCLIPError(f"{path}: expected {what}, got {got}")
@@ -236,7 +268,7 @@ def read_json(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
     """Read a file of JSON.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: as `read_text` and `parse_json`.
         OSError: it cannot be read.
     """
@@ -276,7 +308,7 @@ def read_toml(path: str | os.PathLike[str], what: str, *, limit: int = MAX_BYTES
     """Read a file of TOML.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         MaskCLIPError: as `read_text` and `parse_toml`.
         OSError: it cannot be read.
     """

@@ -32,7 +32,7 @@ from maskclip.core.class_lists import (
 )
 from maskclip.core.errors import did_you_mean
 from maskclip.core.palettes import BLACK, Color, class_colors
-from maskclip.core.text import brief
+from maskclip.core.text import brief, check_kind, check_path
 
 __all__ = [
     "BACKGROUND",
@@ -91,8 +91,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the only moment at which a frozen value may be tidied
         set_field(self, "names", tuple(map(fold, _listed(self.names))))
-        set_field(self, "prompts", tuple(tuple(map(fold, _listed(p))) for p in self.prompts))
-        set_field(self, "colors", tuple(map(parse_color, self.colors)))
+        prompts = _listed(self.prompts)
+        set_field(self, "prompts", tuple(tuple(map(fold, _listed(p))) for p in prompts))
+        set_field(self, "colors", tuple(map(parse_color, _listed(self.colors, "colours"))))
         self._check_names()
         self._check_prompts()
         if len(self.colors) != len(self.names):
@@ -103,7 +104,7 @@ class Vocabulary:
         set_field(self, "confidence", self._checked_confidence())
 
     def _checked_confidence(self) -> tuple[float, ...]:
-        needed = tuple(map(_confidence, self.confidence))
+        needed = tuple(map(_confidence, _listed(self.confidence, "scores")))
         if needed and len(needed) != len(self.names):
             raise VocabularyError(
                 f"expected one confidence per class, got {len(needed)} for {len(self.names)}"
@@ -185,7 +186,7 @@ class Vocabulary:
         if len(classes) > MAX_CLASSES:
             colors = ()  # the class count is the error to report
         names, prompts = (name for name, _ in classes), (words for _, words in classes)
-        return cls(tuple(names), tuple(prompts), tuple(colors))
+        return cls(tuple(names), tuple(prompts), tuple(_listed(colors, "colours")))
 
     @classmethod
     def _of_file(cls, found: ClassFile, source: object) -> Vocabulary:
@@ -208,8 +209,8 @@ class Vocabulary:
         `MaskCLIPWarning` says where their numbers are not the labels.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            MaskCLIPError: the file cannot be used; names the file and, in text, the line.
+            MaskCLIPError: the file cannot be used; names the file and, in text, the line. Where
+                there is no such file, it is a `FileNotFoundError` too.
 
         Examples:
             `classes.txt` has three lines, `dog`, `person=man,woman` and `grass`:
@@ -217,6 +218,7 @@ class Vocabulary:
             >>> maskclip.Vocabulary.from_file("classes.txt").names
             ('dog', 'person', 'grass')
         """
+        check_path(path)
         return cls._of_file(read_classes(Path(path)), path)
 
     @classmethod
@@ -231,6 +233,7 @@ class Vocabulary:
             >>> len(voc), voc.names[:3]
             (20, ('airplane', 'bicycle', 'bird'))
         """
+        check_kind(name, str, "expected the name of a built-in vocabulary")
         return _builtin(name)
 
     @classmethod
@@ -280,6 +283,7 @@ class Vocabulary:
             >>> maskclip.Vocabulary.from_file("classes.toml") == words
             True
         """
+        check_kind(description, str, "`description`: expected a line of text")
         start = 1 if self.has_background else 0
         words = self.prompts[0] if start else None
         pairs = zip(self.names, self.confidence, strict=bool(self.confidence))
@@ -304,6 +308,7 @@ class Vocabulary:
             >>> words.with_confidence({"person": 0.6}).confidence
             (0.0, 0.6)
         """
+        check_kind(needed, Mapping, "expected a dictionary of names and the scores they need")
         for name in needed:
             if name not in self.names:
                 near = did_you_mean(name, self.names)
@@ -428,15 +433,15 @@ def _all_of(values: object, kind: type) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def _listed(values: object) -> Iterable[Any]:
+def _listed(values: object, what: str = "names") -> Iterable[Any]:
     """Refuse what is no list of names: of one string, the letters would become the classes."""
-    if isinstance(values, str):
+    if isinstance(values, str) and what == "names":
         raise VocabularyError(
             f"expected a list of names, got one string: write [{brief(values)}], or one string a "
             "name"
         )
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
-        raise VocabularyError(f"expected a list of names, got {brief(values)}")
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise VocabularyError(f"expected a list of {what}, got {brief(values)}")
     return values
 
 
@@ -459,7 +464,8 @@ def _confidence(value: object) -> float:
 
 
 def _threshold(value: float) -> float:
-    if isinstance(value, bool) or not -1 < value < 1:  # NaN is not between them
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -1 < value < 1:  # NaN is not between them
         raise VocabularyError(
             "expected a background threshold: a probability between 0 and 1 (with the method "
             f"published a similarity between -1 and 1), got {brief(value)}"

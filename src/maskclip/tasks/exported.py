@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskclip.clip.prompts import OnWord
-from maskclip.core.config import BY_PHOTO, DEFAULT_OPTIONS, ModelConfig, Options
+from maskclip.core.config import BY_PHOTO, DEFAULT_OPTIONS, ModelConfig, Options, check_options
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.errors import MaskCLIPError
 from maskclip.core.files import file_fingerprint
@@ -85,6 +85,7 @@ class ExportedSegmenter(Segmenter):
         Raises:
             MaskCLIPError: says which.
         """
+        check_options(options)
         own = self.description.vocabulary
         same = classes is None or as_vocabulary(classes) == own
         if not same or background is not None:

@@ -28,7 +28,7 @@ from maskclip.core.dense import Dense, Scoring
 from maskclip.core.errors import MaskCLIPError, did_you_mean
 from maskclip.core.method import Method
 from maskclip.core.segmentation import Segmentation
-from maskclip.core.text import brief
+from maskclip.core.text import brief, check_kind
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.tasks.classes import Classes
@@ -395,6 +395,7 @@ class Segmenter(ABC):
         vocabulary = self.prepare(classes, background=background, options=options)
         scoring = self.scoring(vocabulary, options)
         self._check_encoded([encoded], scoring)
+        check_kind(name, str, "`name`: expected the name of a class")
         if name not in vocabulary.names:
             raise MaskCLIPError(
                 f"`name`: no class {name!r}{did_you_mean(name, vocabulary.names)}; there are "

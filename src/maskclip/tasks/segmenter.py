@@ -33,13 +33,13 @@ from maskclip.core.config import (
     ModelSettings,
     Options,
     check_keywords,
+    check_options,
 )
 from maskclip.core.dense import Dense, Scoring
 from maskclip.core.device import check_precision, choose_precision
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.method import Method
 from maskclip.core.methods import with_proxy
-from maskclip.core.text import brief
 from maskclip.core.view import check_view
 from maskclip.core.vocabulary import Background, Vocabulary
 from maskclip.tasks.classes import Classes, as_vocabulary, useless, with_usable_confidence
@@ -93,8 +93,7 @@ def load(
         ('naclip', 'cpu')
     """
     check_keywords(settings, ModelSettings, others=["model", "device", "options", "runtime"])
-    if not isinstance(options, Options):
-        raise MaskCLIPError(f"`options`: expected Options, got {brief(options)}")
+    check_options(options)
     base = model if isinstance(model, ModelConfig) else ModelConfig(name=model)  # type: ignore[arg-type]
     config = replace(base, **settings)  # type: ignore[arg-type]  # paths become text
     config, place = placed(config, device, runtime)
@@ -184,6 +183,7 @@ class CLIPSegmenter(Segmenter):
         Raises:
             MaskCLIPError: there are no classes, or they cannot be used.
         """
+        check_options(options)
         if classes is None:
             raise MaskCLIPError(f"no classes: {self.clip.name} labels with the words that it gets")
         if options.key_smoothing is not None:

@@ -14,6 +14,7 @@ from maskclip.core.config import (
     PREVIEWS,
     ModelConfig,
     Options,
+    check_options,
     own_refinement,
 )
 from maskclip.core.dense import Dense, Scoring
@@ -138,6 +139,7 @@ class StudentSegmenter(Segmenter):
             MaskCLIPError: a word is new and cannot be encoded (`StudentWords`), or an option is one
                 of CLIP's.
         """
+        check_options(options)
         refuse_options_of_clip(
             self.name,
             key_smoothing=options.key_smoothing is not None,
@@ -276,6 +278,7 @@ class PreviewSegmenter(Segmenter):
         Raises:
             MaskCLIPError: there are no classes, or words that ImageNet does not know.
         """
+        check_options(options)
         if classes is None:
             raise MaskCLIPError(f"no classes: {self.name} labels with the words that it gets")
         self.check_view(options)
