@@ -197,6 +197,18 @@ def test_masks_as_a_whole_are_doubted(pixels, ignored, said):
     assert found is None if said is None else found.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("names", "pixels", "said"),
+    [(["no", "yes"], [9, 0], True), (["dog"], [9], True), (["no", "yes"], [0, 0], False)],
+)
+def test_black_and_white_masks_are_told_to_become_0_and_1(names, pixels, said):
+    found = doubt(names, np.array(pixels), LabelRule(len(names), 255), masks=2, ignored=2)
+    assert (
+        found.endswith("masks of 0 and 255, as black-and-white images are: make them 0 and 1")
+        is said
+    )
+
+
 def test_one_class_and_ignored_pixels_everywhere_are_doubted():
     found = doubt(["dog"], np.array([9]), LabelRule(1, 255), masks=1, ignored=1)
     assert found.startswith("every mask has ignored pixels, and all others are dog: 255 means")

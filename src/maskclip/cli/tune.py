@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +17,11 @@ from maskclip.cli.console import print_line, print_path, print_table, warning_li
 from maskclip.core.files import write_text
 
 if TYPE_CHECKING:
-    from maskclip.core.config import ModelConfig
     from maskclip.core.vocabulary import Vocabulary
     from maskclip.tasks.tune.job import Tuned
 
 TUNED = "tuned.toml"
+_LOW = 0.25  # mIoU: three in four pixels that have or should have a class are wrong
 _LISTED = 40  # classes, those that change most
 
 
@@ -89,36 +92,73 @@ def tune(
             method_file=method_file,
             tokenizer=tokenizer,
             device=device,
-            on_progress=lambda what, count: tell(f"{what}: {count:,}"),
+            on_progress=_Left(tell),
         )
     for line in found.left_out:
         warning_line(line)
     _show(found)
     proposal = found.proposal
+    if proposal.after.miou < _LOW:
+        warning_line(
+            f"mIoU is below {100 * _LOW:.0f} %, and words and thresholds do not mend that: try "
+            "another model or method (`maskclip compare` measures them), or learn from what was "
+            f"corrected: `maskclip train --images PHOTOS --labels {shlex.quote(str(labels))} "
+            "--out RUN`"
+        )
     if not any(taken for _, taken in proposal.stages.values()):
         print_line("nothing that was tried helps on photos that it was not chosen by: no file")
         return
     path = out or labels / TUNED
     write_text(proposal.vocabulary.to_toml(_figures(found)), path)
     print_path(path)
-    print_line(f"next: {_next_command(found.model, path)}")
+    print_line(f"next: {_next_command(found, path)}")
 
 
-def _next_command(model: ModelConfig, classes: Path) -> str:
-    """Return the command that labels other photos by what was found."""
+def _next_command(found: Tuned, classes: Path) -> str:
+    """Return the command that labels other photos by what was found, as these were labelled."""
+    from dataclasses import asdict
+
+    from maskclip.core.config import ModelConfig
     from maskclip.core.method import CLEAN
 
-    file, name = shlex.quote(str(classes)), shlex.quote(model.name)
-    if model.weights is not None:
-        name += f" --weights {shlex.quote(model.weights)}"
-    for option, value in (("tokenizer", model.tokenizer), ("language", model.language)):
-        if value is not None:
-            name += f" --{option} {shlex.quote(value)}"
+    model, plain = found.model, ModelConfig()
     how = model.method if isinstance(model.method, str) else model.method.name
-    if how == CLEAN.name:
-        return f"`maskclip label PHOTOS --classes {file} --model {name} --out DIR`"
-    how = shlex.quote(how)
-    return f"`maskclip label PHOTOS --classes {file} --model {name} --method {how} --out DIR`"
+    options = {name: value for name, value in asdict(found.options).items() if name != "long_side"}
+    chosen = {
+        "classes": classes,
+        "model": model.name,
+        "weights": model.weights,
+        "tokenizer": model.tokenizer,
+        "language": model.language,
+        "method": None if how == CLEAN.name else how,
+        "proxy": model.proxy,
+        "templates": None if model.templates == plain.templates else model.templates,
+        **options,
+        "refine": "+".join(found.options.refine) or None,
+        "pamr_dilations": ",".join(map(str, found.options.pamr_dilations or ())) or None,
+        "min_region": found.min_region or None,
+    }
+    words = ["maskclip", "label", "PHOTOS"]
+    for name, value in chosen.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return f"`{shlex.join([*words, '--out', 'DIR'])}`"
+
+
+class _Left:
+    """Says how far each kind of work is, and how long it takes at most."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._what, self._began = tell, "", 0.0
+
+    def __call__(self, what: str, count: int, most: int) -> None:
+        if what != self._what:  # whose first is not timed
+            self._what, self._began = what, time.monotonic()
+        line = f"{what}: {count:,} of at most {most:,}"
+        if count > 1:
+            each = (time.monotonic() - self._began) / (count - 1)
+            line += f", at most {timedelta(seconds=round(each * (most - count)))} left"
+        self._tell(line)
 
 
 def _figures(found: Tuned) -> str:

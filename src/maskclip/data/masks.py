@@ -147,6 +147,10 @@ def doubt(
     if pixels.any() and not pixels[0]:
         return None
     expected = f"{rule.ignore} means ignored, and classes are {rule.expected.partition(',')[0]}"
+    if not rule.colors and not rule.reduce_zero and pixels[0] and not pixels[1:].any():
+        expected += (
+            f"; masks of 0 and {rule.ignore}, as black-and-white images are: make them 0 and 1"
+        )
     if len(absent) == len(names):
         return f"no mask has a labelled pixel: {expected}"
     if not absent:

@@ -75,6 +75,19 @@ def true():
     return labels
 
 
+def test_photos_of_another_folder_are_noted_and_keep_their_names_apart(out, photos, tmp_path):
+    others = shutil.copytree(photos / "sub", tmp_path / "others")
+    seen, notes = run(others, out)
+    assert len(seen) == 1
+    assert seen[0] not in {"a", "sub/a"}
+    assert (out / "png" / f"{seen[0]}.png").is_file()
+    assert notes[0].startswith(f"photos of another folder than before: {photos}; the labels lie")
+    for again in (photos, photos / "sub"):  # the same folder, or a part of it
+        _, notes = run(again, shutil.copytree(out, tmp_path / f"out-{again.name}"))
+        there = [note for note in notes if f"than before: {photos}" in note]
+        assert there == []
+
+
 def test_corrected_labels_are_written_in_every_format_and_stay(photos, out, true):
     before = png(out, "a")
     with CorrectionJournal(out, WORDS) as journal:

@@ -1,13 +1,16 @@
 """What is proposed in a world whose truth is exact: wrong words go, and figures hold elsewhere."""
 
 import shutil
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import maskclip
-from maskclip.cli import main
+from maskclip.cli import app, main, tune
 from maskclip.core.cleaning import Cleaning
 from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError
@@ -177,11 +180,71 @@ def test_a_class_file_is_written_that_label_reads(tuned, capsys):
     assert main(["tune", str(out), "--try", "background=cow", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "cross-validated over 12 corrected photos" in printed
-    following = f"next: `maskclip label PHOTOS --classes {out / 'tuned.toml'} --model emoji"
-    assert following in " ".join(printed.split())
+    options = "--templates plain --short-side 160 --out DIR`"
+    following = (
+        f"next: `maskclip label PHOTOS --classes {out / 'tuned.toml'} --model emoji {options}"
+    )
+    assert following in printed
     written = Vocabulary.from_file(out / "tuned.toml")
     assert written.names == WORDS.names
     assert written.prompts == found.proposal.vocabulary.prompts
+
+
+def test_the_next_command_has_all_options_of_the_labelling(tuned):
+    _, found = tuned
+    options = Options(
+        refine="tlp+pamr",
+        pamr_dilations=(4, 8),
+        regions="slic",
+        window=224,
+        stride=112,
+        prompt_denoising=0.5,
+    )
+    model = ModelConfig(name="RN50", weights="my file.pt", method="naclip")
+    other = replace(found, model=model, options=options, min_region=100)
+    assert tune._next_command(other, Path("t.toml")) == (
+        "`maskclip label PHOTOS --classes t.toml --model RN50 --weights 'my file.pt' "
+        "--method naclip --prompt-denoising 0.5 --refine tlp+pamr "
+        "--pamr-dilations 4,8 --regions slic --window 224 --stride 112 --min-region 100 --out DIR`"
+    )
+    known = typer.main.get_command(app).commands["label"].params
+    assert {f.name for f in fields(Options)} - {"long_side"} <= {one.name for one in known}
+
+
+def test_progress_has_a_total_that_is_not_exceeded(labeled, tmp_path):
+    out = shutil.copytree(labeled, tmp_path / "labels")
+    correct(out, range(12))
+    seen = {}
+    tune_labels(
+        out,
+        tries=["background=cow,book"],
+        device="cpu",
+        on_progress=lambda what, count, most: seen.setdefault(what, []).append((count, most)),
+    )
+    assert seen["photos encoded"] == [(n, 12) for n in range(1, 13)]
+    assert "labellings tried (words)" in seen
+    for steps in seen.values():
+        assert [count for count, _ in steps] == list(range(1, len(steps) + 1))
+        assert len({most for _, most in steps}) == 1  # or it would have been exceeded
+
+
+def test_the_time_that_is_left_is_at_most_what_the_total_needs(monkeypatch):
+    now, lines = iter([100.0, 102.0, 104.0]), []
+    monkeypatch.setattr(tune.time, "monotonic", lambda: next(now))
+    left = tune._Left(lines.append)
+    for count in (1, 2, 3):
+        left("labellings tried (words)", count, 1203)
+    assert lines[0] == "labellings tried (words): 1 of at most 1,203"
+    assert lines[-1] == "labellings tried (words): 3 of at most 1,203, at most 0:40:00 left"
+
+
+def test_a_figure_that_words_do_not_mend_gets_other_advice(tuned, monkeypatch, capsys):
+    out, found = tuned
+    monkeypatch.setattr("maskclip.tasks.tune.job.tune_labels", lambda *_, **__: found)
+    for low, said in ((0.0, False), (1.0, True)):
+        monkeypatch.setattr(tune, "_LOW", low)
+        assert main(["tune", str(out)]) == 0
+        assert ("words and thresholds do not mend that" in capsys.readouterr().err) is said
 
 
 def test_nothing_is_written_where_nothing_helps(labeled, tmp_path, capsys):

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskclip.core.config import RUNTIMES
@@ -141,6 +141,7 @@ def label_photos(
         corrections.check(job.vocabulary)
         remove_unfinished(job.out, outside=job.out / FOLDER)  # where people may be at work
         missing = _missing(manifest, formats)
+        others = _other_folder(manifest, sources)
         manifest.plan(sources, settings, missing=missing, beside=beside, corrections=corrections)
         if backend is None:
             results = worker.label(manifest.chunks())
@@ -152,7 +153,7 @@ def label_photos(
             *_notes(corrections),
             *(n for f in formats for n in f.finish(_photo_files(manifest, corrections))),
         ]
-        for note in notes:
+        for note in [*([others] if others else []), *notes]:
             on_note(note)
         left_out = sources.left_out.line() if isinstance(sources, Found) else ""
         write_report(
@@ -207,6 +208,27 @@ def _done(manifest: Manifest, sources: Sequence[Source]) -> set[str]:
     done = {outcome.task.path for outcome in manifest.outcomes() if outcome.error is None}
     left = {source.relative_path for source in sources if source.path.absolute() not in done}
     return {source.relative_path for source in sources} - left
+
+
+def _other_folder(manifest: Manifest, sources: Sequence[Source]) -> str | None:
+    """Return a line on photos that were labelled before, if none of theirs is among the sources."""
+    tasks = [outcome.task for outcome in manifest.outcomes() if outcome.error is None]
+    folders = {_folder(task.path, task.relative_path) for task in tasks}
+    here = {folder for source in sources for folder in source.path.absolute().parents}
+    others = sorted(folders - here)
+    if not others:
+        return None
+    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+    return (
+        f"photos of another folder than before: {others[0]}{more}; the labels lie together, and "
+        "where two photos have one name, those of the later have a longer one"
+    )
+
+
+def _folder(path: Path, relative_path: str) -> Path:
+    """Return the folder in which a photo was found; of one that was named itself, its parent."""
+    found = path.parents[len(PurePosixPath(relative_path).parts) - 1]
+    return path.parent if found == Path(path.anchor) else found
 
 
 def _warn_if_useless(job: Job) -> None:

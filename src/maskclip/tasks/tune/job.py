@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskclip.core.config import ModelConfig
+from maskclip.core.config import ModelConfig, Options
 from maskclip.core.errors import MaskCLIPError, MaskCLIPWarning
 from maskclip.core.methods import gives_probabilities
 from maskclip.core.text import counted
@@ -44,12 +44,16 @@ class Tuned:
         proposal: it.
         vocabulary: the classes as they are now.
         model: which labelled, and for which it is proposed.
+        options: with which it labelled.
+        min_region: below how many pixels regions were dropped.
         left_out: lines about what could not be taken into account.
     """
 
     proposal: Proposal
     vocabulary: Vocabulary
     model: ModelConfig
+    options: Options
+    min_region: int
     left_out: tuple[str, ...]
 
 
@@ -62,7 +66,7 @@ def tune_labels(
     method_file: str | None = None,
     tokenizer: str | None = None,
     device: str = "auto",
-    on_progress: Callable[[str, int], None] = lambda *_: None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Tuned:
     """Propose words, a background and thresholds for a labelling, by what people corrected of it.
 
@@ -72,7 +76,7 @@ def tune_labels(
         model, weights, method_file, tokenizer: where their files lie now; by default where they
             lay.
         device: as `load` takes it.
-        on_progress: is called with what is done, and how often it was done.
+        on_progress: is called with what is done, how often it was done, and how often at most.
 
     Raises:
         MaskCLIPError: fewer than `LEAST` photos were reviewed, the model is another, or a file
@@ -111,22 +115,35 @@ def tune_labels(
     photos = []
     for photo in chosen:
         photos.append(_encoded(photo, corrections, finished, segmenter, folder))
-        on_progress("photos encoded", len(photos))
-    count = 0
+        on_progress("photos encoded", len(photos), len(chosen))
+    stage, count, most = "", 0, 0
+
+    def begin(name: str, labelings: int) -> None:
+        nonlocal stage, count, most
+        stage, count, most = name, 0, labelings
 
     def counted_one() -> None:
         nonlocal count
         count += 1
-        on_progress("labellings tried", count)
+        on_progress(f"labellings tried ({stage})", count, max(count, most))
 
     bench = Bench(segmenter, photos, finished.vocabulary, refinement, counted_one)
     needed = bins(finished.cleaning.thresholds(finished.vocabulary).tolist())
-    found = propose(bench, needed, changes, thresholds=gives_probabilities(segmenter.method))
+    found = propose(
+        bench, needed, changes, thresholds=gives_probabilities(segmenter.method), on_stage=begin
+    )
     changed = [photo.name for photo in chosen if photo.change()]
     if changed:
         what = counted(len(changed), "photo has", "photos have")
         left_out.append(f"{what} changed since the labels were made, the first {changed[0]}")
-    return Tuned(found, finished.vocabulary, config, tuple(left_out))
+    return Tuned(
+        found,
+        finished.vocabulary,
+        config,
+        finished.options,
+        finished.cleaning.min_region,
+        tuple(left_out),
+    )
 
 
 def _changes(

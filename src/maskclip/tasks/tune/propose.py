@@ -149,6 +149,7 @@ def propose(
     changes: dict[str, Sequence[Change]],
     *,
     thresholds: bool = True,
+    on_stage: Callable[[str, int], None] = lambda *_: None,
 ) -> Proposal:
     """Choose words, then a background, then thresholds, each if it helps on photos it did not see.
 
@@ -157,23 +158,37 @@ def propose(
         needed: (K,) the bins of the scores that classes need now.
         changes: what may be tried, for the stages `words` and `background`.
         thresholds: whether scores are probabilities, of which thresholds can be chosen.
+        on_stage: is called before each stage with its name, and how often photos are labelled at
+            most until it is decided.
     """
     parts = folds([photo.name for photo in bench.photos], FOLDS)
     everything = list(range(len(bench.photos)))
     start = Choice(bench.vocabulary, needed)
+    on_stage("start", len(everything))
     before = bench.overlaps(start, everything)
     taken: list[str] = []
     after, stages = before, {}
     for stage in STAGES:
         if not (thresholds if stage == "thresholds" else changes.get(stage)):
             continue
+        on_stage(stage, len(everything) * _vocabularies(len(changes.get(stage, ())), taken))
         found = _cross_validated(bench, start, [*taken, stage], changes, parts)
         better = found.miou > after.miou + _LEAST_CROSS_VALIDATED
         stages[stage] = found.miou, better
         if better:
             taken, after = [*taken, stage], found
+    on_stage("all photos", len(everything) * sum(len(changes.get(one, ())) + 2 for one in taken))
     chosen = _choose(bench, start, taken, changes, everything)
     return Proposal(_described(chosen, bench), before, after, stages, len(everything))
+
+
+def _vocabularies(changes: int, taken: Sequence[str]) -> int:
+    """Return how many vocabularies a stage tries at most.
+
+    Each fold may have come to words of its own, changes one by one, and joins what helps.
+    """
+    begun = FOLDS if taken else 1
+    return begun * (changes + 1) + FOLDS
 
 
 def _described(choice: Choice, bench: Bench) -> Vocabulary:
