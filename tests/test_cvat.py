@@ -137,7 +137,7 @@ def test_labels_that_the_task_does_not_have_are_for_cvat_to_judge(annotate):
         ({}, "no classes|no words|expected"),
         ({"words": "dog", "vocabulary": "voc21"}, "give `words` or a `vocabulary`"),
         ({"words": "dog", "tolerance": -1.0}, "`tolerance` is a number of pixels"),
-        ({"words": "dog", "min_region": -1}, "min_region is a number"),
+        ({"words": "dog", "min_region": -1}, "`min_region` is a number"),
         ({"words": "dog", "short_sid": 5}, "short_side"),
         ({"words": "dog", "refine": "pamrr"}, "pamr"),
     ],

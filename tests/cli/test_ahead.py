@@ -116,6 +116,8 @@ def test_neither_does_a_comparison_nor_a_service(tmp_path, asked, capsys):
         (("--runtime", "onnx", "--precision", "bfloat16"), "does not compute in bfloat16"),
         (("--precision", "float23"), "unknown precision 'float23'"),
         (("--templates", "plane"), "unknown templates 'plane'"),
+        (("--proxy", "resnet50"), "resnet50 is no ViT of square patches"),
+        (("--proxy", "swin_tiny_patch4_window7_224"), "window7_224 is no ViT of square patches"),
         (("--proxy", "vit_tiny_patch16_222"), "timm has no 'vit_tiny_patch16_222'"),
         (("--proxy", "vit_tiny_patch16_224:gone.pth"), "no such file of weights: gone.pth"),
     ],

@@ -180,7 +180,7 @@ def test_own_images_and_a_model(own, capsys):
         (["emoji", "--corruption", "all"], "--corruption all needs --out DIR"),
         (["emoji", "--background", "0.5"], "emoji has no background class"),
         (["emoji", "--model", "nothing"], "unknown model 'nothing'"),
-        (["emoji", "--stride", "9"], "stride needs a window"),
+        (["emoji", "--stride", "9"], "--stride needs --window"),
     ],
 )
 def test_what_cannot_be_measured_is_one_clear_line(arguments, message, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 
 import maskclip
 from maskclip.cli import app, console, main, train_inputs
@@ -79,6 +80,69 @@ def test_messages_of_the_library_name_arguments_not_options(path):
         assert not alone, f"{path}:{line} names {alone}: write `argument`, which the CLI translates"
         for command in given:
             check_command(command)
+
+
+OF_FILES = {  # what a file says by its own keys, which no option changes
+    "{}: short_side: expected px from {} to {}, got {}",
+    "method: expected one of {}, got {}",
+}
+
+
+def test_messages_of_the_library_mark_the_arguments_that_they_name():
+    """Only within backticks do they become options on the command line."""
+    names = {
+        each.name
+        for command in COMMANDS.values()
+        for each in command.params
+        if any(option.startswith("--") for option in each.opts)
+    }
+    long = "|".join(sorted(name for name in names if "_" in name))
+    bare = re.compile(rf"(?<![\w.=])({long})(?![\w=(.])|^({'|'.join(sorted(names))}): ")
+    unmarked = [
+        f"{path.relative_to(SOURCE)}:{line}: {text}"
+        for path in LIBRARY
+        for line, text in strings(path)
+        if " " in text and text not in OF_FILES and bare.search(re.sub("`[^`]*`", "", text))
+    ]
+    assert unmarked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--short-side", "4"], "--short-side: 4 px are less than half of one position"),
+        (["--window", "2"], "--window: 2 px are less than half of one position"),
+        (["--stride", "9"], "--stride needs --window"),
+        (["--key-smoothing", "2"], "--key-smoothing is a threshold in [0, 1], got 2.0"),
+        (["--regions", "nowhere"], "--regions: no folder of label maps: nowhere"),
+    ],
+)
+def test_what_is_out_of_range_is_named_as_the_option(options, line, tmp_path, capsys):
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (32, 32)).save(photo)
+    words = ["-c", "dog", "-c", "cat", "--model", "emoji", "--device", "cpu"]
+    assert main(["segment", str(photo), *words, "--out", str(tmp_path), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--student", "nope"], "--student: no 'nope'"),
+        (["--student", "unet:nope"], "--student: timm has no 'nope'"),
+        (["--student", "unett:resnet18"], "--student: no decoder 'unett' (did you mean unet"),
+        (["--lr", "0.001", "--min-lr", "1"], "--min-lr: expected a rate above 0, at most that of"),
+        (["--teacher-short-side", "9999"], "--teacher-short-side: expected at most 4096 px"),
+    ],
+)
+def test_what_a_training_cannot_use_is_named_as_the_option(options, line, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in "ab":
+        Image.new("RGB", (64, 64)).save(photos / f"{name}.png")
+    command = ["train", "--out", str(out), "--images", str(photos), "-c", "dog", "-c", "cat"]
+    assert main([*command, "--model", "emoji", *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {line}")
 
 
 def verbs_of(module):

@@ -349,7 +349,7 @@ def test_the_same_place_in_the_same_training_gives_the_same_sample():
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_would_share_streams_are_refused(seed):
-    with pytest.raises(MaskCLIPError, match="seed: expected"):
+    with pytest.raises(MaskCLIPError, match="`seed`: expected"):
         seeded(seed, 0)
 
 
@@ -370,7 +370,7 @@ def test_seeds_that_would_share_streams_are_refused(seed):
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(changes):
-    with pytest.raises(MaskCLIPError, match=f"^{next(iter(changes))}: expected"):
+    with pytest.raises(MaskCLIPError, match=f"^`{next(iter(changes))}`: expected"):
         Augmentation(**changes)
 
 

@@ -49,7 +49,7 @@ class TestEvenOrder:
         assert only.sample_at(0) is None or only.sample_at(1) is None
 
     def test_without_any_class_nothing_can_be_drawn(self):
-        with pytest.raises(TrainingError, match="balance: no class is seen in any image"):
+        with pytest.raises(TrainingError, match="`balance`: no class is seen in any image"):
             EvenOrder([[], []], seed=0)
 
 

@@ -108,10 +108,13 @@ class TestNames:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("unett:resnet18", r"no 'unett' \(did you mean unet or .*there are unet, "),
-            ("unet:resnet81", r"no 'resnet81' \(did you mean resnet18 .*timm\.list_models"),
-            ("unet:hf-hub:some/one", r"no 'hf-hub:some/one'.*timm\.list_models"),
-            ("unet:resnet18.nope", r"no weights 'resnet18\.nope'.*timm\.list_pretrained"),
+            ("unett:resnet18", r"no decoder 'unett' \(did you mean unet or .*there are unet, "),
+            ("unet:resnet81", r"no 'resnet81' \(did you mean resnet18 .*expected a backbone"),
+            ("unet:hf-hub:some/one", r"no 'hf-hub:some/one'.*expected a backbone"),
+            (
+                "unet:resnet18.nope",
+                r"no weights 'resnet18\.nope'.*leave what follows the point out",
+            ),
             ("deeplabv2:vit_tiny_patch16_224", r"such as resnet18 or tf_efficientnet_lite0$"),
             ("deeplabv2:densenet121", r"deeplabv2:densenet121 cannot be built: .*such as resnet18"),
             ("unet:mixer_s16_224", r"unet:mixer_s16_224 cannot be built: .*take another backbone"),

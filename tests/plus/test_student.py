@@ -139,8 +139,8 @@ class TestConfig:
             ({"decoder": "fcn"}, r"decoder: expected deeplabv2 or deeplabv3plus, got 'fcn'"),
             ({"depth": 34}, r"depth: expected 50 or 101, got 34"),
             ({"width": 15}, r"width: expected an even number from 2, got 15"),
-            ({"skip": 0}, r"skip: expected at least 1, got 0"),
-            ({"embed_dim": -1}, r"embed_dim: expected at least 1, got -1"),
+            ({"skip": 0}, r"`skip`: expected at least 1, got 0"),
+            ({"embed_dim": -1}, r"`embed_dim`: expected at least 1, got -1"),
         ],
     )
     def test_impossible_students_are_refused(self, fields, message):

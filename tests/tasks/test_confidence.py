@@ -145,5 +145,5 @@ def test_each_class_of_a_training_has_its_own():
     maps = torch.tensor([[0.6, 0.6, 0.2, 0.9], [0.4, 0.4, 0.8, 0.1]])[None, :, None]
     found = assign_labels(labels, maps, (2, 1), confidence=(0.0, 0.9, 0.5))
     assert found.tolist() == [[[2, 2, 255, 0]]]
-    with pytest.raises(SupervisionError, match="confidence: expected a value above 0"):
+    with pytest.raises(SupervisionError, match="`confidence`: expected a value above 0"):
         Supervision(unlabeled=(0,), clip_guided=(1, None), confidence=(-1.0,))

@@ -268,29 +268,32 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"key_smoothing": -0.1}, r"key_smoothing .*-0\.1"),
-            ({"prompt_denoising": 1.5}, r"prompt_denoising .*1\.5"),
+            ({"key_smoothing": -0.1}, r"`key_smoothing` .*-0\.1"),
+            ({"prompt_denoising": 1.5}, r"`prompt_denoising` .*1\.5"),
             ({"key_smoothing": float("nan")}, "key_smoothing"),
             ({"short_side": -1}, "short_side"),
             ({"window": 0}, "window"),
-            ({"stride": 8}, "needs a window"),
+            ({"stride": 8}, "needs `window`"),
             ({"window": 8, "stride": 9}, "8 px, got 9"),
             ({"window": 8, "stride": 0}, "stride"),
             ({"refine": "pmar"}, r"unknown refinement 'pmar' \(did you mean pamr\?\)"),
             ({"refine": "tlp+crf"}, "'crf': expected some of .*, tlp, pamr, or none$"),
             ({"refine": "+"}, r"no refinement in '\+': expected some of "),
-            ({"refine": 3}, "refine is a list of names, got 3"),
+            ({"refine": 3}, "`refine` is a list of names, got 3"),
             ({"refine": "pamr", "refine_size": -1}, "refine_size"),
             ({"refine_size": 64}, "`refine_size` needs `refine=pamr` or `refine=tlp`"),
             ({"pamr_iterations": 5}, "`pamr_iterations` needs `refine=pamr`"),
             ({"refine": "tlp", "pamr_dilations": (1,)}, "`pamr_dilations` needs `refine=pamr`"),
-            ({"refine": "pamr", "pamr_iterations": 0}, "pamr_iterations is a whole number from 1"),
+            (
+                {"refine": "pamr", "pamr_iterations": 0},
+                "`pamr_iterations` is a whole number from 1",
+            ),
             ({"refine": "pamr", "pamr_iterations": True}, "whole number from 1 to 1000, got True"),
-            ({"key_smoothing": True}, r"key_smoothing is a threshold in \[0, 1\], got True"),
+            ({"key_smoothing": True}, r"`key_smoothing` is a threshold in \[0, 1\], got True"),
             *(
                 (
                     {"refine": "tlp", "short_side": 64, "window": 64, name: True},
-                    f"{name} is a whole",
+                    f"`{name}` is a whole",
                 )
                 for name in ("refine_size", "short_side", "long_side", "window", "stride")
             ),
@@ -329,11 +332,11 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"short_side": "64"}, "short_side is a whole number of pixels, got '64'"),
-            ({"window": 2.5}, r"window is a whole number of pixels, got 2\.5"),
-            ({"key_smoothing": "1"}, r"key_smoothing is a threshold in \[0, 1\], got '1'"),
-            ({"short_side": 3}, "short_side: 3 px are less than half of one position"),
-            ({"window": 2}, "window: 2 px are less than half of one position"),
+            ({"short_side": "64"}, "`short_side` is a whole number of pixels, got '64'"),
+            ({"window": 2.5}, r"`window` is a whole number of pixels, got 2\.5"),
+            ({"key_smoothing": "1"}, r"`key_smoothing` is a threshold in \[0, 1\], got '1'"),
+            ({"short_side": 3}, "`short_side`: 3 px are less than half of one position"),
+            ({"window": 2}, "`window`: 2 px are less than half of one position"),
         ],
     )
     def test_options_that_cannot_be_meant_are_an_error(self, vit, picture, options, message):
@@ -772,7 +775,7 @@ class TestRegions:
 
     def test_what_names_no_segments_is_reported(self):
         for wrong in ("", 3):
-            with pytest.raises(MaskCLIPError, match="regions: expected slic, or a folder"):
+            with pytest.raises(MaskCLIPError, match="`regions`: expected slic, or a folder"):
                 Options(regions=wrong)
 
 

@@ -141,24 +141,12 @@ def load_proxy(name: str) -> Proxy:
     """
     check_proxy(name)
     model, _, weights = name.partition(":")
-    import timm  # not quick to import, and rarely needed
-
     options: dict[str, Any] = {}
     if not weights:
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_timm_file(model))}}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            network = timm.create_model(model, num_classes=0, dynamic_img_size=True, **options)
-    except TypeError:  # of a family that has no such option
-        network = nn.Identity()
-    except Exception as error:  # timm raises whatever its models do
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ProxyError(f"`proxy`: {model} cannot be built: {reason}") from error
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (0, 1))
-    hybrid = hasattr(getattr(network, "patch_embed", None), "backbone")  # patches of a ResNet's map
-    if not hasattr(network, "num_prefix_tokens") or patch[0] != patch[1] or hybrid:
-        raise _no_vit(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        network = _built(model, **options)
     if weights and weights != RANDOM:
         _fill(network, Path(weights))
     known: Any = network
@@ -168,16 +156,48 @@ def load_proxy(name: str) -> Proxy:
     return proxy
 
 
+def _built(model: str, **options: Any) -> nn.Module:
+    """Build a network of timm; refuse what is no ViT of square patches.
+
+    Raises:
+        ProxyError: it is none, or cannot be built.
+    """
+    import timm  # not quick to import, and rarely needed
+
+    try:
+        network: nn.Module = timm.create_model(
+            model, num_classes=0, dynamic_img_size=True, **options
+        )
+    except TypeError:  # of a family that has no such option
+        network = nn.Identity()
+    except Exception as error:  # timm raises whatever its models do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ProxyError(f"`proxy`: {model} cannot be built: {reason}") from error
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (0, 1))
+    hybrid = hasattr(getattr(network, "patch_embed", None), "backbone")  # patches of a ResNet's map
+    if not hasattr(network, "num_prefix_tokens") or patch[0] != patch[1] or hybrid:
+        raise _no_vit(model)
+    return network
+
+
 def check_proxy(name: str) -> None:
     """Refuse what `load_proxy` cannot load, as far as its name and this machine's files tell.
 
+    The network is built without weights, which takes no memory.
+
     Raises:
-        ProxyError: timm has no such network or weights, or there is no such file.
+        ProxyError: timm has no such ViT or weights, or there is no such file.
     """
     model, _, weights = name.partition(":")
     _check_name(model)
     if weights and weights != RANDOM and not Path(weights).is_file():
         raise ProxyError(f"`proxy`: no such file of weights: {weights}")
+    try:
+        with torch.device("meta"):
+            _built(model)
+    except ProxyError as error:
+        if error.__cause__ is None:  # otherwise it may be that it needs memory to be built
+            raise
 
 
 def _no_vit(name: str) -> ProxyError:

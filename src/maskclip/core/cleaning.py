@@ -41,7 +41,7 @@ class Cleaning:
             if not 0 <= value <= 1:
                 raise MaskCLIPError(f"{what} is a score in [0, 1], got {value}")
         if self.min_region < 0:
-            raise MaskCLIPError(f"min_region is a number of pixels or 0, got {self.min_region}")
+            raise MaskCLIPError(f"`min_region` is a number of pixels or 0, got {self.min_region}")
 
     def thresholds(self, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:
         """Return the confidence that each class needs, (K,).

@@ -211,7 +211,7 @@ class Options:
         for name in ("key_smoothing", "prompt_denoising"):
             value = getattr(self, name)
             if value is not None and not (_is(value, Real) and 0 <= float(value) <= 1):
-                raise MaskCLIPError(f"{name} is a threshold in [0, 1], got {brief(value)}")
+                raise MaskCLIPError(f"`{name}` is a threshold in [0, 1], got {brief(value)}")
         object.__setattr__(self, "refine", read_refinements(self.refine))
         if self.refine_size is not None and not self.refine:
             raise MaskCLIPError("`refine_size` needs `refine=pamr` or `refine=tlp`")
@@ -221,24 +221,26 @@ class Options:
         for name in ("refine_size", "short_side", "long_side", "window", "stride"):
             value = getattr(self, name)
             if value is not None and not _is(value, Integral):
-                raise MaskCLIPError(f"{name} is a whole number of pixels, got {brief(value)}")
+                raise MaskCLIPError(f"`{name}` is a whole number of pixels, got {brief(value)}")
         for name in ("refine_size", "short_side"):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise MaskCLIPError(f"{name} is a number of pixels or 0, got {value}")
+                raise MaskCLIPError(f"`{name}` is a number of pixels or 0, got {value}")
         if self.long_side is not None:
             if not self.short_side:
-                raise MaskCLIPError("long_side needs a short_side")
+                raise MaskCLIPError("`long_side` needs `short_side`")
             if self.long_side < 1:
-                raise MaskCLIPError(f"long_side is a number of pixels from 1, got {self.long_side}")
+                raise MaskCLIPError(
+                    f"`long_side` is a number of pixels from 1, got {self.long_side}"
+                )
         if self.window is not None and self.window < 1:
-            raise MaskCLIPError(f"window is a number of pixels from 1, got {self.window}")
+            raise MaskCLIPError(f"`window` is a number of pixels from 1, got {self.window}")
         if self.stride is not None:
             if self.window is None:
-                raise MaskCLIPError("stride needs a window")
+                raise MaskCLIPError("`stride` needs `window`")
             if not 1 <= self.stride <= self.window:
                 raise MaskCLIPError(
-                    f"stride is from 1 to the window, {self.window} px, got {self.stride}"
+                    f"`stride` is from 1 to the window, {self.window} px, got {self.stride}"
                 )
 
     def _check_pamr(self) -> None:
@@ -250,7 +252,7 @@ class Options:
             _is(iterations, Integral) and 1 <= iterations <= _MOST_ITERATIONS
         ):
             raise MaskCLIPError(
-                f"pamr_iterations is a whole number from 1 to {_MOST_ITERATIONS}, got "
+                f"`pamr_iterations` is a whole number from 1 to {_MOST_ITERATIONS}, got "
                 f"{brief(iterations)}"
             )
         if dilations is not None:
@@ -270,7 +272,7 @@ def _dilations(values: object) -> tuple[int, ...]:
         if all(1 <= number <= _LARGEST_DILATION for number in numbers):
             return tuple(numbers)
     raise MaskCLIPError(
-        f"pamr_dilations are 1 to {_MOST_DILATIONS} numbers of pixels from 1 to "
+        f"`pamr_dilations` are 1 to {_MOST_DILATIONS} numbers of pixels from 1 to "
         f"{_LARGEST_DILATION}, as 8,16, got {brief(values)}"
     )
 
@@ -295,7 +297,7 @@ def read_refinements(names: object, known: Collection[str] = tuple(REFINEMENTS))
     """
     several = names.replace("+", ",").split(",") if isinstance(names, str) else names
     if not isinstance(several, list | tuple) or not all(isinstance(n, str) for n in several):
-        raise MaskCLIPError(f"refine is a list of names, got {brief(names)}")
+        raise MaskCLIPError(f"`refine` is a list of names, got {brief(names)}")
     found = tuple(dict.fromkeys(name.strip() for name in several if name.strip()))
     if found == (NO_REFINEMENT,):
         return ()
@@ -318,7 +320,7 @@ def read_refinements(names: object, known: Collection[str] = tuple(REFINEMENTS))
 def _regions(place: object) -> str:
     if not isinstance(place, str | os.PathLike) or not os.fspath(place):
         raise MaskCLIPError(
-            f"regions: expected slic, or a folder of label maps, got {brief(place)}"
+            f"`regions`: expected slic, or a folder of label maps, got {brief(place)}"
         )
     return os.fsdecode(place)
 
@@ -418,19 +420,19 @@ class Augmentation:
     def __post_init__(self) -> None:
         long, short = self.scale
         if not long >= short >= 1:
-            raise MaskCLIPError(f"scale: expected (long, short) side in px, got {self.scale}")
+            raise MaskCLIPError(f"`scale`: expected (long, short) side in px, got {self.scale}")
         low, high = self.ratio
         if not 0 < low <= high < float("inf"):
             raise MaskCLIPError(
-                f"ratio: expected (lowest, highest) factor above 0, got {self.ratio}"
+                f"`ratio`: expected (lowest, highest) factor above 0, got {self.ratio}"
             )
         if min(self.crop) < 1:
-            raise MaskCLIPError(f"crop: expected (height, width) in px, got {self.crop}")
+            raise MaskCLIPError(f"`crop`: expected (height, width) in px, got {self.crop}")
         if not 0 < self.max_share <= 1:
             raise MaskCLIPError(
-                f"max_share: expected a share above 0, 1 to take any crop, got {self.max_share}"
+                f"`max_share`: expected a share above 0, 1 to take any crop, got {self.max_share}"
             )
         if not 0 <= self.flip <= 1:
             raise MaskCLIPError(
-                f"flip: expected a probability in [0, 1], 0 for no flips, got {self.flip}"
+                f"`flip`: expected a probability in [0, 1], 0 for no flips, got {self.flip}"
             )

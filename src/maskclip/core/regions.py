@@ -156,17 +156,17 @@ def label_around(labels: Labels, region: npt.NDArray[np.bool_]) -> int | None:
 def _check(regions: Regions, shape: tuple[int, ...]) -> None:
     if not isinstance(regions, np.ndarray):
         raise MaskCLIPError(
-            "regions: expected an array (H, W) of whole numbers, a number for each pixel, got "
+            "`regions`: expected an array (H, W) of whole numbers, a number for each pixel, got "
             f"{type(regions).__name__}"
         )
     if regions.ndim != 2 or regions.dtype.kind not in "iub":
         raise MaskCLIPError(
-            f"regions: expected a whole number for each pixel, (H, W), got {regions.dtype} of "
+            f"`regions`: expected a whole number for each pixel, (H, W), got {regions.dtype} of "
             f"shape {regions.shape}"
         )
     if regions.shape != shape:
         raise MaskCLIPError(
-            f"regions: expected {shape[1]}x{shape[0]} pixels, as the labels have, got "
+            f"`regions`: expected {shape[1]}x{shape[0]} pixels, as the labels have, got "
             f"{regions.shape[1]}x{regions.shape[0]}"
         )
 

@@ -46,7 +46,7 @@ def check_view(
         side = getattr(options, name)
         if side and 2 * side < cell:
             raise MaskCLIPError(
-                f"{name}: {side} px are less than half of one position of the model's grid "
+                f"`{name}`: {side} px are less than half of one position of the model's grid "
                 f"({cell} px); its own working size is {working_size} px"
             )
     short, long = working_sides(options, working_size)

@@ -37,7 +37,7 @@ class RegionFolder:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise MaskCLIPError(
-                f"regions: no folder of label maps: {folder}{did_you_mean(str(folder), [SLIC])}; "
+                f"`regions`: no folder of label maps: {folder}{did_you_mean(str(folder), [SLIC])}; "
                 "slic makes superpixels"
             )
         self.folder = folder

@@ -51,7 +51,7 @@ def seeded(seed: int, position: int) -> np.random.Generator:
         MaskCLIPError: the seed is outside its range.
     """
     if not 0 <= seed < 2**32:  # beyond, (seed, position) pairs share streams
-        raise MaskCLIPError(f"seed: expected a whole number from 0 to {2**32 - 1}, got {seed}")
+        raise MaskCLIPError(f"`seed`: expected a whole number from 0 to {2**32 - 1}, got {seed}")
     return np.random.default_rng(np.random.SeedSequence((seed, position)))
 
 

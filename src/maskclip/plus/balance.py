@@ -46,7 +46,7 @@ class EvenOrder:
                 images.setdefault(one, []).append(image)
         if not images:
             raise TrainingError(
-                "balance: no class is seen in any image, so that none can be drawn by it; train "
+                "`balance`: no class is seen in any image, so that none can be drawn by it; train "
                 "without it, or lower the `confidence`"
             )
         self.images = [images[one] for one in sorted(images)]

@@ -130,7 +130,7 @@ def parse_student(name: str, *, embed_dim: int, background: bool = False) -> Stu
         )
     if name not in PUBLISHED_NAMES:
         raise StudentError(
-            f"student: no {name!r}{did_you_mean(name, PUBLISHED_NAMES)}; published are "
+            f"`student`: no {name!r}{did_you_mean(name, PUBLISHED_NAMES)}; published are "
             f"{', '.join(PUBLISHED_NAMES)}, and others are decoder:backbone, such as "
             "unet:mobilenetv4_conv_small"
         )
@@ -146,7 +146,7 @@ def _check_counts(
     """Refuse counts below the least; None is no count."""
     for name in names:
         if (value := getattr(config, name)) is not None and value < least:
-            raise error(f"{name}: expected at least {least}, got {value}")
+            raise error(f"`{name}`: expected at least {least}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +202,14 @@ class Supervision:
         object.__setattr__(self, "refine", read_refinements(self.refine))
         if "surgery" in self.refine:
             raise SupervisionError(
-                "refine: surgery goes by the embedding of a whole photo, and a training may see "
+                "`refine`: surgery goes by the embedding of a whole photo, and a training may see "
                 "crops: take some of dominant, tlp and pamr, or () for nothing"
             )
         for name in ("prompt_denoising", "key_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise SupervisionError(
-                    f"{name}: expected a threshold in [0, 1], or None for none, got {value}"
+                    f"`{name}`: expected a threshold in [0, 1], or None for none, got {value}"
                 )
         self._check_view()
         for name in ("confidence", "distillation"):
@@ -217,12 +217,12 @@ class Supervision:
             values = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(0 <= v < math.inf for v in values) or value == 0:
                 raise SupervisionError(
-                    f"{name}: expected a value above 0, or None for none, got {value}"
+                    f"`{name}`: expected a value above 0, or None for none, got {value}"
                 )
         if self.distillation is not None and self.clip_guided is not None:
             raise SupervisionError(
-                "CLIP teaches by labels (clip_guided) or by features (distillation), not by both; "
-                "set one of them to None"
+                "CLIP teaches by labels (`clip_guided`) or by features (`distillation`), not by "
+                "both: leave one of them out"
             )
         self._check_background()
 
@@ -236,8 +236,8 @@ class Supervision:
             return
         if self.distillation is not None:
             raise SupervisionError(
-                "distillation: the teacher's features have no background by threshold, its labels "
-                "alone have one; give the background words, or leave `distillation` out"
+                "`distillation`: the teacher's features have no background by threshold, its "
+                "labels alone have one; give the background words, or leave `distillation` out"
             )
         if not -1 < self.threshold < 1 or not self.background or self.unlabeled[:1] != (0,):
             raise SupervisionError(
@@ -248,16 +248,16 @@ class Supervision:
     def _check_view(self) -> None:
         if not 0 < self.teacher_scale <= 8:
             raise SupervisionError(
-                f"teacher_scale: expected a factor above 0, at most 8, got {self.teacher_scale}: "
+                f"`teacher_scale`: expected a factor above 0, at most 8, got {self.teacher_scale}: "
                 "the teacher sees crops that many times as large, in memory"
             )
         _check_counts(self, "teacher_short_side", error=SupervisionError)
         if (side := self.teacher_short_side or 0) > 4096:
-            raise SupervisionError(f"teacher_short_side: expected at most 4096 px, got {side}")
+            raise SupervisionError(f"`teacher_short_side`: expected at most 4096 px, got {side}")
         if side and (self.teacher_scale != 1 or self.distillation is not None):
             other = "distillation" if self.teacher_scale == 1 else "teacher_scale"
             raise SupervisionError(
-                f"teacher_short_side: the teacher sees whole photos by it, crops by {other}: "
+                f"`teacher_short_side`: the teacher sees whole photos by it, crops by `{other}`: "
                 "leave one of them out"
             )
 
@@ -278,7 +278,7 @@ class Supervision:
         for name, steps in (("clip_guided", guided), ("self_training", own)):
             if steps is not None and (steps[0] < 1 or not within(steps[0], steps)):
                 raise SupervisionError(
-                    f"{name}: expected (first, last) steps from 1, None for no last one, got "
+                    f"`{name}`: expected (first, last) steps from 1, None for no last one, got "
                     f"{steps}; None instead of both switches it off"
                 )
             if steps is not None and not ids:
@@ -335,12 +335,12 @@ class Optimization:
         _check_counts(self, "steps", "batch_size")
         if not 0 < self.min_lr <= self.lr or not math.isfinite(self.lr):
             raise TrainingError(
-                f"lr, min_lr: expected 0 < min_lr <= lr, got lr {self.lr:g} and min_lr "
-                f"{self.min_lr:g}"
+                f"`min_lr`: expected a rate above 0, at most that of `lr`, got {self.min_lr:g} and "
+                f"{self.lr:g}"
             )
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(
-                f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
+                f"`optimizer`: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )
         for name, fits, expected in (
             ("head_lr_mult", 0 < self.head_lr_mult <= 1000, "a factor above 0, at most 1000"),
@@ -349,9 +349,9 @@ class Optimization:
             ("power", 0 <= self.power < math.inf, "a number from 0"),
         ):
             if not fits:
-                raise TrainingError(f"{name}: expected {expected}, got {getattr(self, name):g}")
+                raise TrainingError(f"`{name}`: expected {expected}, got {getattr(self, name):g}")
         if self.seed < 0:
-            raise TrainingError(f"seed: expected a whole number from 0, got {self.seed}")
+            raise TrainingError(f"`seed`: expected a whole number from 0, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,7 +418,7 @@ class Machine:
     def __post_init__(self) -> None:
         if self.precision not in LIGHTNING_PRECISIONS:
             raise TrainingError(
-                f"precision: expected one of {', '.join(LIGHTNING_PRECISIONS)}, got "
+                f"`precision`: expected one of {', '.join(LIGHTNING_PRECISIONS)}, got "
                 f"{self.precision!r}"
             )
         _check_counts(self, "save_every", "validate_every", "keep_every", "validate_on")

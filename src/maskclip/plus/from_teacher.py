@@ -53,14 +53,14 @@ def config_from(
     """
     if source.tower is None:
         raise StudentError(
-            f"student: {source.name} has a tower that a student cannot start from yet: choose one "
-            "of open_clip's own architectures as the teacher, or another student"
+            f"`student`: {source.name} has a tower that a student cannot start from yet: choose "
+            "one of open_clip's own architectures as the teacher, or another student"
         )
     known = METHODS.get(method.name)
     if known is None or replace(method, temperature=known.temperature) != known:
         raise StudentError(
-            f"student: a student that starts from its teacher is read by a built-in method, not by "
-            f"{method.name!r}"
+            f"`student`: a student that starts from its teacher is read by a built-in method, not "
+            f"by {method.name!r}"
         )
     tower = dict(source.tower)
     if isinstance(source, CLIPModel):

@@ -196,20 +196,21 @@ def _check_names(decoder: str, backbone: str) -> None:
     """Refuse a decoder or a backbone that does not exist, and name close ones."""
     if decoder not in DECODERS:
         raise StudentError(
-            f"decoder: no {decoder!r}{did_you_mean(decoder, DECODERS)}; with a backbone there are "
-            f"{', '.join(DECODERS)}"
+            f"`student`: no decoder {decoder!r}{did_you_mean(decoder, DECODERS)}; with a backbone "
+            f"there are {', '.join(DECODERS)}"
         )
     if not timm.is_model(backbone):
         raise StudentError(
-            f"backbone: timm has no {backbone!r}{did_you_mean(backbone, timm.list_models())}; "
-            "timm.list_models('*mobilenet*') lists those with such a name"
+            f"`student`: timm has no {backbone!r}{did_you_mean(backbone, timm.list_models())}: "
+            "expected a backbone of timm, as in unet:mobilenetv4_conv_small"
         )
     try:
         timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:
+        known = timm.list_pretrained(f"{backbone.partition('.')[0]}*")
         raise StudentError(
-            f"backbone: timm has no weights {backbone!r}; timm.list_pretrained"
-            f"('{backbone.partition('.')[0]}*') lists those it has"
+            f"`student`: timm has no weights {backbone!r}{did_you_mean(backbone, known)}: leave "
+            "what follows the point out, or name others"
         ) from error
 
 

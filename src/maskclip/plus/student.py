@@ -232,7 +232,7 @@ def try_step(student: Student, *, images: int, crop: tuple[int, int]) -> Trial:
         if "Expected more than 1" not in str(error):
             return Trial(known=False)
         raise TrainingError(
-            f"batch_size: this student's BatchNorms need more than {images} image"
+            f"`batch_size`: this student's BatchNorms need more than {images} image"
             f"{'s' * (images != 1)} of {crop[1]}x{crop[0]} px a process: take a larger "
             "`batch_size`, fewer processes, or another decoder, such as unet"
         ) from error

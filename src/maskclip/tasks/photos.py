@@ -203,7 +203,7 @@ def of_each(
                     width, height = photos[index].image.size
                     raise MaskCLIPError(
                         f"an image of {width}x{height} px is too large for the memory of the "
-                        "device: give a smaller short_side, or a window"
+                        "device: give a smaller `short_side`, or a `window`"
                     )
                 results[index] = result
     return [results[index] for index in range(len(photos))]

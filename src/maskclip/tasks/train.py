@@ -123,7 +123,7 @@ def train(
     batch_size = training.optimization.batch_size
     if batch_size % processes.world_size:
         raise TrainingError(
-            f"batch_size: {batch_size} images cannot be shared among {processes.world_size} "
+            f"`batch_size`: {batch_size} images cannot be shared among {processes.world_size} "
             "processes"
         )
     fresh = not holds_training(out)

@@ -126,7 +126,7 @@ class Voting:
             return vote(labels, scores, enlarge(found, labels.shape))
         if photo is None:
             raise MaskCLIPError(
-                "regions: a folder is searched by the photo's name, and this image has none: give "
-                "its path, or use `voted` of the segmentation"
+                "`regions`: a folder is searched by the photo's name, and this image has none: "
+                "give its path, or use `voted` of the segmentation"
             )
         return vote(labels, scores, self.folder.read(photo, labels.shape[::-1]))

@@ -108,7 +108,7 @@ def read_settings(given: Settings, models: Models, *, classes: Vocabulary | None
         raise MaskCLIPError(f"`regions`: expected {SLIC}, got {brief(given.regions)}")
     if given.short_side is not None and not 1 <= given.short_side <= LONGEST_SIDE:
         raise MaskCLIPError(
-            f"short_side is a number of pixels from 1 to {LONGEST_SIDE:,}, got "
+            f"`short_side` is a number of pixels from 1 to {LONGEST_SIDE:,}, got "
             f"{brief(given.short_side)}"
         )
     options = Options(
