@@ -359,7 +359,10 @@ def test_a_background_by_threshold_is_learnt(photos, tmp_path, capsys, model, op
         'classes = ["dog", "grass", "sky"]\nbackground = 0.8\n[confidence]\ndog = 0.95\n'
     )
     assert main([*command, "--resume"]) == 2
-    assert "threshold: 0.9 there, 0.8 wanted" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "threshold: 0.9 there, 0.8 wanted" in error
+    assert main([*command, "--background", "0.7", "--resume"]) == 2
+    assert "threshold: 0.9 there, 0.7 wanted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["emoji", "emoji-vit"])

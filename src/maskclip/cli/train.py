@@ -42,6 +42,7 @@ def train(
     class_names: opt.ClassNames = None,
     classes: opt.ClassFile = None,
     vocabulary: opt.ClassSet = None,
+    background: opt.BackgroundRule = None,
     labels: Annotated[
         Path | None,
         _of_photos(
@@ -305,7 +306,7 @@ def train(
         recipe,
         data,
         images,
-        (class_names or [], classes, vocabulary),
+        (class_names or [], classes, vocabulary, background),
         labels=labels,
         validate=validate,
         seed=seed or 0,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskclip.cli.inputs import check_words, open_data, read_vocabulary, warn_of_unused
+from maskclip.core.class_lists import read_background
 from maskclip.core.errors import MaskCLIPError
 
 Confidence = float | tuple[float, ...] | None
@@ -23,7 +24,7 @@ def open_inputs(
     recipe: str | None,
     data: Path | None,
     images: Path | None,
-    words: tuple[list[str], Path | None, str | None],
+    words: tuple[list[str], Path | None, str | None, str | None],
     labels: Path | None = None,
     validate: float | None = None,
     seed: int = 0,
@@ -31,6 +32,7 @@ def open_inputs(
 ) -> tuple[Training, Samples, Samples | None]:
     """Return what is trained, what it learns from, and the validation set.
 
+    `words` are the names of classes, their file, a built-in set and the rule of the background.
     `validate` is the share of photos with labels to validate on, and `seed` chooses them. Photos
     of one's own are refused where `out`, the run folder, lies in theirs, or they in it.
     """
@@ -44,7 +46,7 @@ def open_inputs(
             raise MaskCLIPError("--data belongs to recipes; your own photos are --images")
         if labels is None and validate is not None:
             raise MaskCLIPError("--validate keeps some of the labelled photos: give --labels")
-        vocabulary = read_vocabulary(*words)
+        vocabulary = read_vocabulary(*words[:3]).with_background(read_background(words[3]))
         if out is not None:
             _check_apart(images, out)
         learnt = _learnable(vocabulary)
@@ -58,7 +60,7 @@ def open_inputs(
         raise MaskCLIPError("--labels and --validate belong to --images; a recipe has its own")
     if any(words):
         raise MaskCLIPError(
-            "-c, --classes and --vocabulary belong to --images; a recipe has its own"
+            "-c, --classes, --vocabulary and --background belong to --images; a recipe has its own"
         )
     from maskclip.trainings import get_training
 
