@@ -62,11 +62,21 @@ found.save_png("labels.png")
 found.overlay().save("overlay.png")
 ```
 
-The examples below run as they are, after `import maskclip`. Their `photo.jpg` is a drawn scene:
+The examples below run as they are, after `import maskclip`, in a folder with the files that they
+name. These commands make them; the photo is a drawn scene:
 
 ```sh
 maskclip emoji scenes --out scenes --count 1 --seed 29
 cp scenes/JPEGImages/scene_000029.jpg photo.jpg
+cp photo.jpg a.jpg
+cp photo.jpg b.jpg
+printf 'dog\\nperson=man,woman\\ngrass\\n' > classes.txt
+```
+
+Those of `Client`, `Answer` and `AnswerClass` ask a service, which runs in another terminal:
+
+```sh
+maskclip serve --model emoji
 ```
 
 An example of a method goes on from that of its class.
