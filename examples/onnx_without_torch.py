@@ -6,9 +6,12 @@ python examples/onnx_without_torch.py model.onnx photo.jpg labels.png
 import json
 import sys
 
-import numpy as np
-import onnxruntime
-from PIL import Image
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+except ImportError as error:
+    sys.exit(f"{error.name} is not installed: pip install numpy pillow onnxruntime")
 
 model, photo, out = sys.argv[1:4]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

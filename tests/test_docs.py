@@ -30,11 +30,13 @@ from maskclip.tasks.evaluation.settings import Evaluation, Run
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(
-    r"(?:^<!-- needs: (?P<needs>.+) -->\n+)?^```(?P<kind>sh|python)\n(?P<text>.*?)^```",
+    r"(?:^<!-- needs: (?P<needs>[^\n]+) -->\n+)?^```(?P<kind>sh|python)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
 RUNNERS = re.compile(r"^(?:[A-Z_]+=\S+ )?(?:torchrun .*?-m |python -m )?maskclip ")
 FILE = re.compile(r"^<!-- file: (\S+) -->\n+```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COLUMNS = 88
+ADDRESS = re.compile(r"(?:wget)?\s*https?://\S+$")  # which no shell takes in two pieces
 EXAMPLE = re.compile(r"python (?=examples/)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`maskclip ([^`]+)`")
@@ -81,8 +83,9 @@ def of_all_documents(kind):
 
 
 def lines(block):
-    """Yield the commands of a block, comments and all, those over several lines in one."""
-    yield from filter(None, re.sub(r"\\\n\s*", " ", block.text).splitlines())
+    """Yield the commands of a block, those over several lines in one."""
+    joined = re.sub(r"\\\n\s*", " ", block.text).splitlines()
+    yield from (line for line in joined if line and not line.startswith("#"))
 
 
 def arguments(command):
@@ -109,6 +112,13 @@ def test_every_command_is_one(block):
         given = arguments(line)
         if given is not None:
             assert context(given) is not None, line
+
+
+@pytest.mark.parametrize("block", of_all_documents("sh"))
+def test_commands_are_seen_whole(block):
+    """A page shows some 88 columns, and the button that copies lies on what is longer."""
+    long = [line for line in block.text.splitlines() if len(line) > COLUMNS]
+    assert [line for line in long if not ADDRESS.match(line)] == []
 
 
 PAGES = [path for path in DOCUMENTS if path.name != "README.md"]

@@ -46,6 +46,10 @@ MEMBERS = {
 }
 """What is public of a class whose other methods serve the package alone."""
 LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+SECTION = re.compile(r"^#+ `(maskclip [^`]+)`\n\n(.+?)\n\n", re.MULTILINE | re.DOTALL)
+LISTED = re.compile(
+    r"^#+ `(?P<heading>maskclip [^`]+)`$|^\* `(?P<verb>[a-z-]+)`: .*$", re.MULTILINE
+)
 
 PYTHON = """\
 # Python
@@ -128,7 +132,27 @@ def commands() -> str:
     found = subprocess.run(
         [*run, "--title", "Commands"], check=True, capture_output=True, text=True
     )
-    return found.stdout
+    return _linked(found.stdout)
+
+
+def _linked(page: str) -> str:
+    """Replace what Typer cuts of each verb in lists by the first sentence of its section."""
+    names = dict(SECTION.findall(page))
+    parent = "maskclip"
+
+    def line(found: re.Match[str]) -> str:
+        if found["heading"]:
+            nonlocal parent
+            parent = found["heading"]
+            return found[0]
+        name = f"{parent} {found['verb']}"
+        if name not in names:
+            return found[0]
+        sentence = re.split(r"(?<=\.)\s", " ".join(names[name].split()), maxsplit=1)[0]
+        anchor = name.replace(" ", "-")
+        return f"* [`{found['verb']}`](#{anchor}): {sentence}"
+
+    return LISTED.sub(line, page)
 
 
 def python_names() -> str:

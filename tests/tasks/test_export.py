@@ -135,6 +135,17 @@ def test_the_example_needs_no_torch(exported, tmp_path):
         assert set(np.unique(labels)) <= {0, 1, 2, 3}
 
 
+def test_the_example_says_what_to_install(tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('x', name='onnxruntime')")
+    script = ROOT / "examples" / "onnx_without_torch.py"
+    place = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=place)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "onnxruntime is not installed: pip install numpy pillow onnxruntime"
+    ]
+
+
 def test_a_file_whose_labels_are_others_is_not_kept(tmp_path, monkeypatch):
     class Other(torch.nn.Module):
         def forward(self, images):

@@ -64,7 +64,7 @@ export class Controls {
       find("offline").hidden = false;
       find("offline").textContent =
         "No weights of CLIP are on this machine: these models come with the package. They know " +
-        "few words; a CLIP takes any. docs/models.md says how to get one.";
+        "few words; a CLIP takes any. maskclip download ViT-B-16:openai fetches one.";
     }
   }
 
