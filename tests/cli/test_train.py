@@ -277,7 +277,7 @@ def test_labels_that_do_not_fit_are_one_line(label, tmp_path, capsys):
             ["emoji-annofree-rn", "--student", "teacher", "--student-weights", "x.pth"],
             "--student-weights and --student teacher: a student starts from one of them",
         ),
-        (["emoji-annofree-rn", "--lr", "-1"], "min_lr"),
+        (["emoji-annofree-rn", "--lr", "-1"], "--min-lr: expected a rate above 0"),
         (["emoji-annofree-rn", "--precision", "int8"], "precision"),
     ],
 )
