@@ -1,6 +1,5 @@
 """What cannot be used raises `MaskCLIPError`, in one line, wherever the public names take it."""
 
-import copy
 import pickle
 from dataclasses import replace
 
@@ -157,11 +156,6 @@ def test_a_missing_file_of_classes_is_a_missing_file_too():
     assert str(error) == "no such file: nowhere.txt (expected a file of classes)"
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))
-
-
-@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_segmenter_is_neither_pickled_nor_copied(duplicate, model):
-    assert "let each process call `maskclip.load`" in str(refused(lambda: duplicate(model)))
 
 
 def test_every_segmenter_refuses_options_that_are_none():

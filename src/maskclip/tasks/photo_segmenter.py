@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Unpack, overload
+from typing import Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +94,7 @@ class Segmenter(ABC):
     A CLIP takes any words. A trained student has classes of its own, and takes others where its
     CLIP is at hand.
 
-    A segmenter can be neither pickled nor copied: where several processes label, each loads its
-    own.
+    A segmenter cannot be pickled: where several processes label, each loads its own.
 
     Attributes:
         method: the arithmetic.
@@ -127,11 +126,6 @@ class Segmenter(ABC):
     refine: tuple[str, ...] = ()
     cell: int
     _encode_by: Encode | None = None
-
-    def __reduce__(self) -> NoReturn:
-        raise MaskCLIPError(
-            "a segmenter can be neither pickled nor copied: let each process call `maskclip.load`"
-        )
 
     @property
     def network(self) -> Network:
