@@ -78,7 +78,7 @@ def test_no_verb_asks_for_weights_of_a_network_that_cannot(
         ("label", ("--class-confidence", "cat=0.5"), "which is not one of the 2 classes"),
         ("export", ("--method", "resclip"), "reads a photo again by its own first labels"),
         ("train", ("--student", "unet:nonsense"), "timm has no 'nonsense'"),
-        ("train", ("--student", "uNet:resnet18"), "no 'uNet' (did you mean unet"),
+        ("train", ("--student", "uNet:resnet18"), "no decoder 'uNet' (did you mean unet"),
         ("train", ("--student-weights", "gone.pth"), "no file 'gone.pth'"),
     ],
 )
