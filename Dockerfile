@@ -6,22 +6,22 @@ ARG TORCH=cpu
 WORKDIR /opt/build
 COPY requirements-uv.txt ./
 RUN pip install --no-cache-dir --require-hashes --requirement requirements-uv.txt
-ENV VIRTUAL_ENV=/opt/maskclip
+ENV VIRTUAL_ENV=/opt/maskclip UV_CACHE_DIR=/opt/uv
 RUN python -m venv --without-pip /opt/maskclip
 COPY pyproject.toml requirements.txt ./
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/opt/uv \
     sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\) .*/\1/p' requirements.txt > torch.txt \
     && if [ -n "$TORCH" ]; then \
         uv pip install --compile-bytecode --no-deps --torch-backend "$TORCH" --requirement torch.txt; \
     fi
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/opt/uv \
     uv pip install --compile-bytecode --constraint requirements.txt --requirement pyproject.toml \
         --extra web --extra photo --extra regions --extra images
 
 FROM packages AS package
 COPY README.md LICENSE ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/opt/uv \
     uv pip install --compile-bytecode --build-constraint requirements.txt \
         --no-deps --prefix /opt/added .
 

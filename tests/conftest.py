@@ -5,6 +5,7 @@ Most recorded arrays and all real photos are too large for the repository. They 
 """
 
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -53,6 +54,19 @@ def pytest_generate_tests(metafunc):
             reason = f"{where}: set MASKCLIP_GOLDEN to the full golden set"
             found.append(pytest.param(None, id="full", marks=pytest.mark.skip(reason=reason)))
         metafunc.parametrize(name, found)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; tests are skipped where it or Playwright is not."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("no Chromium is on this machine")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,7 @@ class Rehearsal:
                 self.variables[name] = ARGUMENTS.get(name, value)
             case "ENV":
                 self.variables |= dict(pair.split("=", 1) for pair in rest.split())
+                self.variables.pop("UV_CACHE_DIR", None)  # what is in this machine's is not fetched
             case "WORKDIR":
                 self.workdir = f"{rest}/"
             case "COPY":
@@ -146,9 +147,9 @@ class Rehearsal:
         path = f"{self.python}{os.pathsep}{os.environ['PATH']}"
         hidden = ("PYTHONPATH", "VIRTUAL_ENV", "MASKCLIP_KEY")
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
-        told = {name: self.here(f" {value}")[1:] for name, value in self.variables.items()}
-        told["PATH"] = told.get("PATH", "$PATH").replace("$PATH", path)
-        return {**kept, **told, **more}
+        given = {name: self.here(f" {value}")[1:] for name, value in self.variables.items()}
+        given["PATH"] = given.get("PATH", "$PATH").replace("$PATH", path)
+        return {**kept, **given, **more}
 
     def where(self) -> Path:
         """Return the folder in which a step runs."""

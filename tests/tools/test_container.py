@@ -12,7 +12,7 @@ FROM python:3.13-slim AS packages
 ARG TORCH=cpu
 WORKDIR /opt/build
 COPY requirements.txt ./
-RUN --mount=type=cache,target=/root/.cache/uv \\
+RUN --mount=type=cache,target=/opt/uv \\
     mkdir /opt/thing \\
     # a comment within
     && printf "%s" "got $TORCH" > /opt/thing/said && mkdir /opt/added && touch /opt/added/late

@@ -1,7 +1,6 @@
 """The site of `make docs` is whole where it is opened from a file, on screens of any width."""
 
 import re
-import shutil
 import subprocess
 import sys
 
@@ -10,10 +9,7 @@ import pytest
 from tests.test_docs import ROOT
 from tools import site
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytest.importorskip("zensical", reason="Zensical is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +25,6 @@ def built(tmp_path_factory):
     run = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     subprocess.run(run, cwd=folder, check=True, capture_output=True)
     return folder / "build" / "site"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import threading
 from contextlib import contextmanager
 
@@ -15,11 +14,6 @@ from maskclip.web.app import create_app
 from maskclip.web.engine import Engine
 from maskclip.web.models import Models
 from maskclip.web.server import listen
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine")
 
 CONTRAST = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -68,16 +62,6 @@ def address():
         yield listening.address
         server.should_exit = True
         thread.join(30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def _opened(config: ModelConfig, device: torch.device, options: Options) -> Segm
     clip = load_of(config, options)
     choice = choose(clip, config.method, options)
     method = with_proxy(choice.method, config.proxy)
-    if config.proxy is not None:  # a network that no name told is refused before a proxy is loaded
+    if config.proxy is not None:  # a network of a file is refused before a proxy is loaded
         build_tower(shared_copy(clip.visual), method)
     return CLIPSegmenter(
         clip,
